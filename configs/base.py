@@ -1,0 +1,102 @@
+"""Every key of a run's configuration, with the paper's setting where it is known.
+
+XDC (Alwassel et al., NeurIPS 2020), R(2+1)D-18 on 8 x 112 x 112 clips and ResNet-18
+on 2 s of 40-filter log-mel, SGD with momentum. Other configs change some values:
+
+    python -m xdc_tf.cli.pretrain --config=configs/base.py --workdir=W --records=DIR
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The configuration; any key can be changed by --config.KEY=VALUE."""
+    c = ml_collections.ConfigDict()
+
+    # sdc, mdc, cdc, xdc, same_video, same_audio or supervised.
+    c.method = "xdc"
+    c.seed = 0
+    c.num_rounds = 10
+
+    # Clips.
+    c.clip = ml_collections.ConfigDict()
+    c.clip.num_frames = 8
+    c.clip.fps = 30.0
+    c.clip.crop_size = 112  # pixels
+    c.clip.crop_share = 0.875  # crop side by the frame's short side: 112 of 128
+    c.clip.audio_secs = 2.0
+
+    # The log-mel setting that the records must have been made with.
+    c.log_mel = ml_collections.ConfigDict()
+    c.log_mel.sample_rate_hz = 16000
+    c.log_mel.window_ms = 25.0
+    c.log_mel.hop_ms = 20.0
+    c.log_mel.fft_size = 512
+    c.log_mel.num_filters = 40
+    c.log_mel.min_hz = 0.0
+    c.log_mel.max_hz = 8000.0
+    c.log_mel.log_offset = 1e-6
+
+    # Random changes of training clips; zero or False switches one off.
+    c.augmentation = ml_collections.ConfigDict()
+    c.augmentation.min_crop_share = 0.0
+    c.augmentation.flip = True
+    c.augmentation.brightness = 0.0
+    c.augmentation.contrast = 0.0
+    c.augmentation.saturation = 0.0
+    c.augmentation.gain_db = 0.0
+    c.augmentation.frequency_mask = 0
+    c.augmentation.time_mask = 0
+
+    # Encoders. Widths multiply the 64 to 512 channels of the four stages.
+    c.video_encoder = ml_collections.ConfigDict()
+    c.video_encoder.depth = 18  # 10, 18 or 34
+    c.video_encoder.width = 1.0
+    c.audio_encoder = ml_collections.ConfigDict()
+    c.audio_encoder.depth = 18  # 10 or 18
+    c.audio_encoder.width = 1.0
+    c.batch_norm_epsilon = 1e-3
+    c.batch_norm_momentum = 0.9  # kept share at each update
+    c.synchronized_batch_norm = False  # statistics over all devices
+    c.precision = "float32"  # or mixed_bfloat16, mixed_float16
+
+    # Clustering, once per round.
+    c.kmeans = ml_collections.ConfigDict()
+    c.kmeans.num_clusters = 256
+    c.kmeans.num_iterations = 20
+    c.kmeans.num_restarts = 1
+    c.kmeans.precision = "float32"  # or mixed
+    c.kmeans.normalize = True  # L2-normalise the features
+    c.kmeans.pca_components = 0  # whiten to that many dimensions; 0 is off
+
+    # The clips that are clustered: evenly spread, features averaged; 1 is the centre.
+    c.features = ml_collections.ConfigDict()
+    c.features.clips_per_video = 1
+    c.features.batch_size = 64
+    # Batches that renew a random encoder's batch-norm statistics before round 1.
+    c.features.batch_norm_batches = 50
+
+    # Training on one round's labels.
+    c.training = ml_collections.ConfigDict()
+    c.training.batch_size = 32  # over all devices
+    c.training.shuffle_buffer = 2048  # clips
+    c.training.epochs_per_round = 10  # the most, where patience is set
+    # Epochs without a lower held-out loss after which a round ends; 0: never early.
+    c.training.patience = 0
+    c.training.held_out_share = 0.05  # of the videos; pseudo-labelled, never trained on
+    c.training.max_steps_per_epoch = 0  # 0: the whole data set
+
+    c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.name = "sgd"  # or lamb, for large batches
+    c.optimizer.learning_rate = 0.01  # for the whole batch
+    c.optimizer.momentum = 0.9
+    c.optimizer.weight_decay = 1e-4
+    c.optimizer.warmup_steps = 100  # in every round
+    c.optimizer.schedule = "cosine"  # or steps, constant
+    # For "steps": learning rate x decay_factor at these shares of a round.
+    c.optimizer.decay_shares = (0.5, 0.75)
+    c.optimizer.decay_factor = 0.1
+
+    c.checkpoint_every_steps = 500
+    c.log_every_steps = 20
+    return c

@@ -1,0 +1,153 @@
+"""Manifest CSV -> validated rows.
+
+Columns: `path` (relative to the manifest's folder, or absolute), and optionally
+`start_secs`, `end_secs` (a segment of the file; empty for its start or end) and
+`label` (text; empty for none). A row's number, from 0, is its example index for good.
+"""
+
+import csv
+import hashlib
+import io
+import math
+import os
+from typing import NamedTuple
+
+COLUMNS = ("path", "start_secs", "end_secs", "label")
+
+
+class ManifestRow(NamedTuple):
+    """One video, or one segment of a video."""
+
+    example_index: int
+    path: str  # as written in the manifest
+    file: str  # where it lies
+    video_id: str  # unique: the path, plus #t=start,end for a segment
+    start_secs: float
+    end_secs: float | None  # None: to the end of the file
+    label: str  # "" for none
+
+
+class Manifest(NamedTuple):
+    """A validated manifest."""
+
+    sha256: str  # of the file's bytes
+    rows: tuple[ManifestRow, ...]
+    label_names: tuple[str, ...]  # sorted, over all rows
+
+
+def read_manifest(path: str) -> Manifest:
+    """Reads and checks a manifest; the files it names are not looked at.
+
+    Args:
+        path: the CSV file, UTF-8 with a header line.
+
+    Returns:
+        Its rows in order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a wrong header or row, with file, line, value and remedy.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"manifest {path} does not exist; give a CSV file with the columns "
+            f"{','.join(COLUMNS)} (all but path optional)."
+        )
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        # Spreadsheet programs put a byte order mark in front.
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    _check_columns(path, reader.fieldnames or [])
+    folder = os.path.dirname(os.path.abspath(path))
+    rows: list[ManifestRow] = []
+    line_of_segment: dict[tuple, int] = {}
+    for values in reader:
+        where = f"{path} line {reader.line_num}"
+        row = _read_row(where, values, len(rows), folder)
+        segment = (row.file, row.start_secs, row.end_secs)
+        if segment in line_of_segment:
+            raise ValueError(
+                f"{where}: {row.video_id} is already on line "
+                f"{line_of_segment[segment]}; remove one of them."
+            )
+        line_of_segment[segment] = reader.line_num
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} has no rows below its header; add one per video.")
+    return Manifest(
+        sha256=hashlib.sha256(content).hexdigest(),
+        rows=tuple(rows),
+        label_names=tuple(sorted({row.label for row in rows} - {""})),
+    )
+
+
+def _check_columns(path: str, columns: list[str]) -> None:
+    expected = f"the columns are {','.join(COLUMNS)} (all but path optional)"
+    if "path" not in columns:
+        raise ValueError(
+            f"{path} line 1: no column 'path' among {columns}; {expected}."
+        )
+    # A misspelt start_secs would otherwise convert whole files without a word.
+    unknown = [column for column in columns if column not in COLUMNS]
+    if unknown or len(set(columns)) != len(columns):
+        raise ValueError(
+            f"{path} line 1: unknown or repeated columns in {columns}; {expected}."
+        )
+
+
+def _read_row(
+    where: str, values: dict[str, str], example_index: int, folder: str
+) -> ManifestRow:
+    if None in values or None in values.values():
+        raise ValueError(
+            f"{where}: not as many values as the header has columns; quote values "
+            "that contain commas."
+        )
+    path = values["path"].strip()
+    if not path:
+        raise ValueError(f"{where}: path is empty; name a video file or drop the row.")
+    start_secs = _read_secs(where, "start_secs", values.get("start_secs", ""))
+    end_secs = _read_secs(where, "end_secs", values.get("end_secs", ""))
+    if end_secs is not None and end_secs <= (start_secs or 0.0):
+        raise ValueError(
+            f"{where}: end_secs={end_secs} is not after start_secs={start_secs or 0.0}."
+        )
+    return ManifestRow(
+        example_index=example_index,
+        path=path,
+        file=os.path.normpath(os.path.join(folder, path)),
+        video_id=path + _media_fragment(start_secs, end_secs),
+        start_secs=start_secs or 0.0,
+        end_secs=end_secs,
+        label=values.get("label", "").strip(),
+    )
+
+
+def _read_secs(where: str, column: str, text: str) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        secs = float(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: {column}={text!r} is not a number of seconds."
+        ) from error
+    if not (math.isfinite(secs) and secs >= 0):
+        raise ValueError(f"{where}: {column}={text!r} must be finite and at least 0.")
+    return secs
+
+
+def _media_fragment(start_secs: float | None, end_secs: float | None) -> str:
+    """The W3C media fragment of a segment, "" for a whole file."""
+    if start_secs is None and end_secs is None:
+        return ""
+    fragment = f"#t={_format_secs(start_secs or 0.0)}"
+    return fragment if end_secs is None else f"{fragment},{_format_secs(end_secs)}"
+
+
+def _format_secs(secs: float) -> str:
+    return f"{secs:.6f}".rstrip("0").rstrip(".")

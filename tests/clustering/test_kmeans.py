@@ -1,0 +1,389 @@
+"""k-means against scikit-learn, by hand, and across replicas."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.cluster import KMeans
+
+from xdc_tf.clustering import kmeans, lloyd
+
+
+def gaussian_rows(num_rows=400, width=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((num_rows, width)).astype(np.float32)
+
+
+def blobs(num_blobs=5, per_blob=40, width=8, spread=0.1, seed=0):
+    """Rows around random centres far apart, and each row's centre."""
+    rng = np.random.default_rng(seed)
+    centres = 10 * rng.standard_normal((num_blobs, width))
+    members = rng.permutation(np.repeat(np.arange(num_blobs), per_blob))
+    noise = spread * rng.standard_normal((len(members), width))
+    return (centres[members] + noise).astype(np.float32), members
+
+
+def squared_distances(rows, centroids):
+    differences = rows[:, None].astype(np.float64) - centroids[None]
+    return (differences**2).sum(axis=2)  # [N, k]
+
+
+def same_partition(a, b):
+    pairs = np.unique(np.stack([a, b]), axis=1).shape[1]
+    return pairs == len(np.unique(a)) == len(np.unique(b))
+
+
+@pytest.fixture(scope="module")
+def two_replicas():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def many_empty_clusters():
+    """Rows and initial centroids of which one takes every row."""
+    rows = gaussian_rows(300)
+    far = np.random.default_rng(1).uniform(50, 60, (20, 6)).astype(np.float32)
+    far[0] = 0
+    return rows, far
+
+
+def fit_plain(rows, **settings):
+    settings = {"seed": 0, "normalize": False} | settings
+    return kmeans.fit(rows, **settings)
+
+
+@pytest.mark.parametrize("num_iterations", [1, 300])
+def test_iterations_from_given_centroids_are_those_of_scikit_learn(num_iterations):
+    rows = gaussian_rows()
+    start = rows[:9]
+    oracle = KMeans(
+        9, init=start, n_init=1, max_iter=num_iterations, tol=0, algorithm="lloyd"
+    ).fit(rows)
+    result = fit_plain(
+        rows, num_clusters=9, num_iterations=num_iterations, initial_centroids=start
+    )
+    np.testing.assert_array_equal(result.labels, oracle.labels_)
+    np.testing.assert_allclose(result.centroids, oracle.cluster_centers_, atol=1e-5)
+    np.testing.assert_allclose(result.inertia, oracle.inertia_, rtol=1e-5)
+
+
+def test_two_points_on_a_line_are_averaged_by_hand():
+    rows = np.array([[0.0], [2.0], [10.0], [14.0]], np.float32)
+    result = fit_plain(rows, num_clusters=2, initial_centroids=[[0.0], [10.0]])
+    np.testing.assert_allclose(result.centroids, [[1.0], [12.0]], atol=1e-5)
+    np.testing.assert_array_equal(result.labels, [0, 0, 1, 1])
+    np.testing.assert_array_equal(result.sizes, [2, 2])
+    # 0 + 4 + 0 + 16 about the first centroids, 1 + 1 + 4 + 4 about the means.
+    np.testing.assert_allclose(result.inertia_history, [20.0, 10.0], rtol=1e-5)
+    np.testing.assert_allclose(result.inertia, 10.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_objective_never_rises(seed, normalize):
+    result = kmeans.fit(
+        gaussian_rows(seed=seed), num_clusters=20, seed=seed, normalize=normalize
+    )
+    objectives = [*result.inertia_history, result.inertia]
+    assert len(result.inertia_history) > 1
+    assert np.all(np.diff(objectives) <= 1e-5 * objectives[0])
+
+
+def test_the_objective_never_rises_while_empty_clusters_are_filled():
+    rows, start = many_empty_clusters()
+    result = fit_plain(rows, num_clusters=20, initial_centroids=start)
+    objectives = [*result.inertia_history, result.inertia]
+    assert np.all(np.diff(objectives) <= 1e-5 * objectives[0])
+
+
+def test_every_empty_cluster_is_reseeded():
+    rows, start = many_empty_clusters()
+    result = fit_plain(rows, num_clusters=20, initial_centroids=start)
+    assert result.num_reseeded >= 19
+    assert np.all(result.sizes > 0)
+
+
+def test_an_empty_cluster_moves_to_the_farthest_row():
+    rows = np.array([[0.0], [1.0], [2.0], [9.0]], np.float32)
+    result = fit_plain(
+        rows, num_clusters=2, num_iterations=1, initial_centroids=[[1.0], [100.0]]
+    )
+    np.testing.assert_allclose(result.centroids, [[1.0], [9.0]], atol=1e-5)
+    assert result.num_reseeded == 1
+
+
+def test_a_row_alone_in_its_cluster_is_not_moved_to_an_empty_one():
+    rows = np.array([[0.0], [1.0], [50.0]], np.float32)
+    result = fit_plain(
+        rows,
+        num_clusters=3,
+        num_iterations=1,
+        initial_centroids=[[0.0], [40.0], [900.0]],
+    )
+    np.testing.assert_allclose(result.centroids, [[0.0], [50.0], [1.0]], atol=1e-4)
+
+
+def test_clusters_beyond_the_distinct_rows_stay_empty():
+    rows = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
+    result = fit_plain(rows, num_clusters=5)
+    np.testing.assert_array_equal(np.sort(result.sizes), [0, 0, 4, 4, 4])
+    np.testing.assert_allclose(result.inertia, 0.0, atol=1e-9)
+    assert result.num_reseeded == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_separated_blobs_are_recovered(seed):
+    rows, members = blobs(num_blobs=12, seed=seed)
+    result = fit_plain(rows, num_clusters=12, seed=seed)
+    assert same_partition(result.labels, members)
+
+
+def test_blobs_far_from_the_origin_are_recovered_in_bfloat16():
+    rows, members = blobs(num_blobs=6)
+    result = fit_plain(rows + 1000, num_clusters=6, precision="mixed")
+    assert same_partition(result.labels, members)
+
+
+def test_as_many_clusters_as_rows_leaves_no_distance():
+    result = fit_plain(gaussian_rows(30), num_clusters=30)
+    np.testing.assert_array_equal(result.sizes, np.ones(30))
+    np.testing.assert_allclose(result.inertia, 0.0, atol=1e-9)
+
+
+def test_one_cluster_is_the_mean():
+    rows = gaussian_rows()
+    result = fit_plain(rows, num_clusters=1)
+    np.testing.assert_allclose(result.centroids[0], rows.mean(axis=0), atol=1e-6)
+
+
+def test_one_row_is_one_cluster():
+    result = fit_plain([[3.0, 4.0]], num_clusters=1)
+    np.testing.assert_allclose(result.centroids, [[3.0, 4.0]])
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_labels_sizes_and_inertia_belong_to_the_centroids_returned(precision):
+    rows = gaussian_rows()
+    result = fit_plain(rows, num_clusters=20, precision=precision)
+    distances = squared_distances(rows, result.centroids)
+    np.testing.assert_array_equal(result.labels, distances.argmin(axis=1))
+    np.testing.assert_array_equal(result.sizes, np.bincount(result.labels))
+    np.testing.assert_allclose(result.inertia, distances.min(axis=1).sum(), rtol=1e-5)
+    assert result.labels.dtype == np.int32
+    assert result.sizes.dtype == np.int64
+    assert result.centroids.dtype == np.float32
+
+
+def test_restarts_keep_the_lowest_inertia():
+    rows = gaussian_rows()
+    single, several, more = (
+        fit_plain(rows, num_clusters=20, seed=2, num_restarts=restarts)
+        for restarts in (1, 4, 8)
+    )
+    assert more.inertia <= several.inertia < single.inertia
+
+
+def test_the_same_seed_gives_the_same_result_and_another_another():
+    rows = gaussian_rows()
+    first = fit_plain(rows, num_clusters=20, seed=3)
+    second = fit_plain(rows, num_clusters=20, seed=3)
+    other = fit_plain(rows, num_clusters=20, seed=4)
+    np.testing.assert_array_equal(first.centroids, second.centroids)
+    np.testing.assert_array_equal(first.labels, second.labels)
+    assert not np.array_equal(first.labels, other.labels)
+
+
+def test_initial_centroids_start_better_than_random_rows():
+    rows, _ = blobs(num_blobs=30, per_blob=10, spread=1.0)
+    drawn = np.random.default_rng(0).permutation(len(rows))[:30]
+    ours = fit_plain(rows, num_clusters=30, num_iterations=1)
+    random = fit_plain(
+        rows, num_clusters=30, num_iterations=1, initial_centroids=rows[drawn]
+    )
+    assert ours.inertia_history[0] < 0.5 * random.inertia_history[0]
+
+
+def test_the_initial_sample_of_many_rows_holds_distinct_rows(two_replicas):
+    rows = np.arange(20_000, dtype=np.float32)[:, None] / 20_000
+    result = fit_plain(rows, num_clusters=4, num_iterations=1)
+    shared = fit_plain(rows, num_clusters=4, num_iterations=1, strategy=two_replicas)
+    assert len(np.unique(result.centroids)) == 4
+    np.testing.assert_allclose(shared.centroids, result.centroids, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_rows", [1, 20_001])
+def test_two_replicas_give_the_labels_of_one_device(two_replicas, num_rows):
+    rows = gaussian_rows(num_rows, width=4)
+    settings = {"num_clusters": min(num_rows, 8), "seed": 5, "num_restarts": 2}
+    one = kmeans.fit(rows, **settings)
+    two = kmeans.fit(rows, **settings, strategy=two_replicas)
+    np.testing.assert_array_equal(two.labels, one.labels)
+    np.testing.assert_array_equal(two.sizes, one.sizes)
+    np.testing.assert_allclose(two.centroids, one.centroids, atol=1e-5)
+    np.testing.assert_allclose(two.inertia, one.inertia, rtol=1e-5, atol=1e-9)
+
+
+def test_two_replicas_fill_empty_clusters_as_one_device(two_replicas):
+    rows, start = many_empty_clusters()
+    one = fit_plain(rows, num_clusters=20, initial_centroids=start)
+    two = fit_plain(
+        rows, num_clusters=20, initial_centroids=start, strategy=two_replicas
+    )
+    np.testing.assert_array_equal(two.labels, one.labels)
+    assert two.num_reseeded == one.num_reseeded
+
+
+def test_chunks_give_what_one_piece_gives(monkeypatch):
+    rows = gaussian_rows(103, width=5)  # a shape of its own, so that it is traced here
+    monkeypatch.setattr(lloyd, "CHUNK_ROWS", 10)
+    start = rows[:6]
+    result = fit_plain(rows, num_clusters=6, initial_centroids=start)
+    oracle = KMeans(6, init=start, n_init=1, max_iter=20, tol=0).fit(rows)
+    np.testing.assert_array_equal(result.labels, oracle.labels_)
+
+
+def test_bfloat16_products_end_within_a_thousandth_of_the_inertia():
+    rows, _ = blobs(num_blobs=16, per_blob=100, width=32, spread=3.0)
+    full = kmeans.fit(rows, num_clusters=16, seed=0)
+    mixed = kmeans.fit(rows, num_clusters=16, seed=0, precision="mixed")
+    np.testing.assert_allclose(mixed.inertia, full.inertia, rtol=1e-3)
+
+
+def test_a_second_fit_of_the_same_shape_is_not_traced_again():
+    rows = gaussian_rows(90, width=3)
+    fit_plain(rows, num_clusters=4, seed=1)
+    traced = lloyd.fit_rows.experimental_get_tracing_count()
+    fit_plain(rows + 1, num_clusters=4, seed=2, num_restarts=3)
+    assert lloyd.fit_rows.experimental_get_tracing_count() == traced
+
+
+def test_whitened_features_have_identity_covariance():
+    rows = gaussian_rows(500, width=5) @ np.diag([9, 3, 1, 0.5, 0.1]).astype("f4")
+    rows = rows @ gaussian_rows(5, width=5, seed=7) + 4
+    result = fit_plain(rows, num_clusters=3, pca_components=4)
+    white = (rows - result.pca_mean) @ result.pca_projection
+    np.testing.assert_allclose(np.cov(white.T), np.eye(4), atol=2e-3)
+    np.testing.assert_allclose(white.mean(axis=0), np.zeros(4), atol=1e-3)
+
+
+def test_whitening_keeps_the_directions_of_largest_variance():
+    rows = gaussian_rows(500, width=3) * np.array([0.1, 5.0, 1.0], np.float32)
+    result = fit_plain(rows, num_clusters=3, pca_components=1)
+    direction = result.pca_projection[:, 0] / np.linalg.norm(result.pca_projection)
+    np.testing.assert_allclose(np.abs(direction), [0, 1, 0], atol=0.02)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_normalised_rows_of_any_length_fall_together_by_direction(scale):
+    rows = np.array([[1, 0], [5, 0], [0, 2], [0, 9]], np.float32) * np.float32(scale)
+    result = kmeans.fit(rows, num_clusters=2, seed=0)
+    assert same_partition(result.labels, [0, 0, 1, 1])
+    np.testing.assert_allclose(np.sort(result.centroids, axis=0), [[0, 0], [1, 1]])
+
+
+def test_initial_centroids_are_taken_in_the_space_of_the_normalised_rows():
+    rows = np.array([[3.0, 0.0], [0.0, 7.0]], np.float32)
+    result = kmeans.fit(
+        rows, num_clusters=2, seed=0, initial_centroids=[[0.0, 1.0], [1.0, 0.0]]
+    )
+    np.testing.assert_array_equal(result.labels, [1, 0])
+    np.testing.assert_allclose(result.inertia_history[0], 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("pca_components", [None, 3])
+def test_assign_repeats_the_labels_of_the_fit(normalize, pca_components):
+    rows = gaussian_rows()
+    result = kmeans.fit(
+        rows,
+        num_clusters=20,
+        seed=0,
+        normalize=normalize,
+        pca_components=pca_components,
+    )
+    labels, distances = kmeans.assign(rows, result)
+    np.testing.assert_array_equal(labels, result.labels)
+    np.testing.assert_allclose(distances.sum(), result.inertia, rtol=1e-5)
+
+
+def test_assign_labels_rows_that_were_not_fitted():
+    rows = np.array([[0.0, 0.0], [10.0, 0.0]], np.float32)
+    result = fit_plain(rows, num_clusters=2, initial_centroids=rows)
+    labels, distances = kmeans.assign([[9.0, 1.0], [1.0, 0.0]], result)
+    np.testing.assert_array_equal(labels, [1, 0])
+    np.testing.assert_allclose(distances, [2.0, 1.0], rtol=1e-5)
+
+
+def test_tensors_and_double_precision_are_taken_as_float32():
+    rows = gaussian_rows()
+    from_tensor = fit_plain(tf.constant(rows), num_clusters=20)
+    from_double = fit_plain(rows.astype(np.float64), num_clusters=20)
+    np.testing.assert_array_equal(from_tensor.labels, from_double.labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"num_clusters": 11},
+            "num_clusters=11 exceeds the 10 examples .* lower config.kmeans.num_clusters",
+        ),
+        ({"num_clusters": 0}, "num_clusters=0 must be at least 1"),
+        ({"num_iterations": 0}, "num_iterations=0 must be at least 1"),
+        ({"num_restarts": 0}, "num_restarts=0 must be at least 1"),
+        ({"precision": "half"}, "precision='half' is unknown.*float32, mixed"),
+        ({"pca_components": 4}, "pca_components=4 must lie between 1 and 3"),
+        ({"pca_components": 0}, "pca_components=0 must lie between 1 and 3"),
+        ({"initial_centroids": np.zeros((2, 2))}, r"shape \(2, 2\) but must have"),
+        ({"initial_centroids": np.full((2, 3), np.nan)}, "hold NaN or infinity"),
+        (
+            {"initial_centroids": np.zeros((2, 3)), "num_restarts": 2},
+            "num_restarts=2 would repeat the same fit",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_named_with_a_remedy(settings, message):
+    with pytest.raises(ValueError, match=message):
+        kmeans.fit(
+            gaussian_rows(10, width=3), **{"num_clusters": 2, "seed": 0} | settings
+        )
+
+
+@pytest.mark.parametrize("shape", [(10,), (2, 5, 1), (0, 3), (3, 0)])
+def test_features_that_are_not_a_filled_matrix_are_refused(shape):
+    with pytest.raises(ValueError, match="must be a filled"):
+        kmeans.fit(np.ones(shape, np.float32), num_clusters=1, seed=0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_named(value):
+    rows = gaussian_rows(10)
+    rows[[2, 7], 1] = value
+    with pytest.raises(ValueError, match="2 rows with NaN or infinity.*are 2, 7;"):
+        kmeans.fit(rows, num_clusters=2, seed=0)
+
+
+def test_all_zero_rows_are_named_when_they_must_be_normalised():
+    rows = gaussian_rows(10)
+    rows[[0, 4]] = 0
+    with pytest.raises(ValueError, match="2 all-zero rows, the first are 0, 4"):
+        kmeans.fit(rows, num_clusters=2, seed=0)
+
+
+def test_all_zero_rows_are_clustered_as_they_are_without_normalisation():
+    rows = np.zeros((4, 2), np.float32)
+    rows[3] = 1
+    result = fit_plain(rows, num_clusters=2)
+    assert same_partition(result.labels, [0, 0, 0, 1])
+
+
+def test_whitening_features_of_lower_rank_is_refused():
+    rows = gaussian_rows(50, width=3) @ gaussian_rows(3, width=6)
+    with pytest.raises(
+        ValueError, match="pca_components=5 but the features vary along 3"
+    ):
+        kmeans.fit(rows, num_clusters=2, seed=0, pca_components=5)
+
+
+def test_assign_refuses_features_of_another_width():
+    result = kmeans.fit(gaussian_rows(), num_clusters=2, seed=0, pca_components=3)
+    with pytest.raises(ValueError, match="4 columns but the clustering .* on 6"):
+        kmeans.assign(gaussian_rows(width=4), result)

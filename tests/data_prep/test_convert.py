@@ -1,0 +1,212 @@
+import csv
+import hashlib
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from media_files import SAMPLE_RATE_HZ, tone, write_media
+from PIL import Image
+
+from data_prep.shards import convert_manifest
+from data_prep.workers import ConversionSettings
+from xdc_tf.data import dataset_info, records
+from xdc_tf.data.log_mel import log_mel
+
+SETTINGS = ConversionSettings(
+    fps=10.0, short_side=48, min_secs=0.5, store_waveform=True
+)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Four rows, the second one broken."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_media(folder / "a.mp4", waveform=tone(1.0, hz=400))
+    (folder / "broken.mp4").write_text("not a video")
+    write_media(folder / "c.mp4", waveform=tone(1.0, hz=800))
+    write_media(folder / "d.mp4", secs=1.5, waveform=tone(1.5, hz=1600))
+    path = folder / "manifest.csv"
+    path.write_text(
+        "path,start_secs,end_secs,label\n"
+        "a.mp4,,,dog\nbroken.mp4,,,cat\nc.mp4,,,bell\nd.mp4,0.5,1.5,\n"
+    )
+    return str(path)
+
+
+def convert(manifest, out, *, num_workers=2, settings=SETTINGS):
+    return convert_manifest(
+        manifest, str(out), settings=settings, num_workers=num_workers, rows_per_shard=3
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(manifest, tmp_path_factory):
+    out = tmp_path_factory.mktemp("converted") / "records"
+    convert(manifest, out)
+    return out
+
+
+def read_records(folder):
+    info = dataset_info.read_dataset_info(str(folder))
+    files = [os.path.join(folder, shard.file) for shard in info.shards]
+    return [
+        records.parse_example(serialized, num_filters=40, with_waveform=True)
+        for serialized in tf.data.TFRecordDataset(files)
+    ]
+
+
+def digests(folder):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+    }
+
+
+def run_program(*flags):
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    return subprocess.run(
+        [sys.executable, "-m", "data_prep.convert", *flags],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_totals_add_up(converted):
+    info = dataset_info.read_dataset_info(str(converted))
+    assert (info.num_rows, info.num_examples, info.num_quarantined) == (4, 3, 1)
+    assert [shard.num_examples for shard in info.shards] == [2, 1]
+
+
+def test_only_whole_files_lie_in_the_directory(converted):
+    assert sorted(path.name for path in converted.iterdir()) == [
+        "dataset_info.json",
+        "examples.csv",
+        "quarantine.csv",
+        "records-00000-of-00002.tfrecord",
+        "records-00001-of-00002.tfrecord",
+    ]
+
+
+def test_the_quarantine_report_names_file_and_reason(converted):
+    with open(converted / "quarantine.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["path"], row["reason"]) == ("broken.mp4", "cannot_open")
+
+
+def test_example_indices_are_row_numbers_with_a_hole(converted):
+    indices = [int(example["example_index"]) for example in read_records(converted)]
+    assert indices == [0, 2, 3]
+    examples = dataset_info.read_examples(str(converted))
+    assert examples.example_indices.tolist() == [0, 2, 3]
+    assert examples.video_ids.tolist() == ["a.mp4", "c.mp4", "d.mp4#t=0.5,1.5"]
+
+
+def test_labels_index_the_sorted_names_of_the_whole_manifest(converted):
+    info = dataset_info.read_dataset_info(str(converted))
+    assert info.label_names == ("bell", "cat", "dog")
+    labels = [int(example["label"]) for example in read_records(converted)]
+    assert labels == [2, 0, -1]
+    assert dataset_info.read_examples(str(converted)).labels.tolist() == [2, 0, -1]
+
+
+def test_a_record_holds_frames_sound_and_times_of_its_segment(converted):
+    example = read_records(converted)[2]
+    assert (int(example["start_us"]), int(example["end_us"])) == (500_000, 1_500_000)
+    assert example["frames_jpeg"].shape == (10,)
+    image = Image.open(io.BytesIO(example["frames_jpeg"][0].numpy()))
+    assert image.size == (int(example["width"]), int(example["height"])) == (64, 48)
+    assert example["waveform"].shape == (SAMPLE_RATE_HZ,)
+    np.testing.assert_array_equal(
+        example["log_mel"], log_mel(example["waveform"].numpy(), SETTINGS.log_mel)
+    )
+
+
+def test_mean_and_deviation_are_those_of_all_log_mel_values(converted):
+    values = np.concatenate([example["log_mel"] for example in read_records(converted)])
+    info = dataset_info.read_dataset_info(str(converted))
+    assert info.log_mel_mean == pytest.approx(values.astype(np.float64).mean())
+    assert info.log_mel_std == pytest.approx(values.astype(np.float64).std())
+
+
+def test_one_worker_writes_the_same_bytes_as_two(manifest, converted, tmp_path):
+    convert(manifest, tmp_path / "records", num_workers=1)
+    assert digests(tmp_path / "records") == digests(converted)
+
+
+def test_a_complete_directory_is_left_alone(manifest, converted, capsys):
+    before = {path: path.stat().st_mtime_ns for path in converted.iterdir()}
+    convert(manifest, converted)
+    assert {path: path.stat().st_mtime_ns for path in converted.iterdir()} == before
+    assert "is complete: 3 examples" in capsys.readouterr().out
+
+
+def test_other_settings_do_not_overwrite_a_complete_directory(manifest, converted):
+    with pytest.raises(ValueError, match="fps: 10.0 there, 5.0 asked for"):
+        convert(manifest, converted, settings=SETTINGS._replace(fps=5.0))
+
+
+def test_an_unfinished_directory_is_done_again(manifest, converted, tmp_path):
+    out = tmp_path / "records"
+    out.mkdir()
+    (out / "records-00000-of-00002.tfrecord").write_text("half")
+    (out / "records-00008-of-00009.tfrecord.tmp").write_text("older")
+    convert(manifest, out)
+    assert digests(out) == digests(converted)
+
+
+def test_a_directory_with_a_scheme_is_written_and_read_back(manifest):
+    out = "ram://converted/records"  # TensorFlow's file system in memory
+    convert(manifest, out)
+    assert len(read_records(out)) == 3
+    assert dataset_info.read_examples(out).example_indices.tolist() == [0, 2, 3]
+
+
+def test_without_a_usable_row_no_info_is_written(tmp_path):
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path\nnone.mp4\n")
+    with pytest.raises(ValueError, match="none of the 1 rows.*1 cannot_open"):
+        convert(str(manifest), tmp_path / "records")
+    names = sorted(path.name for path in (tmp_path / "records").iterdir())
+    assert names == ["quarantine.csv", "records-00000-of-00001.tfrecord"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"fps": 0.0}, "fps must be positive, got 0.0"),
+        ({"jpeg_quality": 101}, "jpeg_quality must be from 1 to 95, got 101"),
+        ({"min_secs": 400.0}, "min_secs=400.0"),
+    ],
+)
+def test_settings_without_meaning_are_refused(manifest, tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        convert(manifest, tmp_path, settings=SETTINGS._replace(**changed))
+
+
+def test_the_program_converts_and_says_what_it_did(manifest, converted, tmp_path):
+    done = run_program(
+        f"--manifest={manifest}",
+        f"--out={tmp_path / 'records'}",
+        "--fps=10",
+        "--short_side=48",
+        "--store_waveform",
+        "--rows_per_shard=3",
+        "--num_workers=1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 of 4 rows converted" in done.stdout
+    assert "1 quarantined (1 cannot_open)" in done.stdout
+    assert digests(tmp_path / "records") == digests(converted)
+
+
+def test_a_missing_manifest_is_one_message_and_exit_code_1(tmp_path):
+    done = run_program(f"--manifest={tmp_path / 'no.csv'}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert "no.csv does not exist" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,84 @@
+import hashlib
+
+import pytest
+
+from data_prep.manifest import read_manifest
+
+
+def write(folder, text):
+    path = folder / "manifest.csv"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_rows_are_numbered_in_order_and_found_beside_the_manifest(tmp_path):
+    path = write(tmp_path, "path,label\nv/a.mp4,dog\n/b.mp4,bell\n")
+    rows = read_manifest(path).rows
+    assert [row.example_index for row in rows] == [0, 1]
+    assert [row.file for row in rows] == [str(tmp_path / "v/a.mp4"), "/b.mp4"]
+    assert [row.path for row in rows] == ["v/a.mp4", "/b.mp4"]
+
+
+def test_path_alone_is_enough(tmp_path):
+    (row,) = read_manifest(write(tmp_path, "path\na.mp4\n")).rows
+    assert (row.start_secs, row.end_secs, row.label) == (0.0, None, "")
+
+
+def test_a_segment_becomes_a_media_fragment_in_the_id(tmp_path):
+    text = "path,start_secs,end_secs\na.mp4,,\na.mp4,1.50,3\na.mp4,4,\na.mp4,,2\n"
+    rows = read_manifest(write(tmp_path, text)).rows
+    ids = [row.video_id for row in rows]
+    assert ids == ["a.mp4", "a.mp4#t=1.5,3", "a.mp4#t=4", "a.mp4#t=0,2"]
+
+
+def test_label_names_are_sorted_and_without_the_empty_one(tmp_path):
+    text = "path,label\na.mp4,dog\nb.mp4,\nc.mp4,bell\nd.mp4,dog\n"
+    assert read_manifest(write(tmp_path, text)).label_names == ("bell", "dog")
+
+
+def test_a_label_may_hold_commas_when_quoted(tmp_path):
+    path = write(tmp_path, 'path,label\na.mp4,"dog, barking"\n')
+    assert read_manifest(path).rows[0].label == "dog, barking"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+    assert read_manifest(write(tmp_path, "\ufeffpath\na.mp4\n")).rows
+
+
+def test_the_hash_is_that_of_the_file(tmp_path):
+    expected = hashlib.sha256(b"path\na.mp4\n").hexdigest()
+    assert read_manifest(write(tmp_path, "path\na.mp4\n")).sha256 == expected
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.csv does not exist"):
+        read_manifest(str(tmp_path / "none.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.mp4,x\n", "line 1: no column 'path'"),
+        ("path,start\na.mp4,1\n", "line 1: unknown or repeated.*start"),
+        ("", "line 1: no column 'path'"),
+        ("path,label\n", "no rows"),
+        ("path,label\n ,x\n", "line 2: path is empty"),
+        ("path,label\na.mp4\n", "line 2: not as many values"),
+        ("path,label\na.mp4,x,y\n", "line 2: not as many values"),
+        ("path,start_secs\na.mp4,0:10\n", "line 2: start_secs='0:10' is not a number"),
+        ("path,end_secs\na.mp4,nan\n", "line 2: end_secs='nan' must be finite"),
+        ("path,start_secs\na.mp4,-1\n", "line 2: start_secs='-1'"),
+        ("path,start_secs,end_secs\na.mp4,2,2\n", "line 2: end_secs=2.0 is not after"),
+        ("path\na.mp4\nb.mp4\n./a.mp4\n", "line 4: ./a.mp4 is already on line 2"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path, text, message):
+    with pytest.raises(ValueError, match=f"manifest.csv.*{message}"):
+        read_manifest(write(tmp_path, text))
+
+
+def test_a_manifest_in_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_bytes("path\nä.mp4\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="not UTF-8"):
+        read_manifest(str(path))

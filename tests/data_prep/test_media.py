@@ -1,0 +1,231 @@
+import io
+
+import av
+import numpy as np
+import pytest
+from media_files import SAMPLE_RATE_HZ, grey_of_time, tone, write_media
+from PIL import Image
+
+from data_prep.media import MediaError, read_media
+
+
+def read(path, **changed):
+    settings = {
+        "start_secs": 0.0,
+        "end_secs": None,
+        "fps": 10.0,
+        "short_side": 48,
+        "jpeg_quality": 95,
+        "sample_rate_hz": SAMPLE_RATE_HZ,
+        "min_secs": 0.1,
+        "max_secs": 10.0,
+    }
+    return read_media(str(path), **settings | changed)
+
+
+def greys(media):
+    images = [Image.open(io.BytesIO(jpeg)) for jpeg in media.frames_jpeg]
+    return [float(np.asarray(image).mean()) for image in images]
+
+
+def onset_secs(media):
+    return np.flatnonzero(np.abs(media.waveform) > 0.1)[0] / SAMPLE_RATE_HZ
+
+
+def refusal(path, **changed):
+    with pytest.raises(MediaError) as caught:
+        read(path, **changed)
+    return caught.value.reason
+
+
+@pytest.fixture(scope="module")
+def two_secs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("media") / "two_secs.mp4"
+    return write_media(path, secs=2.0, waveform=tone(2.0, start_secs=1.0))
+
+
+def test_output_frames_are_those_on_show_at_their_times(two_secs):
+    expected = [grey_of_time(i / 10) for i in range(20)]
+    np.testing.assert_allclose(greys(read(two_secs)), expected, atol=3)
+
+
+def test_a_segment_begins_and_ends_at_its_times(two_secs):
+    expected = [grey_of_time(secs) for secs in (1.25, 1.35, 1.45, 1.55)]
+    media = read(two_secs, start_secs=1.25, end_secs=1.65)
+    np.testing.assert_allclose(greys(media), expected, atol=3)
+
+
+def test_a_faster_rate_repeats_frames(tmp_path):
+    path = write_media(tmp_path / "a.mp4", fps=10, waveform=tone(1.0))
+    expected = np.repeat([grey_of_time(i / 10) for i in range(10)], 3)
+    np.testing.assert_allclose(greys(read(path, fps=30.0)), expected, atol=3)
+
+
+def test_a_variable_frame_rate_is_followed_by_timestamps(tmp_path):
+    path = tmp_path / "variable.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream("pcm_s16le", rate=SAMPLE_RATE_HZ, layout="mono")
+        for tenth, grey in [(0, 50), (1, 100), (7, 150), (8, 200), (9, 250)]:
+            image = np.full((48, 64, 3), grey, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = tenth
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        samples = (tone(1.0) * 32767).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE_HZ
+        container.mux(audio.encode(frame))
+    expected = [50, 100, 100, 100, 100, 100, 100, 150, 200, 250]
+    np.testing.assert_allclose(greys(read(path)), expected, atol=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "video_codec", "audio_codec"),
+    [
+        ("a.mp4", "libx264", "aac"),
+        ("a.mkv", "libx264", "pcm_s16le"),
+        ("a.avi", "mpeg4", "pcm_s16le"),
+        ("a.ts", "libx264", "aac"),
+    ],
+)
+@pytest.mark.parametrize("start_secs", [0.0, 1.3])
+def test_sound_and_picture_stay_together(
+    tmp_path, name, video_codec, audio_codec, start_secs
+):
+    # Some containers delay both streams alike; the distance must stay.
+    path = write_media(
+        tmp_path / name,
+        secs=2.5,
+        grey=lambda secs: 200 if secs >= 1.5 else 50,
+        waveform=tone(2.5, start_secs=1.5),
+        video_codec=video_codec,
+        audio_codec=audio_codec,
+    )
+    media = read(path, start_secs=start_secs, fps=100.0)
+    turns_bright_secs = np.flatnonzero(np.array(greys(media)) > 125)[0] / 100
+    assert onset_secs(media) == pytest.approx(turns_bright_secs, abs=0.011)
+    assert onset_secs(media) == pytest.approx(1.5 - start_secs, abs=0.1)
+
+
+def test_the_tone_begins_at_its_time(two_secs):
+    assert onset_secs(read(two_secs)) == pytest.approx(1.0, abs=0.005)
+    media = read(two_secs, start_secs=0.5)
+    assert onset_secs(media) == pytest.approx(0.5, abs=0.005)
+
+
+def test_the_waveform_lasts_as_long_as_the_frames(two_secs):
+    media = read(two_secs, start_secs=0.5, end_secs=1.2)
+    assert len(media.frames_jpeg) == 7
+    assert media.waveform.shape == (11200,)
+    assert media.waveform.dtype == np.float32
+
+
+def test_channels_are_averaged(tmp_path):
+    left = tone(1.0)
+    path = write_media(
+        tmp_path / "a.mkv",
+        waveform=np.stack([left, left * 0.5]),
+        audio_codec="pcm_f32le",
+    )
+    np.testing.assert_allclose(read(path).waveform, left * 0.75, atol=1e-4)
+
+
+def test_another_sample_rate_keeps_the_frequency(two_secs):
+    media = read(two_secs, start_secs=1.0, sample_rate_hz=8000)
+    spectrum = np.abs(np.fft.rfft(media.waveform))
+    assert np.argmax(spectrum) == 1000  # one second: bins of 1 Hz
+
+
+def test_the_shorter_side_is_resized_and_the_shape_kept(tmp_path):
+    path = write_media(tmp_path / "a.mp4", size=(96, 64), waveform=tone(1.0))
+    media = read(path, short_side=40)
+    assert (media.height, media.width) == (40, 60)
+    assert Image.open(io.BytesIO(media.frames_jpeg[0])).size == (60, 40)
+
+
+def test_a_film_turned_by_its_header_stands_upright(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_media(path, size=(96, 64), waveform=tone(1.0))
+    content = bytearray(path.read_bytes())
+    # The matrix of the first track header, the video's: a clockwise quarter turn.
+    matrix = content.index(b"tkhd") + 44
+    one, zero, minus_one = b"\0\1\0\0", b"\0\0\0\0", b"\xff\xff\0\0"
+    content[matrix : matrix + 20] = zero + one + zero + minus_one + zero
+    path.write_bytes(content)
+    media = read(path, short_side=32)
+    assert (media.height, media.width) == (48, 32)
+
+
+def test_the_segment_ends_where_the_sound_ends(tmp_path):
+    path = write_media(tmp_path / "a.mp4", secs=2.0, waveform=tone(1.024))
+    media = read(path)
+    assert (len(media.frames_jpeg), len(media.waveform)) == (10, 16000)
+
+
+def test_sound_that_ends_a_moment_early_is_padded(tmp_path):
+    path = write_media(tmp_path / "a.mkv", waveform=tone(0.95), audio_codec="pcm_s16le")
+    media = read(path)
+    assert len(media.frames_jpeg) == 10
+    assert not media.waveform[15200:].any()
+
+
+def test_a_file_without_sound_is_refused(tmp_path):
+    assert refusal(write_media(tmp_path / "a.mp4")) == "no_audio"
+
+
+def test_a_file_without_picture_is_refused(tmp_path):
+    path = write_media(
+        tmp_path / "a.wav", grey=None, waveform=tone(1.0), audio_codec="pcm_s16le"
+    )
+    assert refusal(path) == "no_video"
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25])
+def test_sound_that_does_not_move_is_refused(tmp_path, level):
+    path = write_media(
+        tmp_path / "a.mkv",
+        waveform=np.full(SAMPLE_RATE_HZ, level, np.float32),
+        audio_codec="pcm_s16le",
+    )
+    assert refusal(path) == "silent_audio"
+
+
+def test_text_with_a_video_name_is_refused(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_text("not a video\n" * 50)
+    assert refusal(path) == "cannot_open"
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    assert refusal(tmp_path / "none.mp4") == "cannot_open"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("index_at_end.mp4", {}, "cannot_open"),
+        ("index_first.mp4", {"movflags": "faststart"}, "decode_error"),
+        ("no_index.mkv", {}, "decode_error"),
+    ],
+)
+def test_a_truncated_file_is_refused(tmp_path, name, options, reason):
+    path = tmp_path / name
+    write_media(path, secs=4.0, waveform=tone(4.0), options=options)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert refusal(path) == reason
+
+
+def test_a_segment_past_the_end_is_refused(two_secs):
+    assert refusal(two_secs, start_secs=5.0, end_secs=6.0) == "too_short"
+
+
+def test_a_short_segment_is_refused(two_secs):
+    assert refusal(two_secs, start_secs=1.5, min_secs=1.0) == "too_short"
+
+
+@pytest.mark.parametrize("end_secs", [None, 2.0])
+def test_a_long_segment_is_refused(two_secs, end_secs):
+    assert refusal(two_secs, end_secs=end_secs, max_secs=1.5) == "too_long"

@@ -1,0 +1,58 @@
+"""Pretrains encoders by cross-modal deep clustering."""
+
+import os
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from xdc_tf import program
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    "configs/base.py",
+    "Configuration file; --config.KEY=VALUE changes a key, such as "
+    "--config.method=sdc|mdc|cdc|xdc|same_video|same_audio|supervised.",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Directory of the run. If it holds one of this configuration, that goes on from its "
+    "last checkpoint.",
+    required=True,
+)
+_RECORDS = flags.DEFINE_string(
+    "records", None, "Directory of records by data_prep.convert.", required=True
+)
+_NUM_DEVICES = flags.DEFINE_integer(
+    "num_devices", 0, "How many GPUs to train on; 0: all, or the CPU without any."
+)
+_ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
+    "allow_config_change",
+    False,
+    "Go on in a work directory of another configuration, which this one replaces.",
+)
+
+
+def main(argv):
+    del argv
+    from xdc_tf.training import devices
+    from xdc_tf.training.pretrain import pretrain
+
+    pretrain(
+        _CONFIG.value.to_dict(),
+        workdir=_WORKDIR.value,
+        records_dir=_RECORDS.value,
+        strategy=devices.make_strategy(_NUM_DEVICES.value),
+        allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+    )
+
+
+def run():
+    # A config imports its neighbours by "from configs import base", relative to here.
+    sys.path.insert(0, os.getcwd())
+    program.run(main)
+
+
+if __name__ == "__main__":
+    run()

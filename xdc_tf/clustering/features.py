@@ -1,0 +1,100 @@
+"""Features of a whole data set: one row per example and stream."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class Features(NamedTuple):
+    """What one pass over a data set gives.
+
+    Attributes:
+      streams: for each stream [num_rows, D] float32 by example_index, the mean over an
+        example's clips; rows without an example are zero.
+      present: [num_rows] bool, which rows have an example.
+    """
+
+    streams: dict[str, np.ndarray]
+    present: np.ndarray
+
+
+def make_extract(
+    encoders: dict[str, keras.Model],
+    modalities: dict[str, str],
+    *,
+    strategy: tf.distribute.Strategy,
+) -> Callable[..., Features]:
+    """The function extract(batches, *, num_rows) -> Features, traced at its first use.
+
+    It runs the encoders in evaluation mode over `batches`, a distributed data set of
+    data.pipeline.evaluation_batches, whose indices are all below num_rows. A row is
+    filled by its example's index, in whatever order examples come.
+
+    Args:
+      encoders: by stream.
+      modalities: the modality that each stream sees, a key of the batches.
+      strategy: where the encoders live.
+    """
+
+    def replica_step(batch):
+        features = {
+            stream: encoder(batch[modalities[stream]], training=False)
+            for stream, encoder in encoders.items()
+        }
+        return batch["example_index"], features
+
+    @tf.function
+    def step(batch):
+        return strategy.run(replica_step, args=(batch,))
+
+    def extract(batches: Iterable[dict], *, num_rows: int) -> Features:
+        streams = {
+            stream: np.zeros([num_rows, encoder.output_shape[-1]], np.float32)
+            for stream, encoder in encoders.items()
+        }
+        num_clips = np.zeros([num_rows], np.int64)
+        for batch in batches:
+            indices, features = step(batch)
+            index = _on_host(strategy, indices)
+            real = index >= 0
+            np.add.at(num_clips, index[real], 1)
+            for stream, rows in streams.items():
+                np.add.at(rows, index[real], _on_host(strategy, features[stream])[real])
+        for rows in streams.values():
+            rows /= np.maximum(num_clips, 1)[:, None]
+        return Features(streams, num_clips > 0)
+
+    return extract
+
+
+def _on_host(strategy, value) -> np.ndarray:
+    parts = strategy.experimental_local_results(value)
+    return np.concatenate([part.numpy() for part in parts])
+
+
+def refresh_batch_norm(
+    encoders: dict[str, keras.Model],
+    modalities: dict[str, str],
+    batches: Iterable[dict],
+    *,
+    strategy: tf.distribute.Strategy,
+) -> None:
+    """Renews batch norm's moving statistics on data, leaving all weights as they are.
+
+    A randomly initialised encoder needs it before its features mean anything in
+    evaluation mode: its moving statistics are still 0 and 1.
+    """
+
+    def replica_step(batch):
+        for stream, encoder in encoders.items():
+            encoder(batch[modalities[stream]], training=True)
+
+    @tf.function
+    def step(batch):
+        strategy.run(replica_step, args=(batch,))
+
+    for batch in batches:
+        step(batch)

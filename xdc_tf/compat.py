@@ -1,0 +1,325 @@
+"""The one module that knows which TensorFlow generation runs.
+
+The first generation is TensorFlow 2.15 with Keras 2, tensorflow-io and
+tensorflow-addons; the second is TensorFlow 2.21 with Keras 3, where those two packages
+no longer import. Everything else in the project is written to what both offer.
+"""
+
+import importlib
+import io
+import re
+import types
+import warnings
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+KERAS_3: bool = int(keras.__version__.split(".")[0]) >= 3
+
+# What decode_audio() understands; audio_files.read_header() names one of these.
+AUDIO_ENCODINGS: tuple[str, ...] = (
+    "wav_u8",
+    "wav_s16",
+    "wav_s24",
+    "wav_s32",
+    "wav_f32",
+    "flac_s16",
+    "flac_s24",
+    "ogg_vorbis",
+    "mp3",
+)
+
+_PLUGIN_SCHEMES = ("az", "hdfs", "har", "http", "https", "oss", "s3", "viewfs")
+
+
+def enable_remote_paths(path: str) -> None:
+    """Makes `tf.io.gfile` and `tf.data` able to open `path`, or says why they cannot.
+
+    Local paths and `gs://` work on both generations as they are. The first generation
+    reads and writes `s3://`, `hdfs://`, `az://` and others once tensorflow-io has
+    registered its file-system plugins, which importing it does; that import waits until
+    such a path is met, because the plugins make the process abort at exit (see
+    `program.run`). The second generation has no such plugins.
+
+    Args:
+        path: a local path or a URL; only its scheme matters.
+
+    Raises:
+        ValueError: the scheme is unknown, or needs the first generation.
+    """
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
+    if not match or match[1] in ("file", "gs", "ram"):
+        return
+    if match[1] not in _PLUGIN_SCHEMES:
+        raise ValueError(
+            f"{path}: unknown file system {match[1]!r}; use a local path, gs:// or one "
+            f"of {', '.join(scheme + '://' for scheme in _PLUGIN_SCHEMES)}."
+        )
+    if KERAS_3:
+        raise ValueError(
+            f"{path}: {match[1]}:// paths need tensorflow-io, which does not load on "
+            f"TensorFlow {tf.__version__}; install requirements.txt with Python 3.10 or "
+            "3.11, or mount or copy the files and give their local path."
+        )
+    _import_quietly("tensorflow_io")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for reports."""
+    return {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def tf_variables(variables: Sequence) -> list[tf.Variable]:
+    """The TensorFlow variables behind a model's; Keras 3 wraps them."""
+    return [variable.value for variable in variables] if KERAS_3 else list(variables)
+
+
+def decode_audio(
+    contents: tf.Tensor,
+    encoding_index: tf.Tensor,
+    *,
+    source_rate_hz: tf.Tensor,
+    sample_rate_hz: int,
+) -> tf.Tensor:
+    """Decodes one audio file's contents to a mono waveform at the rate wanted.
+
+    The first generation decodes and resamples with tensorflow-io's operations, the
+    second with PyAV (FFmpeg) inside `tf.numpy_function`. Channels are averaged. n
+    samples become ceil(n * sample_rate_hz / source_rate_hz) on both, aligned in time.
+
+    Args:
+        contents: scalar string, the file's bytes.
+        encoding_index: scalar int64, position in `AUDIO_ENCODINGS`.
+        source_rate_hz: scalar int64, the file's sample rate.
+        sample_rate_hz: the rate wanted.
+
+    Returns:
+        [samples] float32 in [-1, 1].
+    """
+    if KERAS_3:
+        decode = _decode_with_pyav
+    else:
+        decode = _decode_with_tensorflow_io
+    waveform = decode(contents, encoding_index, source_rate_hz, sample_rate_hz)
+    waveform.set_shape([None])
+    return tf.clip_by_value(waveform, -1.0, 1.0)
+
+
+def sgd(momentum: float, *, nesterov: bool = False) -> keras.optimizers.Optimizer:
+    """SGD: v = momentum * v - rate * gradient; w = w + v. See `set_learning_rate`.
+
+    Keras 2 compiles its update with XLA on GPUs unless told not to; Keras 3 has no such
+    argument, and takes nothing but floats.
+    """
+    arguments = {} if KERAS_3 else {"jit_compile": False}
+    return keras.optimizers.SGD(0.0, float(momentum), nesterov=nesterov, **arguments)
+
+
+def lamb(weight_decay: float) -> keras.optimizers.Optimizer:
+    """LAMB (You et al., 2020), for large batches. See `set_learning_rate`.
+
+    The first generation uses tensorflow-addons, where the decay is part of the update
+    that the trust ratio scales; the second uses Keras's own, which decays the weights
+    by learning rate times `weight_decay` before the update and outside the trust ratio.
+    With weight_decay=0 they compute the same.
+    """
+    if KERAS_3:
+        decay = float(weight_decay)
+        return keras.optimizers.Lamb(0.0, epsilon=1e-6, weight_decay=decay)
+    addons = _import_quietly("tensorflow_addons")
+    return addons.optimizers.LAMB(0.0, epsilon=1e-6, weight_decay=weight_decay)
+
+
+def loss_scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Wraps an optimizer with dynamic loss scaling, for the mixed_float16 policy.
+
+    Train on `scale_loss(optimizer, loss)` and hand the gradients to `apply_gradients`.
+    A step whose gradients are not finite halves the scale and changes no weights; Keras
+    2 counts it in `optimizer.iterations`, Keras 3 does not.
+    """
+    return keras.mixed_precision.LossScaleOptimizer(optimizer)
+
+
+def scale_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:
+    """The loss to differentiate: `loss` itself unless the optimizer is `loss_scaled`.
+
+    Keras 2 calls this `get_scaled_loss` and has it on the wrapper alone.
+    """
+    if not _is_loss_scaled(optimizer):
+        return loss
+    return optimizer.scale_loss(loss) if KERAS_3 else optimizer.get_scaled_loss(loss)
+
+
+def build_optimizer(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[tf.Variable]
+) -> None:
+    """Creates the optimizer's variables now; call it under the strategy's scope.
+
+    The optimizers of tensorflow-addons are of Keras's older kind, without `build`.
+    """
+    inner = _inner_optimizer(optimizer)
+    if hasattr(inner, "build"):
+        optimizer.build(list(variables))
+    else:
+        inner._create_all_weights(list(variables))
+
+
+def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """The slot variables (momenta, second moments), all zero in a fresh optimizer.
+
+    Without step counts, learning rates and loss scales, which the generations keep in
+    different lists.
+    """
+    inner = _inner_optimizer(optimizer)
+    every = inner.variables if KERAS_3 else inner.variables()
+    scalars = {id(inner.iterations), id(inner.learning_rate)}
+    slots = [variable for variable in every if id(variable) not in scalars]
+    return [slot.value for slot in slots] if KERAS_3 else slots
+
+
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients_and_variables: Iterable[tuple[tf.Tensor, tf.Variable]],
+) -> None:
+    """Updates the variables with gradients ALREADY summed over the replicas.
+
+    Call it in replica context (inside `strategy.run`). If the optimizer is
+    `loss_scaled` the gradients are those of the scaled loss; they are unscaled here.
+    Keras 2 and tensorflow-addons can be told not to sum again. Keras 3 cannot: it sums
+    whatever it is given, so it is given each replica's equal share.
+    """
+    gradients, variables = zip(*gradients_and_variables, strict=True)
+    if KERAS_3:
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            gradients = [gradient / replicas for gradient in gradients]
+        optimizer.apply(gradients, variables)
+        return
+    if _is_loss_scaled(optimizer):
+        gradients = optimizer.get_unscaled_gradients(gradients)
+    optimizer.apply_gradients(
+        zip(gradients, variables, strict=True), experimental_aggregate_gradients=False
+    )
+
+
+def set_learning_rate(
+    optimizer: keras.optimizers.Optimizer, value: float | tf.Tensor
+) -> None:
+    """Assigns the learning rate, 0 in a new optimizer; works inside a `tf.function`.
+
+    Call it on a built optimizer in cross-replica context, outside `strategy.run`.
+    Optimizers of tensorflow-addons have no variable to assign to until they are built.
+    """
+    _inner_optimizer(optimizer).learning_rate.assign(value)
+
+
+def _is_loss_scaled(optimizer: keras.optimizers.Optimizer) -> bool:
+    return hasattr(optimizer, "inner_optimizer")
+
+
+def _inner_optimizer(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.Optimizer:
+    return optimizer.inner_optimizer if _is_loss_scaled(optimizer) else optimizer
+
+
+def _import_quietly(name: str) -> types.ModuleType:
+    """Imports a package of the first generation without its end-of-life warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
+def _decode_with_tensorflow_io(
+    contents: tf.Tensor,
+    encoding_index: tf.Tensor,
+    source_rate_hz: tf.Tensor,
+    sample_rate_hz: int,
+) -> tf.Tensor:
+    audio = _import_quietly("tensorflow_io").audio
+
+    def integers(decode, dtype, *, bits: int):
+        return tf.cast(decode(contents, dtype=dtype), tf.float32) / 2.0 ** (bits - 1)
+
+    def wav_s32():
+        # decode_wav refuses int32 here: it hands out the 32 bits as if float32.
+        samples = audio.decode_wav(contents, dtype=tf.float32)
+        return tf.cast(tf.bitcast(samples, tf.int32), tf.float32) / 2.0**31
+
+    decoders = {
+        "wav_u8": lambda: integers(audio.decode_wav, tf.uint8, bits=8) - 1.0,
+        "wav_s16": lambda: integers(audio.decode_wav, tf.int16, bits=16),
+        # 24-bit samples come in the upper bits of 32.
+        "wav_s24": lambda: integers(audio.decode_wav, tf.int32, bits=32),
+        "wav_s32": wav_s32,
+        "wav_f32": lambda: audio.decode_wav(contents, dtype=tf.float32),
+        "flac_s16": lambda: integers(audio.decode_flac, tf.int16, bits=16),
+        "flac_s24": lambda: integers(audio.decode_flac, tf.int32, bits=32),
+        "ogg_vorbis": lambda: audio.decode_vorbis(contents),
+        "mp3": lambda: audio.decode_mp3(contents),
+    }
+    samples = tf.switch_case(
+        tf.cast(encoding_index, tf.int32),
+        [decoders[encoding] for encoding in AUDIO_ENCODINGS],
+    )
+    waveform = tf.ensure_shape(tf.reduce_mean(samples, axis=-1), [None])
+
+    def resampled():
+        # The resampler's output is late by half its filter, 32 source samples times the
+        # ratio when it has to low-pass more. Zeros in front make that one second, which
+        # is a whole number of output samples whatever the two rates.
+        taps = 64 * tf.maximum(source_rate_hz, sample_rate_hz) // sample_rate_hz
+        delay = ((taps - 1) // 8 * 8 + 8) // 2
+        padded = tf.pad(waveform, [[source_rate_hz - delay, source_rate_hz]])
+        late = audio.resample(padded, source_rate_hz, sample_rate_hz)
+        length = _resampled_length(
+            tf.size(waveform, tf.int64), source_rate_hz, sample_rate_hz
+        )
+        return late[sample_rate_hz:][:length]
+
+    return tf.cond(
+        tf.equal(source_rate_hz, sample_rate_hz), lambda: waveform, resampled
+    )
+
+
+def _decode_with_pyav(
+    contents: tf.Tensor,
+    encoding_index: tf.Tensor,
+    source_rate_hz: tf.Tensor,
+    sample_rate_hz: int,
+) -> tf.Tensor:
+    del encoding_index  # FFmpeg recognises the format itself.
+
+    def decode(contents: bytes, source_rate_hz: int) -> np.ndarray:
+        import av  # Slow to import, and wanted by this function alone.
+
+        resampler = av.AudioResampler(format="fltp", rate=sample_rate_hz)
+        num_source_samples = 0
+        blocks = []
+        with av.open(io.BytesIO(contents)) as container:
+            for frame in container.decode(audio=0):
+                num_source_samples += frame.samples
+                blocks += resampler.resample(frame)
+        blocks += resampler.resample(None)
+        # FFmpeg's own down-mix to mono would add the channels at 0.71 each and clip.
+        waveform = np.concatenate(
+            [np.zeros([0], np.float32), *(b.to_ndarray().mean(0) for b in blocks)]
+        )
+        length = _resampled_length(
+            num_source_samples, int(source_rate_hz), sample_rate_hz
+        )
+        return np.pad(waveform, (0, max(0, length - len(waveform))))[:length]
+
+    return tf.numpy_function(
+        decode, [contents, source_rate_hz], tf.float32, stateful=False
+    )
+
+
+def _resampled_length(num_samples, source_rate_hz, sample_rate_hz):
+    return (num_samples * sample_rate_hz + source_rate_hz - 1) // source_rate_hz

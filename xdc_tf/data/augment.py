@@ -1,0 +1,84 @@
+"""Random changes of a training clip, each a function of its seed.
+
+A seed is a [2] int32 tensor, as tf.random.stateless_* takes it.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Augmentation(NamedTuple):
+    """Strengths; zero switches a change off.
+
+    Attributes:
+      min_crop_share: lower end of the crop's side by the frame's short side; the upper
+        end is ClipSettings.crop_share. Zero means no change of scale.
+      flip: whether half of the clips are mirrored left to right.
+      brightness: factor drawn from [1 - x, 1 + x], the same for a clip's frames.
+      contrast: the same around the clip's mean grey.
+      saturation: the same around each pixel's grey.
+      gain_db: loudness changed by up to +-x dB.
+      frequency_mask: up to x neighbouring filters are blanked (SpecAugment).
+      time_mask: up to x neighbouring rows are blanked (SpecAugment).
+    """
+
+    min_crop_share: float = 0.0
+    flip: bool = True
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    gain_db: float = 0.0
+    frequency_mask: int = 0
+    time_mask: int = 0
+
+
+_GREY = (0.299, 0.587, 0.114)
+
+
+def flip(frames: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrors the whole clip [T, H, W, 3] left to right in half of the cases."""
+    return tf.cond(
+        tf.random.stateless_uniform([], seed) < 0.5,
+        lambda: tf.reverse(frames, axis=[2]),
+        lambda: frames,
+    )
+
+
+def jitter_color(
+    frames: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation
+) -> tf.Tensor:
+    """Changes brightness, contrast and saturation of [T, H, W, 3] in [0, 1]."""
+    strengths = tf.stack(
+        [augmentation.brightness, augmentation.contrast, augmentation.saturation]
+    )
+    factors = 1.0 + strengths * tf.random.stateless_uniform([3], seed, -1.0, 1.0)
+    frames = frames * factors[0]
+    grey = tf.reduce_sum(frames * _GREY, axis=-1, keepdims=True)
+    mean = tf.reduce_mean(grey)
+    frames = mean + factors[1] * (frames - mean)
+    grey = mean + factors[1] * (grey - mean)
+    return tf.clip_by_value(grey + factors[2] * (frames - grey), 0.0, 1.0)
+
+
+def change_gain(log_mel: tf.Tensor, seed: tf.Tensor, gain_db: float) -> tf.Tensor:
+    """Adds what a gain of up to +-gain_db does to the natural log of a power."""
+    gain = tf.random.stateless_uniform([], seed, -gain_db, gain_db)
+    return log_mel + gain * (tf.math.log(10.0) / 10.0)
+
+
+def mask_band(
+    log_mel: tf.Tensor, seed: tf.Tensor, *, axis: int, max_width: int
+) -> tf.Tensor:
+    """Sets a random band of normalised log-mel [L, M] to zero, the data set's mean.
+
+    The width is uniform in 0..max_width, the place uniform where it fits
+    (SpecAugment, Park et al. 2019, section 2).
+    """
+    draws = tf.random.stateless_uniform([2], seed)
+    size = tf.cast(tf.shape(log_mel)[axis], tf.float32)
+    width = tf.minimum(tf.floor(draws[0] * (max_width + 1)), size)
+    first = tf.floor(draws[1] * (size - width + 1))
+    place = tf.range(size)
+    keep = tf.cast((place < first) | (place >= first + width), log_mel.dtype)
+    return log_mel * (keep[:, None] if axis == 0 else keep[None, :])

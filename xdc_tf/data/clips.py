@@ -1,0 +1,189 @@
+"""One clip of a recording: which frames, which stretch of sound, which pixels.
+
+Picture and sound of a clip are cut around one common time, so they always belong
+together (PAPER: Inputs). Pure functions on tensors.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+# Channel statistics of Kinetics that the released encoders expect, for [0, 1] RGB.
+VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
+VIDEO_STD = (0.22803, 0.22145, 0.216989)
+
+
+class ClipSettings(NamedTuple):
+    """The shape of a clip.
+
+    Attributes:
+      num_frames: frames per clip, T.
+      fps: frames per second within the clip.
+      crop_size: height and width of the crop in pixels, after scaling.
+      crop_share: side of the square crop as a share of the frame's short side; 0.875
+        is the usual 224 of 256, or 112 of 128.
+      audio_secs: length of the sound, centred on the frames.
+      mel_hop_secs: time between two rows of the log-mel spectrogram.
+      num_mels: filters per row.
+      log_mel_mean: subtracted from the log-mel values.
+      log_mel_std: what they are then divided by.
+    """
+
+    num_frames: int
+    fps: float
+    crop_size: int
+    crop_share: float
+    audio_secs: float
+    mel_hop_secs: float
+    num_mels: int
+    log_mel_mean: float
+    log_mel_std: float
+
+    @property
+    def num_mel_frames(self) -> int:
+        """Rows of log-mel per clip."""
+        return round(self.audio_secs / self.mel_hop_secs)
+
+    @property
+    def duration_secs(self) -> float:
+        """Time that the frames span."""
+        return self.num_frames / self.fps
+
+
+def random_start(seed: tf.Tensor, recording_secs: tf.Tensor, settings: ClipSettings):
+    """Start time in seconds, uniform over all places where the clip fits."""
+    latest = tf.maximum(recording_secs - settings.duration_secs, 0.0)
+    return tf.random.stateless_uniform([], seed) * latest
+
+
+def uniform_starts(
+    recording_secs: tf.Tensor, num_clips: int, settings: ClipSettings
+) -> tf.Tensor:
+    """[num_clips] float32 start times, evenly spread; one clip lies in the centre."""
+    latest = tf.maximum(recording_secs - settings.duration_secs, 0.0)
+    if num_clips == 1:
+        return latest[None] / 2
+    return tf.linspace(0.0, 1.0, num_clips) * latest
+
+
+def frame_indices(
+    start_secs: tf.Tensor,
+    *,
+    num_available: tf.Tensor,
+    frame_rate: tf.Tensor,
+    settings: ClipSettings,
+) -> tf.Tensor:
+    """Numbers of the clip's frames in a recording.
+
+    Args:
+      start_secs: float32 scalar, where the clip starts.
+      num_available: int scalar, frames in the recording.
+      frame_rate: float32 scalar, frames per second in the recording.
+      settings: the clip's shape.
+
+    Returns:
+      [num_frames] int32. A recording shorter than the clip repeats from its start.
+    """
+    steps = tf.range(settings.num_frames, dtype=tf.float32) / settings.fps
+    # The small term keeps 0.1 s * 30 fps on frame 3 in spite of rounding.
+    numbers = tf.floor((start_secs + steps) * frame_rate + 1e-3)
+    return tf.math.floormod(tf.cast(numbers, tf.int32), num_available)
+
+
+def cut_log_mel(
+    log_mel: tf.Tensor, *, start_secs: tf.Tensor, settings: ClipSettings
+) -> tf.Tensor:
+    """The sound that belongs to the clip that starts at start_secs.
+
+    Args:
+      log_mel: [L, M] float32, the recording's whole log-mel spectrogram.
+      start_secs: float32 scalar, where the clip's frames start.
+      settings: the clip's shape.
+
+    Returns:
+      [num_mel_frames, M] float32, centred on the frames and shifted inwards at the
+      edges of the recording; a recording shorter than this repeats from its start.
+    """
+    available = tf.shape(log_mel)[0]
+    center_secs = start_secs + settings.duration_secs / 2
+    first = tf.round(
+        (center_secs - settings.audio_secs / 2) / settings.mel_hop_secs
+    )
+    latest = tf.maximum(available - settings.num_mel_frames, 0)
+    first = tf.clip_by_value(tf.cast(first, tf.int32), 0, latest)
+    numbers = first + tf.range(settings.num_mel_frames)
+    cut = tf.gather(log_mel, tf.math.floormod(numbers, available))
+    return tf.ensure_shape(cut, [settings.num_mel_frames, settings.num_mels])
+
+
+def crop_window(
+    frame_shape: tf.Tensor, *, top: tf.Tensor, left: tf.Tensor, share: tf.Tensor
+) -> tf.Tensor:
+    """A square window of a frame.
+
+    Args:
+      frame_shape: [2] int32, height and width in pixels.
+      top: float32 scalar in [0, 1]; 0 puts the window at the upper edge, 1 at the lower.
+      left: the same for the left and the right edge.
+      share: float32 scalar in (0, 1], the window's side by the frame's short side.
+
+    Returns:
+      [4] int32: y, x, height and width in pixels.
+    """
+    side = tf.cast(tf.reduce_min(frame_shape), tf.float32) * share
+    side = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
+    room = tf.cast(frame_shape - side, tf.float32)
+    corner = tf.cast(tf.round(room * tf.stack([top, left])), tf.int32)
+    return tf.concat([corner, [side, side]], axis=0)
+
+
+def scale(frames: tf.Tensor, size: int) -> tf.Tensor:
+    """[N, H, W, 3] uint8 to [N, size, size, 3] float32 in [0, 1]."""
+    as_wanted = tf.reduce_all(tf.shape(frames)[1:3] == size)
+    scaled = tf.cond(
+        as_wanted,
+        lambda: tf.cast(frames, tf.float32),
+        lambda: tf.image.resize(frames, [size, size], antialias=True),
+    )
+    return tf.reshape(scaled, [-1, size, size, 3]) / 255.0
+
+
+def decode_crop(
+    jpegs: tf.Tensor,
+    *,
+    top: tf.Tensor,
+    left: tf.Tensor,
+    share: tf.Tensor,
+    settings: ClipSettings,
+) -> tf.Tensor:
+    """Decodes one window of each frame and scales it to the crop size.
+
+    Only the window is decoded. Scaling a window gives what cropping a scaled frame
+    would, but for the pixels at its border.
+
+    Args:
+      jpegs: [T] string, the clip's frames.
+      top: see crop_window.
+      left: see crop_window.
+      share: see crop_window.
+      settings: the clip's shape.
+
+    Returns:
+      [T, crop_size, crop_size, 3] float32 in [0, 1].
+    """
+    shape = tf.io.extract_jpeg_shape(jpegs[0])[:2]
+    window = crop_window(shape, top=top, left=left, share=share)
+    frames = tf.map_fn(
+        lambda jpeg: tf.image.decode_and_crop_jpeg(jpeg, window, channels=3),
+        jpegs,
+        fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
+    )
+    scaled = scale(frames, settings.crop_size)
+    return tf.ensure_shape(
+        scaled, [settings.num_frames, settings.crop_size, settings.crop_size, 3]
+    )
+
+
+def normalize_video(frames: tf.Tensor) -> tf.Tensor:
+    """[..., 3] float32 in [0, 1] to zero mean and unit deviation per channel."""
+    return (frames - VIDEO_MEAN) / VIDEO_STD

@@ -1,0 +1,207 @@
+"""What a directory of records says about itself: dataset_info.json and examples.csv.
+
+dataset_info.json is written last, so a directory that has one is complete.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from xdc_tf.data.log_mel import LogMelSettings
+
+INFO_FILE = "dataset_info.json"
+EXAMPLES_FILE = "examples.csv"
+FORMAT_VERSION = 1
+
+
+class ShardInfo(NamedTuple):
+    """One file of records."""
+
+    file: str  # name inside the directory
+    num_examples: int
+
+
+class DatasetInfo(NamedTuple):
+    """Content of dataset_info.json; field names are its keys.
+
+    `num_rows` counts the manifest's rows, of which `num_examples` were converted and
+    `num_quarantined` refused. `log_mel_mean` and `log_mel_std` are over all log-mel
+    values of all examples. `label_names` is sorted; labels are indices into it.
+    """
+
+    manifest_sha256: str
+    num_rows: int
+    num_examples: int
+    num_quarantined: int
+    fps: float
+    short_side: int
+    jpeg_quality: int
+    min_secs: float
+    max_secs: float
+    has_waveform: bool
+    rows_per_shard: int
+    log_mel: LogMelSettings
+    log_mel_mean: float
+    log_mel_std: float
+    label_names: tuple[str, ...]
+    shards: tuple[ShardInfo, ...]
+    format_version: int = FORMAT_VERSION
+
+
+class ExampleRow(NamedTuple):
+    """One line of examples.csv; field names are its columns."""
+
+    example_index: int
+    video_id: str
+    label: str  # text, empty when there is none
+    shard: str
+    start_secs: float
+    end_secs: float
+
+
+class Examples(NamedTuple):
+    """The columns of examples.csv, one entry per converted example, in file order."""
+
+    example_indices: np.ndarray  # [N] int64
+    video_ids: np.ndarray  # [N] str
+    labels: np.ndarray  # [N] int64 into label_names, -1 for none
+    shards: np.ndarray  # [N] str
+    start_secs: np.ndarray  # [N] float64
+    end_secs: np.ndarray  # [N] float64
+
+
+def read_dataset_info(records_dir: str) -> DatasetInfo:
+    """Reads dataset_info.json of a directory of records.
+
+    Raises:
+        FileNotFoundError: the directory has none: no records, or an unfinished
+            conversion.
+        ValueError: it cannot be read, or is of another format version.
+    """
+    path = os.path.join(records_dir, INFO_FILE)
+    try:
+        values = json.loads(_read_text(path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} does not exist: {records_dir} holds no finished conversion; "
+            "make one with python -m data_prep.convert."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); convert again.") from error
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version {version!r}, this program reads "
+            f"{FORMAT_VERSION}; convert again."
+        )
+    differing = set(values) ^ set(DatasetInfo._fields)
+    if differing:
+        raise ValueError(
+            f"{path} lacks or adds the keys {sorted(differing)}; convert again."
+        )
+    return DatasetInfo(
+        **values
+        | {
+            "log_mel": LogMelSettings(**values["log_mel"]),
+            "label_names": tuple(values["label_names"]),
+            "shards": tuple(ShardInfo(**shard) for shard in values["shards"]),
+        }
+    )
+
+
+def write_dataset_info(records_dir: str, info: DatasetInfo) -> None:
+    """Writes dataset_info.json, whole or not at all."""
+    values = info._asdict() | {
+        "log_mel": info.log_mel._asdict(),
+        "shards": [shard._asdict() for shard in info.shards],
+    }
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    write_text(os.path.join(records_dir, INFO_FILE), text)
+
+
+def read_examples(records_dir: str) -> Examples:
+    """Reads examples.csv of a complete directory of records.
+
+    Raises:
+        FileNotFoundError: the directory holds no finished conversion.
+        ValueError: dataset_info.json or examples.csv cannot be read.
+    """
+    info = read_dataset_info(records_dir)
+    path = os.path.join(records_dir, EXAMPLES_FILE)
+    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    rows = list(reader)
+    columns = tuple(reader.fieldnames or ())
+    if columns != ExampleRow._fields or len(rows) != info.num_examples:
+        raise ValueError(
+            f"{path} has columns {columns} and {len(rows)} rows, expected "
+            f"{ExampleRow._fields} and {info.num_examples}; convert again."
+        )
+    label_of_name = {name: label for label, name in enumerate(info.label_names)}
+    label_of_name[""] = -1
+    return Examples(
+        example_indices=np.array([int(r["example_index"]) for r in rows], np.int64),
+        video_ids=np.array([r["video_id"] for r in rows], np.str_),
+        labels=np.array([label_of_name[r["label"]] for r in rows], np.int64),
+        shards=np.array([r["shard"] for r in rows], np.str_),
+        start_secs=np.array([float(r["start_secs"]) for r in rows], np.float64),
+        end_secs=np.array([float(r["end_secs"]) for r in rows], np.float64),
+    )
+
+
+def write_examples(records_dir: str, rows: Iterable[ExampleRow]) -> None:
+    """Writes examples.csv, whole or not at all."""
+    write_csv(os.path.join(records_dir, EXAMPLES_FILE), ExampleRow._fields, rows)
+
+
+def write_csv(path: str, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
+    """Writes a CSV file with a header, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a text file under a temporary name and renames it when complete."""
+    temporary = path + ".tmp"
+    if "://" in path:
+        gfile = _remote_files(path)
+        with gfile.GFile(temporary, "w") as file:
+            file.write(text)
+        gfile.rename(temporary, path, overwrite=True)
+    else:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.replace(temporary, path)
+
+
+def _read_text(path: str) -> str:
+    if "://" in path:
+        gfile = _remote_files(path)
+        if not gfile.exists(path):
+            raise FileNotFoundError(path)
+        with gfile.GFile(path, "r") as file:
+            return file.read()
+    with open(path, encoding="utf-8", newline="") as file:
+        return file.read()
+
+
+def _remote_files(path: str):
+    """TensorFlow's file operations, imported only for paths such as s3://..."""
+    import tensorflow as tf
+
+    from xdc_tf import compat
+
+    compat.enable_remote_paths(path)
+    return tf.io.gfile
+
+
+def shard_paths(records_dir: str, info: DatasetInfo) -> list[str]:
+    """Paths of all files of records, in order."""
+    return [os.path.join(records_dir, shard.file) for shard in info.shards]

@@ -1,0 +1,232 @@
+"""TFRecords -> batches of clips, with tf.data.
+
+A batch is {"video": [B, T, H, W, 3] float32, "audio": [B, frames, mels, 1] float32,
+"example_index": [B] int64}. Labels are not in it: the training step looks them up by
+example_index. Whatever is random follows from (seed, epoch, example_index) alone, not
+from the order in which examples arrive.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.data import augment, clips, records
+from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.clips import ClipSettings
+
+PADDING_INDEX = -1
+_MAX_OPEN_SHARDS = 16
+
+
+def training_batches(
+    shards: Sequence[str],
+    *,
+    clip: ClipSettings,
+    augmentation: Augmentation,
+    batch_size: int,
+    keep: np.ndarray,
+    seed: int,
+    shuffle_buffer: int,
+    first_epoch: int = 0,
+    skip_batches: int = 0,
+) -> tf.data.Dataset:
+    """Endless batches of random clips, every kept example once per epoch.
+
+    Args:
+      shards: TFRecord files.
+      clip: the clip's shape.
+      augmentation: random changes.
+      batch_size: examples per batch over all devices; the incomplete last batch of
+        an epoch is left out (other examples in every epoch).
+      keep: [num_rows] bool by example_index: which examples take part.
+      seed: the run's seed.
+      shuffle_buffer: how many clips, their frames still JPEG, the shuffle holds.
+      first_epoch: where to start, to resume.
+      skip_batches: batches of the first epoch to pass over, without decoding them.
+
+    Returns:
+      Batches in an order that differs by epoch and is the same for the same arguments.
+    """
+    kept = tf.constant(keep)
+    files = tf.constant(list(shards))
+
+    def one_epoch(epoch):
+        epoch_seed = tf.random.experimental.stateless_fold_in(
+            tf.constant([seed, 0], tf.int64), epoch
+        )
+        file_seed, order_seed = tf.unstack(
+            tf.random.stateless_uniform([2], epoch_seed, 0, tf.int64.max, tf.int64)
+        )
+
+        def cut(serialized):
+            example = records.parse_example(serialized, num_filters=clip.num_mels)
+            example_seed = tf.random.experimental.stateless_fold_in(
+                epoch_seed, example["example_index"]
+            )
+            start_seed, change_seed = tf.unstack(
+                tf.random.experimental.stateless_split(example_seed, 2)
+            )
+            start = clips.random_start(start_seed, _recording_secs(example), clip)
+            return {**_cut_clip(example, start, clip), "seed": change_seed}
+
+        in_order = (
+            tf.data.Dataset.from_tensor_slices(files)
+            .shuffle(len(shards), seed=file_seed)
+            .interleave(
+                tf.data.TFRecordDataset,
+                cycle_length=min(len(shards), _MAX_OPEN_SHARDS),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            .map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .filter(lambda example: tf.gather(kept, example["example_index"]))
+            .shuffle(shuffle_buffer, seed=order_seed)
+        )
+        already_seen = tf.where(epoch == first_epoch, skip_batches * batch_size, 0)
+        return (
+            in_order.skip(tf.cast(already_seen, tf.int64))
+            .map(
+                lambda example: _decode_random(example, clip, augmentation),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            .batch(batch_size, drop_remainder=True)
+        )
+
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    return epochs.flat_map(one_epoch).prefetch(4)
+
+
+def evaluation_batches(
+    shards: Sequence[str],
+    *,
+    clip: ClipSettings,
+    batch_size: int,
+    num_clips: int = 1,
+    keep: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """Every kept example once, in order, as num_clips evenly spread centre crops.
+
+    Args:
+      shards: TFRecord files.
+      clip: the clip's shape.
+      batch_size: clips per batch; the last batch is filled up with zeros under
+        example_index PADDING_INDEX, so that all batches have one static shape.
+      num_clips: clips per example, following each other; 1 is the centre clip.
+      keep: [num_rows] bool by example_index, or None for all.
+    """
+
+    def cut_all(example):
+        starts = clips.uniform_starts(_recording_secs(example), num_clips, clip)
+        cuts = [_cut_clip(example, starts[n], clip) for n in range(num_clips)]
+        return tf.nest.map_structure(lambda *parts: tf.stack(parts), *cuts)
+
+    examples = tf.data.TFRecordDataset(list(shards)).map(
+        lambda serialized: records.parse_example(serialized, num_filters=clip.num_mels),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    if keep is not None:
+        kept = tf.constant(keep)
+        examples = examples.filter(lambda one: tf.gather(kept, one["example_index"]))
+    return (
+        examples.map(cut_all, num_parallel_calls=tf.data.AUTOTUNE)
+        .unbatch()
+        .map(
+            lambda example: _decode_center(example, clip),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .batch(batch_size)
+        .map(lambda batch: _fill_up(batch, batch_size))
+        .prefetch(4)
+    )
+
+
+def _recording_secs(example):
+    num_frames = tf.cast(tf.shape(example["frames_jpeg"])[0], tf.float32)
+    return num_frames / example["frame_rate"]
+
+
+def _cut_clip(example, start_secs, clip: ClipSettings):
+    """The clip's part of a recording: its frames still JPEG, its log-mel."""
+    numbers = clips.frame_indices(
+        start_secs,
+        num_available=tf.shape(example["frames_jpeg"])[0],
+        frame_rate=example["frame_rate"],
+        settings=clip,
+    )
+    return {
+        "jpegs": tf.gather(example["frames_jpeg"], numbers),
+        "log_mel": clips.cut_log_mel(
+            example["log_mel"], start_secs=start_secs, settings=clip
+        ),
+        "example_index": example["example_index"],
+    }
+
+
+def _to_model_input(frames, log_mel, example_index):
+    return {
+        "video": clips.normalize_video(frames),
+        "audio": log_mel[..., None],
+        "example_index": example_index,
+    }
+
+
+def _normalize_log_mel(log_mel, clip: ClipSettings):
+    return (log_mel - clip.log_mel_mean) / clip.log_mel_std
+
+
+def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
+    place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
+        tf.unstack(tf.random.experimental.stateless_split(example["seed"], 6))
+    )
+    draws = tf.random.stateless_uniform([3], place_seed)
+    smallest = augmentation.min_crop_share or clip.crop_share
+    frames = clips.decode_crop(
+        example["jpegs"],
+        top=draws[0],
+        left=draws[1],
+        share=smallest + draws[2] * (clip.crop_share - smallest),
+        settings=clip,
+    )
+    if augmentation.flip:
+        frames = augment.flip(frames, flip_seed)
+    if augmentation.brightness or augmentation.contrast or augmentation.saturation:
+        frames = augment.jitter_color(frames, color_seed, augmentation)
+    log_mel = example["log_mel"]
+    if augmentation.gain_db:
+        log_mel = augment.change_gain(log_mel, gain_seed, augmentation.gain_db)
+    log_mel = _normalize_log_mel(log_mel, clip)
+    if augmentation.frequency_mask:
+        log_mel = augment.mask_band(
+            log_mel, frequency_seed, axis=1, max_width=augmentation.frequency_mask
+        )
+    if augmentation.time_mask:
+        log_mel = augment.mask_band(
+            log_mel, time_seed, axis=0, max_width=augmentation.time_mask
+        )
+    return _to_model_input(frames, log_mel, example["example_index"])
+
+
+def _decode_center(example, clip: ClipSettings):
+    frames = clips.decode_crop(
+        example["jpegs"],
+        top=tf.constant(0.5),
+        left=tf.constant(0.5),
+        share=tf.constant(clip.crop_share),
+        settings=clip,
+    )
+    log_mel = _normalize_log_mel(example["log_mel"], clip)
+    return _to_model_input(frames, log_mel, example["example_index"])
+
+
+def _fill_up(batch, batch_size: int):
+    missing = batch_size - tf.shape(batch["example_index"])[0]
+
+    def pad(name, tensor):
+        widths = [[0, missing]] + [[0, 0]] * (len(tensor.shape) - 1)
+        value = PADDING_INDEX if name == "example_index" else 0
+        full = tf.pad(tensor, widths, constant_values=tf.cast(value, tensor.dtype))
+        return tf.ensure_shape(full, [batch_size, *tensor.shape[1:]])
+
+    return {name: pad(name, tensor) for name, tensor in batch.items()}

@@ -1,0 +1,104 @@
+"""Layers that both encoders are built from: convolution, batch norm, activation.
+
+Only stock Keras layers, so that a saved `.keras` encoder opens without this project.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+
+
+class LayerSettings(NamedTuple):
+    """What every layer of an encoder shares.
+
+    Attributes:
+      batch_norm_epsilon: added to the variance; 1e-3 in the authors' encoder,
+        1e-5 in torchvision's (PAPER: Inputs).
+      batch_norm_momentum: kept share of the moving statistics at each update.
+      synchronized_batch_norm: statistics over all replicas instead of each alone.
+      weight_decay: coefficient of an L2 penalty on kernels, w/2 * ||kernel||^2, whose
+        gradient is w * kernel as in SGD with weight decay.
+      dtype: Keras dtype policy, "float32", "mixed_bfloat16" or "mixed_float16".
+      seed: initial weights follow from it.
+    """
+
+    batch_norm_epsilon: float = 1e-3
+    batch_norm_momentum: float = 0.9
+    synchronized_batch_norm: bool = False
+    weight_decay: float = 0.0
+    dtype: str = "float32"
+    seed: int = 0
+
+
+class LayerMaker:
+    """Makes an encoder's layers; counts them, so that each has a seed of its own."""
+
+    def __init__(self, settings: LayerSettings):
+        self._settings = settings
+        self._num_made = 0
+
+    def conv(
+        self,
+        x,
+        filters: int,
+        *,
+        kernel_size: Sequence[int],
+        strides: Sequence[int],
+        name: str,
+    ):
+        """2-d or 3-d convolution without bias, padded by kernel // 2 on each side.
+
+        The padding is symmetric also where the stride is above one, as in PyTorch
+        (Keras's "same" then pads the far side only), so that weights carry over.
+        """
+        rank = len(kernel_size)
+        layer = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[rank]
+        padding = "same"
+        if max(strides) > 1:
+            padding = "valid"
+            pads = tuple(size // 2 for size in kernel_size)
+            if max(pads):
+                pad = {2: keras.layers.ZeroPadding2D, 3: keras.layers.ZeroPadding3D}
+                x = pad[rank](pads, dtype=self._settings.dtype, name=f"{name}_pad")(x)
+        self._num_made += 1
+        seed = (self._settings.seed * 1009 + self._num_made) % 2**31
+        decay = self._settings.weight_decay
+        return layer(
+            filters,
+            tuple(kernel_size),
+            tuple(strides),
+            padding=padding,
+            use_bias=False,
+            # He initialisation over the inputs, for layers that a ReLU follows.
+            kernel_initializer=keras.initializers.HeNormal(seed=seed),
+            kernel_regularizer=keras.regularizers.L2(decay / 2) if decay else None,
+            dtype=self._settings.dtype,
+            name=name,
+        )(x)
+
+    def norm(self, x, *, name: str):
+        """Batch normalisation over all but the channels."""
+        return keras.layers.BatchNormalization(
+            epsilon=self._settings.batch_norm_epsilon,
+            momentum=self._settings.batch_norm_momentum,
+            synchronized=self._settings.synchronized_batch_norm,
+            dtype=self._settings.dtype,
+            name=name,
+        )(x)
+
+    def relu(self, x, *, name: str):
+        """Rectified linear unit."""
+        return keras.layers.ReLU(dtype=self._settings.dtype, name=name)(x)
+
+    def add(self, x, y, *, name: str):
+        """Sum of a block's two branches."""
+        return keras.layers.Add(dtype=self._settings.dtype, name=name)([x, y])
+
+    def features(self, x):
+        """Mean over time and space, in float32 whatever the compute type."""
+        pool = {
+            4: keras.layers.GlobalAveragePooling2D,
+            5: keras.layers.GlobalAveragePooling3D,
+        }[len(x.shape)]
+        return pool(dtype="float32", name="features")(x)

@@ -1,0 +1,124 @@
+"""The encoders of a method with their classification heads."""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from xdc_tf.models import audio_resnet, r2plus1d
+from xdc_tf.models.layers import LayerSettings
+
+
+class EncoderSettings(NamedTuple):
+    """Architecture of one encoder: see r2plus1d.build and audio_resnet.build."""
+
+    depth: int
+    width: float
+
+
+class HeadSettings(NamedTuple):
+    """A classification head: the stream whose features it reads, and its classes."""
+
+    stream: str
+    num_outputs: int
+
+
+class TwoStream(NamedTuple):
+    """Encoders by stream name and heads by head name."""
+
+    encoders: dict[str, keras.Model]
+    heads: dict[str, keras.layers.Dense]
+
+    @property
+    def trainable_variables(self) -> list[tf.Variable]:
+        """Of all encoders and heads, in a fixed order."""
+        parts = [*self.encoders.values(), *self.heads.values()]
+        return [variable for part in parts for variable in part.trainable_variables]
+
+    @property
+    def penalties(self) -> list[tf.Tensor]:
+        """The regularisers' terms, scalars."""
+        parts = [*self.encoders.values(), *self.heads.values()]
+        return [penalty for part in parts for penalty in part.losses]
+
+
+def build_encoder(
+    modality: str, architecture: EncoderSettings, layers: LayerSettings, name: str
+) -> keras.Model:
+    """The encoder of a modality, "video" or "audio"."""
+    build = {"video": r2plus1d.build, "audio": audio_resnet.build}[modality]
+    return build(
+        architecture.depth, width=architecture.width, settings=layers, name=name
+    )
+
+
+def build(
+    streams: dict[str, str],
+    *,
+    architectures: dict[str, EncoderSettings],
+    layers: LayerSettings,
+    heads: dict[str, HeadSettings],
+) -> TwoStream:
+    """Builds encoders and heads, in the current strategy scope.
+
+    Args:
+      streams: name of each encoder -> its modality.
+      architectures: by modality.
+      layers: what all layers share; the n-th stream's seed is layers.seed + n.
+      heads: by name.
+    """
+    encoders = {
+        stream: build_encoder(
+            modality,
+            architectures[modality],
+            layers._replace(seed=layers.seed + number),
+            f"{stream}_encoder",
+        )
+        for number, (stream, modality) in enumerate(streams.items())
+    }
+    decay = layers.weight_decay
+    built_heads = {}
+    for name, head in heads.items():
+        built_heads[name] = keras.layers.Dense(
+            head.num_outputs,
+            kernel_regularizer=keras.regularizers.L2(decay / 2) if decay else None,
+            dtype="float32",
+            name=name,
+        )
+        built_heads[name].build((None, encoders[head.stream].output_shape[-1]))
+    model = TwoStream(encoders, built_heads)
+    reset_heads(model, seed=layers.seed)
+    return model
+
+
+def reset_heads(model: TwoStream, *, seed: int) -> None:
+    """Gives all heads new weights from N(0, 0.01) and zero biases, in place.
+
+    Cluster ids mean nothing from one clustering to the next, so a head that knows the
+    old ones would start wrong (DeepCluster, section 3.3).
+    """
+    for number, head in enumerate(model.heads.values()):
+        weights = tf.random.stateless_normal(
+            head.kernel.shape, seed=[seed, number], stddev=0.01
+        )
+        head.kernel.assign(weights)
+        head.bias.assign(tf.zeros(head.bias.shape))
+
+
+def portable_encoder(
+    encoder: keras.Model,
+    modality: str,
+    architecture: EncoderSettings,
+    layers: LayerSettings,
+) -> keras.Model:
+    """A copy of a trained encoder whose layers are made by other settings.
+
+    Args:
+      encoder: an encoder of that modality and architecture.
+      modality: "video" or "audio".
+      architecture: of the encoder.
+      layers: of the copy, such as float32 for one trained in mixed precision.
+    """
+    copy = build_encoder(modality, architecture, layers, encoder.name)
+    copy.set_weights(encoder.get_weights())
+    return copy

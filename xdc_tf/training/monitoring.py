@@ -1,0 +1,178 @@
+"""What a run tells: progress lines on the terminal and curves in TensorBoard."""
+
+import itertools
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.clustering import agreement
+from xdc_tf.clustering.label_tables import Clustering
+
+HeadSums = Mapping[str, Mapping[str, tf.Tensor]]
+
+
+def head_means(sums: list[HeadSums]) -> dict[str, dict[str, float]]:
+    """Head sums of several batches -> "loss" and "accuracy" per labelled example.
+
+    Args:
+      sums: what train_step returns, of at least one batch.
+
+    Returns:
+      For each head its mean loss and accuracy; NaN where no example had a label.
+    """
+    means = {}
+    for head in sums[0]:
+        total = {
+            key: float(np.sum([float(one[head][key]) for one in sums]))
+            for key in ("loss", "correct", "labelled")
+        }
+        count = total["labelled"] or float("nan")
+        means[head] = {
+            "loss": total["loss"] / count,
+            "accuracy": total["correct"] / count,
+        }
+    return means
+
+
+class Monitor:
+    """Writes TensorBoard events and progress lines of one run."""
+
+    def __init__(self, log_dir: str, *, num_rounds: int, batch_size: int):
+        self._writer = tf.summary.create_file_writer(log_dir)
+        self._num_rounds = num_rounds
+        self._batch_size = batch_size
+        self._last = (time.monotonic(), 0)
+        self._started = time.monotonic()
+
+    def start_timer(self, step: int) -> None:
+        """Counts clips per second from now on; time spent elsewhere stays out."""
+        self._last = (time.monotonic(), step)
+
+    def training(
+        self,
+        sums: list[HeadSums],
+        *,
+        round_index: int,
+        step: int,
+        step_in_round: int,
+        steps_in_round: int,
+        learning_rate: float,
+    ) -> dict[str, dict[str, float]]:
+        """Reports the batches since the last report.
+
+        Returns:
+          head_means of the batches.
+
+        Raises:
+          FloatingPointError: on a loss that is not finite; names round and step.
+        """
+        means = head_means(sums)
+        now, (before, step_before) = time.monotonic(), self._last
+        rate = (step - step_before) / max(now - before, 1e-9)
+        self._last = (now, step)
+        with self._writer.as_default(step=step):
+            tf.summary.scalar("training/learning_rate", learning_rate)
+            tf.summary.scalar("training/clips_per_sec", rate * self._batch_size)
+            self._head_scalars("training", means)
+        losses = {head: values["loss"] for head, values in means.items()}
+        rounds_after = self._num_rounds - round_index - 1
+        steps_left = steps_in_round - step_in_round + rounds_after * steps_in_round
+        print(
+            f"round {round_index + 1}/{self._num_rounds}  "
+            f"step {step_in_round}/{steps_in_round}  "
+            f"{rate * self._batch_size:.1f} clips/s  "
+            + "  ".join(f"{head} {loss:.3f}" for head, loss in losses.items())
+            + f"  {_duration(steps_left / max(rate, 1e-9))} of training left",
+            flush=True,
+        )
+        if not np.isfinite(list(losses.values())).all():
+            self._writer.flush()
+            raise FloatingPointError(
+                f"The loss is {losses} in round {round_index + 1} within the "
+                f"{len(sums)} steps up to {step}; the last checkpoint is intact. Lower "
+                "config.optimizer.learning_rate or raise warmup_steps, and restart."
+            )
+        return means
+
+    def held_out(self, sums: list[HeadSums], *, round_index: int, step: int) -> float:
+        """Reports an epoch's end; returns the heads' mean held-out loss, added up."""
+        means = head_means(sums)
+        with self._writer.as_default(step=step):
+            self._head_scalars("held_out", means)
+        total = sum(values["loss"] for values in means.values())
+        print(
+            f"round {round_index + 1}/{self._num_rounds}  held-out  "
+            + "  ".join(
+                f"{head} loss {values['loss']:.3f} accuracy {values['accuracy']:.3f}"
+                for head, values in means.items()
+            ),
+            flush=True,
+        )
+        return total
+
+    def _head_scalars(self, group, means):
+        for head, values in means.items():
+            for key, value in values.items():
+                tf.summary.scalar(f"{group}/{head}/{key}", value)
+
+    def clusterings(
+        self,
+        clusterings: Mapping[str, Clustering],
+        previous: Mapping[str, np.ndarray],
+        true_labels: np.ndarray,
+        *,
+        round_index: int,
+    ) -> None:
+        """Reports a round's clusterings.
+
+        Args:
+          clusterings: by label source.
+          previous: label tables of the round before, all -1 in the first.
+          true_labels: [num_rows], -1 where unknown.
+          round_index: from 0; the step of these curves.
+        """
+        scalars = {}
+        for source, clustering in clusterings.items():
+            sizes = clustering.sizes
+            scalars |= {
+                f"{source}/inertia": clustering.inertia,
+                f"{source}/empty_clusters": int(np.sum(sizes == 0)),
+                f"{source}/effective_clusters": agreement.effective_num_clusters(sizes),
+            }
+            for name, other in (
+                ("nmi_with_previous_round", previous[source]),
+                ("nmi_with_true_labels", true_labels),
+            ):
+                if np.any((clustering.labels >= 0) & (other >= 0)):
+                    scalars[f"{source}/{name}"] = agreement.normalized_mutual_information(
+                        clustering.labels, other
+                    )
+        for one, other in itertools.combinations(clusterings, 2):
+            scalars[f"nmi_of_{one}_and_{other}"] = (
+                agreement.normalized_mutual_information(
+                    clusterings[one].labels, clusterings[other].labels
+                )
+            )
+        with self._writer.as_default(step=round_index):
+            for name, value in scalars.items():
+                tf.summary.scalar(f"clusters/{name}", value)
+            for source, clustering in clusterings.items():
+                tf.summary.histogram(f"clusters/{source}/sizes", clustering.sizes)
+        self._writer.flush()
+        print(
+            f"round {round_index + 1}/{self._num_rounds}  clusters  "
+            + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items()),
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Writes what is buffered."""
+        self._writer.close()
+
+
+def _duration(secs: float) -> str:
+    minutes, secs = divmod(round(secs), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}"

@@ -1,0 +1,251 @@
+"""Pretraining: rounds of clustering and of training on the clusters (XDC, section 3)."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf import compat
+from xdc_tf import workdir as work
+from xdc_tf.clustering import features, label_tables, pseudo_labels
+from xdc_tf.models import encoder_files, two_stream
+from xdc_tf.training import optimizers, schedules, settings, supervision, train_step
+from xdc_tf.training.checkpoints import Phase
+from xdc_tf.training.run import Run, evaluation_batches, prepare, training_batches
+
+
+class Work(NamedTuple):
+    """What every round does, traced once, and the data that it does it on."""
+
+    train: Callable
+    evaluate: Callable
+    extract: Callable
+    training_batches: Iterator
+    all_batches: Iterable
+    held_out_batches: Iterable
+
+
+def pretrain(
+    config: Mapping[str, Any],
+    *,
+    workdir: str,
+    records_dir: str,
+    strategy: tf.distribute.Strategy,
+    allow_config_change: bool = False,
+) -> None:
+    """Pretrains, from the start or from the last checkpoint in the work directory.
+
+    Args:
+      config: the keys of configs/base.py.
+      workdir: where everything is written; see WORKSPACE.md.
+      records_dir: records by data_prep.convert.
+      strategy: the devices.
+      allow_config_change: go on in a work directory of another configuration.
+
+    Raises:
+      FileNotFoundError: without records.
+      ValueError: on settings that do not fit each other, the records or the work
+        directory.
+      FloatingPointError: on a loss that is not finite.
+    """
+    run = prepare(
+        config,
+        workdir=workdir,
+        records_dir=records_dir,
+        strategy=strategy,
+        allow_config_change=allow_config_change,
+    )
+    if run.checkpoints.restore():
+        print(f"Going on from step {int(run.progress.step)} in {workdir}.", flush=True)
+    else:
+        start_encoders(run)
+    work_of_rounds = _prepare_work(run)
+    for round_index in range(int(run.progress.round_index), config["num_rounds"]):
+        if run.progress.phase == Phase.CLUSTER:
+            assign_labels(run, work_of_rounds, round_index)
+        train_round(run, work_of_rounds, round_index)
+        finish_round(run, round_index)
+    run.monitor.close()
+    print(f"{workdir} has all its {config['num_rounds']} rounds.", flush=True)
+
+
+def _prepare_work(run: Run) -> Work:
+    return Work(
+        train=train_step.make_train_step(
+            run.model,
+            run.method,
+            run.label_tables,
+            run.optimizer,
+            strategy=run.strategy,
+            global_batch_size=run.config["training"]["batch_size"],
+        ),
+        evaluate=train_step.make_evaluation_step(
+            run.model, run.method, run.label_tables, strategy=run.strategy
+        ),
+        extract=features.make_extract(
+            run.model.encoders, run.method.streams, strategy=run.strategy
+        ),
+        training_batches=training_batches(run),
+        all_batches=evaluation_batches(
+            run, num_clips=run.config["features"]["clips_per_video"]
+        ),
+        held_out_batches=evaluation_batches(run, keep=run.records.held_out),
+    )
+
+
+def start_encoders(run: Run) -> None:
+    """Gives the random encoders batch-norm statistics, and saves them as they start."""
+    features.refresh_batch_norm(
+        run.model.encoders,
+        run.method.streams,
+        itertools.islice(
+            training_batches(run), run.config["features"]["batch_norm_batches"]
+        ),
+        strategy=run.strategy,
+    )
+    save_encoders(run, initial=True)
+
+
+def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
+    """Clusters the data set and makes the clusters the labels of this round."""
+    sources = {
+        source: supervision.clustered_streams(run.method, source)
+        for source in run.label_tables
+        if source != supervision.TRUE_LABELS
+    }
+    if sources:
+        extracted = work_of_rounds.extract(
+            work_of_rounds.all_batches, num_rows=run.records.info.num_rows
+        )
+        clusterings = pseudo_labels.cluster(
+            extracted,
+            sources,
+            fitted_rows=run.records.trained,
+            settings=settings.kmeans(run.config),
+            seed=_round_seed(run, round_index, "clustering"),
+            strategy=run.strategy,
+        )
+        run.monitor.clusterings(
+            clusterings,
+            {source: run.label_tables[source].numpy() for source in sources},
+            run.records.true_labels,
+            round_index=round_index,
+        )
+        write_label_tables(run, round_index, clusterings)
+        for source, clustering in clusterings.items():
+            run.label_tables[source].assign(clustering.labels)
+        two_stream.reset_heads(run.model, seed=_round_seed(run, round_index, "heads"))
+    optimizers.clear_slots(run.optimizer)
+    run.progress.round_first_step.assign(run.progress.step)
+    run.progress.best_loss.assign(float("inf"))
+    run.progress.stale_epochs.assign(0)
+    run.progress.phase.assign(Phase.TRAIN)
+    run.checkpoints.save()
+
+
+def write_label_tables(
+    run: Run, round_index: int, clusterings: Mapping[str, label_tables.Clustering]
+) -> None:
+    """Writes a round's label tables for people and other programs."""
+    examples = run.records.examples
+    video_ids = np.full(run.records.info.num_rows, "", object)
+    video_ids[examples.example_indices] = examples.video_ids
+    label_tables.write(
+        work.round_dir(run.workdir, round_index),
+        clusterings=clusterings,
+        video_ids=video_ids,
+        settings={
+            "method": run.config["method"],
+            "round": round_index,
+            "seed": run.config["seed"],
+            "step": int(run.progress.step),
+            "kmeans": dict(run.config["kmeans"]),
+            "features": dict(run.config["features"]),
+            "manifest_sha256": run.records.info.manifest_sha256,
+            "versions": compat.versions(),
+        },
+    )
+
+
+def _round_seed(run: Run, round_index: int, purpose: str) -> int:
+    entropy = [run.config["seed"], round_index, *purpose.encode()]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+
+
+def train_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
+    """Trains on the round's labels until its epochs are over or patience runs out."""
+    config, training = run.config, run.config["training"]
+    steps_per_epoch = int(run.records.trained.sum()) // training["batch_size"]
+    if training["max_steps_per_epoch"]:
+        steps_per_epoch = min(steps_per_epoch, training["max_steps_per_epoch"])
+    num_steps = steps_per_epoch * training["epochs_per_round"]
+    schedule = settings.schedule(config)
+    already_done = int(run.progress.step) - int(run.progress.round_first_step)
+    if _out_of_patience(run):
+        return
+    run.monitor.start_timer(int(run.progress.step))
+    unreported = []
+    for done in range(already_done + 1, num_steps + 1):
+        rate = schedules.learning_rate(schedule, done - 1, num_steps)
+        compat.set_learning_rate(run.optimizer, rate)
+        unreported.append(work_of_rounds.train(next(work_of_rounds.training_batches)))
+        step = int(run.progress.step.assign_add(1))
+        end_of_epoch = done % steps_per_epoch == 0
+        save_now = step % config["checkpoint_every_steps"] == 0
+        if len(unreported) >= config["log_every_steps"] or end_of_epoch or save_now:
+            run.monitor.training(
+                unreported,
+                round_index=round_index,
+                step=step,
+                step_in_round=done,
+                steps_in_round=num_steps,
+                learning_rate=rate,
+            )
+            unreported = []
+        if end_of_epoch and run.records.held_out.any():
+            measure_held_out(run, work_of_rounds, round_index)
+            if _out_of_patience(run):
+                return
+        if save_now:
+            run.checkpoints.save()
+
+
+def _out_of_patience(run: Run) -> bool:
+    return 0 < run.config["training"]["patience"] <= run.progress.stale_epochs
+
+
+def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
+    """Measures the loss on the held-out examples and counts epochs without progress."""
+    sums = [work_of_rounds.evaluate(batch) for batch in work_of_rounds.held_out_batches]
+    step = int(run.progress.step)
+    loss = run.monitor.held_out(sums, round_index=round_index, step=step)
+    if loss < run.progress.best_loss:
+        run.progress.best_loss.assign(loss)
+        run.progress.stale_epochs.assign(0)
+    else:
+        run.progress.stale_epochs.assign_add(1)
+    run.monitor.start_timer(step)
+
+
+def finish_round(run: Run, round_index: int) -> None:
+    """Saves the round's encoders and moves on to the next round."""
+    save_encoders(run)
+    run.progress.round_index.assign(round_index + 1)
+    run.progress.phase.assign(Phase.CLUSTER)
+    run.checkpoints.save()
+
+
+def save_encoders(run: Run, *, initial: bool = False) -> None:
+    """Writes every stream's encoder as a .keras file that opens without this project."""
+    for stream, modality in run.method.streams.items():
+        encoder = two_stream.portable_encoder(
+            run.model.encoders[stream],
+            modality,
+            settings.architectures(run.config)[modality],
+            settings.portable_layers(run.config),
+        )
+        encoder_files.save_encoder(
+            encoder, work.encoder_file(run.workdir, stream, initial=initial)
+        )

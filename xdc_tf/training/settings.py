@@ -1,0 +1,122 @@
+"""A run's configuration -> the named values that the parts take, checked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from xdc_tf.clustering.pseudo_labels import KMeansSettings
+from xdc_tf.data.clips import ClipSettings
+from xdc_tf.data.dataset_info import DatasetInfo
+from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.models.layers import LayerSettings
+from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.training.schedules import Schedule
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def check_log_mel(config: Mapping[str, Any], info: DatasetInfo, records: str) -> None:
+    """Checks that records were made with the configuration's log-mel setting.
+
+    Raises:
+      ValueError: names each setting that differs.
+    """
+    wanted, found = LogMelSettings(**config["log_mel"]), info.log_mel
+    differing = [
+        f"  {key}: {getattr(found, key)} in the records, {value} in the config"
+        for key, value in wanted._asdict().items()
+        if getattr(found, key) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{records} was converted with another log-mel setting than config.log_mel:\n"
+            + "\n".join(differing)
+            + "\nConvert again with the config's, or set config.log_mel to the records'."
+        )
+
+
+def clip(config: Mapping[str, Any], info: DatasetInfo) -> ClipSettings:
+    """The clip's shape; normalisation is that of the run's training records."""
+    return ClipSettings(
+        **config["clip"],
+        mel_hop_secs=config["log_mel"]["hop_ms"] / 1000,
+        num_mels=config["log_mel"]["num_filters"],
+        log_mel_mean=info.log_mel_mean,
+        log_mel_std=info.log_mel_std,
+    )
+
+
+def architectures(config: Mapping[str, Any]) -> dict[str, EncoderSettings]:
+    """Encoder architectures by modality."""
+    return {
+        "video": EncoderSettings(**config["video_encoder"]),
+        "audio": EncoderSettings(**config["audio_encoder"]),
+    }
+
+
+def portable_layers(config: Mapping[str, Any]) -> LayerSettings:
+    """What an encoder's layers keep outside of the run: float32, local batch norm."""
+    return LayerSettings(
+        batch_norm_epsilon=config["batch_norm_epsilon"],
+        batch_norm_momentum=config["batch_norm_momentum"],
+        weight_decay=config["optimizer"]["weight_decay"],
+        seed=config["seed"],
+    )
+
+
+def training_layers(config: Mapping[str, Any]) -> LayerSettings:
+    """What an encoder's layers are made with for training.
+
+    Raises:
+      ValueError: on an unknown precision.
+    """
+    if config["precision"] not in PRECISIONS:
+        raise ValueError(
+            f"config.precision={config['precision']!r} is unknown; choose one of "
+            f"{', '.join(PRECISIONS)}."
+        )
+    layers = portable_layers(config)._replace(
+        dtype=config["precision"],
+        synchronized_batch_norm=config["synchronized_batch_norm"],
+    )
+    # LAMB decays the weights itself; a penalty in the layers would decay them twice.
+    if config["optimizer"]["name"] == "lamb":
+        layers = layers._replace(weight_decay=0.0)
+    return layers
+
+
+def kmeans(config: Mapping[str, Any]) -> KMeansSettings:
+    """Arguments of k-means."""
+    values = dict(config["kmeans"])
+    return KMeansSettings(
+        **values | {"pca_components": values["pca_components"] or None}
+    )
+
+
+def schedule(config: Mapping[str, Any]) -> Schedule:
+    """Shape of a round's learning rate."""
+    optimizer = config["optimizer"]
+    return Schedule(
+        name=optimizer["schedule"],
+        peak=optimizer["learning_rate"],
+        warmup_steps=optimizer["warmup_steps"],
+        decay_shares=tuple(optimizer["decay_shares"]),
+        decay_factor=optimizer["decay_factor"],
+    )
+
+
+def held_out_rows(
+    example_indices: np.ndarray, *, num_rows: int, share: float, seed: int
+) -> np.ndarray:
+    """[num_rows] bool: the examples that a run never trains on.
+
+    Raises:
+      ValueError: on a share outside of [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"config.training.held_out_share={share} must be in [0, 1).")
+    chosen = np.random.default_rng([seed, 1]).permutation(example_indices)
+    held_out = np.zeros(num_rows, bool)
+    held_out[chosen[: round(share * len(chosen))]] = True
+    return held_out

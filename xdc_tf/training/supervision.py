@@ -1,0 +1,83 @@
+"""The methods, as one table: which encoders train, and on which labels.
+
+XDC's section 3 compares four ways to get labels by clustering; the others are its
+controls. Encoders ("streams"), heads, k-means runs and losses all follow from a row.
+"""
+
+from typing import NamedTuple
+
+TRUE_LABELS = "true_labels"
+JOINT = "joint"
+
+
+class Method(NamedTuple):
+    """A row of METHODS.
+
+    Attributes:
+      streams: name of each encoder -> the modality it sees, "video" or "audio".
+      supervision: name of each encoder -> the label sources it learns from, one head
+        each: a stream's name (clusters of its features), JOINT (clusters of all
+        streams' features side by side) or TRUE_LABELS (the records' own).
+    """
+
+    streams: dict[str, str]
+    supervision: dict[str, tuple[str, ...]]
+
+
+_TWO_MODALITIES = {"video": "video", "audio": "audio"}
+
+METHODS = {
+    "sdc": Method(_TWO_MODALITIES, {"video": ("video",), "audio": ("audio",)}),
+    "mdc": Method(
+        _TWO_MODALITIES, {"video": ("video", "audio"), "audio": ("audio", "video")}
+    ),
+    "cdc": Method(_TWO_MODALITIES, {"video": (JOINT,), "audio": (JOINT,)}),
+    "xdc": Method(_TWO_MODALITIES, {"video": ("audio",), "audio": ("video",)}),
+    # XDC's labels swapped between two encoders of one modality that differ in their
+    # seed only: what is gained by having two encoders and not by two modalities.
+    "same_video": Method(
+        {"video": "video", "video2": "video"},
+        {"video": ("video2",), "video2": ("video",)},
+    ),
+    "same_audio": Method(
+        {"audio": "audio", "audio2": "audio"},
+        {"audio": ("audio2",), "audio2": ("audio",)},
+    ),
+    "supervised": Method(
+        _TWO_MODALITIES, {"video": (TRUE_LABELS,), "audio": (TRUE_LABELS,)}
+    ),
+}
+
+
+def method(name: str) -> Method:
+    """The row of that name.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(
+            f"config.method={name!r} is unknown; choose one of {', '.join(METHODS)}."
+        )
+    return METHODS[name]
+
+
+def label_sources(row: Method) -> tuple[str, ...]:
+    """All label sources that some head of the method needs, each once, in order."""
+    wanted = [source for sources in row.supervision.values() for source in sources]
+    return tuple(dict.fromkeys(wanted))
+
+
+def clustered_streams(row: Method, source: str) -> tuple[str, ...]:
+    """The streams whose features a label source clusters, side by side.
+
+    Empty for TRUE_LABELS.
+    """
+    if source == TRUE_LABELS:
+        return ()
+    return tuple(row.streams) if source == JOINT else (source,)
+
+
+def head_name(stream: str, source: str) -> str:
+    """Name of the head on a stream's encoder that learns a source's labels."""
+    return f"{stream}_from_{source}"

@@ -1,0 +1,95 @@
+"""The files of a run's work directory, by name; WORKSPACE.md lists what they hold."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+CONFIG_FILE = "config.json"
+RECORDS_DIR = "records"
+CHECKPOINTS_DIR = "checkpoints"
+LABELS_DIR = "labels"
+TENSORBOARD_DIR = "tensorboard"
+INITIAL_DIR = "initial"
+
+
+def encoder_file(workdir: str, stream: str, *, initial: bool = False) -> str:
+    """Path of a stream's encoder: as trained so far, or as the run started from."""
+    folder = os.path.join(workdir, INITIAL_DIR) if initial else workdir
+    return os.path.join(folder, f"{stream}_encoder.keras")
+
+
+def round_dir(workdir: str, round_index: int) -> str:
+    """Path of a round's label tables."""
+    return os.path.join(workdir, LABELS_DIR, f"round_{round_index:03d}")
+
+
+def read_config(workdir: str) -> dict[str, Any]:
+    """The configuration that a work directory was made with.
+
+    Raises:
+      FileNotFoundError: if the directory does not hold a run.
+      ValueError: if its configuration cannot be read.
+    """
+    path = os.path.join(workdir, CONFIG_FILE)
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{path} does not exist: {workdir} holds no run; make one with "
+            "python -m xdc_tf.cli.pretrain."
+        )
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is not JSON ({error}); restore it or use another --workdir."
+            ) from error
+
+
+def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> None:
+    """Makes a work directory for a configuration, or checks that it is its own.
+
+    Args:
+      workdir: the directory; may exist.
+      config: nested values that JSON can hold.
+      allow_change: go on with the new configuration, which then takes the old one's
+        place.
+
+    Raises:
+      ValueError: if the directory belongs to another configuration; names all keys
+        that differ and both values.
+    """
+    # Through JSON, so that tuples compare equal to the lists that they are read as.
+    config = json.loads(json.dumps(config))
+    os.makedirs(workdir, exist_ok=True)
+    path = os.path.join(workdir, CONFIG_FILE)
+    if os.path.exists(path):
+        before = dict(_flat(read_config(workdir)))
+        now = dict(_flat(config))
+        differing = [
+            f"  {key}: {before.get(key, 'absent')} there, {now.get(key, 'absent')} now"
+            for key in sorted(before | now)
+            if before.get(key) != now.get(key) or (key in before) != (key in now)
+        ]
+        if differing and not allow_change:
+            raise ValueError(
+                f"{workdir} holds a run of another configuration:\n"
+                + "\n".join(differing)
+                + "\nUse another --workdir, or --allow_config_change to go on with it."
+            )
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file whole or not at all."""
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(path + ".tmp", path)
