@@ -7,19 +7,25 @@ and writes shards of records, dataset_info.json, examples.csv and quarantine.csv
 """
 
 import os
-import sys
 
-from absl import app, flags
+from absl import flags
 
+from xdc_tf import program
 from xdc_tf.data.log_mel import LogMelSettings
 
 _LOG_MEL = LogMelSettings()
 
 _MANIFEST = flags.DEFINE_string(
-    "manifest", None, "CSV with the columns path[,start_secs,end_secs,label]."
+    "manifest",
+    None,
+    "CSV with the columns path[,start_secs,end_secs,label].",
+    required=True,
 )
 _OUT = flags.DEFINE_string(
-    "out", None, "Directory for the records, local or remote (such as s3://...)."
+    "out",
+    None,
+    "Directory for the records, local or remote (such as s3://...).",
+    required=True,
 )
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", None, "Processes that decode; default: one per CPU.", lower_bound=1
@@ -58,18 +64,14 @@ _LOG_MEL_FLAGS = (
 )
 
 
-def main(argv: list[str]) -> int:
-    """Runs the conversion; returns the exit code."""
+def main(argv: list[str]) -> None:
+    """Runs the conversion."""
     if len(argv) > 1:
-        print(f"unexpected arguments: {argv[1:]}; see --help.", file=sys.stderr)
-        return 1
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        raise ValueError(f"unexpected arguments {argv[1:]}; see --help.")
     # The processes are the parallelism; one thread each also for matrix products.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # After the flags are parsed, so that --help answers at once; and outside the top
     # level, which every worker process imports.
-    import tensorflow as tf
-
     from data_prep import shards, workers
 
     settings = workers.ConversionSettings(
@@ -81,25 +83,19 @@ def main(argv: list[str]) -> int:
         store_waveform=_STORE_WAVEFORM.value,
         log_mel=LogMelSettings(*(flag.value for flag in _LOG_MEL_FLAGS)),
     )
-    try:
-        shards.convert_manifest(
-            _MANIFEST.value,
-            _OUT.value,
-            settings=settings,
-            num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,
-            rows_per_shard=_ROWS_PER_SHARD.value,
-            timeout_secs=_TIMEOUT_SECS.value,
-        )
-    except (ValueError, OSError, RuntimeError, tf.errors.OpError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    shards.convert_manifest(
+        _MANIFEST.value,
+        _OUT.value,
+        settings=settings,
+        num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,
+        rows_per_shard=_ROWS_PER_SHARD.value,
+        timeout_secs=_TIMEOUT_SECS.value,
+    )
 
 
 def run() -> None:
     """Entry point of the console script."""
-    flags.mark_flags_as_required(["manifest", "out"])
-    app.run(main)
+    program.run(main)
 
 
 if __name__ == "__main__":

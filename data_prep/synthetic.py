@@ -4,7 +4,7 @@ Every video shows one large object that moves, and sounds one repeating tone. It
 class is a pair (what, how): *what* picks the object's shape and the tone's timbre,
 *how* picks the object's motion and the tone's rhythm. Nothing else is shared: colours,
 size, position, angle, phase, speed and background of the picture, and pitch, loudness,
-vibrato, background noise and reverberation of the sound are drawn independently. Within
+vibrato, tone colour of the microphone, background noise and reverberation of the sound are drawn independently. Within
 one modality the class is one factor among many; only across modalities does it stand
 out, which is what cross-modal clustering claims to exploit.
 
@@ -18,12 +18,13 @@ import csv
 import functools
 import multiprocessing
 import os
-
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
+
+from xdc_tf import program
 
 SHAPES = ("disc", "square", "triangle", "cross", "ring")
 MOTIONS = ("sway", "pulse")
@@ -32,7 +33,11 @@ RHYTHMS = ("held", "staccato")
 # Class c is shape and timbre c // 2 with motion and rhythm c % 2.
 LABELS = tuple(f"{shape}_{motion}" for shape in SHAPES for motion in MOTIONS)
 
-FPS = 15
+# Deviation of the microphone's gain at six frequencies, so that a spectrum's shape is
+# the timbre's only in part.
+MICROPHONE_DB = 10.0
+
+FPS = 12
 SAMPLE_RATE_HZ = 32000
 
 
@@ -113,13 +118,15 @@ def draw_frames(
         radius = radius * 1.5**wave
     angle = rng.uniform(0, 2 * np.pi)
 
-    axis = np.linspace(-1, 1, size)
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     light, dark = rng.uniform(0.55, 1.0, 3), rng.uniform(0.0, 0.45, 3)
     inside, outside = (light, dark) if rng.random() < 0.5 else (dark, light)
     slope = rng.uniform(-0.12, 0.12, (3, 2))
     background = outside + slope[:, 0] * x[..., None] + slope[:, 1] * y[..., None]
 
+    background = background.astype(np.float32)
+    inside = inside.astype(np.float32)
     frames = np.empty((num_frames, size, size, 3), np.uint8)
     cos, sin = np.cos(angle), np.sin(angle)
     for t in range(num_frames):
@@ -128,8 +135,8 @@ def draw_frames(
         # The edge is as wide as one pixel, so that slow motion stays smooth.
         edge = distance * radius[t] * size / 2
         cover = np.clip(0.5 - edge, 0.0, 1.0)[..., None]
-        image = background * (1 - cover) + inside * cover
-        image = image + rng.normal(0, 0.02, image.shape)
+        image = background + (inside - background) * cover
+        image += 0.02 * rng.standard_normal(image.shape, np.float32)
         frames[t] = np.clip(image * 255, 0, 255)
     return frames
 
@@ -178,10 +185,17 @@ def synthesize_sound(
     decay_secs = rng.uniform(0.02, 0.12)
     echo_time = np.arange(int(0.3 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     echo = rng.normal(size=len(echo_time)) * np.exp(-echo_time / decay_secs)
+    echo *= rng.uniform(0.05, 0.4) / np.linalg.norm(echo)
+    echo[0] += 1.0  # the direct sound
     length = num_samples + len(echo)
-    wet = np.fft.irfft(np.fft.rfft(dry, length) * np.fft.rfft(echo, length), length)
-    wet = wet[:num_samples] / np.abs(wet).max()
-    sound = dry + rng.uniform(0.05, 0.4) * wet
+    spectrum = np.fft.rfft(dry, length) * np.fft.rfft(echo, length)
+    hz = np.fft.rfftfreq(length, 1 / SAMPLE_RATE_HZ)
+    gain_db = np.interp(
+        np.log(np.maximum(hz, 1)),
+        np.log([100, 250, 600, 1500, 4000, 10000]),
+        rng.normal(0, MICROPHONE_DB, 6),
+    )
+    sound = np.fft.irfft(spectrum * 10 ** (gain_db / 20), length)[:num_samples]
     noise = np.convolve(
         rng.normal(size=num_samples), np.hanning(rng.integers(3, 40)), "same"
     )
@@ -245,7 +259,7 @@ def make_benchmark(
     num_videos: int,
     seed: int,
     duration_secs: float = 3.0,
-    size: int = 96,
+    size: int = 72,
     num_workers: int = 1,
 ) -> str:
     """Writes the videos and their manifest; returns the manifest's path.
@@ -297,7 +311,7 @@ _OUT = flags.DEFINE_string(
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 600, "Videos to make.")
 _SEED = flags.DEFINE_integer("seed", 0, "Another seed gives other videos.", 0)
 _DURATION_SECS = flags.DEFINE_float("duration_secs", 3.0, "Length of each video.")
-_SIZE = flags.DEFINE_integer("size", 96, "Height and width in pixels.")
+_SIZE = flags.DEFINE_integer("size", 72, "Height and width in pixels.")
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", os.cpu_count() or 1, "Processes that draw and encode."
 )

@@ -1,12 +1,95 @@
-"""Session set-up: two logical CPU devices, so that every test may use two replicas."""
+"""Set-up of all tests: two logical CPU devices, quiet TensorFlow, a tiny data set."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import pytest
 import tensorflow as tf
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 2,
+    [tf.config.LogicalDeviceConfiguration(), tf.config.LogicalDeviceConfiguration()],
 )
+
+
+@pytest.fixture(scope="session")
+def tiny_records(tmp_path_factory):
+    """Directories "train" and "test" of records of the embedded benchmark.
+
+    24 and 12 videos of 1.5 s, 8 frames per second, 32 x 32 pixels, in 3 and 2 shards.
+    """
+    from data_prep import shards, synthetic, workers
+    from xdc_tf.data.log_mel import LogMelSettings
+
+    root = tmp_path_factory.mktemp("tiny")
+    settings = workers.ConversionSettings(
+        fps=8.0,
+        short_side=32,
+        jpeg_quality=90,
+        min_secs=0.5,
+        max_secs=60.0,
+        store_waveform=False,
+        log_mel=LogMelSettings(),
+    )
+    for seed, (name, num_videos) in enumerate({"train": 24, "test": 12}.items()):
+        manifest = synthetic.make_benchmark(
+            str(root / f"{name}_videos"),
+            num_videos=num_videos,
+            seed=seed,
+            duration_secs=1.5,
+            size=32,
+        )
+        shards.convert_manifest(
+            manifest,
+            str(root / name),
+            settings=settings,
+            num_workers=2,
+            rows_per_shard=8,
+        )
+    return root
+
+
+@pytest.fixture
+def tiny_config():
+    """See make_tiny_config."""
+    return make_tiny_config()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_records, tmp_path_factory):
+    """Work directory of a finished run of make_tiny_config on tiny_records' "train"."""
+    from xdc_tf.training.pretrain import pretrain
+
+    workdir = tmp_path_factory.mktemp("tiny_run") / "run"
+    pretrain(
+        make_tiny_config(),
+        workdir=str(workdir),
+        records_dir=str(tiny_records / "train"),
+        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+    )
+    return workdir
+
+
+def make_tiny_config():
+    """The configuration of a run on tiny_records that takes seconds: 2 rounds."""
+    from configs import synthetic
+
+    config = synthetic.get_config()
+    config.num_rounds = 2
+    config.clip.num_frames = 4
+    config.clip.crop_size = 16
+    config.clip.audio_secs = 0.5
+    config.video_encoder.width = 0.0625
+    config.audio_encoder.width = 0.0625
+    config.kmeans.num_clusters = 4
+    config.kmeans.num_restarts = 1
+    config.features.batch_size = 8
+    config.features.batch_norm_batches = 2
+    config.training.batch_size = 4
+    config.training.epochs_per_round = 1
+    config.training.held_out_share = 0.2
+    config.optimizer.warmup_steps = 2
+    config.checkpoint_every_steps = 3
+    config.log_every_steps = 2
+    return config.to_dict()

@@ -60,8 +60,8 @@ def enable_remote_paths(path: str) -> None:
     if KERAS_3:
         raise ValueError(
             f"{path}: {match[1]}:// paths need tensorflow-io, which does not load on "
-            f"TensorFlow {tf.__version__}; install requirements.txt with Python 3.10 or "
-            "3.11, or mount or copy the files and give their local path."
+            f"TensorFlow {tf.__version__}; install requirements.txt with Python 3.10 "
+            "or 3.11, or mount or copy the files and give their local path."
         )
     _import_quietly("tensorflow_io")
 

@@ -67,15 +67,15 @@ def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> Non
         before = dict(_flat(read_config(workdir)))
         now = dict(_flat(config))
         differing = [
-            f"  {key}: {before.get(key, 'absent')} there, {now.get(key, 'absent')} now"
+            f"{key} ({before.get(key, 'absent')} there, {now.get(key, 'absent')} now)"
             for key in sorted(before | now)
             if before.get(key) != now.get(key) or (key in before) != (key in now)
         ]
         if differing and not allow_change:
             raise ValueError(
-                f"{workdir} holds a run of another configuration:\n"
-                + "\n".join(differing)
-                + "\nUse another --workdir, or --allow_config_change to go on with it."
+                f"{workdir} holds a run of another configuration; these "
+                f"keys differ: {', '.join(differing)}. Use another --workdir, or "
+                "--allow_config_change to go on with the new one."
             )
     write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 

@@ -10,10 +10,12 @@ from xdc_tf import program
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
-    "configs/base.py",
-    "Configuration file; --config.KEY=VALUE changes a key, such as "
+    None,
+    "Configuration file, such as configs/base.py, which holds every key; "
+    "--config.KEY=VALUE changes a key, such as "
     "--config.method=sdc|mdc|cdc|xdc|same_video|same_audio|supervised.",
 )
+flags.mark_flag_as_required("config")
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,

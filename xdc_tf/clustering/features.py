@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf.models import two_stream
+
 
 class Features(NamedTuple):
     """What one pass over a data set gives.
@@ -95,6 +97,7 @@ def refresh_batch_norm(
     @tf.function
     def step(batch):
         strategy.run(replica_step, args=(batch,))
+        two_stream.average_statistics(encoders.values(), strategy)
 
     for batch in batches:
         step(batch)

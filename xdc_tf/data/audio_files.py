@@ -74,7 +74,7 @@ def waveforms(paths: Sequence[str], *, sample_rate_hz: int) -> tf.data.Dataset:
 def decode_audio(
     contents: tf.Tensor, sample_rate_hz: int, *, name: str | tf.Tensor = "audio"
 ) -> tf.Tensor:
-    """Decodes the contents of a wav, flac, ogg (Vorbis) or mp3 file; works in `tf.data`.
+    """Decodes the contents of a wav, flac, ogg (Vorbis) or mp3 file, also in tf.data.
 
     Args:
         contents: scalar string, the file's bytes.

@@ -119,8 +119,9 @@ def evaluation_batches(
 
     def cut_all(example):
         starts = clips.uniform_starts(_recording_secs(example), num_clips, clip)
-        cuts = [_cut_clip(example, starts[n], clip) for n in range(num_clips)]
-        return tf.nest.map_structure(lambda *parts: tf.stack(parts), *cuts)
+        return tf.data.Dataset.from_tensor_slices(starts).map(
+            lambda start: _cut_clip(example, start, clip)
+        )
 
     examples = tf.data.TFRecordDataset(list(shards)).map(
         lambda serialized: records.parse_example(serialized, num_filters=clip.num_mels),
@@ -130,8 +131,7 @@ def evaluation_batches(
         kept = tf.constant(keep)
         examples = examples.filter(lambda one: tf.gather(kept, one["example_index"]))
     return (
-        examples.map(cut_all, num_parallel_calls=tf.data.AUTOTUNE)
-        .unbatch()
+        examples.flat_map(cut_all)
         .map(
             lambda example: _decode_center(example, clip),
             num_parallel_calls=tf.data.AUTOTUNE,

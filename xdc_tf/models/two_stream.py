@@ -1,10 +1,12 @@
 """The encoders of a method with their classification heads."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from xdc_tf import compat
 from xdc_tf.models import audio_resnet, r2plus1d
 from xdc_tf.models.layers import LayerSettings
 
@@ -103,6 +105,23 @@ def reset_heads(model: TwoStream, *, seed: int) -> None:
         )
         head.kernel.assign(weights)
         head.bias.assign(tf.zeros(head.bias.shape))
+
+
+def average_statistics(
+    encoders: Iterable[keras.Model], strategy: tf.distribute.Strategy
+) -> None:
+    """Gives all replicas the mean of their batch-norm statistics, in place.
+
+    Each replica moves its own, from its own part of a batch. Until they are averaged an
+    example's features depend on the replica that computes them. Call it outside of
+    `strategy.run`; works inside a `tf.function`.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
+    for encoder in encoders:
+        for statistic in compat.tf_variables(encoder.non_trainable_variables):
+            parts = strategy.experimental_local_results(statistic)
+            statistic.assign(tf.add_n([tf.identity(p) for p in parts]) / len(parts))
 
 
 def portable_encoder(

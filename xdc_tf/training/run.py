@@ -67,7 +67,7 @@ def prepare(
     layers = settings.training_layers(config)
     num_labels = _num_labels(config, method, records)
     _check_sizes(config, records, strategy)
-    _claim_workdir(workdir, config, records, allow_config_change)
+    settings.schedule(config)
 
     with strategy.scope():
         model = two_stream.build(
@@ -98,7 +98,8 @@ def prepare(
             )
             for source in num_labels
         }
-        progress = new_progress()
+    progress = new_progress()
+    _claim_workdir(workdir, config, records, allow_config_change)
     return Run(
         config=config,
         workdir=workdir,

@@ -11,7 +11,7 @@ from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings
-from xdc_tf.training.schedules import Schedule
+from xdc_tf.training.schedules import SCHEDULES, Schedule
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -24,15 +24,15 @@ def check_log_mel(config: Mapping[str, Any], info: DatasetInfo, records: str) ->
     """
     wanted, found = LogMelSettings(**config["log_mel"]), info.log_mel
     differing = [
-        f"  {key}: {getattr(found, key)} in the records, {value} in the config"
+        f"{key} ({getattr(found, key)} in the records, {value} in the config)"
         for key, value in wanted._asdict().items()
         if getattr(found, key) != value
     ]
     if differing:
         raise ValueError(
-            f"{records} was converted with another log-mel setting than config.log_mel:\n"
-            + "\n".join(differing)
-            + "\nConvert again with the config's, or set config.log_mel to the records'."
+            f"{records} was converted with another log-mel setting than config.log_mel: "
+            f"{', '.join(differing)}. Convert again with the config's, or set "
+            "config.log_mel to the records'."
         )
 
 
@@ -95,8 +95,17 @@ def kmeans(config: Mapping[str, Any]) -> KMeansSettings:
 
 
 def schedule(config: Mapping[str, Any]) -> Schedule:
-    """Shape of a round's learning rate."""
+    """Shape of a round's learning rate.
+
+    Raises:
+      ValueError: on an unknown schedule name.
+    """
     optimizer = config["optimizer"]
+    if optimizer["schedule"] not in SCHEDULES:
+        raise ValueError(
+            f"config.optimizer.schedule={optimizer['schedule']!r} is unknown; choose "
+            f"one of {', '.join(SCHEDULES)}."
+        )
     return Schedule(
         name=optimizer["schedule"],
         peak=optimizer["learning_rate"],

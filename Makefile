@@ -1,0 +1,79 @@
+# `make demo` runs the whole method on the embedded benchmark, `make test` the tests; both
+# set up their own environment first and need nothing but Python, git and make.
+
+VENV ?= .venv
+DEMO_DIR ?= demo_run
+REQUIREMENTS ?= requirements.txt
+TEST_REQUIREMENTS ?= requirements-test-keras2.txt
+PYTEST_FLAGS ?= -n 2 --dist loadfile
+
+# The first of these that exists and can make an environment, which Debian's own Python
+# cannot without the package python3-venv.
+PYTHON ?= $(shell for python in python3.11 python3.10 python3 python3.12 python3.13; do \
+	$$python -c "import ensurepip, sys, venv; assert sys.version_info >= (3, 10)" \
+	2> /dev/null && echo $$python && break; done)
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test clean
+.DELETE_ON_ERROR:
+
+$(RUN):
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: found no Python 3.10 or later with the modules venv and" \
+			"ensurepip; install python3-venv, or give one: make PYTHON=/path/to/python" >&2; \
+		exit 1; \
+	fi
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(REQUIREMENTS) | $(RUN)
+	$(RUN) -m pip install --disable-pip-version-check --quiet -r $(REQUIREMENTS)
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed $(wildcard requirements-test*.txt)
+	$(RUN) -m pip install --disable-pip-version-check --quiet \
+		-r $(REQUIREMENTS) -r $(TEST_REQUIREMENTS)
+	touch $@
+
+test: $(VENV)/.installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest $(PYTEST_FLAGS)
+
+# Each step is a file that the next one needs, so a second `make demo` repeats none.
+TRAIN_MANIFEST := $(DEMO_DIR)/train/manifest.csv
+TEST_MANIFEST := $(DEMO_DIR)/test/manifest.csv
+TRAIN_RECORDS := $(DEMO_DIR)/train_records
+TEST_RECORDS := $(DEMO_DIR)/test_records
+WORKDIR := $(DEMO_DIR)/run
+EXPORT := $(DEMO_DIR)/export
+
+$(TRAIN_MANIFEST): | $(VENV)/.installed
+	$(RUN) -m data_prep.synthetic --out=$(@D) --num_videos=600 --seed=0
+
+$(TEST_MANIFEST): | $(VENV)/.installed
+	$(RUN) -m data_prep.synthetic --out=$(@D) --num_videos=200 --seed=1
+
+$(DEMO_DIR)/%_records/dataset_info.json: $(DEMO_DIR)/%/manifest.csv
+	$(RUN) -m data_prep.convert --manifest=$< --out=$(@D)
+
+# A pretraining that was interrupted goes on from its last checkpoint.
+$(DEMO_DIR)/.pretrained: $(TRAIN_RECORDS)/dataset_info.json
+	$(RUN) -m xdc_tf.cli.pretrain --config=configs/synthetic.py \
+		--workdir=$(WORKDIR) --records=$(TRAIN_RECORDS)
+	touch $@
+
+$(DEMO_DIR)/results.json: $(DEMO_DIR)/.pretrained $(TEST_RECORDS)/dataset_info.json
+	$(RUN) -m xdc_tf.cli.evaluate --workdir=$(WORKDIR) --records=$(TRAIN_RECORDS) \
+		--test_records=$(TEST_RECORDS) --protocol=linear --json=$@
+
+$(DEMO_DIR)/.exported: $(DEMO_DIR)/.pretrained
+	$(RUN) -m xdc_tf.cli.export --workdir=$(WORKDIR) --out=$(EXPORT)
+	touch $@
+
+demo: $(DEMO_DIR)/results.json $(DEMO_DIR)/.exported
+	@echo "Results:     $(DEMO_DIR)/results.json"
+	@echo "Run:         $(WORKDIR)"
+	@echo "SavedModels: $(EXPORT)"
+	@echo "Curves:      $(VENV)/bin/tensorboard --logdir=$(WORKDIR)/tensorboard"
+
+clean:
+	rm -rf $(VENV) $(DEMO_DIR)

@@ -1,0 +1,153 @@
+"""Exit codes and messages of command lines, each run as a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# A command line whose main is the statements given.
+SCRIPT = '''\
+"""Does one thing."""
+
+import sys
+
+from absl import flags, logging
+
+from xdc_tf import program
+
+_NUMBER = flags.DEFINE_integer("number", 1, "A number.")
+
+
+def main(argv):
+{body}
+
+
+if __name__ == "__main__":
+    program.run(main)
+'''
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(body, *arguments, code=None):
+        script = tmp_path / "command.py"
+        script.write_text(SCRIPT.format(body=textwrap.indent(body, "    ")))
+        command = ["-c", code] if code else [str(script)]
+        return subprocess.run(
+            [sys.executable, *command, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, str(tmp_path)])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_success_leaves_with_0_and_says_nothing_of_its_own(run):
+    done = run("print(_NUMBER.value)", "--number=3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+
+
+def test_the_code_that_main_returns_is_the_exit_code(run):
+    assert run("return 7").returncode == 7
+
+
+@pytest.mark.parametrize(
+    "statement, message",
+    [
+        ('raise ValueError("k=9 exceeds\\n 8.")', "error: k=9 exceeds 8.\n"),
+        ('raise FileNotFoundError("no a.csv")', "error: no a.csv\n"),
+        ('raise PermissionError("a.csv is locked")', "error: a.csv is locked\n"),
+        (
+            'open("/nowhere/a")',
+            "error: [Errno 2] No such file or directory: '/nowhere/a'\n",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_1(run, statement, message):
+    done = run(statement)
+    assert (done.returncode, done.stderr) == (1, message)
+
+
+def test_debug_shows_the_traceback_of_a_mistake(run):
+    done = run('raise ValueError("k=9")', "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ValueError: k=9" in done.stderr
+
+
+def test_a_bug_shows_its_traceback(run):
+    done = run('raise RuntimeError("impossible")')
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "RuntimeError: impossible" in done.stderr
+
+
+def test_an_interrupt_leaves_with_130(run):
+    done = run("raise KeyboardInterrupt")
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+@pytest.mark.parametrize("flag", ["--nunber=3", "--number=three"])
+def test_a_wrong_flag_is_one_line_and_exit_code_1(run, flag):
+    done = run("pass", flag)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_help_describes_the_flags_and_leaves_with_0_without_tensorflow(run):
+    done = run("pass", "--help")
+    assert done.returncode == 0
+    for text in ("Does one thing.", "--number: A number.", "--[no]debug"):
+        assert text in done.stdout
+    code = "import sys; from xdc_tf import program; print('tensorflow' in sys.modules)"
+    assert run("pass", code=code).stdout == "False\n"
+
+
+def test_help_through_a_console_script_describes_the_commands_flags(run):
+    code = "from command import main, program; program.run(main)"
+    done = run("pass", "--help", code=code)
+    assert "Does one thing." in done.stdout
+    assert "--number: A number." in done.stdout
+
+
+def test_the_programs_messages_are_shown_and_tensorflows_are_not(run):
+    body = """\
+import tensorflow as tf
+tf.distribute.MirroredStrategy().run(lambda: tf.zeros([1]))
+logging.info("round 1")
+"""
+    done = run(body)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("round 1")
+
+
+def test_what_else_is_written_while_tensorflow_is_imported_is_passed_on(run):
+    body = """\
+import os
+with program._without_start_up_noise():
+    os.write(2, b"I0000 00:00:1.1 1 port.cc:1] note\\nF0000 00:00:1.1 1 no AVX\\n")
+"""
+    assert run(body).stderr == "F0000 00:00:1.1 1 no AVX\n"
+
+
+def test_a_mistake_found_inside_a_data_set_is_one_line(run):
+    body = """\
+from xdc_tf.data import audio_files
+list(audio_files.waveforms([__file__], sample_rate_hz=16000))
+"""
+    done = run(body)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "/command.py: not a wav" in done.stderr
+
+
+def test_a_file_that_tensorflow_cannot_find_is_one_line(run):
+    body = "import tensorflow as tf\nlist(tf.data.TFRecordDataset('no.tfrecord'))"
+    done = run(body)
+    assert done.returncode == 1
+    assert done.stderr == "error: no.tfrecord; No such file or directory\n"

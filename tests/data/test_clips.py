@@ -1,0 +1,220 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf.data import clips
+from xdc_tf.data.clips import ClipSettings
+
+# Half a second of picture, at whose centre lies half a second (25 rows) of sound.
+CLIP = ClipSettings(
+    num_frames=4,
+    fps=8.0,
+    crop_size=6,
+    crop_share=0.5,
+    audio_secs=0.5,
+    mel_hop_secs=0.02,
+    num_mels=3,
+    log_mel_mean=0.0,
+    log_mel_std=1.0,
+)
+
+
+def frame_numbers(start_secs, *, num_available, frame_rate, settings=CLIP):
+    return clips.frame_indices(
+        tf.constant(start_secs, tf.float32),
+        num_available=tf.constant(num_available),
+        frame_rate=tf.constant(frame_rate, tf.float32),
+        settings=settings,
+    ).numpy()
+
+
+def mel_rows(start_secs, *, num_rows, settings=CLIP):
+    """Numbers of the rows that a cut holds."""
+    log_mel = tf.repeat(tf.range(num_rows, dtype=tf.float32)[:, None], 3, axis=1)
+    cut = clips.cut_log_mel(
+        log_mel, start_secs=tf.constant(start_secs, tf.float32), settings=settings
+    )
+    return cut.numpy()[:, 0].astype(int)
+
+
+def test_two_seconds_at_a_hop_of_20_ms_are_100_mel_frames():
+    assert CLIP._replace(audio_secs=2.0).num_mel_frames == 100
+
+
+def test_the_duration_is_frames_by_rate():
+    assert CLIP._replace(num_frames=32, fps=16.0).duration_secs == 2.0
+
+
+def test_frames_of_a_faster_recording_are_skipped():
+    # 8 of 30 frames per second: every 3.75th.
+    numbers = frame_numbers(0.0, num_available=90, frame_rate=30.0)
+    assert numbers.tolist() == [0, 3, 7, 11]
+
+
+def test_frames_count_from_the_start_time():
+    numbers = frame_numbers(0.5, num_available=90, frame_rate=30.0)
+    assert numbers.tolist() == [15, 18, 22, 26]
+
+
+def test_frames_of_a_slower_recording_repeat():
+    numbers = frame_numbers(
+        1.0,
+        num_available=80,
+        frame_rate=8.0,
+        settings=CLIP._replace(num_frames=8, fps=30.0),
+    )
+    # 8/30 of a frame per step: 8, 8.27, 8.53, 8.8, 9.07, 9.33, 9.6, 9.87.
+    assert numbers.tolist() == [8, 8, 8, 8, 9, 9, 9, 9]
+
+
+@pytest.mark.parametrize("rate", [8.0, 25.0, 29.97, 30.0])
+def test_at_equal_rates_a_clip_is_consecutive_frames_from_the_one_shown(rate):
+    settings = CLIP._replace(fps=rate)
+    for first in range(int(60 * rate)):
+        numbers = frame_numbers(
+            first / rate, num_available=10**6, frame_rate=rate, settings=settings
+        )
+        assert numbers.tolist() == [first, first + 1, first + 2, first + 3]
+
+
+def test_a_recording_shorter_than_the_clip_starts_again():
+    numbers = frame_numbers(0.0, num_available=3, frame_rate=8.0)
+    assert numbers.tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("rate", [8.0, 12.5, 29.97])
+def test_no_clip_that_fits_starts_again(rate):
+    num_available = 47
+    recording_secs = tf.constant(num_available / rate, tf.float32)
+    for start in clips.uniform_starts(recording_secs, 50, CLIP):
+        numbers = frame_numbers(start, num_available=num_available, frame_rate=rate)
+        assert (np.diff(numbers) > 0).all()
+
+
+def test_random_starts_cover_all_places_where_the_clip_fits():
+    starts = np.array(
+        [
+            clips.random_start(tf.constant([0, n]), tf.constant(10.5), CLIP)
+            for n in range(300)
+        ]
+    )
+    assert starts.min() >= 0.0 and starts.max() <= 10.0
+    counts, _ = np.histogram(starts, bins=5, range=(0.0, 10.0))
+    assert counts.min() > 30
+
+
+def test_a_random_start_is_a_function_of_its_seed():
+    first, again, other = (
+        float(clips.random_start(tf.constant(seed), tf.constant(10.5), CLIP))
+        for seed in ([1, 2], [1, 2], [1, 3])
+    )
+    assert first == again != other
+
+
+def test_in_a_recording_shorter_than_the_clip_it_starts_at_zero():
+    assert clips.random_start(tf.constant([1, 2]), tf.constant(0.4), CLIP) == 0.0
+    assert clips.uniform_starts(tf.constant(0.4), 1, CLIP).numpy().tolist() == [0]
+    assert clips.uniform_starts(tf.constant(0.4), 2, CLIP).numpy().tolist() == [0, 0]
+
+
+def test_uniform_clips_go_from_the_first_to_the_last_that_fits():
+    starts = clips.uniform_starts(tf.constant(2.5), 3, CLIP)
+    np.testing.assert_allclose(starts, [0.0, 1.0, 2.0])
+
+
+def test_a_single_uniform_clip_lies_in_the_centre():
+    np.testing.assert_allclose(clips.uniform_starts(tf.constant(2.5), 1, CLIP), [1.0])
+
+
+def test_the_sound_is_centred_on_the_picture():
+    # Picture 2 to 2.5 s; one second of sound around 2.25 s is 1.75 to 2.75 s.
+    rows = mel_rows(2.0, num_rows=250, settings=CLIP._replace(audio_secs=1.0))
+    assert rows.tolist() == list(range(88, 138))
+
+
+def test_sound_as_long_as_the_picture_starts_with_it():
+    assert mel_rows(2.0, num_rows=250).tolist() == list(range(100, 125))
+
+
+def test_at_the_edges_the_sound_is_shifted_inwards():
+    settings = CLIP._replace(audio_secs=1.0)
+    first = mel_rows(0.0, num_rows=250, settings=settings)
+    last = mel_rows(4.5, num_rows=250, settings=settings)
+    assert first.tolist() == list(range(50))
+    assert last.tolist() == list(range(200, 250))
+
+
+def test_a_recording_shorter_than_the_sound_starts_again():
+    assert mel_rows(0.0, num_rows=10).tolist() == [n % 10 for n in range(25)]
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "window"),
+    [
+        (0.0, 0.0, [0, 0, 50, 50]),
+        (1.0, 1.0, [50, 150, 50, 50]),
+        (0.5, 0.5, [25, 75, 50, 50]),
+    ],
+)
+def test_a_crop_is_a_square_by_the_short_side(top, left, window):
+    found = clips.crop_window(
+        tf.constant([100, 200]), top=tf.constant(top), left=left, share=0.5
+    )
+    assert found.numpy().tolist() == window
+
+
+def test_a_crop_has_at_least_one_pixel():
+    window = clips.crop_window(tf.constant([9, 9]), top=0.5, left=0.5, share=1e-3)
+    assert window.numpy().tolist() == [4, 4, 1, 1]
+
+
+def smooth_frames(num_frames, height, width):
+    """JPEGs of pictures in which every place has its own colour."""
+    y, x = np.mgrid[:height, :width]
+    return [
+        tf.io.encode_jpeg(
+            np.stack([5 * y + n, 3 * x, 2 * (x + y)], axis=-1).astype(np.uint8),
+            quality=90,
+        ).numpy()
+        for n in range(num_frames)
+    ]
+
+
+@pytest.mark.parametrize("crop_size", [6, 17, 24])
+def test_decoding_a_window_gives_the_pixels_of_the_whole_frame(crop_size):
+    jpegs = smooth_frames(4, 34, 46)
+    # A square of 17 pixels: room for 17 rows and 29 columns.
+    for top, left in [(0.0, 0.0), (0.31, 0.77), (0.5, 0.5), (1.0, 1.0)]:
+        y, x = round(17 * top), round(29 * left)
+        whole = tf.stack([tf.image.decode_jpeg(jpeg, channels=3) for jpeg in jpegs])
+        wanted = clips.scale(whole[:, y : y + 17, x : x + 17], crop_size)
+        found = clips.decode_crop(
+            tf.constant(jpegs),
+            top=tf.constant(top),
+            left=tf.constant(left),
+            share=tf.constant(0.5),
+            settings=CLIP._replace(crop_size=crop_size),
+        )
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_scaling_to_the_same_size_keeps_every_pixel():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8)
+    np.testing.assert_allclose(clips.scale(tf.constant(frames), 5), frames / 255.0)
+
+
+def test_scaling_down_averages_instead_of_picking():
+    # Columns of 0 and 255: each pixel of a quarter of the size sees as many of both.
+    frames = np.zeros((1, 16, 16, 3), np.uint8)
+    frames[:, :, ::2] = 255
+    scaled = clips.scale(tf.constant(frames), 4).numpy()
+    np.testing.assert_allclose(scaled, 0.5, atol=0.08)
+
+
+def test_normalised_video_has_the_statistics_of_kinetics():
+    mean = np.array([0.43216, 0.394666, 0.37645], np.float32)
+    std = np.array([0.22803, 0.22145, 0.216989], np.float32)
+    frames = tf.constant(np.stack([mean, mean + std]))
+    np.testing.assert_allclose(
+        clips.normalize_video(frames), [[0, 0, 0], [1, 1, 1]], atol=1e-6
+    )

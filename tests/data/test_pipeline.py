@@ -1,0 +1,366 @@
+"""The pipeline on records whose pictures and sound say what and when they are.
+
+Frame n of example i has the colour (6 n, 12 i, 0); row m of its log-mel holds the
+time (m + 1/2) * 20 ms and i. So every clip tells where it was cut.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf.data import clips, pipeline, records
+from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.clips import ClipSettings
+
+FRAME_RATE = 10.0
+NUM_FRAMES = 40
+NUM_MEL_ROWS = 200
+HOP_SECS = 0.02
+NUM_ROWS = 16  # of the manifest; row 5 was never converted
+SHARDS = ([0, 1, 2, 3, 4, 6], [7, 8, 9, 10, 11], [12, 13, 14, 15])
+CONVERTED = [index for shard in SHARDS for index in shard]
+
+CLIP = ClipSettings(
+    num_frames=4,
+    fps=5.0,
+    crop_size=4,
+    crop_share=0.5,
+    audio_secs=0.6,
+    mel_hop_secs=HOP_SECS,
+    num_mels=2,
+    log_mel_mean=1.5,
+    log_mel_std=2.0,
+)
+PLAIN = Augmentation(flip=False)
+EVERYTHING = Augmentation(
+    min_crop_share=0.25,
+    flip=True,
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
+    gain_db=3.0,
+    frequency_mask=1,
+    time_mask=5,
+)
+
+
+def serialized_example(index, frames_jpeg=None):
+    frames_jpeg = frames_jpeg or [
+        tf.io.encode_jpeg(
+            np.full((8, 12, 3), [6 * number, 12 * index, 0], np.uint8),
+            quality=100,
+            chroma_downsampling=False,
+        ).numpy()
+        for number in range(NUM_FRAMES)
+    ]
+    times = (np.arange(NUM_MEL_ROWS, dtype=np.float32) + 0.5) * HOP_SECS
+    return records.encode_example(
+        example_index=index,
+        data_path=f"{index}.mp4",
+        video_id=f"{index}.mp4",
+        frames_jpeg=frames_jpeg,
+        log_mel=np.stack([times, np.full_like(times, index)], axis=1),
+        start_us=0,
+        end_us=4_000_000,
+        frame_rate=FRAME_RATE,
+        height=8,
+        width=12,
+    )
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("timed")
+    paths = []
+    for number, indices in enumerate(SHARDS):
+        paths.append(str(folder / f"{number}.tfrecord"))
+        with tf.io.TFRecordWriter(paths[-1]) as writer:
+            for index in indices:
+                writer.write(serialized_example(index))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shards):
+    """Four epochs of three batches of four; three of the 15 examples are left over."""
+    return training_batches(shards, 12, augmentation=EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(shards):
+    """Two epochs of three batches of five, nothing left over."""
+    return training_batches(shards, 6, batch_size=5)
+
+
+def training_batches(shards, count, **changed):
+    arguments = {
+        "clip": CLIP,
+        "augmentation": PLAIN,
+        "batch_size": 4,
+        "keep": np.ones(NUM_ROWS, bool),
+        "seed": 0,
+        "shuffle_buffer": 8,
+    }
+    batches = pipeline.training_batches(shards, **arguments | changed)
+    return list(itertools.islice(batches.as_numpy_iterator(), count))
+
+
+def evaluation_batches(shards, **changed):
+    arguments = {"clip": CLIP, "batch_size": 4}
+    batches = pipeline.evaluation_batches(shards, **arguments | changed)
+    return list(batches.as_numpy_iterator())
+
+
+def order(batches):
+    return np.concatenate([batch["example_index"] for batch in batches]).tolist()
+
+
+def examples(batches):
+    """All examples of some batches, in order."""
+    return [
+        {name: values[n] for name, values in batch.items()}
+        for batch in batches
+        for n in range(len(batch["example_index"]))
+    ]
+
+
+def frame_numbers(example):
+    """The frames' numbers, as their colour tells, and the example as theirs tells."""
+    colours = (example["video"] * clips.VIDEO_STD + clips.VIDEO_MEAN) * 255
+    numbers = np.round(colours[..., 0] / 6).reshape(CLIP.num_frames, -1)
+    assert (numbers == numbers[:, :1]).all()
+    np.testing.assert_array_equal(
+        np.round(colours[..., 1] / 12), example["example_index"]
+    )
+    return numbers[:, 0].astype(int)
+
+
+def mel_times(example, settings=CLIP):
+    """The log-mel rows' times in seconds, as their values tell."""
+    values = example["audio"][..., 0] * settings.log_mel_std + settings.log_mel_mean
+    np.testing.assert_allclose(values[:, 1], example["example_index"], atol=1e-5)
+    np.testing.assert_allclose(np.diff(values[:, 0]), HOP_SECS, atol=1e-5)
+    assert len(values) == settings.num_mel_frames
+    return values[:, 0]
+
+
+def assert_same(batches, others):
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name])
+
+
+def check_together(example, settings):
+    """Sound is centred on the picture, or as close to it as the recording goes."""
+    first = frame_numbers(example)[0]
+    # Frame n is shown until n + 1, so the start is known to half a frame's time.
+    center = (first + 0.5) / FRAME_RATE + settings.duration_secs / 2
+    half = settings.audio_secs / 2
+    wanted = np.clip(center, half, NUM_FRAMES / FRAME_RATE - half)
+    found = mel_times(example, settings).mean()
+    assert abs(found - wanted) <= 0.5 / FRAME_RATE + 0.5 * HOP_SECS + 1e-4
+
+
+@pytest.mark.parametrize("audio_secs", [0.6, 2.4])
+def test_picture_and_sound_of_random_clips_are_of_one_time(shards, audio_secs):
+    settings = CLIP._replace(audio_secs=audio_secs)
+    batches = training_batches(shards, 3, batch_size=5, clip=settings)
+    for example in examples(batches):
+        check_together(example, settings)
+    assert len(set(starts(batches).values())) > 8
+
+
+@pytest.mark.parametrize("audio_secs", [0.6, 2.4])
+def test_picture_and_sound_of_uniform_clips_are_of_one_time(shards, audio_secs):
+    settings = CLIP._replace(audio_secs=audio_secs)
+    batches = evaluation_batches(shards, clip=settings, num_clips=3, batch_size=5)
+    for example in examples(batches):
+        check_together(example, settings)
+
+
+def test_uniform_clips_are_cut_where_they_belong(shards):
+    # 0.8 s of 4 s: starts 0, 1.6 and 3.2 s; every second of 10 frames per second.
+    first, middle, last = examples(evaluation_batches(shards[:1], num_clips=3))[:3]
+    assert frame_numbers(first).tolist() == [0, 2, 4, 6]
+    assert frame_numbers(middle).tolist() == [16, 18, 20, 22]
+    assert frame_numbers(last).tolist() == [32, 34, 36, 38]
+    # Sound of 0.6 s around 0.4, 2 and 3.6 s.
+    assert mel_times(first)[0] == pytest.approx(0.11)
+    assert mel_times(middle)[0] == pytest.approx(1.71)
+    assert mel_times(last)[0] == pytest.approx(3.31)
+
+
+def test_frames_of_random_clips_are_as_far_apart_as_the_clip_rate_says(two_epochs):
+    for example in examples(two_epochs):
+        assert np.diff(frame_numbers(example)).tolist() == [2, 2, 2]
+
+
+def test_a_training_batch_has_the_shapes_and_types_of_the_model_input(uninterrupted):
+    shapes = {name: values.shape for name, values in uninterrupted[0].items()}
+    dtypes = {name: values.dtype for name, values in uninterrupted[0].items()}
+    assert shapes == {
+        "video": (4, 4, 4, 4, 3),
+        "audio": (4, 30, 2, 1),
+        "example_index": (4,),
+    }
+    assert dtypes == {
+        "video": np.float32,
+        "audio": np.float32,
+        "example_index": np.int64,
+    }
+
+
+def test_an_epoch_has_every_example_once_but_for_the_remainder(uninterrupted):
+    for epoch in range(4):
+        indices = order(uninterrupted[3 * epoch : 3 * epoch + 3])
+        assert len(set(indices)) == 12
+        assert set(indices) <= set(CONVERTED)
+
+
+def test_each_epoch_leaves_out_other_examples(uninterrupted):
+    left_out = {
+        frozenset(CONVERTED)
+        - frozenset(order(uninterrupted[3 * epoch : 3 * epoch + 3]))
+        for epoch in range(4)
+    }
+    assert len(left_out) > 1
+
+
+def test_without_a_remainder_every_epoch_has_every_example(two_epochs):
+    assert sorted(order(two_epochs[:3])) == CONVERTED
+    assert sorted(order(two_epochs[3:])) == CONVERTED
+
+
+def starts(batches):
+    """Each example's first frame."""
+    return {
+        int(one["example_index"]): frame_numbers(one)[0] for one in examples(batches)
+    }
+
+
+def test_epochs_differ_in_order_and_clips(two_epochs):
+    assert order(two_epochs[:3]) != order(two_epochs[3:])
+    assert starts(two_epochs[:3]) != starts(two_epochs[3:])
+
+
+def test_another_seed_gives_another_order_and_other_clips(shards, two_epochs):
+    other = training_batches(shards, 3, batch_size=5, seed=1)
+    assert order(other) != order(two_epochs[:3])
+    assert starts(other) != starts(two_epochs[:3])
+
+
+@pytest.mark.parametrize(("epoch", "skipped"), [(0, 0), (1, 0), (1, 2)])
+def test_a_run_resumed_at_a_batch_goes_on_as_the_uninterrupted_one(
+    shards, uninterrupted, epoch, skipped
+):
+    first = 3 * epoch + skipped
+    resumed = training_batches(
+        shards,
+        12 - first,
+        augmentation=EVERYTHING,
+        first_epoch=epoch,
+        skip_batches=skipped,
+    )
+    assert_same(resumed, uninterrupted[first:])
+
+
+def test_examples_not_kept_never_appear(shards):
+    keep = np.ones(NUM_ROWS, bool)
+    keep[[2, 9, 15]] = False
+    indices = order(training_batches(shards, 9, keep=keep))
+    assert not {2, 9, 15} & set(indices)
+    for epoch in range(3):
+        assert len(set(indices[12 * epoch : 12 * epoch + 12])) == 12
+
+
+def test_an_examples_clip_depends_on_seed_epoch_and_index_alone(shards):
+    def of_three(paths, keep, shuffle_buffer):
+        """Clips of examples 3, 8 and 14 in two epochs."""
+        batches = training_batches(
+            paths,
+            2 * keep.sum(),
+            augmentation=EVERYTHING,
+            batch_size=1,
+            keep=keep,
+            shuffle_buffer=shuffle_buffer,
+        )
+        chosen = [one for one in examples(batches) if one["example_index"] in (3, 8, 14)]
+        return sorted(
+            (one["example_index"], n // 3, one["video"].tobytes(), one["audio"].tobytes())
+            for n, one in enumerate(chosen)
+        )
+
+    everyone, few = np.ones(NUM_ROWS, bool), np.zeros(NUM_ROWS, bool)
+    everyone[5] = False
+    few[[3, 8, 14]] = True
+    clips_of_three = of_three(shards, everyone, shuffle_buffer=20)
+    assert len(clips_of_three) == 6
+    assert clips_of_three == of_three(shards[::-1], few, shuffle_buffer=1)
+
+
+def test_crops_of_training_clips_vary_in_place_and_scale(shards, tmp_path):
+    # Every pixel of a picture that says its place: x in red, y in green.
+    y, x = np.mgrid[:100, :140]
+    picture = np.stack([x, y, np.zeros_like(x)], axis=-1).astype(np.uint8)
+    jpeg = tf.io.encode_jpeg(picture, quality=100, chroma_downsampling=False).numpy()
+    path = str(tmp_path / "one.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(serialized_example(0, frames_jpeg=[jpeg] * NUM_FRAMES))
+    batches = training_batches(
+        [path],
+        60,
+        batch_size=1,
+        augmentation=PLAIN._replace(min_crop_share=0.25),
+        clip=CLIP._replace(crop_size=20),
+    )
+    pictures = np.stack([batch["video"][0, 0] for batch in batches])
+    places = (pictures * clips.VIDEO_STD + clips.VIDEO_MEAN) * 255
+    left, right = places[:, 10, 0, 0], places[:, 10, -1, 0]
+    top, bottom = places[:, 0, 10, 1], places[:, -1, 10, 1]
+    # From 25 to 50 of 100 pixels; the outermost pixels' centres are 5% inside.
+    widths, heights = (right - left) / 0.95, (bottom - top) / 0.95
+    np.testing.assert_allclose(widths, heights, atol=2.5)
+    assert 23 < widths.min() < 30 and 45 < widths.max() < 52
+    assert left.min() < 15 and right.max() > 125
+    assert top.min() < 15 and bottom.max() > 85
+
+
+def test_evaluation_has_every_example_once_in_order_and_fills_up_the_last_batch(shards):
+    batches = evaluation_batches(shards)
+    assert order(batches) == [*CONVERTED, pipeline.PADDING_INDEX]
+    assert not batches[-1]["video"][-1].any()
+    assert not batches[-1]["audio"][-1].any()
+
+
+def test_the_clips_of_an_example_follow_each_other(shards):
+    indices = order(evaluation_batches(shards, num_clips=3))
+    # 45 clips: 11 batches of 4 and one clip.
+    assert indices == [*np.repeat(CONVERTED, 3), -1, -1, -1]
+
+
+def test_evaluation_leaves_out_what_is_not_to_keep(shards):
+    keep = np.zeros(NUM_ROWS, bool)
+    keep[[1, 8, 14]] = True
+    assert order(evaluation_batches(shards, keep=keep)) == [1, 8, 14, -1]
+
+
+def test_nothing_to_keep_gives_no_batches(shards):
+    assert evaluation_batches(shards, keep=np.zeros(NUM_ROWS, bool)) == []
+
+
+def test_all_evaluation_batches_have_one_static_shape(shards):
+    batches = pipeline.evaluation_batches(shards, clip=CLIP, batch_size=4, num_clips=2)
+    assert batches.element_spec == {
+        "video": tf.TensorSpec([4, 4, 4, 4, 3], tf.float32),
+        "audio": tf.TensorSpec([4, 30, 2, 1], tf.float32),
+        "example_index": tf.TensorSpec([4], tf.int64),
+    }
+
+
+def test_evaluation_clips_are_the_same_every_time(shards):
+    batches = pipeline.evaluation_batches(shards, clip=CLIP, batch_size=4)
+    first, second = (list(batches.as_numpy_iterator()) for _ in range(2))
+    assert_same(first, second)

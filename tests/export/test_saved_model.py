@@ -1,0 +1,310 @@
+"""Exported encoders: inside this project, and in a process that cannot import it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf import compat, workdir
+from xdc_tf.data import dataset_info, pipeline, records
+from xdc_tf.data.log_mel import LogMelSettings, log_mel
+from xdc_tf.export import saved_model
+from xdc_tf.models.encoder_files import load_encoder
+from xdc_tf.training import settings
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+RECIPES = os.path.join(ROOT, "docs", "finetuning.md")
+HUB = "TensorFlow 2.15: tensorflow_hub"
+KERAS_FILE = "Keras 2 or 3: the Keras file"
+LOOP = "Any TensorFlow: the SavedModel in a training loop"
+TFSM_LAYER = "Keras 3: features without training"
+FINETUNING = [KERAS_FILE, LOOP] + ([] if compat.KERAS_3 else [HUB])
+# Batch, frames, height and width of clips; batch, rows and filters of spectrograms.
+CLIP_SHAPES = [(1, 2, 16, 16), (3, 5, 24, 40)]
+LOG_MEL_SHAPES = [(1, 25, 40), (3, 60, 40)]
+
+# Runs with this project blocked, whether or not it is installed. Prints its report.
+OUTSIDE = """
+import json, os, sys
+sys.modules["xdc_tf"] = sys.modules["data_prep"] = sys.modules["configs"] = None
+import keras
+import numpy as np
+import tensorflow as tf
+
+report = {}
+try:
+    import xdc_tf
+except ImportError:
+    report["project_importable"] = False
+
+probes = np.load("probes.npz")
+features = {}
+for stream in ("video", "audio"):
+    encoder = tf.saved_model.load(f"exported/{stream}_encoder")
+    keras_encoder = keras.models.load_model(f"exported/{stream}_encoder.keras")
+    for name in probes:
+        if name.startswith(stream):
+            features[name] = encoder(probes[name])
+            features["keras_" + name] = keras_encoder(probes[name], training=False)
+
+def variables_of(encoder):
+    for holder in ("resolved_object", "saved"):
+        encoder = getattr(encoder, holder, encoder)
+    return encoder.variables
+
+before = tf.saved_model.load("exported/video_encoder").variables
+code = json.load(open("recipes.json"))
+for heading in sys.argv[1:]:
+    scope = {}
+    exec(compile(code["Clips"], "Clips", "exec"), scope)
+    exec(compile(code[heading], heading, "exec"), scope)
+    if "losses" not in scope:
+        features["recipe"] = scope["features"]
+        continue
+    report[heading] = {
+        "losses": [float(loss) for loss in scope["losses"]],
+        "changed": [
+            bool(np.any(np.asarray(old) != np.asarray(new)))
+            for old, new in zip(before, variables_of(scope["encoder"]))
+        ],
+        "layer_losses": len(scope["model"].losses),
+        "trained_by_fit": sum(
+            int(np.prod(variable.shape))
+            for variable in scope["model"].trainable_variables
+        ),
+    }
+    if hasattr(scope["encoder"], "saved"):
+        again = tf.saved_model.load("finetuned")
+        probe = probes["video_0"]
+        features["finetuned"] = scope["encoder"].saved(probe)
+        features["saved_again"] = again(probe)
+        frames = tf.constant(scope["data"]["frames"])
+        serve = [a.signatures["serving_default"] for a in (encoder_0, again)]
+        features["served"], features["served_finetuned"] = (
+            s(frames=frames)["features"] for s in serve
+        )
+
+np.savez("features.npz", **features)
+json.dump(report, open("report.json", "w"))
+""".replace("encoder_0", 'tf.saved_model.load("exported/video_encoder")')
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run, tmp_path_factory):
+    """The tiny run's export, made over what a killed export left."""
+    out = tmp_path_factory.mktemp("outside") / "exported"
+    leftover = out.with_name("exported.tmp") / "video_encoder" / "leftover"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    saved_model.export(str(tiny_run), str(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def outside(exported):
+    """What OUTSIDE reports, and the features that it computed."""
+    rng = np.random.default_rng(0)
+    probes = {
+        f"video_{n}": rng.normal(size=(*shape, 3)).astype(np.float32)
+        for n, shape in enumerate(CLIP_SHAPES)
+    } | {
+        f"audio_{n}": rng.normal(size=(*shape, 1)).astype(np.float32)
+        for n, shape in enumerate(LOG_MEL_SHAPES)
+    }
+    # Bright clips are class 1, dark ones class 0.
+    labels = np.arange(16) % 2
+    noise = rng.integers(0, 128, (16, 4, 16, 16, 3))
+    frames = (noise + 127 * labels[:, None, None, None, None]).astype(np.uint8)
+    folder = exported.parent
+    np.savez(folder / "probes.npz", **probes)
+    np.savez(folder / "clips.npz", frames=frames, labels=labels)
+    with open(RECIPES, encoding="utf-8") as file:
+        parts = re.split(r"^## (.*)$", file.read(), flags=re.MULTILINE)[1:]
+    recipes = {
+        heading: re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+        for heading, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert sorted(recipes) == sorted(["Clips", HUB, KERAS_FILE, LOOP, TFSM_LAYER])
+    (folder / "recipes.json").write_text(json.dumps(recipes))
+    run = [*FINETUNING, *([TFSM_LAYER] if compat.KERAS_3 else [])]
+    subprocess.run(
+        [sys.executable, "-c", OUTSIDE, *run],
+        cwd=folder,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        check=True,
+    )
+    report = json.loads((folder / "report.json").read_text())
+    return report, dict(np.load(folder / "features.npz")), probes
+
+
+def test_the_export_is_tried_where_this_project_cannot_be_imported(outside):
+    assert outside[0]["project_importable"] is False
+
+
+@pytest.mark.parametrize("probe", ["video_0", "video_1", "audio_0", "audio_1"])
+def test_any_size_gives_the_features_of_the_runs_encoder(tiny_run, outside, probe):
+    _, features, probes = outside
+    encoder = load_encoder(workdir.encoder_file(str(tiny_run), probe[:5]))
+    expected = encoder(probes[probe], training=False).numpy()
+    assert expected.shape == (len(probes[probe]), 32)
+    for found in (features[probe], features["keras_" + probe]):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("heading", FINETUNING)
+def test_a_recipe_lowers_the_loss(outside, heading):
+    losses = outside[0][heading]["losses"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("heading", FINETUNING)
+def test_a_recipe_changes_all_weights_and_all_batch_norm_statistics(outside, heading):
+    changed = outside[0][heading]["changed"]
+    assert len(changed) == 105 and all(changed)
+
+
+@pytest.mark.parametrize("heading", [name for name in FINETUNING if name != LOOP])
+def test_fit_sees_the_trainable_weights_and_penalties(tiny_run, outside, heading):
+    encoder = load_encoder(workdir.encoder_file(str(tiny_run), "video"))
+    weights = sum(int(np.prod(v.shape)) for v in encoder.trainable_variables)
+    assert outside[0][heading]["trained_by_fit"] == weights + 32 * 2 + 2
+    assert outside[0][heading]["layer_losses"] == len(encoder.losses) == 21
+
+
+def test_the_finetuned_encoder_can_be_saved_again(outside):
+    _, features, _ = outside
+    np.testing.assert_array_equal(features["saved_again"], features["finetuned"])
+    difference = np.abs(features["served_finetuned"] - features["served"])
+    assert difference.max() > 1e-3
+
+
+@pytest.mark.skipif(not compat.KERAS_3, reason="Keras 2 has no TFSMLayer")
+def test_keras_3_serves_frames_through_a_layer(outside):
+    _, features, _ = outside
+    np.testing.assert_allclose(features["recipe"], features["served"], atol=1e-5)
+
+
+@pytest.mark.parametrize("stream", ["video", "audio"])
+def test_the_object_has_the_reusable_interface(tiny_run, exported, stream):
+    encoder = load_encoder(workdir.encoder_file(str(tiny_run), stream))
+    loaded = tf.saved_model.load(str(exported / f"{stream}_encoder"))
+    assert len(loaded.variables) == len(encoder.variables)
+    shapes = [tuple(variable.shape) for variable in loaded.trainable_variables]
+    assert shapes == [tuple(v.shape) for v in encoder.trainable_variables]
+    assert all(variable.trainable for variable in loaded.trainable_variables)
+    penalties = [float(penalty()) for penalty in loaded.regularization_losses]
+    # weight_decay / 2 times the sum of squares of each convolution's kernel.
+    expected = [
+        0.5e-4 * np.sum(np.square(variable.numpy()))
+        for variable in encoder.trainable_variables
+        if len(variable.shape) > 1
+    ]
+    np.testing.assert_allclose(penalties, expected, rtol=1e-5)
+
+
+def test_serving_frames_equals_the_evaluation_pipeline(
+    tiny_run, tiny_records, exported
+):
+    config = workdir.read_config(str(tiny_run))
+    info = dataset_info.read_dataset_info(str(tiny_records / "train"))
+    clip = settings.clip(config, info)
+    shards = dataset_info.shard_paths(str(tiny_records / "train"), info)
+    batch = next(
+        iter(pipeline.evaluation_batches(shards[:1], clip=clip, batch_size=4))
+    )
+    frames = []
+    for serialized in tf.data.TFRecordDataset(shards[:1]).take(4):
+        jpegs = records.parse_example(serialized, num_filters=40)["frames_jpeg"]
+        # 12 frames at the clip's 8 per second; its centre are frames 4 to 7.
+        assert len(jpegs) == 12
+        frames.append([tf.io.decode_jpeg(jpeg).numpy() for jpeg in jpegs[4:8]])
+    frames = np.array(frames)
+    prepared = saved_model.prepare_frames(tf.constant(frames), clip)
+    np.testing.assert_allclose(prepared, batch["video"], atol=1e-5)
+    encoder = load_encoder(workdir.encoder_file(str(tiny_run), "video"))
+    served = tf.saved_model.load(str(exported / "video_encoder")).signatures[
+        "serving_default"
+    ](frames=tf.constant(frames))["features"]
+    np.testing.assert_allclose(
+        served, encoder(batch["video"], training=False), atol=1e-4
+    )
+
+
+def test_serving_a_waveform_equals_numpy_log_mel(tiny_run, tiny_records, exported):
+    waveform = np.random.default_rng(0).normal(0, 0.1, (2, 9600)).astype(np.float32)
+    info = dataset_info.read_dataset_info(str(tiny_records / "train"))
+    spectrogram = log_mel(waveform, LogMelSettings())
+    normalised = (spectrogram - info.log_mel_mean) / info.log_mel_std
+    encoder = load_encoder(workdir.encoder_file(str(tiny_run), "audio"))
+    served = tf.saved_model.load(str(exported / "audio_encoder")).signatures[
+        "serving_default"
+    ](waveform=tf.constant(waveform))["features"]
+    np.testing.assert_allclose(
+        served, encoder(normalised[..., None], training=False), atol=1e-4
+    )
+
+
+def test_the_card_says_what_goes_in(tiny_records, exported):
+    card = json.loads((exported / "export.json").read_text())
+    info = dataset_info.read_dataset_info(str(tiny_records / "train"))
+    video = card["encoders"]["video_encoder"]
+    audio = card["encoders"]["audio_encoder"]
+    assert (video["features"], audio["features"]) == (32, 32)
+    assert video["input"]["mean"] == [0.43216, 0.394666, 0.37645]
+    assert video["input"]["frames_per_clip"] == 4
+    assert audio["input"]["mean"] == info.log_mel_mean
+    assert audio["input"]["log_mel"]["hop_ms"] == 20.0
+
+
+def test_nothing_but_the_export_lies_in_the_directory(exported):
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "audio_encoder",
+        "audio_encoder.keras",
+        "export.json",
+        "video_encoder",
+        "video_encoder.keras",
+    ]
+    assert not (exported / "video_encoder" / "leftover").exists()
+    assert not exported.with_name("exported.tmp").exists()
+
+
+def test_an_existing_directory_is_an_error(tiny_run, exported):
+    with pytest.raises(FileExistsError, match=f"{exported} exists"):
+        saved_model.export(str(tiny_run), str(exported))
+
+
+def test_an_interrupted_export_has_no_final_name(tiny_run, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tf.saved_model, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        saved_model.export(str(tiny_run), str(tmp_path / "exported"))
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_saved_model_that_reads_back_differently_is_an_error(tmp_path, monkeypatch):
+    inputs = keras.Input((None, 3))
+    encoder = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    serving = tf.function(
+        lambda x: {"features": encoder(x)},
+        input_signature=[tf.TensorSpec([None, None, 3])],
+    )
+    load = tf.saved_model.load
+    monkeypatch.setattr(
+        tf.saved_model, "load", lambda path: lambda x: load(path)(x) + 0.01
+    )
+    with pytest.raises(RuntimeError, match="differ by 0.01"):
+        saved_model.save_reusable(encoder, str(tmp_path / "saved"), serving=serving)
+
+
+def test_a_directory_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        saved_model.export(str(tmp_path), str(tmp_path / "exported"))
+    assert list(tmp_path.iterdir()) == []

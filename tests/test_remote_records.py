@@ -1,0 +1,88 @@
+"""Records on s3:// against a local server, by command lines of their own process."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from xdc_tf import compat
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+COMMAND = """\
+from xdc_tf import program
+
+
+def main(argv):
+    import tensorflow as tf
+
+    from xdc_tf import compat
+
+    path = argv[1]
+    compat.enable_remote_paths(path)
+    with tf.io.TFRecordWriter(path) as writer:
+        for record in (b"first", b"second"):
+            writer.write(record)
+    print([record.numpy() for record in tf.data.TFRecordDataset(path)])
+    if "--fail" in argv:
+        raise ValueError("failed on request")
+
+
+program.run(main)
+"""
+
+
+def _run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, "--", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A bucket named "records"; yields the environment that finds its server."""
+    boto3 = pytest.importorskip("boto3")
+    moto_server = pytest.importorskip("moto.server")
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    boto3.client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=f"http://{host}:{port}",
+        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+    ).create_bucket(Bucket="records")
+    yield {
+        **keys,
+        "AWS_REGION": "us-east-1",
+        "S3_ENDPOINT": f"http://{host}:{port}",
+    }
+    server.stop()
+
+
+@pytest.mark.skipif(compat.KERAS_3, reason="this generation has no tensorflow-io")
+def test_records_are_written_to_s3_and_read_back_with_exit_code_0(s3):
+    done = _run("s3://records/a.tfrecord", **s3)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "[b'first', b'second']\n"
+
+
+@pytest.mark.skipif(compat.KERAS_3, reason="this generation has no tensorflow-io")
+def test_a_failure_after_using_s3_has_exit_code_1(s3):
+    done = _run("s3://records/b.tfrecord", "--fail", **s3)
+    assert (done.returncode, done.stderr) == (1, "error: failed on request\n")
+
+
+@pytest.mark.skipif(not compat.KERAS_3, reason="tensorflow-io reads s3:// here")
+def test_without_tensorflow_io_a_command_on_s3_says_what_is_missing():
+    done = _run("s3://records/a.tfrecord")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: s3://records/a.tfrecord: s3:// paths need")
+    assert done.stderr.count("\n") == 1

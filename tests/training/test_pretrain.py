@@ -1,0 +1,226 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf import workdir as work
+from xdc_tf.clustering import label_tables
+from xdc_tf.training import supervision
+from xdc_tf.training.pretrain import pretrain
+
+ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# 24 videos, 5 of them held out, in batches of 4.
+STEPS_PER_ROUND = 4
+
+
+def final_step(workdir):
+    path = tf.train.latest_checkpoint(os.path.join(workdir, work.CHECKPOINTS_DIR))
+    reader = tf.train.load_checkpoint(path)
+    return int(reader.get_tensor("progress/step/.ATTRIBUTES/VARIABLE_VALUE"))
+
+
+def run_pretrain(config, records, workdir, strategy=ONE_DEVICE, **arguments):
+    pretrain(
+        config,
+        workdir=str(workdir),
+        records_dir=str(records / "train"),
+        strategy=strategy,
+        **arguments,
+    )
+
+
+@pytest.mark.parametrize("method", supervision.METHODS)
+def test_every_method_runs_and_writes_its_encoders_and_labels(
+    method, tiny_config, tiny_records, tmp_path
+):
+    tiny_config |= {"method": method, "num_rounds": 1}
+    run_pretrain(tiny_config, tiny_records, tmp_path)
+    row = supervision.METHODS[method]
+    for stream in row.streams:
+        assert os.path.exists(work.encoder_file(str(tmp_path), stream))
+        assert os.path.exists(work.encoder_file(str(tmp_path), stream, initial=True))
+    clustered = set(supervision.label_sources(row)) - {supervision.TRUE_LABELS}
+    round_dir = work.round_dir(str(tmp_path), 0)
+    if clustered:
+        table = label_tables.read(round_dir)
+        assert set(table.clusterings) == clustered
+        for clustering in table.clusterings.values():
+            assert clustering.labels.min() == 0 and clustering.labels.max() == 3
+            # The held-out videos are labelled, but the centroids are not theirs.
+            assert len(clustering.labels) == 24 and clustering.sizes.sum() == 19
+    else:
+        assert not os.path.exists(round_dir)
+    assert final_step(tmp_path) == STEPS_PER_ROUND
+
+
+def test_two_devices_run_all_rounds(tiny_config, tiny_records, tmp_path):
+    both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    run_pretrain(tiny_config, tiny_records, tmp_path, both)
+    assert final_step(tmp_path) == 2 * STEPS_PER_ROUND
+    assert os.path.exists(work.round_dir(str(tmp_path), 1))
+
+
+KILLED_IN_A_STEP = """
+from xdc_tf.training import train_step
+make = train_step.make_train_step
+def make_deadly(*args, **kwargs):
+    step, calls = make(*args, **kwargs), []
+    def deadly(batch):
+        calls.append(batch)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(batch)
+    return deadly
+train_step.make_train_step = make_deadly
+"""
+KILLED_IN_CLUSTERING = """
+from xdc_tf.clustering import kmeans
+def deadly(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+kmeans.fit = deadly
+"""
+RUN = """
+import json, os, signal, sys
+import tensorflow as tf
+{patch}
+from xdc_tf.training.pretrain import pretrain
+pretrain(json.loads(sys.argv[1]), workdir=sys.argv[2], records_dir=sys.argv[3],
+         strategy=tf.distribute.OneDeviceStrategy("/CPU:0"))
+"""
+
+
+def run_process(config, records, workdir, patch):
+    arguments = [json.dumps(config), str(workdir), str(records / "train")]
+    return subprocess.run(
+        [sys.executable, "-c", RUN.format(patch=patch), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_killed_in_a_round_and_in_clustering_the_run_ends_with_all_its_steps(
+    tiny_config, tiny_records, tmp_path
+):
+    killed = run_process(tiny_config, tiny_records, tmp_path, KILLED_IN_A_STEP)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    # The checkpoint of step 3 is there, the fourth step is lost.
+    assert final_step(tmp_path) == 3
+    killed = run_process(tiny_config, tiny_records, tmp_path, KILLED_IN_CLUSTERING)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "from step 3" in killed.stdout
+    assert final_step(tmp_path) == STEPS_PER_ROUND
+    finished = run_process(tiny_config, tiny_records, tmp_path, "")
+    assert finished.returncode == 0, finished.stderr
+    assert final_step(tmp_path) == 2 * STEPS_PER_ROUND
+    for round_index in range(2):
+        table = label_tables.read(work.round_dir(str(tmp_path), round_index))
+        assert set(table.clusterings) == {"video", "audio"}
+
+
+def test_a_restarted_run_gives_the_labels_of_an_uninterrupted_one(
+    tiny_config, tiny_records, tmp_path
+):
+    run_pretrain(tiny_config, tiny_records, tmp_path / "whole")
+    run_pretrain(tiny_config | {"num_rounds": 1}, tiny_records, tmp_path / "halves")
+    run_pretrain(
+        tiny_config, tiny_records, tmp_path / "halves", allow_config_change=True
+    )
+    whole, halves = (
+        label_tables.read(work.round_dir(str(tmp_path / name), 1)).clusterings
+        for name in ("whole", "halves")
+    )
+    for source, clustering in whole.items():
+        np.testing.assert_array_equal(clustering.labels, halves[source].labels)
+
+
+def test_patience_ends_a_round_whose_held_out_loss_does_not_fall(
+    tiny_config, tiny_records, tmp_path
+):
+    tiny_config["num_rounds"] = 1
+    tiny_config["training"] |= {"epochs_per_round": 20, "patience": 1}
+    # Steps of no size leave the loss as it is.
+    tiny_config["optimizer"]["learning_rate"] = 0.0
+    tiny_config["batch_norm_momentum"] = 1.0
+    run_pretrain(tiny_config, tiny_records, tmp_path)
+    assert final_step(tmp_path) == 2 * STEPS_PER_ROUND
+
+
+def test_a_loss_that_is_not_finite_stops_with_round_and_step(
+    tiny_config, tiny_records, tmp_path
+):
+    tiny_config["optimizer"] |= {"learning_rate": 1e30, "warmup_steps": 0}
+    with pytest.raises(FloatingPointError, match=r"round 1 .*up to 2"):
+        run_pretrain(tiny_config, tiny_records, tmp_path)
+    assert final_step(tmp_path) == 0
+
+
+def test_another_configuration_stops_naming_the_keys(
+    tiny_config, tiny_records, tmp_path
+):
+    run_pretrain(tiny_config | {"num_rounds": 1}, tiny_records, tmp_path)
+    with pytest.raises(ValueError, match=r"seed \(0 there, 5 now\)"):
+        run_pretrain(
+            tiny_config | {"num_rounds": 1, "seed": 5}, tiny_records, tmp_path
+        )
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"method": "xxx"}, "config.method='xxx' is unknown"),
+        ({"kmeans": {"num_clusters": 100}}, "num_clusters=100 .* 19 examples"),
+        ({"training": {"batch_size": 20}}, "19 examples .* batch_size=20"),
+        ({"training": {"batch_size": 0}}, "training.batch_size=0"),
+        ({"log_mel": {"num_filters": 64}}, "num_filters .40 in the records, 64 in"),
+        ({"precision": "half"}, "config.precision='half'"),
+        ({"video_encoder": {"depth": 50}}, "video_encoder.depth=50"),
+        ({"optimizer": {"name": "adam"}}, "config.optimizer.name='adam'"),
+        ({"optimizer": {"schedule": "linear"}}, "config.optimizer.schedule='linear'"),
+        ({"training": {"held_out_share": 1.0}}, "held_out_share=1.0"),
+    ],
+)
+def test_settings_that_do_not_fit_stop_before_any_work(
+    keys, message, tiny_config, tiny_records, tmp_path
+):
+    for key, value in keys.items():
+        if isinstance(value, dict):
+            tiny_config[key] |= value
+        else:
+            tiny_config[key] = value
+    with pytest.raises(ValueError, match=message):
+        run_pretrain(tiny_config, tiny_records, tmp_path / "run")
+    assert not os.path.exists(tmp_path / "run" / work.CHECKPOINTS_DIR)
+    assert not os.path.exists(tmp_path / "run" / work.CONFIG_FILE)
+
+
+def test_tensorboard_has_the_curves_of_training_and_clustering(
+    tiny_config, tiny_records, tmp_path
+):
+    run_pretrain(tiny_config, tiny_records, tmp_path)
+    log_dir = os.path.join(tmp_path, work.TENSORBOARD_DIR)
+    tags = set()
+    for name in os.listdir(log_dir):
+        for event in tf.compat.v1.train.summary_iterator(os.path.join(log_dir, name)):
+            tags |= {value.tag for value in event.summary.value}
+    assert tags >= {
+        "training/learning_rate",
+        "training/clips_per_sec",
+        "training/video_from_audio/loss",
+        "training/audio_from_video/accuracy",
+        "held_out/video_from_audio/loss",
+        "clusters/video/inertia",
+        "clusters/video/sizes",
+        "clusters/audio/empty_clusters",
+        "clusters/audio/nmi_with_previous_round",
+        "clusters/audio/nmi_with_true_labels",
+        "clusters/nmi_of_audio_and_video",
+    }

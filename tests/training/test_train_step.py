@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf import compat
+from xdc_tf.data import pipeline
+from xdc_tf.training import monitoring, train_step
+from xdc_tf.training.run import prepare, training_batches
+
+ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
+
+
+def make_run(config, records, workdir, strategy=ONE_DEVICE):
+    run = prepare(
+        config,
+        workdir=str(workdir),
+        records_dir=str(records / "train"),
+        strategy=strategy,
+        allow_config_change=False,
+    )
+    compat.set_learning_rate(run.optimizer, 0.1)
+    for number, table in enumerate(run.label_tables.values()):
+        table.assign((np.arange(24) + number) % 4)
+    return run
+
+
+def make_step(run):
+    return train_step.make_train_step(
+        run.model,
+        run.method,
+        run.label_tables,
+        run.optimizer,
+        strategy=run.strategy,
+        global_batch_size=run.config["training"]["batch_size"],
+    )
+
+
+def weights(run):
+    return [variable.numpy() for variable in run.model.trainable_variables]
+
+
+def test_two_devices_take_the_same_first_step_as_one(
+    tiny_config, tiny_records, tmp_path
+):
+    tiny_config["synchronized_batch_norm"] = True
+    both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    results = []
+    for name, strategy in {"one": ONE_DEVICE, "two": both}.items():
+        run = make_run(tiny_config, tiny_records, tmp_path / name, strategy)
+        sums = make_step(run)(next(training_batches(run)))
+        results.append((monitoring.head_means([sums]), weights(run)))
+    (means_of_one, weights_of_one), (means_of_two, weights_of_two) = results
+    for head, means in means_of_one.items():
+        assert means_of_two[head]["loss"] == pytest.approx(means["loss"], rel=1e-5)
+    for of_one, of_two in zip(weights_of_one, weights_of_two, strict=True):
+        np.testing.assert_allclose(of_two, of_one, atol=1e-5)
+
+
+def test_the_loss_before_training_is_the_log_of_the_number_of_clusters(
+    tiny_config, tiny_records, tmp_path
+):
+    run = make_run(tiny_config, tiny_records, tmp_path)
+    means = monitoring.head_means([make_step(run)(next(training_batches(run)))])
+    for head in ("video_from_audio", "audio_from_video"):
+        # Heads start at N(0, 0.01), so that all four clusters are nearly as likely.
+        assert means[head]["loss"] == pytest.approx(np.log(4), abs=0.05)
+
+
+def test_repeated_steps_on_one_batch_learn_its_labels(
+    tiny_config, tiny_records, tmp_path
+):
+    run = make_run(tiny_config, tiny_records, tmp_path)
+    step, batch = make_step(run), next(training_batches(run))
+    for _ in range(15):
+        means = monitoring.head_means([step(batch)])
+    assert all(values["loss"] < 0.5 for values in means.values())
+    assert all(values["accuracy"] == 1.0 for values in means.values())
+
+
+def test_examples_without_a_label_and_padding_add_nothing(
+    tiny_config, tiny_records, tmp_path
+):
+    run = make_run(tiny_config, tiny_records, tmp_path)
+    for table in run.label_tables.values():
+        table.assign(np.where(np.arange(24) == 3, 1, -1))
+    batch = next(training_batches(run))
+    batch = {**batch, "example_index": tf.constant([3, 5, pipeline.PADDING_INDEX, 3])}
+    sums = train_step.head_losses(
+        run.model, run.method, run.label_tables, batch, training=False
+    )
+    for head in sums.values():
+        assert float(head["labelled"]) == 2
+        assert float(head["loss"]) == pytest.approx(2 * np.log(4), rel=0.1)
+
+
+def test_weight_decay_adds_the_squared_kernels_to_the_gradient(
+    tiny_config, tiny_records, tmp_path
+):
+    tiny_config["optimizer"]["weight_decay"] = 0.5
+    run = make_run(tiny_config, tiny_records, tmp_path)
+    for table in run.label_tables.values():
+        table.assign(np.full(24, -1))
+    before = run.model.heads["video_from_audio"].kernel.numpy()
+    make_step(run)(next(training_batches(run)))
+    # Without labels the penalty w/2 * k^2 is the whole loss: k <- k - 0.1 * 0.5 * k.
+    after = run.model.heads["video_from_audio"].kernel.numpy()
+    np.testing.assert_allclose(after, 0.95 * before, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_learns_with_float32_weights(
+    precision, tiny_config, tiny_records, tmp_path
+):
+    tiny_config["precision"] = precision
+    run = make_run(tiny_config, tiny_records, tmp_path)
+    step, batch = make_step(run), next(training_batches(run))
+    first = monitoring.head_means([step(batch)])
+    for _ in range(5):
+        last = monitoring.head_means([step(batch)])
+    assert {variable.dtype for variable in weights(run)} == {np.dtype("float32")}
+    for head in first:
+        assert last[head]["loss"] < first[head]["loss"]
+
+
+def test_lamb_learns(tiny_config, tiny_records, tmp_path):
+    tiny_config["optimizer"]["name"] = "lamb"
+    run = make_run(tiny_config, tiny_records, tmp_path)
+    step, batch = make_step(run), next(training_batches(run))
+    first = monitoring.head_means([step(batch)])
+    for _ in range(5):
+        last = monitoring.head_means([step(batch)])
+    for head in first:
+        assert last[head]["loss"] < first[head]["loss"]

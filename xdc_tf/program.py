@@ -1,0 +1,198 @@
+"""Runs a command line: one clear line for a user's mistake, and the right exit code.
+
+Imports no TensorFlow, so that `--help` answers at once.
+"""
+
+import contextlib
+import importlib.abc
+import importlib.util
+import logging
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+from absl import app, flags
+
+# What bad input raises: wrong values, and files that are missing, forbidden, ...
+USER_ERRORS = (ValueError, OSError)
+# What a configuration file or a --config.KEY=VALUE raises while flags are parsed.
+_CONFIG_ERRORS = (AttributeError, KeyError, TypeError, SyntaxError, ImportError)
+
+# What TensorFlow writes while it starts, whatever TF_CPP_MIN_LOG_LEVEL says. That CUDA
+# cannot be initialised is worth saying where there is a driver for it.
+_START_UP_NOISE = re.compile(
+    r"WARNING: All log messages before absl::InitializeLog"
+    r"|I\d{4} \d\d:\d\d:\d"
+    r"|.*Unable to register cu(DNN|FFT|BLAS) factory"
+    + ("" if os.path.exists("/proc/driver/nvidia") else r"|.*failed call to cuInit")
+)
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Parses the flags, runs `main` and leaves with an exit code; never returns.
+
+    0 for success and for `--help`; 1 for a mistake in flags or input, told in one
+    `error: ...` line; 130 for Ctrl-C. Any other exception is a bug and shows its
+    traceback. The flag `--debug` shows the traceback of mistakes too, and the messages
+    of TensorFlow that are otherwise silenced.
+
+    Args:
+        main: takes the arguments left over by the flags; returns None or an exit code.
+    """
+    if "debug" not in flags.FLAGS:
+        flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's messages.")
+    _describe_in_help(main)
+    code = 1
+    try:
+        app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
+    except SystemExit as done:
+        code = done.code
+    except KeyboardInterrupt:
+        _print_error("interrupted")
+        code = 130
+    except Exception:
+        traceback.print_exc()
+    _leave(code if isinstance(code, int) else int(code is not None))
+
+
+def quiet_tensorflow() -> None:
+    """Keeps TensorFlow's start-up messages off the terminal; call it before its import.
+
+    `run` has done so. Worker processes that import TensorFlow call it themselves.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if "tensorflow" not in sys.modules:
+        sys.meta_path.insert(0, _QuietImport())
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit:
+        # Only the help flags leave from here, and absl has them leave with 1.
+        raise SystemExit(0) from None
+    except (flags.Error, *_CONFIG_ERRORS, *USER_ERRORS) as error:
+        if "--debug" in argv:
+            raise
+        _print_error(f"{_one_line(error)} (--help lists the flags)")
+        raise SystemExit(1) from None
+
+
+def _guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+    if flags.FLAGS.debug:
+        return main(argv)
+    quiet_tensorflow()
+    try:
+        return main(argv)
+    except USER_ERRORS as error:
+        _print_error(_one_line(error))
+    except Exception as error:
+        message = _tensorflow_user_error(error)
+        if message is None:
+            raise
+        _print_error(message)
+    return 1
+
+
+def _tensorflow_user_error(error: Exception) -> str | None:
+    """The message if TensorFlow reports a file or value of the user's, else None."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
+        return None
+    # MESSAGE of "{{graph node}} Error in ... iterator: NAME: MESSAGE [Op:NAME]" and
+    # whether a Python traceback follows, as from a function inside a data set.
+    told, *python_traceback = error.message.split("\nTraceback", 1)
+    told = re.sub(r"^(\{\{.*?\}\} )?(Error in .*? iterator: \S+ )?", "", told)
+    told = " ".join(re.sub(r"\[Op:.*", "", told, flags=re.DOTALL).split())
+    errors = tensorflow.errors
+    files = errors.NotFoundError, errors.PermissionDeniedError, errors.DataLossError
+    if python_traceback and told.startswith("ValueError: "):
+        return told.removeprefix("ValueError: ")
+    return told if isinstance(error, files) else None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def _describe_in_help(main: Callable[[list[str]], int | None]) -> None:
+    """Makes `--help` show main's flags and module when a console script runs it."""
+    script = sys.argv[0]
+    for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
+        flags.FLAGS.register_key_flag_for_module(script, flag)
+    flags.FLAGS.register_key_flag_for_module(script, flags.FLAGS["debug"])
+    sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
+
+
+def _leave(code: int) -> None:
+    """Exits; past C++ destructors if tensorflow-io's file systems are loaded.
+
+    Those abort the process on their way out ("pure virtual method called"), which would
+    turn a success into a failure.
+    """
+    if "tensorflow_io" not in sys.modules:
+        sys.exit(code)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _QuietImport(importlib.abc.MetaPathFinder):
+    """Imports TensorFlow as usual, once, under `_without_start_up_noise`."""
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_quietly(module):
+                with _without_start_up_noise():
+                    execute(module)
+                    # Looks for GPUs, which has messages of its own, now.
+                    module.config.list_physical_devices()
+
+            spec.loader.exec_module = execute_quietly
+        return spec
+
+
+@contextlib.contextmanager
+def _without_start_up_noise() -> Iterator[None]:
+    """Filters file descriptor 2, to which C++ writes, through a child process.
+
+    A process of its own passes everything else on even if TensorFlow aborts, as it does
+    with a reason on a processor that lacks its instructions.
+    """
+    sys.stderr.flush()
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.close(write_end)
+        with os.fdopen(read_end, "rb") as lines:
+            for line in lines:
+                if not _START_UP_NOISE.match(line.decode(errors="replace")):
+                    os.write(2, line)
+        os._exit(0)
+    os.close(read_end)
+    terminal = os.dup(2)
+    os.dup2(write_end, 2)
+    os.close(write_end)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.waitpid(child, 0)
