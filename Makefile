@@ -47,13 +47,13 @@ WORKDIR := $(DEMO_DIR)/run
 EXPORT := $(DEMO_DIR)/export
 
 $(TRAIN_MANIFEST): | $(VENV)/.installed
-	$(RUN) -m data_prep.synthetic --out=$(@D) --num_videos=600 --seed=0
+	$(RUN) -m data_prep.synthetic --out=$(@D) --num_videos=1200 --seed=0
 
 $(TEST_MANIFEST): | $(VENV)/.installed
-	$(RUN) -m data_prep.synthetic --out=$(@D) --num_videos=200 --seed=1
+	$(RUN) -m data_prep.synthetic --out=$(@D) --num_videos=300 --seed=1
 
 $(DEMO_DIR)/%_records/dataset_info.json: $(DEMO_DIR)/%/manifest.csv
-	$(RUN) -m data_prep.convert --manifest=$< --out=$(@D)
+	$(RUN) -m data_prep.convert --manifest=$< --out=$(@D) --fps=8 --short_side=48
 
 # A pretraining that was interrupted goes on from its last checkpoint.
 $(DEMO_DIR)/.pretrained: $(TRAIN_RECORDS)/dataset_info.json
@@ -63,13 +63,20 @@ $(DEMO_DIR)/.pretrained: $(TRAIN_RECORDS)/dataset_info.json
 
 $(DEMO_DIR)/results.json: $(DEMO_DIR)/.pretrained $(TEST_RECORDS)/dataset_info.json
 	$(RUN) -m xdc_tf.cli.evaluate --workdir=$(WORKDIR) --records=$(TRAIN_RECORDS) \
-		--test_records=$(TEST_RECORDS) --protocol=linear --json=$@
+		--test_records=$(TEST_RECORDS) --protocol=linear --json=$@ \
+		> $(DEMO_DIR)/results.txt
 
 $(DEMO_DIR)/.exported: $(DEMO_DIR)/.pretrained
 	$(RUN) -m xdc_tf.cli.export --workdir=$(WORKDIR) --out=$(EXPORT)
 	touch $@
 
 demo: $(DEMO_DIR)/results.json $(DEMO_DIR)/.exported
+	@echo
+	@cat $(DEMO_DIR)/results.txt
+	@echo
+	@echo "Videos:      $(DEMO_DIR)/train/videos, $(DEMO_DIR)/test/videos"
+	@echo "Records:     $(TRAIN_RECORDS), $(TEST_RECORDS)"
+	@echo "Labels:      $(WORKDIR)/labels"
 	@echo "Results:     $(DEMO_DIR)/results.json"
 	@echo "Run:         $(WORKDIR)"
 	@echo "SavedModels: $(EXPORT)"

@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     """base.py with the benchmark's values."""
     c = base.get_config()
 
-    c.num_rounds = 8
+    c.num_rounds = 6
     c.clip.num_frames = 8
     c.clip.fps = 8.0
     c.clip.crop_size = 40

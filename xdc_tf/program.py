@@ -78,7 +78,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, *_CONFIG_ERRORS, *USER_ERRORS) as error:
         if "--debug" in argv:
             raise
-        _print_error(f"{_one_line(error)} (--help lists the flags)")
+        cause = "" if isinstance(error, flags.Error) else "in the configuration: "
+        if isinstance(error, AttributeError | KeyError):
+            cause += "no such key: "
+        _print_error(f"{cause}{_one_line(error)} (--help lists the flags)")
         raise SystemExit(1) from None
 
 
@@ -116,6 +119,9 @@ def _tensorflow_user_error(error: Exception) -> str | None:
 
 
 def _one_line(error: Exception) -> str:
+    # str() of a KeyError, and of what wraps one, would put its message in quotes.
+    while isinstance(error, AttributeError | KeyError) and error.args:
+        error = error.args[0]
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -39,11 +39,17 @@ def read_config(workdir: str) -> dict[str, Any]:
         )
     with open(path, encoding="utf-8") as file:
         try:
-            return json.load(file)
+            config = json.load(file)
         except ValueError as error:
             raise ValueError(
                 f"{path} is not JSON ({error}); restore it or use another --workdir."
             ) from error
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"{path} is not a JSON object but {config!r}; restore it or use another "
+            "--workdir."
+        )
+    return config
 
 
 def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> None:

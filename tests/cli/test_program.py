@@ -98,6 +98,26 @@ def test_a_wrong_flag_is_one_line_and_exit_code_1(run, flag):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+def test_an_unknown_configuration_key_is_one_line_with_the_nearest_key(run, tmp_path):
+    (tmp_path / "config.py").write_text(
+        "import ml_collections\n"
+        "def get_config():\n"
+        "    return ml_collections.ConfigDict({'method': 'xdc'})\n"
+    )
+    code = """\
+from ml_collections import config_flags
+from xdc_tf import program
+config_flags.DEFINE_config_file("config")
+def main(argv):
+    print("reached")
+program.run(main)
+"""
+    done = run("pass", "--config=config.py", "--config.metod=sdc", code=code)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: in the configuration: no such key: 'metod'")
+    assert 'Did you mean "method"' in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_help_describes_the_flags_and_leaves_with_0_without_tensorflow(run):
     done = run("pass", "--help")
     assert done.returncode == 0

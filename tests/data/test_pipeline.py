@@ -287,9 +287,16 @@ def test_an_examples_clip_depends_on_seed_epoch_and_index_alone(shards):
             keep=keep,
             shuffle_buffer=shuffle_buffer,
         )
-        chosen = [one for one in examples(batches) if one["example_index"] in (3, 8, 14)]
+        chosen = [
+            one for one in examples(batches) if one["example_index"] in (3, 8, 14)
+        ]
         return sorted(
-            (one["example_index"], n // 3, one["video"].tobytes(), one["audio"].tobytes())
+            (
+                one["example_index"],
+                n // 3,
+                one["video"].tobytes(),
+                one["audio"].tobytes(),
+            )
             for n, one in enumerate(chosen)
         )
 

@@ -53,7 +53,7 @@ def test_two_devices_take_the_same_first_step_as_one(
     for head, means in means_of_one.items():
         assert means_of_two[head]["loss"] == pytest.approx(means["loss"], rel=1e-5)
     for of_one, of_two in zip(weights_of_one, weights_of_two, strict=True):
-        np.testing.assert_allclose(of_two, of_one, atol=1e-5)
+        np.testing.assert_allclose(of_two, of_one, rtol=1e-4, atol=1e-5)
 
 
 def test_the_loss_before_training_is_the_log_of_the_number_of_clusters(
@@ -115,7 +115,8 @@ def test_mixed_precision_learns_with_float32_weights(
     run = make_run(tiny_config, tiny_records, tmp_path)
     step, batch = make_step(run), next(training_batches(run))
     first = monitoring.head_means([step(batch)])
-    for _ in range(5):
+    compat.set_learning_rate(run.optimizer, 0.02)
+    for _ in range(8):
         last = monitoring.head_means([step(batch)])
     assert {variable.dtype for variable in weights(run)} == {np.dtype("float32")}
     for head in first:

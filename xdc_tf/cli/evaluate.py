@@ -1,6 +1,7 @@
 """Evaluates the encoders of a run on labelled records."""
 
 import json
+import os
 
 from absl import flags
 
@@ -29,6 +30,9 @@ def main(argv):
     from xdc_tf import workdir
     from xdc_tf.evaluation import linear
 
+    if _JSON.value:
+        # Now, so that a mistake in it does not cost the evaluation.
+        os.makedirs(os.path.dirname(os.path.abspath(_JSON.value)), exist_ok=True)
     results = linear.evaluate(
         _WORKDIR.value,
         train_dir=_RECORDS.value,

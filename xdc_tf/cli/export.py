@@ -1,6 +1,6 @@
 """Exports the encoders of a run as SavedModels."""
 
-from absl import flags
+from absl import flags, logging
 
 from xdc_tf import program
 
@@ -16,6 +16,8 @@ def main(argv):
     del argv
     from xdc_tf.export import saved_model
 
+    # TensorFlow narrates the saving at this level.
+    logging.set_verbosity(logging.WARNING)
     for path in saved_model.export(_WORKDIR.value, _OUT.value):
         print(f"Exported {path}")
 

@@ -19,8 +19,8 @@ flags.mark_flag_as_required("config")
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Directory of the run. If it holds one of this configuration, that goes on from its "
-    "last checkpoint.",
+    "Directory of the run. If it holds one of this configuration, that goes on from "
+    "its last checkpoint.",
     required=True,
 )
 _RECORDS = flags.DEFINE_string(

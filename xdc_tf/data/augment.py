@@ -1,6 +1,6 @@
 """Random changes of a training clip, each a function of its seed.
 
-A seed is a [2] int32 tensor, as tf.random.stateless_* takes it.
+A seed is a [2] int32 or int64 tensor, as tf.random.stateless_* takes it.
 """
 
 from typing import NamedTuple

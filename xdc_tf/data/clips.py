@@ -59,7 +59,7 @@ def random_start(seed: tf.Tensor, recording_secs: tf.Tensor, settings: ClipSetti
 def uniform_starts(
     recording_secs: tf.Tensor, num_clips: int, settings: ClipSettings
 ) -> tf.Tensor:
-    """[num_clips] float32 start times, evenly spread; one clip lies in the centre."""
+    """[num_clips] float32 start times from first to last; a single one is central."""
     latest = tf.maximum(recording_secs - settings.duration_secs, 0.0)
     if num_clips == 1:
         return latest[None] / 2
@@ -106,9 +106,7 @@ def cut_log_mel(
     """
     available = tf.shape(log_mel)[0]
     center_secs = start_secs + settings.duration_secs / 2
-    first = tf.round(
-        (center_secs - settings.audio_secs / 2) / settings.mel_hop_secs
-    )
+    first = tf.round((center_secs - settings.audio_secs / 2) / settings.mel_hop_secs)
     latest = tf.maximum(available - settings.num_mel_frames, 0)
     first = tf.clip_by_value(tf.cast(first, tf.int32), 0, latest)
     numbers = first + tf.range(settings.num_mel_frames)
@@ -123,8 +121,8 @@ def crop_window(
 
     Args:
       frame_shape: [2] int32, height and width in pixels.
-      top: float32 scalar in [0, 1]; 0 puts the window at the upper edge, 1 at the lower.
-      left: the same for the left and the right edge.
+      top: float32 scalar in [0, 1]; 0 is the upper edge of the frame, 1 the lower.
+      left: float32 scalar in [0, 1]; 0 is the left edge of the frame, 1 the right.
       share: float32 scalar in (0, 1], the window's side by the frame's short side.
 
     Returns:
@@ -158,8 +156,10 @@ def decode_crop(
 ) -> tf.Tensor:
     """Decodes one window of each frame and scales it to the crop size.
 
-    Only the window is decoded. Scaling a window gives what cropping a scaled frame
-    would, but for the pixels at its border.
+    Only the window is decoded: the pixels are those of the whole frame, but for the
+    colour of the outermost ones, which JPEG's coarser colour planes blend with what
+    lies outside. Scaling a window gives what cropping a scaled frame would, but for the
+    pixels at its border.
 
     Args:
       jpegs: [T] string, the clip's frames.

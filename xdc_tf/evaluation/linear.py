@@ -158,8 +158,8 @@ def _read_labelled(records_dir: str, config) -> _LabelledRecords:
     labelled = examples.labels >= 0
     if len(set(examples.labels[labelled])) < 2:
         raise ValueError(
-            f"{records_dir} has {int(labelled.sum())} labelled videos of fewer than two "
-            "classes; the linear protocol needs a label column in the manifest."
+            f"{records_dir} has {int(labelled.sum())} labelled videos of fewer than "
+            "two classes; the linear protocol needs a label column in the manifest."
         )
     kept = Examples(*(column[labelled] for column in examples))
     return _LabelledRecords(records_dir, info, kept)
@@ -171,7 +171,7 @@ def _check_pair(train: _LabelledRecords, test: _LabelledRecords) -> None:
             f"{train.directory} and {test.directory} were made from one manifest; test "
             "on videos that the classifier is not fitted to."
         )
-    unknown = sorted(set(test.classes) - set(train.classes))
+    unknown = sorted(set(test.classes.tolist()) - set(train.classes.tolist()))
     if unknown:
         raise ValueError(
             f"{test.directory} has the classes {unknown[:5]}, of which "

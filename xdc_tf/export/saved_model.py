@@ -125,9 +125,9 @@ def serving_function(
 ):
     """The signature from raw input to features.
 
-    Video: {"frames": [B, T, H, W, 3] uint8, any size} at clip.fps frames per second; the
-    centre is cut and scaled as in evaluation. Audio: {"waveform": [B, samples] float32
-    in [-1, 1]} mono at log_mel_settings.sample_rate_hz. Both give
+    Video: {"frames": [B, T, H, W, 3] uint8, any size} at clip.fps frames per second;
+    the centre is cut and scaled as in evaluation. Audio: {"waveform": [B, samples]
+    float32 in [-1, 1]} mono at log_mel_settings.sample_rate_hz. Both give
     {"features": [B, D] float32}.
     """
     if modality == "video":
@@ -163,9 +163,7 @@ def prepare_frames(frames: tf.Tensor, clip: ClipSettings) -> tf.Tensor:
     window = frames[:, :, y : y + height, x : x + width]
     images = tf.reshape(window, [-1, height, width, 3])
     size = clip.crop_size
-    scaled = tf.reshape(
-        clips.scale(images, size), [shape[0], shape[1], size, size, 3]
-    )
+    scaled = tf.reshape(clips.scale(images, size), [shape[0], shape[1], size, size, 3])
     return clips.normalize_video(scaled)
 
 

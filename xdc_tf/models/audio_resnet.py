@@ -21,7 +21,7 @@ def build(
     """Builds the encoder.
 
     Args:
-      depth: 10 or 18 convolutional layers.
+      depth: 10 or 18; as usual it counts the classifier too.
       width: multiplies the 64, 128, 256, 512 channels of the four stages.
       settings: what all layers share; LayerSettings() by default.
       name: name of the Keras model.

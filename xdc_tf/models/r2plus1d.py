@@ -30,7 +30,7 @@ def build(
     """Builds the encoder.
 
     Args:
-      depth: 10, 18 or 34 convolutional layers, counting a pair as one.
+      depth: 10, 18 or 34; as usual it counts a pair as one and the classifier too.
       width: multiplies the 64, 128, 256, 512 channels of the four stages.
       settings: what all layers share; LayerSettings() by default.
       name: name of the Keras model.

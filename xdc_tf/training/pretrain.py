@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -17,7 +18,7 @@ from xdc_tf.training.run import Run, evaluation_batches, prepare, training_batch
 
 
 class Work(NamedTuple):
-    """What every round does, traced once, and the data that it does it on."""
+    """What every round does, traced once, and what it does it with."""
 
     train: Callable
     evaluate: Callable
@@ -25,6 +26,7 @@ class Work(NamedTuple):
     training_batches: Iterator
     all_batches: Iterable
     held_out_batches: Iterable
+    portable_encoders: Mapping[str, keras.Model]  # receive weights to be saved
 
 
 def pretrain(
@@ -59,14 +61,15 @@ def pretrain(
     )
     if run.checkpoints.restore():
         print(f"Going on from step {int(run.progress.step)} in {workdir}.", flush=True)
+        work_of_rounds = _prepare_work(run)
     else:
-        start_encoders(run)
-    work_of_rounds = _prepare_work(run)
+        work_of_rounds = _prepare_work(run)
+        start_encoders(run, work_of_rounds)
     for round_index in range(int(run.progress.round_index), config["num_rounds"]):
         if run.progress.phase == Phase.CLUSTER:
             assign_labels(run, work_of_rounds, round_index)
         train_round(run, work_of_rounds, round_index)
-        finish_round(run, round_index)
+        finish_round(run, work_of_rounds, round_index)
     run.monitor.close()
     print(f"{workdir} has all its {config['num_rounds']} rounds.", flush=True)
 
@@ -92,10 +95,19 @@ def _prepare_work(run: Run) -> Work:
             run, num_clips=run.config["features"]["clips_per_video"]
         ),
         held_out_batches=evaluation_batches(run, keep=run.records.held_out),
+        portable_encoders={
+            stream: two_stream.build_encoder(
+                modality,
+                settings.architectures(run.config)[modality],
+                settings.portable_layers(run.config),
+                f"{stream}_encoder",
+            )
+            for stream, modality in run.method.streams.items()
+        },
     )
 
 
-def start_encoders(run: Run) -> None:
+def start_encoders(run: Run, work_of_rounds: Work) -> None:
     """Gives the random encoders batch-norm statistics, and saves them as they start."""
     features.refresh_batch_norm(
         run.model.encoders,
@@ -105,7 +117,7 @@ def start_encoders(run: Run) -> None:
         ),
         strategy=run.strategy,
     )
-    save_encoders(run, initial=True)
+    save_encoders(run, work_of_rounds, initial=True)
 
 
 def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
@@ -218,6 +230,7 @@ def _out_of_patience(run: Run) -> bool:
 
 def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
     """Measures the loss on the held-out examples and counts epochs without progress."""
+    two_stream.average_statistics(run.model.encoders.values(), run.strategy)
     sums = [work_of_rounds.evaluate(batch) for batch in work_of_rounds.held_out_batches]
     step = int(run.progress.step)
     loss = run.monitor.held_out(sums, round_index=round_index, step=step)
@@ -229,23 +242,19 @@ def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
     run.monitor.start_timer(step)
 
 
-def finish_round(run: Run, round_index: int) -> None:
+def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
     """Saves the round's encoders and moves on to the next round."""
-    save_encoders(run)
+    two_stream.average_statistics(run.model.encoders.values(), run.strategy)
+    save_encoders(run, work_of_rounds)
     run.progress.round_index.assign(round_index + 1)
     run.progress.phase.assign(Phase.CLUSTER)
     run.checkpoints.save()
 
 
-def save_encoders(run: Run, *, initial: bool = False) -> None:
+def save_encoders(run: Run, work_of_rounds: Work, *, initial: bool = False) -> None:
     """Writes every stream's encoder as a .keras file that opens without this project."""
-    for stream, modality in run.method.streams.items():
-        encoder = two_stream.portable_encoder(
-            run.model.encoders[stream],
-            modality,
-            settings.architectures(run.config)[modality],
-            settings.portable_layers(run.config),
-        )
+    for stream, encoder in work_of_rounds.portable_encoders.items():
+        encoder.set_weights(run.model.encoders[stream].get_weights())
         encoder_files.save_encoder(
             encoder, work.encoder_file(run.workdir, stream, initial=initial)
         )

@@ -30,21 +30,37 @@ def check_log_mel(config: Mapping[str, Any], info: DatasetInfo, records: str) ->
     ]
     if differing:
         raise ValueError(
-            f"{records} was converted with another log-mel setting than config.log_mel: "
-            f"{', '.join(differing)}. Convert again with the config's, or set "
-            "config.log_mel to the records'."
+            f"{records} was converted with another log-mel setting than "
+            f"config.log_mel: {', '.join(differing)}. Convert again with the config's, "
+            "or set config.log_mel to the records'."
         )
 
 
 def clip(config: Mapping[str, Any], info: DatasetInfo) -> ClipSettings:
-    """The clip's shape; normalisation is that of the run's training records."""
-    return ClipSettings(
+    """The clip's shape; normalisation is that of the run's training records.
+
+    Raises:
+      ValueError: on a shape that no clip can have.
+    """
+    wanted = ClipSettings(
         **config["clip"],
         mel_hop_secs=config["log_mel"]["hop_ms"] / 1000,
         num_mels=config["log_mel"]["num_filters"],
         log_mel_mean=info.log_mel_mean,
         log_mel_std=info.log_mel_std,
     )
+    ranges = {
+        "num_frames": (wanted.num_frames >= 1, "at least 1"),
+        "fps": (wanted.fps > 0, "positive"),
+        "crop_size": (wanted.crop_size >= 1, "at least 1"),
+        "crop_share": (0 < wanted.crop_share <= 1, "in (0, 1]"),
+        "audio_secs": (wanted.num_mel_frames >= 1, "at least config.log_mel.hop_ms"),
+    }
+    for key, (fits, range_name) in ranges.items():
+        if not fits:
+            value = getattr(wanted, key)
+            raise ValueError(f"config.clip.{key}={value} must be {range_name}.")
+    return wanted
 
 
 def architectures(config: Mapping[str, Any]) -> dict[str, EncoderSettings]:
@@ -125,7 +141,7 @@ def held_out_rows(
     """
     if not 0 <= share < 1:
         raise ValueError(f"config.training.held_out_share={share} must be in [0, 1).")
-    chosen = np.random.default_rng([seed, 1]).permutation(example_indices)
+    chosen = np.random.default_rng([seed, 1]).permutation(np.sort(example_indices))
     held_out = np.zeros(num_rows, bool)
     held_out[chosen[: round(share * len(chosen))]] = True
     return held_out

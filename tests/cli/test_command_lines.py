@@ -1,0 +1,166 @@
+"""The five command lines as processes: --help, bad input, the evaluation's report."""
+
+import concurrent.futures
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+MODULES = [
+    "data_prep.synthetic",
+    "data_prep.convert",
+    "xdc_tf.cli.pretrain",
+    "xdc_tf.cli.evaluate",
+    "xdc_tf.cli.export",
+]
+# Each takes seconds to import.
+SLOW_IMPORTS = {"tensorflow", "keras", "tf_keras", "sklearn", "scipy", "av"}
+
+
+def _run(module, *arguments, options=()):
+    return subprocess.run(
+        [sys.executable, *options, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_tells_all_flags_and_imports_nothing_slow(module):
+    done = _run(module, "--help", options=["-X", "importtime"])
+    assert done.returncode == 0
+    with open(os.path.join(ROOT, *module.split(".")) + ".py") as file:
+        defined = re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", file.read())
+    shown = re.findall(r"^  --(?:\[no\])?(\w+): \S", done.stdout, flags=re.MULTILINE)
+    assert sorted([*defined, "debug"]) == sorted(shown)
+    imported = re.findall(r"\| +([\w.]+)$", done.stderr, flags=re.MULTILINE)
+    assert "absl.flags" in imported
+    assert not {name.split(".")[0] for name in imported} & SLOW_IMPORTS
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_run, tiny_records, tmp_path_factory):
+    """Where all processes below write, with a copy of a run in "another"."""
+    folder = tmp_path_factory.mktemp("bad_input")
+    (folder / "no_path.csv").write_text("file,label\na.mp4,b\n")
+    shutil.copytree(tiny_run, folder / "another")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(folder, tiny_run, tiny_records):
+    """The finished process of each case; two at a time, since each imports for long."""
+    pretrain = [
+        "xdc_tf.cli.pretrain",
+        "--config=configs/synthetic.py",
+        "--config.training.batch_size=4",
+        "--config.kmeans.num_clusters=4",
+        f"--workdir={folder / 'workdir'}",
+        f"--records={tiny_records / 'train'}",
+    ]
+    convert = ["data_prep.convert", f"--out={folder / 'records'}"]
+    commands = {
+        "evaluation": [
+            "xdc_tf.cli.evaluate",
+            f"--workdir={tiny_run}",
+            f"--records={tiny_records / 'train'}",
+            f"--test_records={tiny_records / 'test'}",
+            "--num_clips=1",
+            f"--json={folder / 'reports' / 'linear.json'}",
+        ],
+        "missing manifest": [*convert, f"--manifest={folder / 'missing.csv'}"],
+        "no path column": [*convert, f"--manifest={folder / 'no_path.csv'}"],
+        "missing records": [*pretrain, f"--records={folder / 'missing'}"],
+        "unknown method": [*pretrain, "--config.method=xcd"],
+        "too many clusters": [*pretrain, "--config.kmeans.num_clusters=500"],
+        "another log-mel": [*pretrain, "--config.log_mel.num_filters=64"],
+        "another configuration": [*pretrain, f"--workdir={folder / 'another'}"],
+        "missing configuration": [*pretrain, f"--config={folder / 'missing.py'}"],
+        "misspelt key": [*pretrain, "--config.methud=xdc"],
+        "no run": [
+            "xdc_tf.cli.export",
+            f"--workdir={folder / 'missing'}",
+            f"--out={folder / 'exported'}",
+        ],
+        "odd size": [
+            "data_prep.synthetic",
+            f"--out={folder / 'synthetic'}",
+            "--size=33",
+        ],
+    }
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        finished = pool.map(lambda command: _run(*command), commands.values())
+        return dict(zip(commands, finished, strict=True))
+
+
+@pytest.mark.parametrize(
+    "case, told",
+    [
+        ("missing manifest", ["missing.csv does not exist", "path,start_secs"]),
+        ("no path column", ["no_path.csv line 1", "no column 'path'", "'file'"]),
+        ("missing records", ["missing/dataset_info.json does not exist"]),
+        ("unknown method", ["config.method='xcd' is unknown", "mdc, cdc, xdc"]),
+        ("too many clusters", ["num_clusters=500", "23 examples", "tiny0/train"]),
+        (
+            "another log-mel",
+            ["tiny0/train", "num_filters (40 in the records, 64 in the config)"],
+        ),
+        (
+            "another configuration",
+            ["another holds a run of another conf", "num_rounds (2 there, 8 now)"],
+        ),
+        ("missing configuration", ["missing.py", "No such file"]),
+        ("misspelt key", ["methud", 'Did you mean "method"']),
+        ("no run", ["missing/config.json does not exist", "xdc_tf.cli.pretrain"]),
+        ("odd size", ["size=33", "even"]),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it_and_exit_code_1(done, case, told):
+    process = done[case]
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: ")
+    for text in told:
+        assert text in line
+
+
+def test_bad_input_writes_nothing(done, folder, tiny_run):
+    assert sorted(os.listdir(folder)) == ["another", "no_path.csv", "reports"]
+    for name in ("config.json", "records/dataset_info.json"):
+        assert (folder / "another" / name).read_bytes() == (
+            tiny_run / name
+        ).read_bytes()
+
+
+def test_the_evaluation_reports_the_same_as_a_table_and_as_json(
+    done, folder, tiny_run, tiny_records
+):
+    process = done["evaluation"]
+    assert (process.returncode, process.stderr) == (0, "")
+    report = json.loads((folder / "reports" / "linear.json").read_text())
+    results = report.pop("results")
+    assert report == {
+        "protocol": "linear",
+        "workdir": str(tiny_run),
+        "method": "xdc",
+        "records": str(tiny_records / "train"),
+        "test_records": str(tiny_records / "test"),
+        "num_clips": 1,
+    }
+    lines = process.stdout.splitlines()
+    assert lines[0].endswith("12 held-out videos, 10 classes, in percent")
+    assert [line.split()[:3] for line in lines[2:]] == [
+        [
+            result["stream"],
+            f"{100 * result['random_accuracy']:.1f}",
+            f"{100 * result['accuracy']:.1f}",
+        ]
+        for result in results
+    ]

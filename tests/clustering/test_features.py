@@ -1,0 +1,193 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf.clustering import features
+from xdc_tf.data import dataset_info, pipeline
+from xdc_tf.models import audio_resnet
+from xdc_tf.training import settings
+
+ONE_DEVICE = tf.distribute.OneDeviceStrategy("CPU:0")
+
+
+@pytest.fixture(scope="module")
+def two_devices():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def mean_encoder():
+    """An encoder whose feature is the mean of its input."""
+    inputs = keras.Input((None, None, 1))
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+
+
+def distributed(strategy, batches):
+    """Batches, each (indices, values), of 2 x 2 inputs filled with a value each."""
+    indices = np.array([indices for indices, _ in batches], np.int64)
+    values = np.array([values for _, values in batches], np.float32)
+    dataset = tf.data.Dataset.from_tensor_slices(
+        {
+            "audio": np.tile(values[..., None, None, None], (1, 1, 2, 2, 1)),
+            "example_index": indices,
+        }
+    )
+    return distribute(strategy, dataset)
+
+
+def distribute(strategy, dataset):
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    return strategy.experimental_distribute_dataset(dataset.with_options(options))
+
+
+def extract_means(batches, *, num_rows, strategy=ONE_DEVICE):
+    with strategy.scope():
+        encoder = mean_encoder()
+    extract = features.make_extract(
+        {"audio": encoder}, {"audio": "audio"}, strategy=strategy
+    )
+    extracted = extract(distributed(strategy, batches), num_rows=num_rows)
+    assert extracted.streams["audio"].shape == (num_rows, 1)
+    assert extracted.streams["audio"].dtype == np.float32
+    return extracted.streams["audio"][:, 0].tolist(), extracted.present.tolist()
+
+
+def test_rows_are_filled_by_index_in_whatever_order_examples_come():
+    batches = [([4, 0], [40.0, 1.0]), ([2, 3], [20.0, 30.0])]
+    rows, present = extract_means(batches, num_rows=6)
+    assert rows == [1.0, 0.0, 20.0, 30.0, 40.0, 0.0]
+    assert present == [True, False, True, True, True, False]
+
+
+def test_a_row_is_the_mean_over_the_examples_clips_in_one_batch_or_several():
+    batches = [([0, 0, 1], [1.0, 2.0, 5.0]), ([1, 0, 2], [7.0, 6.0, 9.0])]
+    rows, _ = extract_means(batches, num_rows=3)
+    assert rows == [3.0, 6.0, 9.0]
+
+
+def test_padding_is_ignored():
+    batches = [([1, -1], [5.0, 99.0]), ([-1, -1], [99.0, 99.0])]
+    rows, present = extract_means(batches, num_rows=3)
+    assert rows == [0.0, 5.0, 0.0]
+    assert present == [False, True, False]
+
+
+def test_two_devices_fill_the_same_rows(two_devices):
+    batches = [([4, 0, 2, 2], [40.0, 1.0, 20.0, 22.0]), ([3, -1, -1, -1], [30.0] * 4)]
+    rows, present = extract_means(batches, num_rows=5, strategy=two_devices)
+    assert rows == [1.0, 0.0, 21.0, 30.0, 40.0]
+    assert present == [True, False, True, True, True]
+
+
+def test_another_pass_starts_from_zero():
+    extract = features.make_extract(
+        {"audio": mean_encoder()}, {"audio": "audio"}, strategy=ONE_DEVICE
+    )
+    batches = distributed(ONE_DEVICE, [([0, 1], [1.0, 2.0])])
+    for _ in range(2):
+        rows = extract(batches, num_rows=2).streams["audio"][:, 0]
+        assert rows.tolist() == [1.0, 2.0]
+
+
+@pytest.fixture
+def real_batches(tiny_records, tiny_config):
+    """Two clips of each of 24 videos in batches of 10."""
+    folder = str(tiny_records / "train")
+    info = dataset_info.read_dataset_info(folder)
+    return pipeline.evaluation_batches(
+        dataset_info.shard_paths(folder, info),
+        clip=settings.clip(tiny_config, info),
+        batch_size=10,
+        num_clips=2,
+    )
+
+
+def test_real_records_give_the_same_features_on_one_and_two_devices(
+    real_batches, two_devices
+):
+    def extract_from(strategy):
+        with strategy.scope():
+            encoder = audio_resnet.build(10, width=1 / 16)
+        encoders, modalities = {"stream": encoder}, {"stream": "audio"}
+        extract = features.make_extract(encoders, modalities, strategy=strategy)
+        extracted = extract(distribute(strategy, real_batches), num_rows=26)
+        return encoder, extracted
+
+    encoder, of_one = extract_from(ONE_DEVICE)
+    _, of_two = extract_from(two_devices)
+    assert of_one.present.tolist() == [True] * 24 + [False] * 2
+    np.testing.assert_array_equal(of_one.present, of_two.present)
+    np.testing.assert_allclose(
+        of_one.streams["stream"], of_two.streams["stream"], rtol=1e-4, atol=1e-5
+    )
+    # The first five videos' clips follow each other in the first batch.
+    first = next(iter(real_batches))
+    by_hand = encoder(first["audio"], training=False).numpy().reshape(5, 2, -1).mean(1)
+    np.testing.assert_allclose(
+        of_one.streams["stream"][:5], by_hand, rtol=1e-4, atol=1e-5
+    )
+
+
+def noise(seed=0):
+    """Four batches of four noisy inputs of mean 2 and deviation 3."""
+    audio = np.random.default_rng(seed).normal(2, 3, (4, 4, 12, 8, 1))
+    return tf.data.Dataset.from_tensor_slices(
+        {"audio": audio.astype(np.float32), "example_index": np.zeros((4, 4), int)}
+    )
+
+
+def test_refreshing_batch_norm_moves_statistics_and_no_weights():
+    encoder = audio_resnet.build(10, width=1 / 16)
+    weights = [v.numpy().copy() for v in encoder.trainable_variables]
+    statistics = [v.numpy().copy() for v in encoder.non_trainable_variables]
+    features.refresh_batch_norm(
+        {"audio": encoder}, {"audio": "audio"}, noise(), strategy=ONE_DEVICE
+    )
+    for old, variable in zip(weights, encoder.trainable_variables, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), old)
+    for old, variable in zip(statistics, encoder.non_trainable_variables, strict=True):
+        assert not np.array_equal(variable.numpy(), old)
+
+
+def test_refreshed_statistics_are_running_means_over_the_batches():
+    encoder = keras.Sequential(
+        [keras.Input((12, 8, 1)), keras.layers.BatchNormalization(momentum=0.9)]
+    )
+    features.refresh_batch_norm(
+        {"audio": encoder}, {"audio": "audio"}, noise(), strategy=ONE_DEVICE
+    )
+    mean = 0.0
+    for batch in noise().as_numpy_iterator():
+        mean = 0.9 * mean + 0.1 * batch["audio"].mean()
+    found = float(encoder.layers[-1].moving_mean.numpy()[0])
+    assert found == pytest.approx(mean, rel=1e-5)
+
+
+def test_after_refreshing_an_examples_features_do_not_depend_on_its_device(two_devices):
+    with two_devices.scope():
+        inputs = keras.Input((12, 8, 1))
+        x = keras.layers.BatchNormalization()(inputs)
+        encoder = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    encoders, modalities = {"audio": encoder}, {"audio": "audio"}
+    # Twice as loud on the second device.
+    louder = noise().map(
+        lambda batch: (
+            batch
+            | {"audio": batch["audio"] * tf.reshape([1.0, 1.0, 2.0, 2.0], [4, 1, 1, 1])}
+        )
+    )
+    features.refresh_batch_norm(
+        encoders, modalities, distribute(two_devices, louder), strategy=two_devices
+    )
+    extract = features.make_extract(encoders, modalities, strategy=two_devices)
+    # The same input under index 0 on the first and under 1 on the second device.
+    audio = np.random.default_rng(1).normal(size=(1, 1, 12, 8, 1)).astype(np.float32)
+    twice = tf.data.Dataset.from_tensor_slices(
+        {"audio": np.repeat(audio, 2, axis=1), "example_index": np.array([[0, 1]])}
+    )
+    rows = extract(distribute(two_devices, twice), num_rows=2).streams["audio"]
+    assert rows.any()
+    np.testing.assert_allclose(rows[0], rows[1], rtol=1e-5)

@@ -1,0 +1,181 @@
+"""The embedded benchmark: its files, and what they share and do not share."""
+
+import csv
+import os
+
+import av
+import numpy as np
+import pytest
+from scipy import stats
+
+from data_prep import synthetic
+
+SECS, SIZE = 2.0, 32
+
+
+def _make(folder, num_videos, *, seed, **options):
+    arguments = {"duration_secs": SECS, "size": SIZE, **options}
+    return synthetic.make_benchmark(
+        str(folder), num_videos=num_videos, seed=seed, **arguments
+    )
+
+
+def _bytes(folder):
+    return [path.read_bytes() for path in sorted((folder / "videos").iterdir())]
+
+
+def _rows(manifest):
+    with open(manifest, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A directory with 20 videos of seed 0."""
+    folder = tmp_path_factory.mktemp("made")
+    _make(folder, 20, seed=0)
+    return folder
+
+
+def test_a_file_follows_from_seed_and_number_alone(made, tmp_path):
+    _make(tmp_path, 3, seed=0, num_workers=2)
+    assert _bytes(tmp_path) == _bytes(made)[:3]
+
+
+def test_another_seed_gives_other_videos_under_other_names(made, tmp_path):
+    manifest = _make(tmp_path, 2, seed=1)
+    assert not set(_bytes(tmp_path)) & set(_bytes(made))
+    paths = {row["path"] for row in _rows(made / "manifest.csv")}
+    assert not paths & {row["path"] for row in _rows(manifest)}
+
+
+def test_classes_are_balanced(made):
+    labels = [row["label"] for row in _rows(made / "manifest.csv")]
+    assert len(synthetic.LABELS) >= 10
+    assert sorted(labels) == sorted(2 * synthetic.LABELS)
+
+
+def test_the_manifest_names_every_file_and_nothing_else_is_there(made):
+    names = [row["path"] for row in _rows(made / "manifest.csv")]
+    assert sorted(os.listdir(made)) == ["manifest.csv", "videos"]
+    assert sorted(names) == [f"videos/{n}" for n in sorted(os.listdir(made / "videos"))]
+
+
+def test_a_file_has_h264_video_and_aac_audio_of_the_asked_duration(made):
+    with av.open(str(sorted((made / "videos").iterdir())[0])) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
+        assert (video.width, video.height) == (SIZE, SIZE)
+        num_frames = num_samples = 0
+        for frame in container.decode(video, audio):
+            if isinstance(frame, av.VideoFrame):
+                num_frames += 1
+            else:
+                num_samples += frame.samples
+        assert num_frames == SECS * synthetic.FPS
+        # AAC comes in blocks of 1024 samples, with one or two of padding.
+        excess = num_samples - SECS * audio.sample_rate
+        assert 0 <= excess <= 3 * 1024
+
+
+def test_a_rerun_keeps_the_files_that_are_there(made):
+    before = {path: path.stat().st_mtime_ns for path in (made / "videos").iterdir()}
+    _make(made, 20, seed=0)
+    after = {path: path.stat().st_mtime_ns for path in (made / "videos").iterdir()}
+    assert after == before
+
+
+def test_an_interrupted_file_is_made_again(made, tmp_path):
+    (tmp_path / "videos").mkdir()
+    name = sorted(os.listdir(made / "videos"))[0]
+    (tmp_path / "videos" / f"{name}.tmp").write_bytes(b"half")
+    _make(tmp_path, 1, seed=0)
+    assert _bytes(tmp_path) == _bytes(made)[:1]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"size": 33}, "size=33"),
+        ({"duration_secs": 0.5}, "duration_secs=0.5"),
+        ({"num_workers": 0}, "num_workers=0"),
+    ],
+)
+def test_a_bad_value_is_an_error_and_writes_nothing(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        _make(tmp_path / "out", 1, seed=0, **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def nuisances():
+    """Measured on 30 videos of each class: [10, 30, 4] and [10, 30, 3].
+
+    Picture: background red, green and blue in the first frame (the corners' median),
+    and how much the picture changes. Sound: peak, and the place of half the energy
+    below 2 kHz and over all frequencies.
+    """
+    pictures, sounds = [], []
+    for number in range(300):
+        seeds = np.random.SeedSequence([7, number]).spawn(2)
+        class_index = number % 10
+        frames = synthetic.draw_frames(
+            class_index, np.random.default_rng(seeds[0]), num_frames=8, size=SIZE
+        ).astype(float)
+        waveform = synthetic.synthesize_sound(
+            class_index, np.random.default_rng(seeds[1]), num_samples=16000
+        )
+        assert waveform.dtype == np.float32 and np.abs(waveform).max() <= 1
+        corners = frames[0][[0, 0, -1, -1], [0, -1, 0, -1]]
+        change = np.abs(np.diff(frames, axis=0)).mean()
+        pictures.append([*np.median(corners, axis=0), change])
+        energy = np.cumsum(np.square(np.abs(np.fft.rfft(waveform))))
+        sounds.append(
+            [
+                np.abs(waveform).max(),
+                np.searchsorted(energy[:1000], energy[999] / 2),
+                np.searchsorted(energy, energy[-1] / 2),
+            ]
+        )
+    by_class = (30, 10, -1)
+    return (
+        np.array(pictures).reshape(by_class).swapaxes(0, 1),
+        np.array(sounds).reshape(by_class).swapaxes(0, 1),
+    )
+
+
+def test_within_a_class_picture_and_sound_are_not_correlated(nuisances):
+    pictures, sounds = nuisances
+    for n in range(pictures.shape[-1]):
+        for m in range(sounds.shape[-1]):
+            # Ranks within each class take the class's own influence away.
+            x = stats.rankdata(pictures[..., n], axis=1).ravel()
+            y = stats.rankdata(sounds[..., m], axis=1).ravel()
+            assert stats.pearsonr(x, y).pvalue > 1e-3
+
+
+def test_background_and_loudness_do_not_depend_on_the_class(nuisances):
+    pictures, sounds = nuisances
+    for values in (*np.moveaxis(pictures[..., :3], -1, 0), sounds[..., 0]):
+        assert stats.kruskal(*values).pvalue > 1e-3
+
+
+def test_videos_of_one_class_differ_in_every_nuisance(nuisances):
+    for values in nuisances:
+        assert np.all(values.std(axis=1) > 0)
+
+
+@pytest.mark.parametrize("class_index", range(10))
+def test_the_same_draws_give_another_picture_and_sound_for_another_class(class_index):
+    def draw(index):
+        frames = synthetic.draw_frames(
+            index, np.random.default_rng(0), num_frames=8, size=SIZE
+        )
+        sound = synthetic.synthesize_sound(
+            index, np.random.default_rng(0), num_samples=8000
+        )
+        return frames, sound
+
+    ours, theirs = draw(class_index), draw((class_index + 1) % 10)
+    assert np.mean(ours[0] != theirs[0]) > 0.05
+    assert np.abs(ours[1] - theirs[1]).max() > 0.05
