@@ -98,11 +98,3 @@ def test_files_have_the_names_that_the_map_gives():
         == "w/initial/audio_encoder.keras"
     )
     assert workdir.round_dir("w", 7) == "w/labels/round_007"
-
-
-def test_writing_text_replaces_the_file_and_leaves_no_other(tmp_path):
-    path = tmp_path / "report.json"
-    workdir.write_text(str(path), "old")
-    workdir.write_text(str(path), "new, with ä")
-    assert path.read_text(encoding="utf-8") == "new, with ä"
-    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]

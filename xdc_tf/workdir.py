@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from xdc_tf import files
+
 CONFIG_FILE = "config.json"
 RECORDS_DIR = "records"
 CHECKPOINTS_DIR = "checkpoints"
@@ -83,7 +85,7 @@ def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> Non
                 f"keys differ: {', '.join(differing)}. Use another --workdir, or "
                 "--allow_config_change to go on with the new one."
             )
-    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -92,10 +94,3 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a file whole or not at all."""
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(path + ".tmp", path)

@@ -27,7 +27,7 @@ _JSON = flags.DEFINE_string("json", None, "File to write the results to as JSON.
 
 def main(argv):
     del argv
-    from xdc_tf import workdir
+    from xdc_tf import files, workdir
     from xdc_tf.evaluation import linear
 
     if _JSON.value:
@@ -51,7 +51,7 @@ def main(argv):
             "num_clips": _NUM_CLIPS.value,
             "results": [result._asdict() for result in results],
         }
-        workdir.write_text(_JSON.value, json.dumps(report, indent=2) + "\n")
+        files.write_text(_JSON.value, json.dumps(report, indent=2) + "\n")
 
 
 def run():

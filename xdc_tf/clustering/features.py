@@ -84,11 +84,21 @@ def refresh_batch_norm(
     *,
     strategy: tf.distribute.Strategy,
 ) -> None:
-    """Renews batch norm's moving statistics on data, leaving all weights as they are.
+    """Gives batch norm statistics of data alone, leaving all weights as they are.
 
     A randomly initialised encoder needs it before its features mean anything in
-    evaluation mode: its moving statistics are still 0 and 1.
+    evaluation mode: its moving statistics are still 0 and 1. What remains of these
+    after n batches, a share of momentum ** n, is taken out.
     """
+    norms = [
+        layer
+        for encoder in encoders.values()
+        for layer in encoder.layers
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.momentum < 1
+    ]
+    initial = [
+        (layer.moving_mean.numpy(), layer.moving_variance.numpy()) for layer in norms
+    ]
 
     def replica_step(batch):
         for stream, encoder in encoders.items():
@@ -99,5 +109,15 @@ def refresh_batch_norm(
         strategy.run(replica_step, args=(batch,))
         two_stream.average_statistics(encoders.values(), strategy)
 
+    num_batches = 0
     for batch in batches:
         step(batch)
+        num_batches += 1
+    for layer, (mean, variance) in zip(norms, initial, strict=True):
+        share = layer.momentum**num_batches
+        if share < 1:
+            for statistic, start in (
+                (layer.moving_mean, mean),
+                (layer.moving_variance, variance),
+            ):
+                statistic.assign((statistic.numpy() - share * start) / (1 - share))

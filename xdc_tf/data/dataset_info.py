@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xdc_tf import files
 from xdc_tf.data.log_mel import LogMelSettings
 
 INFO_FILE = "dataset_info.json"
@@ -85,7 +86,7 @@ def read_dataset_info(records_dir: str) -> DatasetInfo:
     """
     path = os.path.join(records_dir, INFO_FILE)
     try:
-        values = json.loads(_read_text(path))
+        values = json.loads(files.read_text(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} does not exist: {records_dir} holds no finished conversion; "
@@ -121,7 +122,7 @@ def write_dataset_info(records_dir: str, info: DatasetInfo) -> None:
         "shards": [shard._asdict() for shard in info.shards],
     }
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    write_text(os.path.join(records_dir, INFO_FILE), text)
+    files.write_text(os.path.join(records_dir, INFO_FILE), text)
 
 
 def read_examples(records_dir: str) -> Examples:
@@ -133,7 +134,7 @@ def read_examples(records_dir: str) -> Examples:
     """
     info = read_dataset_info(records_dir)
     path = os.path.join(records_dir, EXAMPLES_FILE)
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    reader = csv.DictReader(io.StringIO(files.read_text(path), newline=""))
     rows = list(reader)
     columns = tuple(reader.fieldnames or ())
     if columns != ExampleRow._fields or len(rows) != info.num_examples:
@@ -164,42 +165,7 @@ def write_csv(path: str, columns: Iterable[str], rows: Iterable[Iterable]) -> No
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a text file under a temporary name and renames it when complete."""
-    temporary = path + ".tmp"
-    if "://" in path:
-        gfile = _remote_files(path)
-        with gfile.GFile(temporary, "w") as file:
-            file.write(text)
-        gfile.rename(temporary, path, overwrite=True)
-    else:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.replace(temporary, path)
-
-
-def _read_text(path: str) -> str:
-    if "://" in path:
-        gfile = _remote_files(path)
-        if not gfile.exists(path):
-            raise FileNotFoundError(path)
-        with gfile.GFile(path, "r") as file:
-            return file.read()
-    with open(path, encoding="utf-8", newline="") as file:
-        return file.read()
-
-
-def _remote_files(path: str):
-    """TensorFlow's file operations, imported only for paths such as s3://..."""
-    import tensorflow as tf
-
-    from xdc_tf import compat
-
-    compat.enable_remote_paths(path)
-    return tf.io.gfile
+    files.write_text(path, text.getvalue())
 
 
 def shard_paths(records_dir: str, info: DatasetInfo) -> list[str]:

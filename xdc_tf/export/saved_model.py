@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat, workdir
+from xdc_tf import compat, files, workdir
 from xdc_tf.data import clips, dataset_info, log_mel
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.log_mel import LogMelSettings
@@ -60,7 +60,7 @@ def export(run_dir: str, out_dir: str) -> list[str]:
         shutil.copyfile(path, os.path.join(temporary, f"{name}.keras"))
         cards[name] = _card(encoder, modality, clip, info.log_mel)
     card = {"config": config, "encoders": cards, "versions": compat.versions()}
-    workdir.write_text(
+    files.write_text(
         os.path.join(temporary, CARD_FILE), json.dumps(card, indent=2) + "\n"
     )
     os.replace(temporary, out_dir)

@@ -66,14 +66,15 @@ def build(
     Args:
       streams: name of each encoder -> its modality.
       architectures: by modality.
-      layers: what all layers share; the n-th stream's seed is layers.seed + n.
+      layers: what all layers share; each stream's seed is derived from layers.seed.
       heads: by name.
     """
     encoders = {
         stream: build_encoder(
             modality,
             architectures[modality],
-            layers._replace(seed=layers.seed + number),
+            # A large prime, so that runs of neighbouring seeds share no encoder.
+            layers._replace(seed=layers.seed + 7919 * number),
             f"{stream}_encoder",
         )
         for number, (stream, modality) in enumerate(streams.items())
@@ -122,22 +123,3 @@ def average_statistics(
         for statistic in compat.tf_variables(encoder.non_trainable_variables):
             parts = strategy.experimental_local_results(statistic)
             statistic.assign(tf.add_n([tf.identity(p) for p in parts]) / len(parts))
-
-
-def portable_encoder(
-    encoder: keras.Model,
-    modality: str,
-    architecture: EncoderSettings,
-    layers: LayerSettings,
-) -> keras.Model:
-    """A copy of a trained encoder whose layers are made by other settings.
-
-    Args:
-      encoder: an encoder of that modality and architecture.
-      modality: "video" or "audio".
-      architecture: of the encoder.
-      layers: of the copy, such as float32 for one trained in mixed precision.
-    """
-    copy = build_encoder(modality, architecture, layers, encoder.name)
-    copy.set_weights(encoder.get_weights())
-    return copy

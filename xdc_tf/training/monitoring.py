@@ -146,8 +146,10 @@ class Monitor:
                 ("nmi_with_true_labels", true_labels),
             ):
                 if np.any((clustering.labels >= 0) & (other >= 0)):
-                    scalars[f"{source}/{name}"] = agreement.normalized_mutual_information(
-                        clustering.labels, other
+                    scalars[f"{source}/{name}"] = (
+                        agreement.normalized_mutual_information(
+                            clustering.labels, other
+                        )
                     )
         for one, other in itertools.combinations(clusterings, 2):
             scalars[f"nmi_of_{one}_and_{other}"] = (

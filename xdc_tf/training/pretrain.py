@@ -1,4 +1,4 @@
-"""Pretraining: rounds of clustering and of training on the clusters (XDC, section 3)."""
+"""Pretraining: rounds of clustering and training on the clusters (XDC, section 3)."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -216,6 +216,8 @@ def train_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
                 learning_rate=rate,
             )
             unreported = []
+        if end_of_epoch or save_now:
+            two_stream.average_statistics(run.model.encoders.values(), run.strategy)
         if end_of_epoch and run.records.held_out.any():
             measure_held_out(run, work_of_rounds, round_index)
             if _out_of_patience(run):
@@ -230,7 +232,6 @@ def _out_of_patience(run: Run) -> bool:
 
 def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
     """Measures the loss on the held-out examples and counts epochs without progress."""
-    two_stream.average_statistics(run.model.encoders.values(), run.strategy)
     sums = [work_of_rounds.evaluate(batch) for batch in work_of_rounds.held_out_batches]
     step = int(run.progress.step)
     loss = run.monitor.held_out(sums, round_index=round_index, step=step)
@@ -244,7 +245,6 @@ def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
 
 def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
     """Saves the round's encoders and moves on to the next round."""
-    two_stream.average_statistics(run.model.encoders.values(), run.strategy)
     save_encoders(run, work_of_rounds)
     run.progress.round_index.assign(round_index + 1)
     run.progress.phase.assign(Phase.CLUSTER)
@@ -252,7 +252,7 @@ def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
 
 
 def save_encoders(run: Run, work_of_rounds: Work, *, initial: bool = False) -> None:
-    """Writes every stream's encoder as a .keras file that opens without this project."""
+    """Writes every encoder as a .keras file that opens without this project."""
     for stream, encoder in work_of_rounds.portable_encoders.items():
         encoder.set_weights(run.model.encoders[stream].get_weights())
         encoder_files.save_encoder(

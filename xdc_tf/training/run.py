@@ -67,6 +67,7 @@ def prepare(
     layers = settings.training_layers(config)
     num_labels = _num_labels(config, method, records)
     _check_sizes(config, records, strategy)
+    settings.clip(config, records.info)
     settings.schedule(config)
 
     with strategy.scope():

@@ -1,0 +1,43 @@
+"""Text files, local or remote, written whole or not at all."""
+
+import os
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file under a temporary name and renames it when complete."""
+    temporary = path + ".tmp"
+    if "://" in path:
+        gfile = _remote_files(path)
+        with gfile.GFile(temporary, "w") as file:
+            file.write(text)
+        gfile.rename(temporary, path, overwrite=True)
+    else:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        os.replace(temporary, path)
+
+
+def read_text(path: str) -> str:
+    """Reads a file.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
+    if "://" in path:
+        gfile = _remote_files(path)
+        if not gfile.exists(path):
+            raise FileNotFoundError(path)
+        with gfile.GFile(path, "r") as file:
+            return file.read()
+    with open(path, encoding="utf-8", newline="") as file:
+        return file.read()
+
+
+def _remote_files(path: str):
+    """TensorFlow's file operations, imported only for paths such as s3://..."""
+    import tensorflow as tf
+
+    from xdc_tf import compat
+
+    compat.enable_remote_paths(path)
+    return tf.io.gfile
