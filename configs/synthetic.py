@@ -3,7 +3,8 @@
 XDC with R(2+1)D-10 and ResNet-10 at an eighth of the width, on records of
 data_prep.synthetic made with --fps=8 --short_side=48 (`make demo` runs all of it):
 
-    python -m xdc_tf.cli.pretrain --config=configs/synthetic.py --workdir=W --records=DIR
+    python -m xdc_tf.cli.pretrain --config=configs/synthetic.py --workdir=W \\
+        --records=DIR
 """
 
 import ml_collections

@@ -1,12 +1,12 @@
-"""The embedded benchmark: real mp4 files whose picture and sound share one hidden class.
+"""The embedded benchmark: mp4 files whose picture and sound share one hidden class.
 
 Every video shows one large object that moves, and sounds one repeating tone. Its
 class is a pair (what, how): *what* picks the object's shape and the tone's timbre,
 *how* picks the object's motion and the tone's rhythm. Nothing else is shared: colours,
 size, position, angle, phase, speed and background of the picture, and pitch, loudness,
-vibrato, tone colour of the microphone, background noise and reverberation of the sound are drawn independently. Within
-one modality the class is one factor among many; only across modalities does it stand
-out, which is what cross-modal clustering claims to exploit.
+vibrato, microphone, background noise and reverberation of the sound are drawn
+independently. Within one modality the class is one factor among many; only across
+modalities does it stand out, which is what cross-modal clustering claims to exploit.
 
     python -m data_prep.synthetic --out=DIR --num_videos=600 --seed=0
 

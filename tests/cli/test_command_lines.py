@@ -62,6 +62,8 @@ def done(folder, tiny_run, tiny_records):
         "--config=configs/synthetic.py",
         "--config.training.batch_size=4",
         "--config.kmeans.num_clusters=4",
+        "--config.training.held_out_share=0.05",
+        "--config.num_rounds=9",
         f"--workdir={folder / 'workdir'}",
         f"--records={tiny_records / 'train'}",
     ]
@@ -114,7 +116,7 @@ def done(folder, tiny_run, tiny_records):
         ),
         (
             "another configuration",
-            ["another holds a run of another conf", "num_rounds (2 there, 8 now)"],
+            ["another holds a run of another conf", "num_rounds (2 there, 9 now)"],
         ),
         ("missing configuration", ["missing.py", "No such file"]),
         ("misspelt key", ["methud", 'Did you mean "method"']),

@@ -324,7 +324,7 @@ def test_tensors_and_double_precision_are_taken_as_float32():
     [
         (
             {"num_clusters": 11},
-            "num_clusters=11 exceeds the 10 examples .* lower config.kmeans.num_clusters",
+            "num_clusters=11 exceeds the 10 examples .* lower config.kmeans",
         ),
         ({"num_clusters": 0}, "num_clusters=0 must be at least 1"),
         ({"num_iterations": 0}, "num_iterations=0 must be at least 1"),

@@ -27,7 +27,9 @@ _RECORDS = flags.DEFINE_string(
     "records", None, "Directory of records by data_prep.convert.", required=True
 )
 _NUM_DEVICES = flags.DEFINE_integer(
-    "num_devices", 0, "How many GPUs to train on; 0: all, or the CPU without any."
+    "num_devices",
+    0,
+    "How many GPUs to train on; 0: all. Without any, logical devices of the CPU.",
 )
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change",
@@ -38,11 +40,12 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 
 def main(argv):
     del argv
+    config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
     from xdc_tf.training import devices
     from xdc_tf.training.pretrain import pretrain
 
     pretrain(
-        _CONFIG.value.to_dict(),
+        config,
         workdir=_WORKDIR.value,
         records_dir=_RECORDS.value,
         strategy=devices.make_strategy(_NUM_DEVICES.value),

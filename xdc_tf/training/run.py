@@ -163,8 +163,8 @@ def _num_labels(config, method, records: Records) -> dict[str, int]:
             if num_classes < 2:
                 raise ValueError(
                     f"config.method={config['method']} needs labels, and "
-                    f"{records.directory} has {num_classes} classes; convert a manifest "
-                    "with a label column."
+                    f"{records.directory} has {num_classes} classes; convert a "
+                    "manifest with a label column."
                 )
             num_labels[source] = num_classes
     return num_labels
@@ -225,7 +225,7 @@ def training_batches(run: Run) -> Iterator[dict[str, tf.Tensor]]:
 
 
 def evaluation_batches(run: Run, *, num_clips: int = 1, keep: np.ndarray | None = None):
-    """Distributed centre clips of all examples, or of those to keep; can be repeated."""
+    """Distributed centre clips of all examples, or of those to keep; repeatable."""
     dataset = pipeline.evaluation_batches(
         dataset_info.shard_paths(run.records.directory, run.records.info),
         clip=settings.clip(run.config, run.records.info),
