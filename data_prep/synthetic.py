@@ -35,7 +35,7 @@ LABELS = tuple(f"{shape}_{motion}" for shape in SHAPES for motion in MOTIONS)
 
 # Deviation of the microphone's gain at six frequencies, so that a spectrum's shape is
 # the timbre's only in part.
-MICROPHONE_DB = 10.0
+MICROPHONE_DB = 6.0
 
 FPS = 12
 SAMPLE_RATE_HZ = 32000
@@ -117,7 +117,7 @@ def draw_frames(
     time = np.arange(num_frames) / FPS
     rate_hz, phase = rng.uniform(0.8, 1.4), rng.uniform(0, 2 * np.pi)
     wave = np.sin(2 * np.pi * rate_hz * time + phase)
-    radius = rng.uniform(0.4, 0.6) * np.ones(num_frames)
+    radius = rng.uniform(0.45, 0.65) * np.ones(num_frames)
     center = rng.uniform(-0.2, 0.2, 2) * np.ones((num_frames, 2))
     heading = rng.uniform(0, 2 * np.pi)
     if motion == "sway":
@@ -128,8 +128,7 @@ def draw_frames(
 
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     y, x = np.meshgrid(axis, axis, indexing="ij")
-    light, dark = rng.uniform(0.55, 1.0, 3), rng.uniform(0.0, 0.45, 3)
-    inside, outside = (light, dark) if rng.random() < 0.5 else (dark, light)
+    inside, outside = rng.uniform(0.6, 1.0, 3), rng.uniform(0.0, 0.4, 3)
     slope = rng.uniform(-0.12, 0.12, (3, 2))
     background = outside + slope[:, 0] * x[..., None] + slope[:, 1] * y[..., None]
 

@@ -63,7 +63,7 @@ def quiet_tensorflow() -> None:
 
     `run` has done so. Worker processes that import TensorFlow call it themselves.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if "tensorflow" not in sys.modules:
         sys.meta_path.insert(0, _QuietImport())

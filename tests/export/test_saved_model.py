@@ -155,7 +155,7 @@ def test_any_size_gives_the_features_of_the_runs_encoder(tiny_run, outside, prob
     expected = encoder(probes[probe], training=False).numpy()
     assert expected.shape == (len(probes[probe]), 32)
     for found in (features[probe], features["keras_" + probe]):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("heading", FINETUNING)
@@ -180,7 +180,9 @@ def test_fit_sees_the_trainable_weights_and_penalties(tiny_run, outside, heading
 
 def test_the_finetuned_encoder_can_be_saved_again(outside):
     _, features, _ = outside
-    np.testing.assert_array_equal(features["saved_again"], features["finetuned"])
+    np.testing.assert_allclose(
+        features["saved_again"], features["finetuned"], rtol=1e-5
+    )
     difference = np.abs(features["served_finetuned"] - features["served"])
     assert difference.max() > 1e-3
 
@@ -188,7 +190,9 @@ def test_the_finetuned_encoder_can_be_saved_again(outside):
 @pytest.mark.skipif(not compat.KERAS_3, reason="Keras 2 has no TFSMLayer")
 def test_keras_3_serves_frames_through_a_layer(outside):
     _, features, _ = outside
-    np.testing.assert_allclose(features["recipe"], features["served"], atol=1e-5)
+    np.testing.assert_allclose(
+        features["recipe"], features["served"], rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("stream", ["video", "audio"])
@@ -247,7 +251,7 @@ def test_serving_frames_equals_the_evaluation_pipeline(
         saved_model.prepare_frames(frames, clip), batch["video"], atol=1e-5
     )
     np.testing.assert_allclose(
-        served, encoder(batch["video"], training=False), atol=1e-5
+        served, encoder(batch["video"], training=False), rtol=1e-4, atol=1e-4
     )
 
 
@@ -261,7 +265,7 @@ def test_serving_a_waveform_equals_numpy_log_mel(tiny_run, tiny_records, exporte
         "serving_default"
     ](waveform=tf.constant(waveform))["features"]
     np.testing.assert_allclose(
-        served, encoder(normalised[..., None], training=False), atol=1e-4
+        served, encoder(normalised[..., None], training=False), rtol=1e-4, atol=1e-4
     )
 
 
