@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     """base.py with the benchmark's values."""
     c = base.get_config()
 
-    c.num_rounds = 6
+    c.num_rounds = 5
     c.clip.num_frames = 8
     c.clip.fps = 8.0
     c.clip.crop_size = 40
@@ -32,9 +32,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.kmeans.num_restarts = 4
     c.features.batch_norm_batches = 20
 
-    c.training.batch_size = 32
+    c.training.batch_size = 16
     c.training.epochs_per_round = 4
     c.optimizer.learning_rate = 0.05
     c.optimizer.weight_decay = 1e-4
-    c.optimizer.warmup_steps = 20
+    c.optimizer.warmup_steps = 40
     return c

@@ -66,8 +66,7 @@ _LOG_MEL_FLAGS = (
 
 def main(argv: list[str]) -> None:
     """Runs the conversion."""
-    if len(argv) > 1:
-        raise ValueError(f"unexpected arguments {argv[1:]}; see --help.")
+    del argv
     # The processes are the parallelism; one thread each also for matrix products.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # After the flags are parsed, so that --help answers at once; and outside the top

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 
 from absl import app, flags
 
-# What bad input raises: wrong values, and files that are missing, forbidden, ...
-USER_ERRORS = (ValueError, OSError)
+# What bad input raises: wrong values, a loss that is not finite, missing files, ...
+USER_ERRORS = (ValueError, FloatingPointError, OSError)
 # What a configuration file or a --config.KEY=VALUE raises while flags are parsed.
 _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, SyntaxError, ImportError)
 
@@ -40,7 +40,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     of TensorFlow that are otherwise silenced.
 
     Args:
-        main: takes the arguments left over by the flags; returns None or an exit code.
+        main: takes sys.argv[:1], as absl has it; returns None or an exit code.
     """
     if "debug" not in flags.FLAGS:
         flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's messages.")
@@ -89,6 +89,9 @@ def _guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int | 
     if flags.FLAGS.debug:
         return main(argv)
     quiet_tensorflow()
+    if len(argv) > 1:
+        _print_error(f"unexpected arguments {argv[1:]} (--help lists the flags)")
+        return 1
     try:
         return main(argv)
     except USER_ERRORS as error:

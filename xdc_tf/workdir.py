@@ -69,6 +69,8 @@ def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> Non
     """
     # Through JSON, so that tuples compare equal to the lists that they are read as.
     config = json.loads(json.dumps(config))
+    if "://" in workdir:
+        raise ValueError(f"--workdir={workdir} must be a local directory.")
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, CONFIG_FILE)
     if os.path.exists(path):

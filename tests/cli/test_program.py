@@ -57,6 +57,12 @@ def test_the_code_that_main_returns_is_the_exit_code(run):
     assert run("return 7").returncode == 7
 
 
+def test_arguments_that_are_not_flags_are_refused(run):
+    done = run("print(_NUMBER.value)", "number=3")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "unexpected arguments ['number=3']" in done.stderr
+
+
 @pytest.mark.parametrize(
     "statement, message",
     [

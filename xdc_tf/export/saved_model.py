@@ -38,6 +38,8 @@ def export(run_dir: str, out_dir: str) -> list[str]:
       FileExistsError: if out_dir exists.
       RuntimeError: if a SavedModel read back gives other features.
     """
+    if "://" in out_dir:
+        raise ValueError(f"--out={out_dir} must be a local directory; copy it then.")
     if os.path.exists(out_dir):
         raise FileExistsError(f"{out_dir} exists; remove it or choose another --out.")
     config = workdir.read_config(run_dir)

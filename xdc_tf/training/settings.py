@@ -76,7 +76,10 @@ def portable_layers(config: Mapping[str, Any]) -> LayerSettings:
     return LayerSettings(
         batch_norm_epsilon=config["batch_norm_epsilon"],
         batch_norm_momentum=config["batch_norm_momentum"],
-        weight_decay=config["optimizer"]["weight_decay"],
+        # LAMB decays the weights itself; a penalty would decay them twice.
+        weight_decay=0.0
+        if config["optimizer"]["name"] == "lamb"
+        else config["optimizer"]["weight_decay"],
         seed=config["seed"],
     )
 
@@ -92,14 +95,10 @@ def training_layers(config: Mapping[str, Any]) -> LayerSettings:
             f"config.precision={config['precision']!r} is unknown; choose one of "
             f"{', '.join(PRECISIONS)}."
         )
-    layers = portable_layers(config)._replace(
+    return portable_layers(config)._replace(
         dtype=config["precision"],
         synchronized_batch_norm=config["synchronized_batch_norm"],
     )
-    # LAMB decays the weights itself; a penalty in the layers would decay them twice.
-    if config["optimizer"]["name"] == "lamb":
-        layers = layers._replace(weight_decay=0.0)
-    return layers
 
 
 def kmeans(config: Mapping[str, Any]) -> KMeansSettings:
