@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     """base.py with the benchmark's values."""
     c = base.get_config()
 
-    c.num_rounds = 5
+    c.num_rounds = 4
     c.clip.num_frames = 8
     c.clip.fps = 8.0
     c.clip.crop_size = 40
