@@ -8,9 +8,17 @@ import tensorflow as tf
 from xdc_tf import compat
 
 
+_STRATEGIES = {}  # by number of replicas
+
+
+@pytest.fixture(autouse=True)
+def _fill_strategies(two_devices):
+    _STRATEGIES.setdefault(1, tf.distribute.MirroredStrategy(["CPU:0"]))
+    _STRATEGIES.setdefault(2, two_devices)
+
+
 def _strategy(num_replicas):
-    devices = [f"CPU:{i}" for i in range(num_replicas)]
-    return tf.distribute.MirroredStrategy(devices)
+    return _STRATEGIES[num_replicas]
 
 
 def _dense(name):

@@ -10,6 +10,8 @@ from xdc_tf import compat
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COMMAND = """\
+import os
+
 from xdc_tf import program
 
 
@@ -18,13 +20,13 @@ def main(argv):
 
     from xdc_tf import compat
 
-    path = argv[1]
+    path = os.environ["RECORDS"]
     compat.enable_remote_paths(path)
     with tf.io.TFRecordWriter(path) as writer:
         for record in (b"first", b"second"):
             writer.write(record)
     print([record.numpy() for record in tf.data.TFRecordDataset(path)])
-    if "--fail" in argv:
+    if "FAIL" in os.environ:
         raise ValueError("failed on request")
 
 
@@ -32,11 +34,11 @@ program.run(main)
 """
 
 
-def _run(*arguments, **environment):
+def _run(records, **environment):
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, "--", *arguments],
+        [sys.executable, "-c", COMMAND],
         cwd=ROOT,
-        env=os.environ | environment,
+        env=os.environ | {"RECORDS": records} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -76,7 +78,7 @@ def test_records_are_written_to_s3_and_read_back_with_exit_code_0(s3):
 
 @pytest.mark.skipif(compat.KERAS_3, reason="this generation has no tensorflow-io")
 def test_a_failure_after_using_s3_has_exit_code_1(s3):
-    done = _run("s3://records/b.tfrecord", "--fail", **s3)
+    done = _run("s3://records/b.tfrecord", FAIL="1", **s3)
     assert (done.returncode, done.stderr) == (1, "error: failed on request\n")
 
 

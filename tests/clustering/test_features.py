@@ -11,11 +11,6 @@ from xdc_tf.training import settings
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("CPU:0")
 
 
-@pytest.fixture(scope="module")
-def two_devices():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 def mean_encoder():
     """An encoder whose feature is the mean of its input."""
     inputs = keras.Input((None, None, 1))

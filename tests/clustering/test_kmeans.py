@@ -32,11 +32,6 @@ def same_partition(a, b):
     return pairs == len(np.unique(a)) == len(np.unique(b))
 
 
-@pytest.fixture(scope="module")
-def two_replicas():
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 def many_empty_clusters():
     """Rows and initial centroids of which one takes every row."""
     rows = gaussian_rows(300)
@@ -201,31 +196,31 @@ def test_initial_centroids_start_better_than_random_rows():
     assert ours.inertia_history[0] < 0.5 * random.inertia_history[0]
 
 
-def test_the_initial_sample_of_many_rows_holds_distinct_rows(two_replicas):
+def test_the_initial_sample_of_many_rows_holds_distinct_rows(two_devices):
     rows = np.arange(20_000, dtype=np.float32)[:, None] / 20_000
     result = fit_plain(rows, num_clusters=4, num_iterations=1)
-    shared = fit_plain(rows, num_clusters=4, num_iterations=1, strategy=two_replicas)
+    shared = fit_plain(rows, num_clusters=4, num_iterations=1, strategy=two_devices)
     assert len(np.unique(result.centroids)) == 4
     np.testing.assert_allclose(shared.centroids, result.centroids, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_rows", [1, 20_001])
-def test_two_replicas_give_the_labels_of_one_device(two_replicas, num_rows):
+def test_two_replicas_give_the_labels_of_one_device(two_devices, num_rows):
     rows = gaussian_rows(num_rows, width=4)
     settings = {"num_clusters": min(num_rows, 8), "seed": 5, "num_restarts": 2}
     one = kmeans.fit(rows, **settings)
-    two = kmeans.fit(rows, **settings, strategy=two_replicas)
+    two = kmeans.fit(rows, **settings, strategy=two_devices)
     np.testing.assert_array_equal(two.labels, one.labels)
     np.testing.assert_array_equal(two.sizes, one.sizes)
     np.testing.assert_allclose(two.centroids, one.centroids, atol=1e-5)
     np.testing.assert_allclose(two.inertia, one.inertia, rtol=1e-5, atol=1e-9)
 
 
-def test_two_replicas_fill_empty_clusters_as_one_device(two_replicas):
+def test_two_replicas_fill_empty_clusters_as_one_device(two_devices):
     rows, start = many_empty_clusters()
     one = fit_plain(rows, num_clusters=20, initial_centroids=start)
     two = fit_plain(
-        rows, num_clusters=20, initial_centroids=start, strategy=two_replicas
+        rows, num_clusters=20, initial_centroids=start, strategy=two_devices
     )
     np.testing.assert_array_equal(two.labels, one.labels)
     assert two.num_reseeded == one.num_reseeded

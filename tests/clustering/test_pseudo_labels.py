@@ -171,7 +171,8 @@ def test_settings_reach_k_means(features, fitted_rows):
     )
 
 
-def test_two_devices_give_the_labels_of_one(features, fitted_rows, clusterings):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    of_two = cluster(features, {"video": ("video",)}, fitted_rows, strategy=strategy)
+def test_two_devices_give_the_labels_of_one(
+    features, fitted_rows, clusterings, two_devices
+):
+    of_two = cluster(features, {"video": ("video",)}, fitted_rows, strategy=two_devices)
     np.testing.assert_array_equal(clusterings["video"].labels, of_two["video"].labels)

@@ -119,8 +119,8 @@ def outside(exported):
         for n, shape in enumerate(LOG_MEL_SHAPES)
     }
     # Bright clips are class 1, dark ones class 0.
-    labels = np.arange(16) % 2
-    noise = rng.integers(0, 128, (16, 4, 16, 16, 3))
+    labels = np.arange(48) % 2
+    noise = rng.integers(0, 128, (48, 4, 16, 16, 3))
     frames = (noise + 127 * labels[:, None, None, None, None]).astype(np.uint8)
     folder = exported.parent
     np.savez(folder / "probes.npz", **probes)

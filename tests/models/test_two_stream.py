@@ -173,8 +173,8 @@ def test_a_portable_encoder_of_a_mixed_one_is_float32_with_the_same_weights():
         np.testing.assert_array_equal(old, new)
 
 
-def test_averaged_statistics_are_the_mean_over_replicas_on_each_of_them():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+def test_averaged_statistics_are_the_mean_over_replicas_on_each_of_them(two_devices):
+    strategy = two_devices
     with strategy.scope():
         norm = keras.layers.BatchNormalization(momentum=0.0)
         encoder = keras.Sequential([keras.Input((1,)), norm])

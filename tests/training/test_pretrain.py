@@ -60,9 +60,8 @@ def test_a_method_runs_and_writes_its_encoders_and_labels(
     assert final_step(tmp_path) == STEPS_PER_ROUND
 
 
-def test_two_devices_run_all_rounds(tiny_config, tiny_records, tmp_path):
-    both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    run_pretrain(tiny_config, tiny_records, tmp_path, both)
+def test_two_devices_run_all_rounds(tiny_config, tiny_records, tmp_path, two_devices):
+    run_pretrain(tiny_config, tiny_records, tmp_path, two_devices)
     assert final_step(tmp_path) == 2 * STEPS_PER_ROUND
     assert os.path.exists(work.round_dir(str(tmp_path), 1))
 
@@ -184,7 +183,7 @@ def test_records_of_another_manifest_stop(tiny_config, tiny_records, tiny_run):
     [
         ({"method": "xxx"}, "config.method='xxx' is unknown"),
         ({"kmeans": {"num_clusters": 100}}, "num_clusters=100 .* 19 examples"),
-        ({"training": {"batch_size": 20}}, "19 examples .* batch_size=20"),
+        ({"training": {"batch_size": 20}}, "19 examples .*batch_size=20"),
         ({"training": {"batch_size": 0}}, "training.batch_size=0"),
         ({"log_mel": {"num_filters": 64}}, "num_filters .40 in the records, 64 in"),
         ({"precision": "half"}, "config.precision='half'"),

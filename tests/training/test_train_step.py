@@ -40,12 +40,11 @@ def weights(run):
 
 
 def test_two_devices_take_the_same_first_step_as_one(
-    tiny_config, tiny_records, tmp_path
+    tiny_config, tiny_records, tmp_path, two_devices
 ):
     tiny_config["synchronized_batch_norm"] = True
-    both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     results = []
-    for name, strategy in {"one": ONE_DEVICE, "two": both}.items():
+    for name, strategy in {"one": ONE_DEVICE, "two": two_devices}.items():
         run = make_run(tiny_config, tiny_records, tmp_path / name, strategy)
         sums = make_step(run)(next(training_batches(run)))
         results.append((monitoring.head_means([sums]), weights(run)))
