@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from xdc_tf import compat
 
-
 _STRATEGIES = {}  # by number of replicas
 
 

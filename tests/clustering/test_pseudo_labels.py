@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from xdc_tf.clustering import pseudo_labels
 from xdc_tf.clustering.features import Features
