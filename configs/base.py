@@ -73,7 +73,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.features = ml_collections.ConfigDict()
     c.features.clips_per_video = 1
     c.features.batch_size = 64
-    # Batches that renew a random encoder's batch-norm statistics before round 1.
+    # Batches that renew a random encoder's batch-norm statistics before round 1; one
+    # pass over the data set at most.
     c.features.batch_norm_batches = 50
 
     # Training on one round's labels.

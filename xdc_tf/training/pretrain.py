@@ -14,7 +14,13 @@ from xdc_tf.clustering import features, label_tables, pseudo_labels
 from xdc_tf.models import encoder_files, two_stream
 from xdc_tf.training import optimizers, schedules, settings, supervision, train_step
 from xdc_tf.training.checkpoints import Phase
-from xdc_tf.training.run import Run, evaluation_batches, prepare, training_batches
+from xdc_tf.training.run import (
+    Run,
+    batches_per_pass,
+    evaluation_batches,
+    prepare,
+    training_batches,
+)
 
 
 class Work(NamedTuple):
@@ -113,7 +119,11 @@ def start_encoders(run: Run, work_of_rounds: Work) -> None:
         run.model.encoders,
         run.method.streams,
         itertools.islice(
-            training_batches(run), run.config["features"]["batch_norm_batches"]
+            training_batches(run),
+            min(
+                run.config["features"]["batch_norm_batches"],
+                batches_per_pass(run),
+            ),
         ),
         strategy=run.strategy,
     )
@@ -189,7 +199,7 @@ def _round_seed(run: Run, round_index: int, purpose: str) -> int:
 def train_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
     """Trains on the round's labels until its epochs are over or patience runs out."""
     config, training = run.config, run.config["training"]
-    steps_per_epoch = int(run.records.trained.sum()) // training["batch_size"]
+    steps_per_epoch = batches_per_pass(run)
     if training["max_steps_per_epoch"]:
         steps_per_epoch = min(steps_per_epoch, training["max_steps_per_epoch"])
     num_steps = steps_per_epoch * training["epochs_per_round"]

@@ -205,11 +205,15 @@ def _claim_workdir(workdir, config, records: Records, allow_config_change) -> No
     dataset_info.write_dataset_info(own_copy, records.info)
 
 
+def batches_per_pass(run: Run) -> int:
+    """Training batches in one pass over the data set."""
+    return int(run.records.trained.sum()) // run.config["training"]["batch_size"]
+
+
 def training_batches(run: Run) -> Iterator[dict[str, tf.Tensor]]:
     """Distributed training batches from the run's present step on."""
     training = run.config["training"]
-    batches_per_pass = int(run.records.trained.sum()) // training["batch_size"]
-    passes, batches = divmod(int(run.progress.step), batches_per_pass)
+    passes, batches = divmod(int(run.progress.step), batches_per_pass(run))
     dataset = pipeline.training_batches(
         dataset_info.shard_paths(run.records.directory, run.records.info),
         clip=settings.clip(run.config, run.records.info),
