@@ -111,8 +111,8 @@ def test_mixed_precision_learns_with_float32_weights(
     precision, tiny_config, tiny_records, tmp_path
 ):
     tiny_config["precision"] = precision
-    # With four channels, TensorFlow 2.21's bfloat16 filter gradients of 3-d convolutions
-    # hold NaN at times on a CPU.
+    # With four channels, TensorFlow 2.21's bfloat16 filter gradients of a 3-d
+    # convolution hold NaN at times on a CPU.
     tiny_config["video_encoder"]["width"] = 0.125
     run = make_run(tiny_config, tiny_records, tmp_path)
     step, batch = make_step(run), next(training_batches(run))
