@@ -9,8 +9,8 @@ from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings, HeadSettings
 
 ARCHITECTURES = {
-    "video": EncoderSettings(10, 1 / 16),
-    "audio": EncoderSettings(10, 1 / 8),
+    "video": EncoderSettings("r2plus1d", 10, 1 / 16),
+    "audio": EncoderSettings("resnet", 10, 1 / 8),
 }
 TWO_MODALITIES = {"video": "video", "audio": "audio"}
 

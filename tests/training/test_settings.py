@@ -84,10 +84,10 @@ def test_a_shape_that_no_clip_can_have_is_refused_by_its_key(config, key, value)
 
 
 def test_architectures_are_the_configs_by_modality(config):
-    config["video_encoder"] = {"depth": 10, "width": 0.5}
+    config["video_encoder"] |= {"depth": 10, "width": 0.5}
     assert settings.architectures(config) == {
-        "video": EncoderSettings(depth=10, width=0.5),
-        "audio": EncoderSettings(depth=18, width=1.0),
+        "video": EncoderSettings("r2plus1d", depth=10, width=0.5),
+        "audio": EncoderSettings("resnet", depth=18, width=1.0),
     }
 
 
@@ -104,11 +104,10 @@ def test_portable_layers_are_float32_with_local_batch_norm(config):
 
 
 def test_layers_take_batch_norm_weight_decay_and_seed_from_the_config(config):
-    config |= {"seed": 7, "batch_norm_epsilon": 1e-5, "batch_norm_momentum": 0.8}
+    config |= {"seed": 7, "batch_norm_momentum": 0.8}
     config["optimizer"]["weight_decay"] = 0.25
     for layers in (settings.training_layers(config), settings.portable_layers(config)):
         assert layers.seed == 7
-        assert layers.batch_norm_epsilon == 1e-5
         assert layers.batch_norm_momentum == 0.8
         assert layers.weight_decay == 0.25
 

@@ -1,19 +1,52 @@
-"""ResNet (He et al., CVPR 2016) over log-mel spectrograms: the audio encoder.
+"""Audio encoders: ResNets (He et al., CVPR 2016) over log-mel spectrograms.
 
-One input channel. Without the stem's max-pooling, which at 40 filters would leave too
-few rows for the later stages: a 100 x 40 spectrogram ends as 7 x 3.
+One input channel. The default has no max-pooling in its stem, which at 40 filters would
+leave too few rows for the later stages: a 100 x 40 spectrogram ends as 7 x 3.
 """
+
+from typing import NamedTuple
 
 import keras
 
 from xdc_tf.models.layers import LayerMaker, LayerSettings
 
-BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2)}
+BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+
+class Architecture(NamedTuple):
+    """A row of ARCHITECTURES.
+
+    Attributes:
+      batch_norm_epsilon: added to the variance.
+      stem_blocks: blocks of 32 channels after a plain 3 x 3 convolution to 16, the
+        first of stride 2, in place of a 7 x 7 convolution of stride 2 to 64.
+      stem_pool: 3 x 3 max-pooling with stride 2 after the stem.
+      first_stage_stride: of stage 1; the other stages halve.
+      pool: what makes features of the last stage, "mean" or "max".
+    """
+
+    batch_norm_epsilon: float = 1e-5
+    stem_blocks: int = 0
+    stem_pool: bool = False
+    first_stage_stride: int = 1
+    pool: str = "mean"
+
+
+ARCHITECTURES = {
+    "resnet": Architecture(),
+    # torchvision's ResNet with one input channel.
+    "resnet_torchvision": Architecture(stem_pool=True),
+    # The audio network of VMZ, the code base that XDC's authors built on.
+    "resnet_vmz": Architecture(
+        batch_norm_epsilon=1e-3, stem_blocks=3, first_stage_stride=2, pool="max"
+    ),
+}
 
 
 def build(
-    depth: int = 18,
+    architecture: str = "resnet",
     *,
+    depth: int = 18,
     width: float = 1.0,
     settings: LayerSettings | None = None,
     name: str = "audio_encoder",
@@ -21,7 +54,8 @@ def build(
     """Builds the encoder.
 
     Args:
-      depth: 10 or 18; as usual it counts the classifier too.
+      architecture: a key of ARCHITECTURES.
+      depth: 10, 18 or 34; as usual it counts the classifier too, and no stem blocks.
       width: multiplies the 64, 128, 256, 512 channels of the four stages.
       settings: what all layers share; LayerSettings() by default.
       name: name of the Keras model.
@@ -31,19 +65,30 @@ def build(
       and mels, to features [B, 512 * width] float32.
 
     Raises:
-      ValueError: on an unknown depth or a width that leaves a stage without channels.
+      ValueError: on an unknown architecture or depth, or a width that leaves a stage
+        without channels.
     """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"audio_encoder.architecture={architecture!r} is not one of "
+            f"{', '.join(ARCHITECTURES)}."
+        )
     if depth not in BLOCKS_PER_STAGE:
         raise ValueError(
             f"audio_encoder.depth={depth} is not one of {sorted(BLOCKS_PER_STAGE)}."
         )
-    if int(64 * width) < 1:
-        raise ValueError(f"audio_encoder.width={width} leaves no channels.")
-    make = LayerMaker(settings or LayerSettings())
+    planes = int(64 * width)
+    if planes < 4:
+        raise ValueError(f"audio_encoder.width={width} leaves fewer than 4 channels.")
+    form = ARCHITECTURES[architecture]
+    make = LayerMaker(
+        settings or LayerSettings(), batch_norm_epsilon=form.batch_norm_epsilon
+    )
 
-    def conv(x, planes, size, stride, name):
+    def conv(x, planes, size, stride, name, **arguments):
+        sizes, strides = (size,) * 2, (stride,) * 2
         return make.conv(
-            x, planes, kernel_size=(size,) * 2, strides=(stride,) * 2, name=name
+            x, planes, kernel_size=sizes, strides=strides, name=name, **arguments
         )
 
     def block(x, planes, stride, name):
@@ -56,14 +101,24 @@ def build(
             x = make.norm(x, name=f"{name}_shortcut_norm")
         return make.relu(make.add(x, y, name=f"{name}_add"), name=f"{name}_relu2")
 
-    planes = int(64 * width)
     log_mel = keras.Input((None, None, 1), name="audio")
-    x = conv(log_mel, planes, 7, 2, "stem_conv")
-    x = make.relu(make.norm(x, name="stem_norm"), name="stem_relu")
+    if form.stem_blocks:
+        x = conv(log_mel, planes // 4, 3, 1, "stem_conv", use_bias=True)
+        for number in range(1, form.stem_blocks + 1):
+            stride = 2 if number == 1 else 1
+            x = block(x, planes // 2, stride, f"stem_block{number}")
+    else:
+        x = conv(log_mel, planes, 7, 2, "stem_conv")
+        x = make.relu(make.norm(x, name="stem_norm"), name="stem_relu")
+    if form.stem_pool:
+        x = make.max_pool(x, name="stem_pool")
+    strides = (form.first_stage_stride, 2, 2, 2)
     for stage, num_blocks in enumerate(BLOCKS_PER_STAGE[depth], start=1):
         for number in range(1, num_blocks + 1):
-            stride = 2 if stage > 1 and number == 1 else 1
             x = block(
-                x, planes * 2 ** (stage - 1), stride, f"stage{stage}_block{number}"
+                x,
+                planes * 2 ** (stage - 1),
+                strides[stage - 1] if number == 1 else 1,
+                f"stage{stage}_block{number}",
             )
-    return keras.Model(log_mel, make.features(x), name=name)
+    return keras.Model(log_mel, make.features(x, pool=form.pool), name=name)

@@ -13,8 +13,6 @@ class LayerSettings(NamedTuple):
     """What every layer of an encoder shares.
 
     Attributes:
-      batch_norm_epsilon: added to the variance; 1e-3 in the authors' encoder,
-        1e-5 in torchvision's (PAPER: Inputs).
       batch_norm_momentum: kept share of the moving statistics at each update.
       synchronized_batch_norm: statistics over all replicas instead of each alone.
       weight_decay: coefficient of an L2 penalty on kernels, w/2 * ||kernel||^2, whose
@@ -23,7 +21,6 @@ class LayerSettings(NamedTuple):
       seed: initial weights follow from it.
     """
 
-    batch_norm_epsilon: float = 1e-3
     batch_norm_momentum: float = 0.9
     synchronized_batch_norm: bool = False
     weight_decay: float = 0.0
@@ -34,8 +31,9 @@ class LayerSettings(NamedTuple):
 class LayerMaker:
     """Makes an encoder's layers; counts them, so that each has a seed of its own."""
 
-    def __init__(self, settings: LayerSettings):
+    def __init__(self, settings: LayerSettings, *, batch_norm_epsilon: float):
         self._settings = settings
+        self._batch_norm_epsilon = batch_norm_epsilon
         self._num_made = 0
 
     def conv(
@@ -46,8 +44,9 @@ class LayerMaker:
         kernel_size: Sequence[int],
         strides: Sequence[int],
         name: str,
+        use_bias: bool = False,
     ):
-        """2-d or 3-d convolution without bias, padded by kernel // 2 on each side.
+        """2-d or 3-d convolution, padded by kernel // 2 on each side.
 
         The padding is symmetric also where the stride is above one, as in PyTorch
         (Keras's "same" then pads the far side only), so that weights carry over.
@@ -69,7 +68,7 @@ class LayerMaker:
             tuple(kernel_size),
             tuple(strides),
             padding=padding,
-            use_bias=False,
+            use_bias=use_bias,
             # He initialisation over the inputs, for layers that a ReLU follows.
             kernel_initializer=keras.initializers.HeNormal(seed=seed),
             kernel_regularizer=keras.regularizers.L2(decay / 2) if decay else None,
@@ -80,7 +79,7 @@ class LayerMaker:
     def norm(self, x, *, name: str):
         """Batch normalisation over all but the channels."""
         return keras.layers.BatchNormalization(
-            epsilon=self._settings.batch_norm_epsilon,
+            epsilon=self._batch_norm_epsilon,
             momentum=self._settings.batch_norm_momentum,
             synchronized=self._settings.synchronized_batch_norm,
             dtype=self._settings.dtype,
@@ -91,14 +90,27 @@ class LayerMaker:
         """Rectified linear unit."""
         return keras.layers.ReLU(dtype=self._settings.dtype, name=name)(x)
 
+    def max_pool(self, x, *, name: str):
+        """3 x 3 max-pooling of space with stride 2, padded by 1; of values from 0 on."""
+        dtype, pad_name = self._settings.dtype, f"{name}_pad"
+        if len(x.shape) == 4:
+            x = keras.layers.ZeroPadding2D(1, dtype=dtype, name=pad_name)(x)
+            return keras.layers.MaxPooling2D(3, 2, dtype=dtype, name=name)(x)
+        x = keras.layers.ZeroPadding3D((0, 1, 1), dtype=dtype, name=pad_name)(x)
+        return keras.layers.MaxPooling3D((1, 3, 3), (1, 2, 2), dtype=dtype, name=name)(
+            x
+        )
+
     def add(self, x, y, *, name: str):
         """Sum of a block's two branches."""
         return keras.layers.Add(dtype=self._settings.dtype, name=name)([x, y])
 
-    def features(self, x):
-        """Mean over time and space, in float32 whatever the compute type."""
+    def features(self, x, *, pool: str):
+        """ "mean" or "max" over time and space, in float32 whatever the compute type."""
         pool = {
-            4: keras.layers.GlobalAveragePooling2D,
-            5: keras.layers.GlobalAveragePooling3D,
-        }[len(x.shape)]
+            ("mean", 4): keras.layers.GlobalAveragePooling2D,
+            ("mean", 5): keras.layers.GlobalAveragePooling3D,
+            ("max", 4): keras.layers.GlobalMaxPooling2D,
+            ("max", 5): keras.layers.GlobalMaxPooling3D,
+        }[pool, len(x.shape)]
         return pool(dtype="float32", name="features")(x)

@@ -7,13 +7,14 @@ import keras
 import tensorflow as tf
 
 from xdc_tf import compat
-from xdc_tf.models import audio_resnet, r2plus1d
+from xdc_tf.models import audio_resnet, video_resnet
 from xdc_tf.models.layers import LayerSettings
 
 
 class EncoderSettings(NamedTuple):
-    """Architecture of one encoder: see r2plus1d.build and audio_resnet.build."""
+    """One encoder: see video_resnet.build and audio_resnet.build."""
 
+    architecture: str
     depth: int
     width: float
 
@@ -45,13 +46,11 @@ class TwoStream(NamedTuple):
 
 
 def build_encoder(
-    modality: str, architecture: EncoderSettings, layers: LayerSettings, name: str
+    modality: str, settings: EncoderSettings, layers: LayerSettings, name: str
 ) -> keras.Model:
     """The encoder of a modality, "video" or "audio"."""
-    build = {"video": r2plus1d.build, "audio": audio_resnet.build}[modality]
-    return build(
-        architecture.depth, width=architecture.width, settings=layers, name=name
-    )
+    build = {"video": video_resnet.build, "audio": audio_resnet.build}[modality]
+    return build(**settings._asdict(), settings=layers, name=name)
 
 
 def build(

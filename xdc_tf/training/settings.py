@@ -74,7 +74,6 @@ def architectures(config: Mapping[str, Any]) -> dict[str, EncoderSettings]:
 def portable_layers(config: Mapping[str, Any]) -> LayerSettings:
     """What an encoder's layers keep outside of the run: float32, local batch norm."""
     return LayerSettings(
-        batch_norm_epsilon=config["batch_norm_epsilon"],
         batch_norm_momentum=config["batch_norm_momentum"],
         # LAMB decays the weights itself; a penalty would decay them twice.
         weight_decay=0.0
