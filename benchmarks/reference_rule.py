@@ -39,5 +39,5 @@ def spectrograms() -> np.ndarray:
 
 
 def part(drawn: np.ndarray) -> np.ndarray:
-    """The part that the gradient of one step is taken on: half the frames of a corner."""
+    """The part that a training step is taken on: half the frames of a corner."""
     return drawn[:, :, :4, :48, :48] if drawn.ndim == 5 else drawn

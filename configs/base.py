@@ -17,6 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.method = "xdc"
     c.seed = 0
     c.num_rounds = 10
+    # A work directory, of a run or of imported weights, whose encoders this run starts
+    # from instead of random ones.
+    c.init_from = ""
 
     # Clips.
     c.clip = ml_collections.ConfigDict()

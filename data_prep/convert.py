@@ -3,7 +3,8 @@
     python -m data_prep.convert --manifest=videos.csv --out=records/
 
 reads the manifest (CSV with the column path and optionally start_secs, end_secs, label)
-and writes shards of records, dataset_info.json, examples.csv and quarantine.csv.
+and writes shards of records, dataset_info.json, examples.csv and quarantine.csv. With
+--modalities=video, files without sound are converted too, and none is read.
 """
 
 import os
@@ -11,6 +12,7 @@ import os
 from absl import flags
 
 from xdc_tf import program
+from xdc_tf.data.dataset_info import MODALITIES
 from xdc_tf.data.log_mel import LogMelSettings
 
 _LOG_MEL = LogMelSettings()
@@ -26,6 +28,9 @@ _OUT = flags.DEFINE_string(
     None,
     "Directory for the records, local or remote (such as s3://...).",
     required=True,
+)
+_MODALITIES = flags.DEFINE_list(
+    "modalities", list(MODALITIES), "What to store: video, or video,audio."
 )
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", None, "Processes that decode; default: one per CPU.", lower_bound=1
@@ -81,6 +86,7 @@ def main(argv: list[str]) -> None:
         max_secs=_MAX_SECS.value,
         store_waveform=_STORE_WAVEFORM.value,
         log_mel=LogMelSettings(*(flag.value for flag in _LOG_MEL_FLAGS)),
+        modalities=tuple(_MODALITIES.value),
     )
     shards.convert_manifest(
         _MANIFEST.value,

@@ -5,15 +5,15 @@ timestamps, never by counting, so files with variable frame rate, late streams o
 stay synchronous.
 """
 
-import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
-from PIL import Image
+
+from data_prep.jpeg_encoder import JpegEncoder
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES
 
 # Reasons for refusal.
 CANNOT_OPEN = "cannot_open"
@@ -54,7 +54,8 @@ class Media(NamedTuple):
     frames_jpeg: list[bytes]
     height: int
     width: int
-    waveform: np.ndarray  # [samples] float32 mono, nominally in [-1, 1]
+    # [samples] float32 mono, nominally in [-1, 1]; None if no sound was asked for
+    waveform: np.ndarray | None
 
 
 def read_media(
@@ -68,12 +69,13 @@ def read_media(
     sample_rate_hz: int,
     min_secs: float,
     max_secs: float,
+    modalities: Sequence[str] = MODALITIES,
 ) -> Media:
     """Decodes a segment; output frame i is the one on show at start_secs + i / fps.
 
-    The segment ends at end_secs, or where the file's picture or sound ends. Frames are
-    turned upright, brought to square pixels, and resized so that their shorter side is
-    short_side. Channels of sound are averaged.
+    The segment ends at end_secs, or where the file's picture, or its sound if that is
+    wanted, ends. Frames are turned upright, brought to square pixels, and resized so
+    that their shorter side is short_side. Channels of sound are averaged.
 
     Args:
         path: a local file in any format FFmpeg reads.
@@ -85,6 +87,8 @@ def read_media(
         sample_rate_hz: of the waveform.
         min_secs: shorter segments are refused.
         max_secs: longer ones are refused; bounds the memory.
+        modalities: video, or video and audio; without audio, no sound is decoded and
+            a file needs to have none.
 
     Raises:
         MediaError: the file or the segment cannot be used.
@@ -93,12 +97,12 @@ def read_media(
         raise _too_long(end_secs - start_secs, max_secs)
     with _open(path) as container:
         stream = _video_stream(container)
-        _audio_stream(container)  # refuse before decoding what cannot be used
-        if end_secs is None and container.duration is not None:
-            declared_secs = container.duration / av.time_base - start_secs
-            if declared_secs > max_secs:
-                raise _too_long(declared_secs, max_secs)
-        encoder = _JpegEncoder(short_side, jpeg_quality, stream)
+        if AUDIO in modalities:
+            _audio_stream(container)  # refuse before decoding what cannot be used
+        declared_secs = (container.duration or 0) / av.time_base
+        if end_secs is None and declared_secs - start_secs > max_secs:
+            raise _too_long(declared_secs - start_secs, max_secs)
+        encoder = JpegEncoder(short_side, jpeg_quality, stream)
         try:
             frames_jpeg, picture_end_secs = _read_frames(
                 container, stream, encoder, start_secs, end_secs, fps, max_secs
@@ -108,22 +112,30 @@ def read_media(
     _check_length(len(frames_jpeg), fps, min_secs, "picture")
 
     # A second pass over the file: packets of the other stream need no keeping.
-    with _open(path) as container:
-        stream = _audio_stream(container)
-        video_end_secs = start_secs + len(frames_jpeg) / fps
-        try:
-            waveform, sound_end_secs = _read_waveform(
-                container, stream, start_secs, video_end_secs, sample_rate_hz
-            )
-        except (av.FFmpegError, OSError) as error:
-            raise MediaError(DECODE_ERROR, f"sound: {_message(error)}") from error
-        declared_secs = (container.duration or 0) / av.time_base
+    waveform, sound_end_secs = None, math.inf
+    video_end_secs = start_secs + len(frames_jpeg) / fps
+    due_secs = min(declared_secs, end_secs or math.inf) - _MISSING_END_SECS
+    try:
+        if AUDIO in modalities:
+            with _open(path) as container:
+                stream = _audio_stream(container)
+                waveform, sound_end_secs = _read_waveform(
+                    container, stream, start_secs, video_end_secs, sample_rate_hz
+                )
+        elif picture_end_secs < due_secs:
+            # The declared end may be that of a longer sound.
+            sound_end_secs = _last_packet_secs(path)
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(DECODE_ERROR, f"sound: {_message(error)}") from error
     last_secs = max(picture_end_secs, sound_end_secs)
-    if last_secs + _MISSING_END_SECS < min(declared_secs, end_secs or math.inf):
+    if last_secs < due_secs:
         raise MediaError(
             DECODE_ERROR,
             f"truncated: ends at {last_secs:.1f} s of {declared_secs:.1f} s declared",
         )
+    height, width = encoder.image_shape
+    if waveform is None:
+        return Media(frames_jpeg, height, width, None)
     if sound_end_secs + _MISSING_SOUND_SECS < video_end_secs:
         sound_secs = sound_end_secs - start_secs + _TIMESTAMP_SLACK_SECS
         del frames_jpeg[max(0, math.floor(sound_secs * fps)) :]
@@ -135,7 +147,6 @@ def read_media(
         raise MediaError(
             SILENT_AUDIO, f"peak-to-peak amplitude {np.ptp(waveform):.1e} of at most 2"
         )
-    height, width = encoder.image_shape
     return Media(frames_jpeg, height, width, waveform)
 
 
@@ -207,6 +218,19 @@ def _timed_frames(
         yield secs - origin_secs, frame
 
 
+def _last_packet_secs(path: str) -> float:
+    """Time in the file where its last packet ends, whatever stream it belongs to."""
+    last_secs = 0.0
+    with _open(path) as container:
+        origin_secs = (container.start_time or 0) / av.time_base
+        for packet in container.demux():
+            timestamp = packet.pts if packet.pts is not None else packet.dts
+            if timestamp is not None:
+                end = (timestamp + (packet.duration or 0)) * packet.time_base
+                last_secs = max(last_secs, float(end) - origin_secs)
+    return last_secs
+
+
 def _frame_secs(frame, expected_secs: float) -> float:
     # AVI has decoding times only.
     timestamp = frame.pts if frame.pts is not None else frame.dts
@@ -224,7 +248,7 @@ def _duration_secs(frame, stream) -> float:
 def _read_frames(
     container,
     stream,
-    encoder: "_JpegEncoder",
+    encoder: JpegEncoder,
     start_secs: float,
     end_secs: float | None,
     fps: float,
@@ -267,40 +291,6 @@ def _read_frames(
     shown_secs = until_secs - start_secs + _TIMESTAMP_SLACK_SECS
     del frames_jpeg[max(0, math.floor(shown_secs * fps)) :]
     return frames_jpeg, until_secs
-
-
-class _JpegEncoder:
-    """Upright, square-pixel, resized JPEG images, all of the first one's size."""
-
-    def __init__(self, short_side: int, quality: int, stream: av.VideoStream):
-        self._short_side = short_side
-        self._quality = quality
-        self._pixel_aspect = float(stream.sample_aspect_ratio or 1)
-        # One each: a reformatter is set up anew when its formats change.
-        self._scaler = VideoReformatter()
-        self._converter = VideoReformatter()
-        self._stored_size: tuple[int, int] | None = None  # width, height
-        self.image_shape: tuple[int, int] | None = None  # height, width when upright
-
-    def encode(self, frame: av.VideoFrame) -> bytes:
-        if self._stored_size is None:
-            width, height = frame.width * self._pixel_aspect, frame.height
-            scale = self._short_side / min(width, height)
-            sides = round(width * scale), round(height * scale)
-            self._stored_size = max(1, sides[0]), max(1, sides[1])
-        width, height = self._stored_size
-        # Scaling and converting to RGB in one call takes five times as long.
-        small = self._scaler.reformat(
-            frame, width, height, "yuv420p", interpolation="BICUBIC"
-        )
-        rgb = self._converter.reformat(small, format="rgb24")
-        # Degrees counterclockwise, as phones note it down for upright films.
-        turns = round(frame.rotation / 90)
-        image = np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns))
-        self.image_shape = self.image_shape or image.shape[:2]
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "JPEG", quality=self._quality)
-        return file.getvalue()
 
 
 def _read_waveform(

@@ -25,10 +25,19 @@ from data_prep.workers import (
     map_in_processes,
 )
 from xdc_tf.data import dataset_info, log_mel, records
-from xdc_tf.data.dataset_info import DatasetInfo, ExampleRow, ShardInfo
+from xdc_tf.data.dataset_info import (
+    AUDIO,
+    MODALITIES,
+    VIDEO,
+    DatasetInfo,
+    ExampleRow,
+    ShardInfo,
+    order_modalities,
+)
 
 QUARANTINE_FILE = "quarantine.csv"
 _QUARANTINE_COLUMNS = ("path", "start_secs", "reason", "detail")
+_CONVERTIBLE = ((VIDEO,), MODALITIES)
 
 
 class _Moments(NamedTuple):
@@ -112,7 +121,8 @@ def convert_manifest(
                         examples.append(
                             _example_row(row, file, outcome.result, settings.fps)
                         )
-                        moments = _add(moments, outcome.result.log_mel)
+                        if outcome.result.log_mel is not None:
+                            moments = _add(moments, outcome.result.log_mel)
                     progress.update()
             tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
             shards.append(ShardInfo(file, len(examples) - num_before))
@@ -128,13 +138,12 @@ def convert_manifest(
             f"({_count_reasons(quarantine)}); "
             f"see {os.path.join(out_dir, QUARANTINE_FILE)}."
         )
-    mean = moments.total / moments.count
-    variance = moments.total_squares / moments.count - mean * mean
+    mean, std = _mean_and_std(moments)
     info = promised._replace(
         num_examples=len(examples),
         num_quarantined=len(quarantine),
         log_mel_mean=mean,
-        log_mel_std=math.sqrt(max(variance, 0.0)),
+        log_mel_std=std,
         shards=tuple(shards),
     )
     dataset_info.write_examples(out_dir, examples)
@@ -157,6 +166,17 @@ def _validate(
     rows_per_shard: int,
     timeout_secs: float,
 ) -> None:
+    modalities = order_modalities(settings.modalities)
+    if modalities not in _CONVERTIBLE:
+        raise ValueError(
+            f"modalities={','.join(modalities)} cannot be converted; choose "
+            f"{' or '.join(','.join(names) for names in _CONVERTIBLE)}."
+        )
+    if settings.store_waveform and AUDIO not in modalities:
+        raise ValueError(
+            f"store_waveform needs sound, and modalities={','.join(modalities)} leaves "
+            "it out; add audio to modalities or drop store_waveform."
+        )
     log_mel.validate(settings.log_mel)
     positive = {
         "fps": settings.fps,
@@ -201,6 +221,7 @@ def _promised_info(
         log_mel_std=0.0,
         label_names=manifest.label_names,
         shards=(),
+        modalities=order_modalities(settings.modalities),
     )
 
 
@@ -269,6 +290,15 @@ def _add(moments: _Moments, values: np.ndarray) -> _Moments:
         total_squares=moments.total_squares
         + float(np.square(values, dtype=np.float64).sum()),
     )
+
+
+def _mean_and_std(moments: _Moments) -> tuple[float, float]:
+    """0 and 1, which change nothing, if there were no values."""
+    if not moments.count:
+        return 0.0, 1.0
+    mean = moments.total / moments.count
+    variance = moments.total_squares / moments.count - mean * mean
+    return mean, math.sqrt(max(variance, 0.0))
 
 
 def _write_quarantine(

@@ -14,6 +14,7 @@ import numpy as np
 
 from data_prep.manifest import ManifestRow
 from data_prep.media import MediaError, read_media
+from xdc_tf.data.dataset_info import MODALITIES
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
 
 # Reasons for refusal beside those of data_prep.media.
@@ -26,7 +27,10 @@ _WAITING_PER_WORKER = 4
 
 
 class ConversionSettings(NamedTuple):
-    """Everything that decides what is stored for a row."""
+    """Everything that decides what is stored for a row.
+
+    `log_mel` and `store_waveform` are for conversions with audio among `modalities`.
+    """
 
     fps: float = 30.0
     short_side: int = 256
@@ -35,6 +39,7 @@ class ConversionSettings(NamedTuple):
     max_secs: float = 300.0
     store_waveform: bool = False
     log_mel: LogMelSettings = LogMelSettings()
+    modalities: tuple[str, ...] = MODALITIES
 
 
 class ConvertedRow(NamedTuple):
@@ -43,8 +48,8 @@ class ConvertedRow(NamedTuple):
     frames_jpeg: list[bytes]
     height: int
     width: int
-    log_mel: np.ndarray  # [L, M] float32
-    waveform: np.ndarray | None  # [samples] float32
+    log_mel: np.ndarray | None  # [L, M] float32; None without audio
+    waveform: np.ndarray | None  # [samples] float32; None unless it is to be stored
 
 
 class Outcome(NamedTuple):
@@ -70,18 +75,20 @@ def convert_row(row: ManifestRow, settings: ConversionSettings) -> Outcome:
             short_side=settings.short_side,
             jpeg_quality=settings.jpeg_quality,
             sample_rate_hz=settings.log_mel.sample_rate_hz,
+            modalities=settings.modalities,
             min_secs=settings.min_secs,
             max_secs=settings.max_secs,
         )
     except MediaError as error:
         return Outcome(reason=error.reason, detail=error.detail)
+    waveform = media.waveform
     return Outcome(
         ConvertedRow(
             frames_jpeg=media.frames_jpeg,
             height=media.height,
             width=media.width,
-            log_mel=log_mel(media.waveform, settings.log_mel),
-            waveform=media.waveform if settings.store_waveform else None,
+            log_mel=None if waveform is None else log_mel(waveform, settings.log_mel),
+            waveform=waveform if settings.store_waveform else None,
         )
     )
 

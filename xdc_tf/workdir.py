@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ CHECKPOINTS_DIR = "checkpoints"
 LABELS_DIR = "labels"
 TENSORBOARD_DIR = "tensorboard"
 INITIAL_DIR = "initial"
+_ROUND = re.compile(r"round_(\d+)")
 
 
 def encoder_file(workdir: str, stream: str, *, initial: bool = False) -> str:
@@ -21,9 +23,22 @@ def encoder_file(workdir: str, stream: str, *, initial: bool = False) -> str:
     return os.path.join(folder, f"{stream}_encoder.keras")
 
 
+def heads_file(workdir: str, stream: str) -> str:
+    """Path of the classification heads on a stream's encoder."""
+    return os.path.join(workdir, f"{stream}_heads.npz")
+
+
 def round_dir(workdir: str, round_index: int) -> str:
     """Path of a round's label tables."""
     return os.path.join(workdir, LABELS_DIR, f"round_{round_index:03d}")
+
+
+def round_dirs(workdir: str) -> list[tuple[int, str]]:
+    """Number and path of every round that has label tables, in order."""
+    labels = os.path.join(workdir, LABELS_DIR)
+    names = os.listdir(labels) if os.path.isdir(labels) else []
+    numbers = [int(match[1]) for name in names if (match := _ROUND.fullmatch(name))]
+    return [(number, round_dir(workdir, number)) for number in sorted(numbers)]
 
 
 def read_config(workdir: str) -> dict[str, Any]:

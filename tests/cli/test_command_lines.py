@@ -161,7 +161,7 @@ def test_the_evaluation_reports_the_same_as_a_table_and_as_json(
     assert [line.split()[:3] for line in lines[2:]] == [
         [
             result["stream"],
-            f"{100 * result['random_accuracy']:.1f}",
+            f"{100 * result['initial_accuracy']:.1f}",
             f"{100 * result['accuracy']:.1f}",
         ]
         for result in results

@@ -25,6 +25,7 @@ def distributed(strategy, batches):
         {
             "audio": np.tile(values[..., None, None, None], (1, 1, 2, 2, 1)),
             "example_index": indices,
+            "start_secs": np.where(indices < 0, 0.0, values.astype(np.float64) / 10),
         }
     )
     return distribute(strategy, dataset)
@@ -77,6 +78,70 @@ def test_two_devices_fill_the_same_rows(two_devices):
     assert present == [True, False, True, True, True]
 
 
+def clip_features(batches, strategy):
+    with strategy.scope():
+        encoder = mean_encoder()
+    extract_clips = features.make_extract_clips(
+        {"one": encoder, "other": encoder},
+        {"one": "audio", "other": "audio"},
+        strategy=strategy,
+    )
+    return list(extract_clips(distributed(strategy, batches)))
+
+
+def test_clips_come_batch_by_batch_in_order_without_padding():
+    batches = [([4, 0], [40.0, 1.0]), ([4, -1], [44.0, 99.0])]
+    first, second = clip_features(batches, ONE_DEVICE)
+    assert first.example_index.tolist() == [4, 0]
+    assert first.start_secs.tolist() == [4.0, 0.1]
+    assert first.streams["one"].tolist() == [[40.0], [1.0]]
+    assert second.example_index.tolist() == [4]
+    assert second.start_secs.tolist() == [4.4]
+    assert second.streams["other"].tolist() == [[44.0]]
+
+
+def test_clips_of_two_devices_come_in_the_order_of_the_batch(two_devices):
+    batches = [([4, 0, 2, -1], [40.0, 1.0, 20.0, 99.0])]
+    (clips,) = clip_features(batches, two_devices)
+    assert clips.example_index.tolist() == [4, 0, 2]
+    assert clips.start_secs.tolist() == [4.0, 0.1, 2.0]
+    assert clips.streams["one"].tolist() == [[40.0], [1.0], [20.0]]
+
+
+def test_clip_features_have_the_types_that_they_state():
+    (clips,) = clip_features([([4, -1], [40.0, 1.0])], ONE_DEVICE)
+    assert clips.example_index.dtype == np.int64
+    assert clips.start_secs.dtype == np.float64
+    assert clips.streams["one"].dtype == np.float32
+
+
+def test_dense_features_of_real_records_are_those_of_their_clips(
+    tiny_records, tiny_config
+):
+    folder = str(tiny_records / "test")
+    info = dataset_info.read_dataset_info(folder)
+    batches = pipeline.evaluation_batches(
+        dataset_info.shard_paths(folder, info),
+        clip=settings.clip(tiny_config, info),
+        batch_size=10,
+        stride_secs=0.25,
+        modalities=["audio"],
+    )
+    encoders, modalities = {"audio": mean_encoder()}, {"audio": "audio"}
+    extract_clips = features.make_extract_clips(
+        encoders, modalities, strategy=ONE_DEVICE
+    )
+    extracted = list(extract_clips(batches))
+    # Half a second of 1.5 s every quarter: 5 clips of each of 12 videos.
+    index = np.concatenate([clips.example_index for clips in extracted])
+    starts = np.concatenate([clips.start_secs for clips in extracted])
+    rows = np.concatenate([clips.streams["audio"] for clips in extracted])
+    assert index.tolist() == np.repeat(np.arange(12), 5).tolist()
+    assert starts.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0] * 12
+    by_hand = np.concatenate([batch["audio"].numpy() for batch in batches])[:60]
+    np.testing.assert_allclose(rows[:, 0], by_hand.mean(axis=(1, 2, 3)), atol=1e-5)
+
+
 def test_another_pass_starts_from_zero():
     extract = features.make_extract(
         {"audio": mean_encoder()}, {"audio": "audio"}, strategy=ONE_DEVICE
@@ -105,7 +170,7 @@ def test_real_records_give_the_same_features_on_one_and_two_devices(
 ):
     def extract_from(strategy):
         with strategy.scope():
-            encoder = audio_resnet.build(10, width=1 / 16)
+            encoder = audio_resnet.build(depth=10, width=1 / 16)
         encoders, modalities = {"stream": encoder}, {"stream": "audio"}
         extract = features.make_extract(encoders, modalities, strategy=strategy)
         extracted = extract(distribute(strategy, real_batches), num_rows=26)
@@ -135,7 +200,7 @@ def noise(seed=0):
 
 
 def test_refreshing_batch_norm_moves_statistics_and_no_weights():
-    encoder = audio_resnet.build(10, width=1 / 16)
+    encoder = audio_resnet.build(depth=10, width=1 / 16)
     weights = [v.numpy().copy() for v in encoder.trainable_variables]
     statistics = [v.numpy().copy() for v in encoder.non_trainable_variables]
     features.refresh_batch_norm(
@@ -181,7 +246,11 @@ def test_after_refreshing_an_examples_features_do_not_depend_on_its_device(two_d
     # The same input under index 0 on the first and under 1 on the second device.
     audio = np.random.default_rng(1).normal(size=(1, 1, 12, 8, 1)).astype(np.float32)
     twice = tf.data.Dataset.from_tensor_slices(
-        {"audio": np.repeat(audio, 2, axis=1), "example_index": np.array([[0, 1]])}
+        {
+            "audio": np.repeat(audio, 2, axis=1),
+            "example_index": np.array([[0, 1]]),
+            "start_secs": np.zeros((1, 2)),
+        }
     )
     rows = extract(distribute(two_devices, twice), num_rows=2).streams["audio"]
     assert rows.any()

@@ -19,11 +19,15 @@ CLIP = ClipSettings(
 )
 
 
+def secs(value):
+    return tf.constant(value, tf.float64)
+
+
 def frame_numbers(start_secs, *, num_available, frame_rate, settings=CLIP):
     return clips.frame_indices(
-        tf.constant(start_secs, tf.float32),
+        secs(start_secs),
         num_available=tf.constant(num_available),
-        frame_rate=tf.constant(frame_rate, tf.float32),
+        frame_rate=tf.constant(frame_rate, tf.float64),
         settings=settings,
     ).numpy()
 
@@ -31,9 +35,7 @@ def frame_numbers(start_secs, *, num_available, frame_rate, settings=CLIP):
 def mel_rows(start_secs, *, num_rows, settings=CLIP):
     """Numbers of the rows that a cut holds."""
     log_mel = tf.repeat(tf.range(num_rows, dtype=tf.float32)[:, None], 3, axis=1)
-    cut = clips.cut_log_mel(
-        log_mel, start_secs=tf.constant(start_secs, tf.float32), settings=settings
-    )
+    cut = clips.cut_log_mel(log_mel, start_secs=secs(start_secs), settings=settings)
     return cut.numpy()[:, 0].astype(int)
 
 
@@ -70,11 +72,21 @@ def test_frames_of_a_slower_recording_repeat():
 @pytest.mark.parametrize("rate", [8.0, 25.0, 29.97, 30.0])
 def test_at_equal_rates_a_clip_is_consecutive_frames_from_the_one_shown(rate):
     settings = CLIP._replace(fps=rate)
-    for first in range(0, int(60 * rate), 7):
+    in_the_first_minute = range(0, int(60 * rate), 7)
+    after_an_hour = range(int(3600 * rate), int(3602 * rate))
+    for first in (*in_the_first_minute, *after_an_hour):
         numbers = frame_numbers(
             first / rate, num_available=10**6, frame_rate=rate, settings=settings
         )
         assert numbers.tolist() == [first, first + 1, first + 2, first + 3]
+
+
+def test_frame_numbers_are_exact_an_hour_into_a_recording():
+    settings = CLIP._replace(fps=30.0)
+    numbers = frame_numbers(
+        3600.1, num_available=10**6, frame_rate=30.0, settings=settings
+    )
+    assert numbers.tolist() == [108003, 108004, 108005, 108006]
 
 
 def test_a_recording_shorter_than_the_clip_starts_again():
@@ -85,18 +97,14 @@ def test_a_recording_shorter_than_the_clip_starts_again():
 @pytest.mark.parametrize("rate", [8.0, 12.5, 29.97])
 def test_no_clip_that_fits_starts_again(rate):
     num_available = 47
-    recording_secs = tf.constant(num_available / rate, tf.float32)
-    for start in clips.uniform_starts(recording_secs, 50, CLIP):
+    for start in clips.uniform_starts(secs(num_available / rate), 50, CLIP):
         numbers = frame_numbers(start, num_available=num_available, frame_rate=rate)
         assert (np.diff(numbers) > 0).all()
 
 
 def test_random_starts_cover_all_places_where_the_clip_fits():
     starts = np.array(
-        [
-            clips.random_start(tf.constant([0, n]), tf.constant(10.5), CLIP)
-            for n in range(300)
-        ]
+        [clips.random_start(tf.constant([0, n]), secs(10.5), CLIP) for n in range(300)]
     )
     assert starts.min() >= 0.0 and starts.max() <= 10.0
     counts, _ = np.histogram(starts, bins=5, range=(0.0, 10.0))
@@ -105,25 +113,51 @@ def test_random_starts_cover_all_places_where_the_clip_fits():
 
 def test_a_random_start_is_a_function_of_its_seed():
     first, again, other = (
-        float(clips.random_start(tf.constant(seed), tf.constant(10.5), CLIP))
+        float(clips.random_start(tf.constant(seed), secs(10.5), CLIP))
         for seed in ([1, 2], [1, 2], [1, 3])
     )
     assert first == again != other
 
 
 def test_in_a_recording_shorter_than_the_clip_it_starts_at_zero():
-    assert clips.random_start(tf.constant([1, 2]), tf.constant(0.4), CLIP) == 0.0
-    assert clips.uniform_starts(tf.constant(0.4), 1, CLIP).numpy().tolist() == [0]
-    assert clips.uniform_starts(tf.constant(0.4), 2, CLIP).numpy().tolist() == [0, 0]
+    assert clips.random_start(tf.constant([1, 2]), secs(0.4), CLIP) == 0.0
+    assert clips.uniform_starts(secs(0.4), 1, CLIP).numpy().tolist() == [0]
+    assert clips.uniform_starts(secs(0.4), 2, CLIP).numpy().tolist() == [0, 0]
+    assert clips.dense_starts(secs(0.4), 0.25, CLIP).numpy().tolist() == [0]
 
 
 def test_uniform_clips_go_from_the_first_to_the_last_that_fits():
-    starts = clips.uniform_starts(tf.constant(2.5), 3, CLIP)
+    starts = clips.uniform_starts(secs(2.5), 3, CLIP)
     np.testing.assert_allclose(starts, [0.0, 1.0, 2.0])
 
 
 def test_a_single_uniform_clip_lies_in_the_centre():
-    np.testing.assert_allclose(clips.uniform_starts(tf.constant(2.5), 1, CLIP), [1.0])
+    np.testing.assert_allclose(clips.uniform_starts(secs(2.5), 1, CLIP), [1.0])
+
+
+@pytest.mark.parametrize(
+    ("stride_secs", "starts"),
+    [(0.5, [0, 0.5, 1, 1.5, 2]), (0.75, [0, 0.75, 1.5]), (2.0, [0, 2]), (2.1, [0])],
+)
+def test_dense_clips_follow_by_the_stride_while_they_fit(stride_secs, starts):
+    # Half a second of 2.5 s: the last one that fits starts at 2 s.
+    found = clips.dense_starts(secs(2.5), stride_secs, CLIP)
+    assert found.dtype == tf.float64
+    np.testing.assert_allclose(found, starts)
+
+
+@pytest.mark.parametrize("rate", [24.0, 29.97, 30.0])
+@pytest.mark.parametrize("num_available", [90, 1000, 100_000])
+def test_a_stride_of_one_frame_has_a_clip_for_each_frame_that_starts_one(
+    rate, num_available
+):
+    settings = CLIP._replace(fps=rate)
+    starts = clips.dense_starts(secs(num_available / rate), 1 / rate, settings)
+    assert len(starts) == num_available - 3
+    last = frame_numbers(
+        starts[-1], num_available=num_available, frame_rate=rate, settings=settings
+    )
+    assert last.tolist() == [num_available - n for n in (4, 3, 2, 1)]
 
 
 def test_the_sound_is_centred_on_the_picture():
@@ -134,6 +168,11 @@ def test_the_sound_is_centred_on_the_picture():
 
 def test_sound_as_long_as_the_picture_starts_with_it():
     assert mel_rows(2.0, num_rows=250).tolist() == list(range(100, 125))
+
+
+def test_rows_of_sound_are_exact_an_hour_into_a_recording():
+    rows = mel_rows(3600.1, num_rows=180_100)
+    assert rows.tolist() == list(range(180_005, 180_030))
 
 
 def test_at_the_edges_the_sound_is_shifted_inwards():

@@ -23,6 +23,7 @@ INFO = DatasetInfo(
     log_mel_std=1 / 3,
     label_names=("bell", "dög"),
     shards=(ShardInfo("records-00000-of-00001.tfrecord", 2),),
+    modalities=("video",),
 )
 ROWS = [
     ExampleRow(0, 'a, "b".mp4', "dög", "records-00000-of-00001.tfrecord", 0.0, 2.0),
@@ -38,6 +39,49 @@ def write_complete(folder):
 def test_the_info_comes_back(tmp_path):
     dataset_info.write_dataset_info(str(tmp_path), INFO)
     assert dataset_info.read_dataset_info(str(tmp_path)) == INFO
+
+
+def test_a_file_from_before_modalities_were_listed_holds_both(tmp_path):
+    dataset_info.write_dataset_info(str(tmp_path), INFO)
+    path = tmp_path / "dataset_info.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["modalities"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    read = dataset_info.read_dataset_info(str(tmp_path))
+    assert read == INFO._replace(modalities=("video", "audio"))
+
+
+@pytest.mark.parametrize("modalities", [["smell"], [], None, [["video"]]])
+def test_a_file_of_unknown_modalities_is_refused(tmp_path, modalities):
+    dataset_info.write_dataset_info(str(tmp_path), INFO._replace(modalities=modalities))
+    with pytest.raises(ValueError, match="dataset_info.json: .* Convert again"):
+        dataset_info.read_dataset_info(str(tmp_path))
+
+
+def test_modalities_have_one_order():
+    assert dataset_info.order_modalities(["audio", "video"]) == ("video", "audio")
+    assert dataset_info.order_modalities(["audio", "audio"]) == ("audio",)
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted"),
+    [
+        (("video",), ["video"]),
+        (("video", "audio"), ["audio"]),
+        (("video", "audio"), ["audio", "video"]),
+    ],
+)
+def test_records_that_hold_what_is_wanted_pass(held, wanted):
+    dataset_info.check_modalities(INFO._replace(modalities=held), wanted, "r")
+
+
+def test_records_without_what_is_wanted_are_refused_with_the_way_out():
+    message = (
+        "^r/train holds video but no audio, which is needed; "
+        "convert .* with --modalities=video,audio .* or use video alone"
+    )
+    with pytest.raises(ValueError, match=message):
+        dataset_info.check_modalities(INFO, ["audio", "video"], "r/train")
 
 
 def test_log_mel_settings_are_stored_by_name(tmp_path):

@@ -46,7 +46,7 @@ EVERYTHING = Augmentation(
 )
 
 
-def serialized_example(index, frames_jpeg=None):
+def serialized_example(index, frames_jpeg=None, **changed):
     frames_jpeg = frames_jpeg or [
         tf.io.encode_jpeg(
             np.full((8, 12, 3), [6 * number, 12 * index, 0], np.uint8),
@@ -56,18 +56,26 @@ def serialized_example(index, frames_jpeg=None):
         for number in range(NUM_FRAMES)
     ]
     times = (np.arange(NUM_MEL_ROWS, dtype=np.float32) + 0.5) * HOP_SECS
-    return records.encode_example(
-        example_index=index,
-        data_path=f"{index}.mp4",
-        video_id=f"{index}.mp4",
-        frames_jpeg=frames_jpeg,
-        log_mel=np.stack([times, np.full_like(times, index)], axis=1),
-        start_us=0,
-        end_us=4_000_000,
-        frame_rate=FRAME_RATE,
-        height=8,
-        width=12,
-    )
+    values = {
+        "example_index": index,
+        "data_path": f"{index}.mp4",
+        "video_id": f"{index}.mp4",
+        "frames_jpeg": frames_jpeg,
+        "log_mel": np.stack([times, np.full_like(times, index)], axis=1),
+        "start_us": 7_000_000,
+        "end_us": 11_000_000,
+        "frame_rate": FRAME_RATE,
+        "height": 8,
+        "width": 12,
+    }
+    return records.encode_example(**values | changed)
+
+
+def write_shard(path, *serialized):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for one in serialized:
+            writer.write(one)
+    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +83,8 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("timed")
     paths = []
     for number, indices in enumerate(SHARDS):
-        paths.append(str(folder / f"{number}.tfrecord"))
-        with tf.io.TFRecordWriter(paths[-1]) as writer:
-            for index in indices:
-                writer.write(serialized_example(index))
+        examples_of_shard = map(serialized_example, indices)
+        paths.append(write_shard(folder / f"{number}.tfrecord", *examples_of_shard))
     return paths
 
 
@@ -313,9 +319,9 @@ def test_crops_of_training_clips_vary_in_place_and_scale(shards, tmp_path):
     y, x = np.mgrid[:100, :140]
     picture = np.stack([x, y, np.zeros_like(x)], axis=-1).astype(np.uint8)
     jpeg = tf.io.encode_jpeg(picture, quality=100, chroma_downsampling=False).numpy()
-    path = str(tmp_path / "one.tfrecord")
-    with tf.io.TFRecordWriter(path) as writer:
-        writer.write(serialized_example(0, frames_jpeg=[jpeg] * NUM_FRAMES))
+    path = write_shard(
+        tmp_path / "one", serialized_example(0, frames_jpeg=[jpeg] * NUM_FRAMES)
+    )
     batches = training_batches(
         [path],
         60,
@@ -340,6 +346,7 @@ def test_evaluation_has_every_example_once_in_order_and_fills_up_the_last_batch(
     assert order(batches) == [*CONVERTED, pipeline.PADDING_INDEX]
     assert not batches[-1]["video"][-1].any()
     assert not batches[-1]["audio"][-1].any()
+    assert batches[-1]["start_secs"][-1] == 0
 
 
 def test_the_clips_of_an_example_follow_each_other(shards):
@@ -364,6 +371,7 @@ def test_all_evaluation_batches_have_one_static_shape(shards):
         "video": tf.TensorSpec([4, 4, 4, 4, 3], tf.float32),
         "audio": tf.TensorSpec([4, 30, 2, 1], tf.float32),
         "example_index": tf.TensorSpec([4], tf.int64),
+        "start_secs": tf.TensorSpec([4], tf.float64),
     }
 
 
@@ -371,3 +379,102 @@ def test_evaluation_clips_are_the_same_every_time(shards):
     batches = pipeline.evaluation_batches(shards, clip=CLIP, batch_size=4)
     first, second = (list(batches.as_numpy_iterator()) for _ in range(2))
     assert_same(first, second)
+
+
+def test_evaluation_says_when_each_clip_starts(shards):
+    (first, *_) = evaluation_batches(shards[:1], num_clips=3, batch_size=6)
+    np.testing.assert_allclose(first["start_secs"], [0, 1.6, 3.2, 0, 1.6, 3.2])
+
+
+def test_dense_clips_are_cut_at_every_stride(shards):
+    # 0.8 s of 4 s: starts 0, 1.5 and 3 s; 4.5 s is past the end.
+    batches = evaluation_batches(shards[:1], stride_secs=1.5, num_clips=7)
+    assert order(batches) == [*np.repeat(SHARDS[0], 3), -1, -1]
+    dense = examples(batches)[:18]
+    assert [float(one["start_secs"]) for one in dense] == [0.0, 1.5, 3.0] * 6
+    for one in dense:
+        first = round(one["start_secs"] * FRAME_RATE)
+        assert frame_numbers(one).tolist() == [first, first + 2, first + 4, first + 6]
+        check_together(one, CLIP)
+
+
+def test_a_recording_shorter_than_a_clip_has_one_dense_clip(tmp_path):
+    jpeg = tf.io.encode_jpeg(np.zeros((8, 12, 3), np.uint8)).numpy()
+    short = serialized_example(3, frames_jpeg=[jpeg] * 3, end_us=7_300_000)
+    path = write_shard(tmp_path / "one", short)
+    (batch,) = evaluation_batches([path], stride_secs=0.1)
+    assert batch["example_index"].tolist() == [3, -1, -1, -1]
+    assert batch["start_secs"].tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("stride_secs", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_stride_that_leads_nowhere_is_refused(shards, stride_secs):
+    with pytest.raises(ValueError, match=f"^stride_secs={stride_secs} must be posi"):
+        pipeline.evaluation_batches(
+            shards, clip=CLIP, batch_size=4, stride_secs=stride_secs
+        )
+
+
+def test_an_hour_into_a_recording_of_29_97_frames_per_second_frames_are_exact(tmp_path):
+    # Only the frames that belong to the two clips can be decoded: 3500 s on, that is
+    # frame 104895. The rate as float32 would make it 104894.9977.
+    jpegs = [b""] * 107_892
+    for first in (0, 104_895):
+        for number in range(first, first + 4):
+            pixels = np.full((8, 12, 3), number - first, np.uint8)
+            jpegs[number] = tf.io.encode_jpeg(6 * pixels, quality=100).numpy()
+    hour = serialized_example(
+        0, frames_jpeg=jpegs, end_us=7_000_000 + 3_600_000_000, frame_rate=29.97
+    )
+    batches = evaluation_batches(
+        [write_shard(tmp_path / "one", hour)],
+        clip=CLIP._replace(fps=29.97),
+        batch_size=2,
+        stride_secs=3500.0,
+        modalities=["video"],
+    )
+    (batch,) = batches
+    colours = (batch["video"][:, :, 0, 0, 0] * clips.VIDEO_STD[0]) + clips.VIDEO_MEAN[0]
+    assert np.round(colours * 255 / 6).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_training_on_one_modality_sees_the_clips_that_both_would(
+    shards, uninterrupted, modality
+):
+    alone = training_batches(shards, 12, augmentation=EVERYTHING, modalities=[modality])
+    assert set(alone[0]) == {modality, "example_index"}
+    assert_same(alone, uninterrupted)
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_evaluating_one_modality_sees_the_clips_that_both_would(shards, modality):
+    alone = evaluation_batches(shards, num_clips=2, modalities=[modality])
+    assert set(alone[0]) == {modality, "example_index", "start_secs"}
+    assert_same(alone, evaluation_batches(shards, num_clips=2))
+
+
+def test_records_without_sound_give_video(tmp_path):
+    path = write_shard(tmp_path / "one", serialized_example(5, log_mel=None))
+    (evaluated,) = evaluation_batches([path], batch_size=1, modalities=["video"])
+    assert frame_numbers(examples([evaluated])[0]).tolist() == [16, 18, 20, 22]
+    (trained,) = training_batches([path], 1, batch_size=1, modalities=["video"])
+    assert np.diff(frame_numbers(examples([trained])[0])).tolist() == [2, 2, 2]
+
+
+def test_frames_are_not_decoded_for_audio_alone(tmp_path):
+    undecodable = serialized_example(5, frames_jpeg=[b"not a JPEG"] * NUM_FRAMES)
+    path = write_shard(tmp_path / "one", undecodable)
+    (evaluated,) = evaluation_batches([path], batch_size=1, modalities=["audio"])
+    # Sound of 0.6 s around the centre of 4 s.
+    assert mel_times(examples([evaluated])[0])[0] == pytest.approx(1.71)
+    (trained,) = training_batches([path], 1, batch_size=1, modalities=["audio"])
+    assert trained["example_index"].tolist() == [5]
+
+
+@pytest.mark.parametrize("modalities", [[], ["video", "smell"]])
+def test_modalities_that_do_not_exist_are_refused(shards, modalities):
+    with pytest.raises(ValueError, match="one or more of video, audio"):
+        evaluation_batches(shards, modalities=modalities)
+    with pytest.raises(ValueError, match="one or more of video, audio"):
+        training_batches(shards, 1, modalities=modalities)

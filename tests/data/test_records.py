@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from xdc_tf.data import records
@@ -40,6 +41,28 @@ def test_every_value_comes_back():
     assert parsed["frame_rate"].numpy() == 4.0
     assert (parsed["height"].numpy(), parsed["width"].numpy()) == (48, 64)
     assert parsed["label"].numpy() == 3
+
+
+def test_an_example_without_sound_has_no_key_of_it():
+    example = tf.train.SequenceExample.FromString(encode(log_mel=None))
+    assert list(example.feature_lists.feature_list) == [records.FRAMES]
+
+
+@pytest.mark.parametrize(
+    ("modalities", "held", "left_out"),
+    [(["video"], "frames_jpeg", "log_mel"), (["audio"], "log_mel", "frames_jpeg")],
+)
+def test_only_what_is_asked_for_is_parsed(modalities, held, left_out):
+    both = records.parse_example(encode(), num_filters=4)
+    parsed = records.parse_example(encode(), num_filters=4, modalities=modalities)
+    assert set(both) - set(parsed) == {left_out}
+    np.testing.assert_array_equal(parsed[held], both[held])
+
+
+def test_an_example_without_sound_parses_as_video():
+    serialized = encode(log_mel=None)
+    parsed = records.parse_example(serialized, num_filters=4, modalities=["video"])
+    assert parsed["frames_jpeg"].numpy().tolist() == [b"one", b"two"]
 
 
 def test_an_example_without_label_parses_to_minus_one():

@@ -19,6 +19,7 @@ from xdc_tf.data.log_mel import log_mel
 SETTINGS = ConversionSettings(
     fps=10.0, short_side=48, min_secs=0.5, store_waveform=True
 )
+VIDEO_SETTINGS = SETTINGS._replace(modalities=("video",), store_waveform=False)
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,36 @@ def converted(manifest, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Manifest of three rows: with sound, without, and with silent sound."""
+    folder = tmp_path_factory.mktemp("soundless")
+    write_media(folder / "sound.mp4", waveform=tone(1.0))
+    write_media(folder / "none.mp4")
+    write_media(folder / "silent.mp4", waveform=0 * tone(1.0))
+    path = folder / "manifest.csv"
+    path.write_text("path\nsound.mp4\nnone.mp4\nsilent.mp4\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def converted_videos(videos, tmp_path_factory):
+    """`videos` converted with the modality video alone."""
+    out = tmp_path_factory.mktemp("converted") / "videos"
+    convert(videos, out, settings=VIDEO_SETTINGS)
+    return out
+
+
 def read_records(folder):
     info = dataset_info.read_dataset_info(str(folder))
     files = [os.path.join(folder, shard.file) for shard in info.shards]
     return [
-        records.parse_example(serialized, num_filters=40, with_waveform=True)
+        records.parse_example(
+            serialized,
+            num_filters=40,
+            modalities=info.modalities,
+            with_waveform=info.has_waveform,
+        )
         for serialized in tf.data.TFRecordDataset(files)
     ]
 
@@ -151,6 +177,44 @@ def test_other_settings_do_not_overwrite_a_complete_directory(manifest, converte
         convert(manifest, converted, settings=SETTINGS._replace(fps=5.0))
 
 
+def test_other_modalities_do_not_overwrite_a_complete_directory(manifest, converted):
+    message = r"modalities: \('video', 'audio'\) there, \('video',\) asked for"
+    with pytest.raises(ValueError, match=message):
+        convert(manifest, converted, settings=VIDEO_SETTINGS)
+
+
+def test_the_order_of_modalities_does_not_matter(manifest, converted):
+    settings = SETTINGS._replace(modalities=("audio", "video"))
+    assert convert(manifest, converted, settings=settings).num_examples == 3
+
+
+def test_video_alone_needs_no_sound(converted_videos):
+    info = dataset_info.read_dataset_info(str(converted_videos))
+    assert (info.modalities, info.num_examples) == (("video",), 3)
+    assert (info.log_mel_mean, info.log_mel_std) == (0.0, 1.0)
+    for example in read_records(converted_videos):
+        assert example["frames_jpeg"].shape == (10,)
+
+
+def test_records_of_video_alone_hold_no_sound(converted_videos):
+    info = dataset_info.read_dataset_info(str(converted_videos))
+    for serialized in tf.data.TFRecordDataset(
+        dataset_info.shard_paths(str(converted_videos), info)
+    ):
+        example = tf.train.SequenceExample.FromString(serialized.numpy())
+        assert list(example.feature_lists.feature_list) == [records.FRAMES]
+
+
+def test_video_alone_has_the_frames_that_it_has_with_sound(
+    manifest, converted, tmp_path
+):
+    convert(manifest, tmp_path / "records", settings=VIDEO_SETTINGS)
+    for alone, both in zip(
+        read_records(tmp_path / "records"), read_records(converted), strict=True
+    ):
+        np.testing.assert_array_equal(alone["frames_jpeg"], both["frames_jpeg"])
+
+
 def test_an_unfinished_directory_is_done_again(manifest, converted, tmp_path):
     out = tmp_path / "records"
     out.mkdir()
@@ -182,6 +246,9 @@ def test_without_a_usable_row_no_info_is_written(tmp_path):
         ({"fps": 0.0}, "fps must be positive, got 0.0"),
         ({"jpeg_quality": 101}, "jpeg_quality must be from 1 to 95, got 101"),
         ({"min_secs": 400.0}, "min_secs=400.0"),
+        ({"modalities": ("video",)}, "store_waveform needs sound"),
+        ({"modalities": ("audio",)}, "modalities=audio cannot be .* video or video,a"),
+        ({"modalities": ("smell",)}, "modalities=.'smell'. must be one or more of"),
     ],
 )
 def test_settings_without_meaning_are_refused(manifest, tmp_path, changed, message):
@@ -203,6 +270,20 @@ def test_the_program_converts_and_says_what_it_did(manifest, converted, tmp_path
     assert "3 of 4 rows converted" in done.stdout
     assert "1 quarantined (1 cannot_open)" in done.stdout
     assert digests(tmp_path / "records") == digests(converted)
+
+
+def test_the_program_converts_video_alone(videos, converted_videos, tmp_path):
+    done = run_program(
+        f"--manifest={videos}",
+        f"--out={tmp_path / 'records'}",
+        "--modalities=video",
+        "--fps=10",
+        "--short_side=48",
+        "--rows_per_shard=3",
+        "--num_workers=1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "records") == digests(converted_videos)
 
 
 def test_a_missing_manifest_is_one_message_and_exit_code_1(tmp_path):

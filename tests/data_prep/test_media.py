@@ -175,11 +175,37 @@ def test_a_file_without_sound_is_refused(tmp_path):
     assert refusal(write_media(tmp_path / "a.mp4")) == "no_audio"
 
 
+def read_video(path, **changed):
+    return read(path, modalities=["video"], **changed)
+
+
+def test_without_sound_wanted_none_is_needed_or_given(tmp_path, two_secs):
+    silent = read_video(write_media(tmp_path / "a.mp4"))
+    assert (len(silent.frames_jpeg), silent.waveform) == (10, None)
+    assert read_video(two_secs).waveform is None
+
+
+def test_without_sound_wanted_the_segment_ends_with_the_picture(tmp_path):
+    path = write_media(tmp_path / "a.mp4", secs=2.0, waveform=tone(1.024))
+    assert len(read_video(path).frames_jpeg) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "audio_codec"), [("a.mp4", "aac"), ("a.mkv", "pcm_s16le")]
+)
+def test_without_sound_wanted_a_longer_sound_does_not_look_like_a_missing_picture(
+    tmp_path, name, audio_codec
+):
+    path = write_media(tmp_path / name, waveform=tone(4.0), audio_codec=audio_codec)
+    assert len(read_video(path).frames_jpeg) == 10
+
+
 def test_a_file_without_picture_is_refused(tmp_path):
     path = write_media(
         tmp_path / "a.wav", grey=None, waveform=tone(1.0), audio_codec="pcm_s16le"
     )
     assert refusal(path) == "no_video"
+    assert refusal(path, modalities=["video"]) == "no_video"
 
 
 @pytest.mark.parametrize("level", [0.0, 0.25])
@@ -210,12 +236,13 @@ def test_a_missing_file_is_refused(tmp_path):
         ("no_index.mkv", {}, "decode_error"),
     ],
 )
-def test_a_truncated_file_is_refused(tmp_path, name, options, reason):
+@pytest.mark.parametrize("modalities", [["video"], ["video", "audio"]])
+def test_a_truncated_file_is_refused(tmp_path, name, options, reason, modalities):
     path = tmp_path / name
     write_media(path, secs=4.0, waveform=tone(4.0), options=options)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert refusal(path) == reason
+    assert refusal(path, modalities=modalities) == reason
 
 
 def test_a_segment_past_the_end_is_refused(two_secs):

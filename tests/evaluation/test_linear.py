@@ -127,7 +127,7 @@ def test_a_run_is_scored_as_by_hand(tiny_run, tiny_records, evaluate):
     assert [result.stream for result in results] == ["video", "audio"]
     (audio,) = (result for result in results if result.stream == "audio")
     assert (audio.num_train, audio.num_test, audio.num_classes) == (24, 12, 10)
-    for initial, found in ((False, audio.accuracy), (True, audio.random_accuracy)):
+    for initial, found in ((False, audio.accuracy), (True, audio.initial_accuracy)):
         encoder = load_encoder(
             workdir.encoder_file(str(tiny_run), "audio", initial=initial)
         )

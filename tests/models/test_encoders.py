@@ -159,8 +159,8 @@ def test_layers_of_one_shape_start_with_different_weights(modality):
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
 
 
-def test_kernels_have_the_deviation_of_he_et_al(full_video_encoder):
-    layer = full_video_encoder.get_layer("stage4_block2_conv1_spatial")
+def test_kernels_have_the_deviation_of_he_et_al():
+    layer = video_resnet.build().get_layer("stage4_block2_conv1_spatial")
     kernel = layer.kernel.numpy()
     # sqrt(2 / (3 * 3 * 512 inputs))
     assert kernel.std() == pytest.approx(np.sqrt(2 / 4608), rel=0.01)

@@ -1,6 +1,6 @@
 """The encoders against what PyTorch computes with the same weights on the same input.
 
-`tests/parity/NAME.npz` and `NAME.keys.json` were written by benchmarks.torch_references;
+tests/parity/NAME.npz and NAME.keys.json were written by benchmarks.torch_references;
 weights and input follow from a rule, and so are not stored.
 """
 

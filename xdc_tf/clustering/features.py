@@ -1,6 +1,6 @@
-"""Features of a whole data set: one row per example and stream."""
+"""Features of a whole data set: one row per clip, or per example, and stream."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import keras
@@ -8,6 +8,20 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.models import two_stream
+
+
+class ClipFeatures(NamedTuple):
+    """The clips of one batch, without padding, in order.
+
+    Attributes:
+      example_index: [n] int64.
+      start_secs: [n] float64, where the clip starts in its recording.
+      streams: for each stream [n, D] float32.
+    """
+
+    example_index: np.ndarray
+    start_secs: np.ndarray
+    streams: dict[str, np.ndarray]
 
 
 class Features(NamedTuple):
@@ -23,17 +37,16 @@ class Features(NamedTuple):
     present: np.ndarray
 
 
-def make_extract(
+def make_extract_clips(
     encoders: dict[str, keras.Model],
     modalities: dict[str, str],
     *,
     strategy: tf.distribute.Strategy,
-) -> Callable[..., Features]:
-    """The function extract(batches, *, num_rows) -> Features, traced at its first use.
+) -> Callable[[Iterable[dict]], Iterator[ClipFeatures]]:
+    """The function extract_clips(batches), traced at its first use.
 
     It runs the encoders in evaluation mode over `batches`, a distributed data set of
-    data.pipeline.evaluation_batches, whose indices are all below num_rows. A row is
-    filled by its example's index, in whatever order examples come.
+    data.pipeline.evaluation_batches, and yields the clips of each batch in turn.
 
     Args:
       encoders: by stream.
@@ -46,11 +59,47 @@ def make_extract(
             stream: encoder(batch[modalities[stream]], training=False)
             for stream, encoder in encoders.items()
         }
-        return batch["example_index"], features
+        return batch["example_index"], batch["start_secs"], features
 
     @tf.function
     def step(batch):
         return strategy.run(replica_step, args=(batch,))
+
+    def extract_clips(batches: Iterable[dict]) -> Iterator[ClipFeatures]:
+        for batch in batches:
+            indices, starts, features = step(batch)
+            index = _on_host(strategy, indices)
+            real = index >= 0
+            yield ClipFeatures(
+                example_index=index[real],
+                start_secs=_on_host(strategy, starts)[real],
+                streams={
+                    stream: _on_host(strategy, rows)[real]
+                    for stream, rows in features.items()
+                },
+            )
+
+    return extract_clips
+
+
+def make_extract(
+    encoders: dict[str, keras.Model],
+    modalities: dict[str, str],
+    *,
+    strategy: tf.distribute.Strategy,
+) -> Callable[..., Features]:
+    """The function extract(batches, *, num_rows) -> Features, traced at its first use.
+
+    It averages what make_extract_clips yields over `batches`, whose indices are all
+    below num_rows. A row is filled by its example's index, in whatever order examples
+    come.
+
+    Args:
+      encoders: by stream.
+      modalities: the modality that each stream sees, a key of the batches.
+      strategy: where the encoders live.
+    """
+    extract_clips = make_extract_clips(encoders, modalities, strategy=strategy)
 
     def extract(batches: Iterable[dict], *, num_rows: int) -> Features:
         streams = {
@@ -58,13 +107,10 @@ def make_extract(
             for stream, encoder in encoders.items()
         }
         num_clips = np.zeros([num_rows], np.int64)
-        for batch in batches:
-            indices, features = step(batch)
-            index = _on_host(strategy, indices)
-            real = index >= 0
-            np.add.at(num_clips, index[real], 1)
+        for clips in extract_clips(batches):
+            np.add.at(num_clips, clips.example_index, 1)
             for stream, rows in streams.items():
-                np.add.at(rows, index[real], _on_host(strategy, features[stream])[real])
+                np.add.at(rows, clips.example_index, clips.streams[stream])
         for rows in streams.values():
             rows /= np.maximum(num_clips, 1)[:, None]
         return Features(streams, num_clips > 0)

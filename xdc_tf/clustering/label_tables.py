@@ -106,21 +106,7 @@ def read(round_dir: str | os.PathLike) -> LabelTable:
       FileNotFoundError: no such directory, or a file of it is missing.
       ValueError: a file is damaged, or lengths do not match.
     """
-    directory = Path(round_dir)
-    if not directory.is_dir():
-        directory = _sibling(Path(round_dir), "previous")
-    if not directory.is_dir():
-        raise FileNotFoundError(
-            f"{round_dir}: no such directory of labels; pass a directory such as "
-            f"WORKDIR/labels/round_000 of a run that finished clustering."
-        )
-    path = directory / SETTINGS_FILE
-    try:
-        record = json.loads(_bytes_of(path))
-        names, checksums = list(record["clusterings"]), dict(record["sha256"])
-        settings = dict(record["settings"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); {_REMEDY}") from error
+    directory, names, checksums, settings = _read_record(round_dir)
     files = {}
     for name in (LABELS_FILE, *(f"{name}.npz" for name in names)):
         files[name] = _bytes_of(directory / name)
@@ -136,6 +122,37 @@ def read(round_dir: str | os.PathLike) -> LabelTable:
     for name, clustering in clusterings.items():
         _check(name, clustering, num_rows=len(video_ids), source=f"{directory}: ")
     return LabelTable(clusterings, video_ids, settings)
+
+
+def read_settings(round_dir: str | os.PathLike) -> dict[str, Any]:
+    """The settings that a round's labels were made with, without reading the labels.
+
+    Raises:
+      FileNotFoundError: no such directory, or its settings are missing.
+      ValueError: its settings are damaged.
+    """
+    return _read_record(round_dir)[3]
+
+
+def _read_record(
+    round_dir: str | os.PathLike,
+) -> tuple[Path, list[str], dict[str, str], dict[str, Any]]:
+    """The directory to read from, and what SETTINGS_FILE says in it."""
+    directory = Path(round_dir)
+    if not directory.is_dir():
+        directory = _sibling(Path(round_dir), "previous")
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"{round_dir}: no such directory of labels; pass a directory such as "
+            f"WORKDIR/labels/round_000 of a run that finished clustering."
+        )
+    path = directory / SETTINGS_FILE
+    try:
+        record = json.loads(_bytes_of(path))
+        names, checksums = list(record["clusterings"]), dict(record["sha256"])
+        return directory, names, checksums, dict(record["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); {_REMEDY}") from error
 
 
 _REMEDY = "restore the directory from a copy or let the round write it again."

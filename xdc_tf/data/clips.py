@@ -1,7 +1,8 @@
 """One clip of a recording: which frames, which stretch of sound, which pixels.
 
 Picture and sound of a clip are cut around one common time, so they always belong
-together (PAPER: Inputs). Pure functions on tensors.
+together (PAPER: Inputs). Pure functions on tensors. Times are float64: an hour into a
+recording, float32 would be off by up to a hundredth of a frame.
 """
 
 from typing import NamedTuple
@@ -11,6 +12,9 @@ import tensorflow as tf
 # Channel statistics of Kinetics that the released encoders expect, for [0, 1] RGB.
 VIDEO_MEAN = (0.43216, 0.394666, 0.37645)
 VIDEO_STD = (0.22803, 0.22145, 0.216989)
+
+# Keeps 0.1 s * 30 fps on frame 3 in spite of rounding.
+_FRAME_SLACK = 1e-3
 
 
 class ClipSettings(NamedTuple):
@@ -50,20 +54,45 @@ class ClipSettings(NamedTuple):
         return self.num_frames / self.fps
 
 
-def random_start(seed: tf.Tensor, recording_secs: tf.Tensor, settings: ClipSettings):
-    """Start time in seconds, uniform over all places where the clip fits."""
-    latest = tf.maximum(recording_secs - settings.duration_secs, 0.0)
-    return tf.random.stateless_uniform([], seed) * latest
+def random_start(
+    seed: tf.Tensor, recording_secs: tf.Tensor, settings: ClipSettings
+) -> tf.Tensor:
+    """Float64 start time, uniform over all places where the clip fits."""
+    draw = tf.cast(tf.random.stateless_uniform([], seed), tf.float64)
+    return draw * _latest_start(recording_secs, settings)
 
 
 def uniform_starts(
     recording_secs: tf.Tensor, num_clips: int, settings: ClipSettings
 ) -> tf.Tensor:
-    """[num_clips] float32 start times from first to last; a single one is central."""
-    latest = tf.maximum(recording_secs - settings.duration_secs, 0.0)
+    """[num_clips] float64 start times from first to last; a single one is central."""
+    latest = _latest_start(recording_secs, settings)
     if num_clips == 1:
         return latest[None] / 2
-    return tf.linspace(0.0, 1.0, num_clips) * latest
+    return tf.linspace(tf.constant(0.0, tf.float64), 1.0, num_clips) * latest
+
+
+def dense_starts(
+    recording_secs: tf.Tensor, stride_secs: float, settings: ClipSettings
+) -> tf.Tensor:
+    """Start times 0, stride_secs, 2 * stride_secs, ... of all clips that fit.
+
+    Args:
+      recording_secs: float64 scalar.
+      stride_secs: time from one clip's start to the next's, positive.
+      settings: the clip's shape.
+
+    Returns:
+      [N] float64, N at least 1: a recording shorter than the clip has one, at 0.
+    """
+    latest = _latest_start(recording_secs, settings) + _FRAME_SLACK / settings.fps
+    last = tf.floor(latest / stride_secs)
+    return tf.range(last + 1, dtype=tf.float64) * stride_secs
+
+
+def _latest_start(recording_secs: tf.Tensor, settings: ClipSettings) -> tf.Tensor:
+    """Where the last clip that fits starts; 0 in a recording shorter than a clip."""
+    return tf.maximum(recording_secs - settings.duration_secs, 0.0)
 
 
 def frame_indices(
@@ -76,17 +105,16 @@ def frame_indices(
     """Numbers of the clip's frames in a recording.
 
     Args:
-      start_secs: float32 scalar, where the clip starts.
-      num_available: int scalar, frames in the recording.
-      frame_rate: float32 scalar, frames per second in the recording.
+      start_secs: float64 scalar, where the clip starts.
+      num_available: int32 scalar, frames in the recording.
+      frame_rate: float64 scalar, frames per second in the recording.
       settings: the clip's shape.
 
     Returns:
       [num_frames] int32. A recording shorter than the clip repeats from its start.
     """
-    steps = tf.range(settings.num_frames, dtype=tf.float32) / settings.fps
-    # The small term keeps 0.1 s * 30 fps on frame 3 in spite of rounding.
-    numbers = tf.floor((start_secs + steps) * frame_rate + 1e-3)
+    steps = tf.range(settings.num_frames, dtype=tf.float64) / settings.fps
+    numbers = tf.floor((start_secs + steps) * frame_rate + _FRAME_SLACK)
     return tf.math.floormod(tf.cast(numbers, tf.int32), num_available)
 
 
@@ -97,7 +125,7 @@ def cut_log_mel(
 
     Args:
       log_mel: [L, M] float32, the recording's whole log-mel spectrogram.
-      start_secs: float32 scalar, where the clip's frames start.
+      start_secs: float64 scalar, where the clip's frames start.
       settings: the clip's shape.
 
     Returns:

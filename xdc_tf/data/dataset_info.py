@@ -19,6 +19,10 @@ INFO_FILE = "dataset_info.json"
 EXAMPLES_FILE = "examples.csv"
 FORMAT_VERSION = 1
 
+VIDEO, AUDIO = "video", "audio"
+# All that a record can hold, in the order in which they are listed.
+MODALITIES: tuple[str, ...] = (VIDEO, AUDIO)
+
 
 class ShardInfo(NamedTuple):
     """One file of records."""
@@ -33,6 +37,8 @@ class DatasetInfo(NamedTuple):
     `num_rows` counts the manifest's rows, of which `num_examples` were converted and
     `num_quarantined` refused. `log_mel_mean` and `log_mel_std` are over all log-mel
     values of all examples. `label_names` is sorted; labels are indices into it.
+    `modalities` is what the records hold, in the order of MODALITIES; without audio
+    `log_mel` says nothing, the mean is 0 and the deviation 1.
     """
 
     manifest_sha256: str
@@ -51,6 +57,7 @@ class DatasetInfo(NamedTuple):
     log_mel_std: float
     label_names: tuple[str, ...]
     shards: tuple[ShardInfo, ...]
+    modalities: tuple[str, ...] = MODALITIES
     format_version: int = FORMAT_VERSION
 
 
@@ -76,8 +83,47 @@ class Examples(NamedTuple):
     end_secs: np.ndarray  # [N] float64
 
 
+def order_modalities(names: Iterable[str]) -> tuple[str, ...]:
+    """The modalities named, each once, in the order of MODALITIES.
+
+    Raises:
+        ValueError: one is unknown, or none is named.
+    """
+    names = list(names)
+    if not names or any(name not in MODALITIES for name in names):
+        raise ValueError(
+            f"modalities={names} must be one or more of {', '.join(MODALITIES)}."
+        )
+    return tuple(name for name in MODALITIES if name in names)
+
+
+def check_modalities(info: DatasetInfo, wanted: Iterable[str], directory: str) -> None:
+    """Checks that records hold what is wanted of them.
+
+    Args:
+        info: what the records say about themselves.
+        wanted: names of modalities.
+        directory: the records' directory, for the message.
+
+    Raises:
+        ValueError: the records lack one of them, or a name is unknown.
+    """
+    wanted = order_modalities(wanted)
+    missing = [name for name in wanted if name not in info.modalities]
+    if missing:
+        needed = order_modalities((*wanted, *info.modalities))
+        raise ValueError(
+            f"{directory} holds {' and '.join(info.modalities)} but no "
+            f"{' and '.join(missing)}, which is needed; convert its manifest with "
+            f"--modalities={','.join(needed)} to another directory, or use "
+            f"{' and '.join(info.modalities)} alone."
+        )
+
+
 def read_dataset_info(records_dir: str) -> DatasetInfo:
     """Reads dataset_info.json of a directory of records.
+
+    A file from before the modalities were listed is of records that hold both.
 
     Raises:
         FileNotFoundError: the directory has none: no records, or an unfinished
@@ -100,14 +146,20 @@ def read_dataset_info(records_dir: str) -> DatasetInfo:
             f"{path} has format_version {version!r}, this program reads "
             f"{FORMAT_VERSION}; convert again."
         )
+    values = {"modalities": list(MODALITIES)} | values
     differing = set(values) ^ set(DatasetInfo._fields)
     if differing:
         raise ValueError(
             f"{path} lacks or adds the keys {sorted(differing)}; convert again."
         )
+    try:
+        modalities = order_modalities(values["modalities"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error} Convert again.") from error
     return DatasetInfo(
         **values
         | {
+            "modalities": modalities,
             "log_mel": LogMelSettings(**values["log_mel"]),
             "label_names": tuple(values["label_names"]),
             "shards": tuple(ShardInfo(**shard) for shard in values["shards"]),

@@ -1,11 +1,14 @@
 """TFRecords -> batches of clips, with tf.data.
 
 A batch is {"video": [B, T, H, W, 3] float32, "audio": [B, frames, mels, 1] float32,
-"example_index": [B] int64}. Labels are not in it: the training step looks them up by
-example_index. Whatever is random follows from (seed, epoch, example_index) alone, not
-from the order in which examples arrive.
+"example_index": [B] int64}, or has one of the two modalities alone; what is not asked
+for is neither parsed nor decoded. Evaluation adds "start_secs": [B] float64. Labels are
+not in a batch: the training step looks them up by example_index. Whatever is random
+follows from (seed, epoch, example_index) alone, neither from the order in which
+examples arrive nor from the modalities asked for.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +17,7 @@ import tensorflow as tf
 from xdc_tf.data import augment, clips, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
+from xdc_tf.data.dataset_info import MODALITIES, order_modalities
 
 PADDING_INDEX = -1
 _MAX_OPEN_SHARDS = 16
@@ -30,6 +34,7 @@ def training_batches(
     shuffle_buffer: int,
     first_epoch: int = 0,
     skip_batches: int = 0,
+    modalities: Sequence[str] = MODALITIES,
 ) -> tf.data.Dataset:
     """Endless batches of random clips, every kept example once per epoch.
 
@@ -44,10 +49,16 @@ def training_batches(
       shuffle_buffer: how many clips, their frames still JPEG, the shuffle holds.
       first_epoch: where to start, to resume.
       skip_batches: batches of the first epoch to pass over, without decoding them.
+      modalities: which keys the batches hold beside example_index; the records must
+        hold them (dataset_info.check_modalities).
 
     Returns:
       Batches in an order that differs by epoch and is the same for the same arguments.
+
+    Raises:
+      ValueError: on an unknown modality, or none.
     """
+    modalities = order_modalities(modalities)
     kept = tf.constant(keep)
     files = tf.constant(list(shards))
 
@@ -60,7 +71,9 @@ def training_batches(
         )
 
         def cut(serialized):
-            example = records.parse_example(serialized, num_filters=clip.num_mels)
+            example = records.parse_example(
+                serialized, num_filters=clip.num_mels, modalities=modalities
+            )
             example_seed = tf.random.experimental.stateless_fold_in(
                 epoch_seed, example["example_index"]
             )
@@ -104,27 +117,56 @@ def evaluation_batches(
     clip: ClipSettings,
     batch_size: int,
     num_clips: int = 1,
+    stride_secs: float | None = None,
     keep: np.ndarray | None = None,
+    modalities: Sequence[str] = MODALITIES,
 ) -> tf.data.Dataset:
-    """Every kept example once, in order, as num_clips evenly spread centre crops.
+    """Every kept example once, in order, as centre crops of one or several clips.
 
     Args:
       shards: TFRecord files.
       clip: the clip's shape.
       batch_size: clips per batch; the last batch is filled up with zeros under
         example_index PADDING_INDEX, so that all batches have one static shape.
-      num_clips: clips per example, following each other; 1 is the centre clip.
+      num_clips: clips per example, evenly spread and following each other; 1 is the
+        centre clip.
+      stride_secs: if given, an example's clips start at 0, stride_secs,
+        2 * stride_secs, ... as long as they lie within the recording, at least one;
+        num_clips is not used then.
       keep: [num_rows] bool by example_index, or None for all.
+      modalities: which keys the batches hold beside example_index and start_secs; the
+        records must hold them (dataset_info.check_modalities).
+
+    Returns:
+      Batches; start_secs is when a clip starts, in seconds from the start of its
+      segment (0 for padding).
+
+    Raises:
+      ValueError: on an unknown modality, or none, or a stride that is not positive.
     """
+    modalities = order_modalities(modalities)
+    if stride_secs is not None and not 0 < stride_secs < math.inf:
+        raise ValueError(
+            f"stride_secs={stride_secs} must be positive: the seconds from one clip's "
+            "start to the next's."
+        )
+
+    def start_times(example):
+        recording_secs = _recording_secs(example)
+        if stride_secs is None:
+            return clips.uniform_starts(recording_secs, num_clips, clip)
+        return clips.dense_starts(recording_secs, stride_secs, clip)
 
     def cut_all(example):
-        starts = clips.uniform_starts(_recording_secs(example), num_clips, clip)
+        starts = start_times(example)
         return tf.data.Dataset.from_tensor_slices(starts).map(
-            lambda start: _cut_clip(example, start, clip)
+            lambda start: {**_cut_clip(example, start, clip), "start_secs": start}
         )
 
     examples = tf.data.TFRecordDataset(list(shards)).map(
-        lambda serialized: records.parse_example(serialized, num_filters=clip.num_mels),
+        lambda serialized: records.parse_example(
+            serialized, num_filters=clip.num_mels, modalities=modalities
+        ),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     if keep is not None:
@@ -143,81 +185,86 @@ def evaluation_batches(
 
 
 def _recording_secs(example):
-    num_frames = tf.cast(tf.shape(example["frames_jpeg"])[0], tf.float32)
-    return num_frames / example["frame_rate"]
+    """Float64 length by the times, which every record has, whatever its modalities."""
+    return tf.cast(example["end_us"] - example["start_us"], tf.float64) / 1e6
 
 
 def _cut_clip(example, start_secs, clip: ClipSettings):
-    """The clip's part of a recording: its frames still JPEG, its log-mel."""
-    numbers = clips.frame_indices(
-        start_secs,
-        num_available=tf.shape(example["frames_jpeg"])[0],
-        frame_rate=example["frame_rate"],
-        settings=clip,
-    )
-    return {
-        "jpegs": tf.gather(example["frames_jpeg"], numbers),
-        "log_mel": clips.cut_log_mel(
+    """The clip's part of what was parsed: its frames still JPEG, its log-mel."""
+    cut = {"example_index": example["example_index"]}
+    if "frames_jpeg" in example:
+        num_available = tf.shape(example["frames_jpeg"])[0]
+        # A record's frame_rate is float32: at 29.97, an hour in, off by 1/400 frame.
+        frame_rate = tf.cast(num_available, tf.float64) / _recording_secs(example)
+        numbers = clips.frame_indices(
+            start_secs,
+            num_available=num_available,
+            frame_rate=frame_rate,
+            settings=clip,
+        )
+        cut["jpegs"] = tf.gather(example["frames_jpeg"], numbers)
+    if "log_mel" in example:
+        cut["log_mel"] = clips.cut_log_mel(
             example["log_mel"], start_secs=start_secs, settings=clip
-        ),
-        "example_index": example["example_index"],
-    }
-
-
-def _to_model_input(frames, log_mel, example_index):
-    return {
-        "video": clips.normalize_video(frames),
-        "audio": log_mel[..., None],
-        "example_index": example_index,
-    }
-
-
-def _normalize_log_mel(log_mel, clip: ClipSettings):
-    return (log_mel - clip.log_mel_mean) / clip.log_mel_std
+        )
+    return cut
 
 
 def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
     place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
         tf.unstack(tf.random.experimental.stateless_split(example["seed"], 6))
     )
-    draws = tf.random.stateless_uniform([3], place_seed)
-    smallest = augmentation.min_crop_share or clip.crop_share
-    frames = clips.decode_crop(
-        example["jpegs"],
-        top=draws[0],
-        left=draws[1],
-        share=smallest + draws[2] * (clip.crop_share - smallest),
-        settings=clip,
-    )
-    if augmentation.flip:
-        frames = augment.flip(frames, flip_seed)
-    if augmentation.brightness or augmentation.contrast or augmentation.saturation:
-        frames = augment.jitter_color(frames, color_seed, augmentation)
-    log_mel = example["log_mel"]
-    if augmentation.gain_db:
-        log_mel = augment.change_gain(log_mel, gain_seed, augmentation.gain_db)
-    log_mel = _normalize_log_mel(log_mel, clip)
-    if augmentation.frequency_mask:
-        log_mel = augment.mask_band(
-            log_mel, frequency_seed, axis=1, max_width=augmentation.frequency_mask
+    decoded = {"example_index": example["example_index"]}
+    if "jpegs" in example:
+        draws = tf.random.stateless_uniform([3], place_seed)
+        smallest = augmentation.min_crop_share or clip.crop_share
+        frames = clips.decode_crop(
+            example["jpegs"],
+            top=draws[0],
+            left=draws[1],
+            share=smallest + draws[2] * (clip.crop_share - smallest),
+            settings=clip,
         )
-    if augmentation.time_mask:
-        log_mel = augment.mask_band(
-            log_mel, time_seed, axis=0, max_width=augmentation.time_mask
-        )
-    return _to_model_input(frames, log_mel, example["example_index"])
+        if augmentation.flip:
+            frames = augment.flip(frames, flip_seed)
+        if augmentation.brightness or augmentation.contrast or augmentation.saturation:
+            frames = augment.jitter_color(frames, color_seed, augmentation)
+        decoded["video"] = clips.normalize_video(frames)
+    if "log_mel" in example:
+        log_mel = example["log_mel"]
+        if augmentation.gain_db:
+            log_mel = augment.change_gain(log_mel, gain_seed, augmentation.gain_db)
+        log_mel = _normalize_log_mel(log_mel, clip)
+        if augmentation.frequency_mask:
+            log_mel = augment.mask_band(
+                log_mel, frequency_seed, axis=1, max_width=augmentation.frequency_mask
+            )
+        if augmentation.time_mask:
+            log_mel = augment.mask_band(
+                log_mel, time_seed, axis=0, max_width=augmentation.time_mask
+            )
+        decoded["audio"] = log_mel[..., None]
+    return decoded
 
 
 def _decode_center(example, clip: ClipSettings):
-    frames = clips.decode_crop(
-        example["jpegs"],
-        top=tf.constant(0.5),
-        left=tf.constant(0.5),
-        share=tf.constant(clip.crop_share),
-        settings=clip,
-    )
-    log_mel = _normalize_log_mel(example["log_mel"], clip)
-    return _to_model_input(frames, log_mel, example["example_index"])
+    decoded = {name: example[name] for name in ("example_index", "start_secs")}
+    if "jpegs" in example:
+        frames = clips.decode_crop(
+            example["jpegs"],
+            top=tf.constant(0.5),
+            left=tf.constant(0.5),
+            share=tf.constant(clip.crop_share),
+            settings=clip,
+        )
+        decoded["video"] = clips.normalize_video(frames)
+    if "log_mel" in example:
+        decoded["audio"] = _normalize_log_mel(example["log_mel"], clip)[..., None]
+    return decoded
+
+
+def _normalize_log_mel(log_mel, clip: ClipSettings):
+    return (log_mel - clip.log_mel_mean) / clip.log_mel_std
 
 
 def _fill_up(batch, batch_size: int):

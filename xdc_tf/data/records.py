@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
+
 DATA_PATH = "clip/data_path"
 MEDIA_ID = "clip/media_id"
 EXAMPLE_INDEX = "clip/example_index"
@@ -33,7 +35,6 @@ def encode_example(
     data_path: str,
     video_id: str,
     frames_jpeg: Sequence[bytes],
-    log_mel: np.ndarray,
     start_us: int,
     end_us: int,
     frame_rate: float,
@@ -41,6 +42,7 @@ def encode_example(
     width: int,
     label: int = NO_LABEL,
     label_text: str = "",
+    log_mel: np.ndarray | None = None,
     waveform: np.ndarray | None = None,
 ) -> bytes:
     """Serializes one example; the same arguments always give the same bytes.
@@ -50,7 +52,6 @@ def encode_example(
         data_path: the file, as the manifest names it.
         video_id: name of this segment, unique in the manifest.
         frames_jpeg: T JPEG images of height x width at frame_rate.
-        log_mel: [L, M] float32.
         start_us: start of the segment in its file, microseconds.
         end_us: end of the segment in its file, microseconds.
         frame_rate: frames per second.
@@ -58,6 +59,7 @@ def encode_example(
         width: pixels.
         label: index of the label, or -1 for none (then no label key is written).
         label_text: the label's name.
+        log_mel: [L, M] float32, written when given.
         waveform: [samples] float32 in [-1, 1], written when given.
 
     Returns:
@@ -78,10 +80,9 @@ def encode_example(
         # Readers differ in which of the two they look for.
         context[LABEL_TEXT] = _bytes_feature(label_text)
         context[LABEL_STRING] = _bytes_feature(label_text)
-    feature_lists = {
-        FRAMES: [_bytes_feature(jpeg) for jpeg in frames_jpeg],
-        LOG_MEL: [_float_feature(row.tolist()) for row in log_mel],
-    }
+    feature_lists = {FRAMES: [_bytes_feature(jpeg) for jpeg in frames_jpeg]}
+    if log_mel is not None:
+        feature_lists[LOG_MEL] = [_float_feature(row.tolist()) for row in log_mel]
     if waveform is not None:
         # One step that holds all the samples, as DMVR writes and reads it.
         feature_lists[WAVEFORM] = [_float_feature(waveform.tolist())]
@@ -99,21 +100,31 @@ def encode_example(
 
 
 def parse_example(
-    serialized: tf.Tensor, *, num_filters: int, with_waveform: bool = False
+    serialized: tf.Tensor,
+    *,
+    num_filters: int,
+    modalities: Sequence[str] = MODALITIES,
+    with_waveform: bool = False,
 ) -> dict[str, tf.Tensor]:
     """Parses one serialized example, eagerly or inside `tf.data.Dataset.map`.
 
     Args:
         serialized: scalar string.
         num_filters: mel filters M of the records, static.
+        modalities: what to return of frames and log-mel; the records must hold it
+            (dataset_info.check_modalities).
         with_waveform: also return the waveform; the records must hold it.
 
     Returns:
-        frames_jpeg [T] string, log_mel [L, M] float32, and scalars example_index int64,
-        label int64 (-1 when absent), data_path string, video_id string, start_us int64,
-        end_us int64, frame_rate float32, height int64, width int64; with_waveform adds
-        waveform [samples] float32.
+        Scalars example_index int64, label int64 (-1 when absent), data_path string,
+        video_id string, start_us int64, end_us int64, frame_rate float32, height int64,
+        width int64. "video" adds frames_jpeg [T] string, "audio" log_mel [L, M]
+        float32, with_waveform waveform [samples] float32.
+
+    Raises:
+        ValueError: on an unknown modality, or none.
     """
+    modalities = order_modalities(modalities)
     scalars = {
         "data_path": (DATA_PATH, tf.string),
         "video_id": (MEDIA_ID, tf.string),
@@ -130,10 +141,13 @@ def parse_example(
     context_features[LABEL_INDEX] = tf.io.FixedLenFeature(
         [], tf.int64, default_value=NO_LABEL
     )
-    sequence_features = {
-        FRAMES: tf.io.FixedLenSequenceFeature([], tf.string),
-        LOG_MEL: tf.io.FixedLenSequenceFeature([num_filters], tf.float32),
-    }
+    sequence_features = {}
+    if VIDEO in modalities:
+        sequence_features[FRAMES] = tf.io.FixedLenSequenceFeature([], tf.string)
+    if AUDIO in modalities:
+        sequence_features[LOG_MEL] = tf.io.FixedLenSequenceFeature(
+            [num_filters], tf.float32
+        )
     if with_waveform:
         sequence_features[WAVEFORM] = tf.io.VarLenFeature(tf.float32)
     context, sequences = tf.io.parse_single_sequence_example(
@@ -143,8 +157,10 @@ def parse_example(
     )
     parsed = {name: context[key] for name, (key, _) in scalars.items()}
     parsed["label"] = context[LABEL_INDEX]
-    parsed["frames_jpeg"] = sequences[FRAMES]
-    parsed["log_mel"] = sequences[LOG_MEL]
+    if VIDEO in modalities:
+        parsed["frames_jpeg"] = sequences[FRAMES]
+    if AUDIO in modalities:
+        parsed["log_mel"] = sequences[LOG_MEL]
     if with_waveform:
         parsed["waveform"] = sequences[WAVEFORM].values
     return parsed

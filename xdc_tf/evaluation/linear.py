@@ -1,6 +1,5 @@
 """Linear protocol: logistic regression on the features of a frozen encoder."""
 
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xdc_tf import compat, workdir
+from xdc_tf import compat
 from xdc_tf.clustering.features import make_extract
 from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.data.dataset_info import DatasetInfo, Examples
-from xdc_tf.models.encoder_files import load_encoder
-from xdc_tf.training import settings, supervision
+from xdc_tf.training import settings, trained_run
+from xdc_tf.training.trained_run import TrainedRun
 
 
 class LinearResult(NamedTuple):
@@ -23,7 +22,8 @@ class LinearResult(NamedTuple):
     Attributes:
       stream: name of the encoder.
       accuracy: of the pretrained encoder, share of test videos.
-      random_accuracy: of the randomly initialised encoder that the run started from.
+      initial_accuracy: of the encoder that the run started from, random unless it was
+        started from another; None for imported weights.
       num_train: labelled training videos.
       num_test: labelled test videos.
       num_classes: classes of the training videos.
@@ -31,7 +31,7 @@ class LinearResult(NamedTuple):
 
     stream: str
     accuracy: float
-    random_accuracy: float
+    initial_accuracy: float | None
     num_train: int
     num_test: int
     num_classes: int
@@ -73,38 +73,37 @@ def evaluate(
       ValueError: on records of another log-mel setting, the same records for both,
         records without labels, or test classes that the training records lack.
     """
-    config = workdir.read_config(run_dir)
-    streams = supervision.method(config["method"]).streams
-    train = _read_labelled(train_dir, config)
-    test = _read_labelled(test_dir, config)
+    run = trained_run.open_run(run_dir)
+    train = _read_labelled(train_dir, run)
+    test = _read_labelled(test_dir, run)
     _check_pair(train, test)
-    pretrained, random = "pretrained", "random"
+    pretrained, initial = "pretrained", "initial"
     encoders = {
-        f"{stream} {kind}": load_encoder(
-            workdir.encoder_file(run_dir, stream, initial=kind == random)
-        )
-        for stream in streams
-        for kind in (pretrained, random)
+        f"{stream} {pretrained}": encoder
+        for stream, encoder in trained_run.load_encoders(run).items()
     }
+    if run.info is not None:
+        encoders |= {
+            f"{stream} {initial}": encoder
+            for stream, encoder in trained_run.load_encoders(run, initial=True).items()
+        }
     strategy = tf.distribute.get_strategy()
     extract = make_extract(
         encoders,
-        {name: streams[name.split()[0]] for name in encoders},
+        {name: run.streams[name.split()[0]] for name in encoders},
         strategy=strategy,
     )
-    # Normalised as in training, by the statistics of the records trained on.
-    run_records = os.path.join(run_dir, workdir.RECORDS_DIR)
-    clip = settings.clip(config, dataset_info.read_dataset_info(run_records))
 
     def features_of(records: _LabelledRecords) -> dict[str, np.ndarray]:
         wanted = np.zeros(records.info.num_rows, bool)
         wanted[records.examples.example_indices] = True
         batches = pipeline.evaluation_batches(
             dataset_info.shard_paths(records.directory, records.info),
-            clip=clip,
+            clip=run.clip,
             batch_size=batch_size,
             num_clips=num_clips,
             keep=wanted,
+            modalities=run.modalities,
         )
         rows = extract(batches, num_rows=records.info.num_rows).streams
         return {
@@ -122,12 +121,12 @@ def evaluate(
         LinearResult(
             stream=stream,
             accuracy=scores[f"{stream} {pretrained}"],
-            random_accuracy=scores[f"{stream} {random}"],
+            initial_accuracy=scores.get(f"{stream} {initial}"),
             num_train=len(train.classes),
             num_test=len(test.classes),
             num_classes=len(set(train.classes)),
         )
-        for stream in streams
+        for stream in run.streams
     ]
 
 
@@ -150,10 +149,11 @@ def accuracy(
     return float(classifier.score(test_features, test_classes))
 
 
-def _read_labelled(records_dir: str, config) -> _LabelledRecords:
+def _read_labelled(records_dir: str, run: TrainedRun) -> _LabelledRecords:
     compat.enable_remote_paths(records_dir)
     info = dataset_info.read_dataset_info(records_dir)
-    settings.check_log_mel(config, info, records_dir)
+    dataset_info.check_modalities(info, run.modalities, records_dir)
+    settings.check_log_mel(run.config, info, records_dir)
     examples = dataset_info.read_examples(records_dir)
     labelled = examples.labels >= 0
     if len(set(examples.labels[labelled])) < 2:
@@ -185,12 +185,15 @@ def table(results: list[LinearResult], *, method: str) -> str:
     lines = [
         f"Linear accuracy on {results[0].num_test} held-out videos, "
         f"{results[0].num_classes} classes, in percent",
-        f"{'encoder':{max(width, 7)}}  {'random':>7}  {method:>10}  {'gain':>6}",
+        f"{'encoder':{max(width, 7)}}  {'initial':>7}  {method:>10}  {'gain':>6}",
     ]
     for result in results:
-        accuracy, random = 100 * result.accuracy, 100 * result.random_accuracy
+        initial, gain = "", ""
+        if result.initial_accuracy is not None:
+            initial = f"{100 * result.initial_accuracy:.1f}"
+            gain = f"{100 * (result.accuracy - result.initial_accuracy):+.1f}"
         lines.append(
-            f"{result.stream:{max(width, 7)}}  {random:7.1f}  {accuracy:10.1f}  "
-            f"{accuracy - random:+6.1f}"
+            f"{result.stream:{max(width, 7)}}  {initial:>7}  "
+            f"{100 * result.accuracy:10.1f}  {gain:>6}"
         )
     return "\n".join(lines)

@@ -1,8 +1,24 @@
-"""Encoders as .keras files, which open without this project."""
+"""Encoders as .keras files, which open without this project; their heads as .npz."""
 
+import hashlib
 import os
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import keras
+import numpy as np
+
+
+class Head(NamedTuple):
+    """A linear classifier on an encoder's features.
+
+    Attributes:
+      kernel: [D, K] float32.
+      bias: [K] float32.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
 
 
 def save_encoder(encoder: keras.Model, path: str) -> None:
@@ -25,3 +41,37 @@ def load_encoder(path: str) -> keras.Model:
             "python -m xdc_tf.cli.pretrain."
         )
     return keras.models.load_model(path, compile=False)
+
+
+def sha256(path: str) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_heads(heads: Mapping[str, Head], path: str) -> None:
+    """Writes an encoder's heads, by the source of their labels, whole or not at all."""
+    arrays = {
+        f"{source}/{name}": np.asarray(value, np.float32)
+        for source, head in heads.items()
+        for name, value in head._asdict().items()
+    }
+    temporary = path + ".tmp"
+    with open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(temporary, path)
+
+
+def load_heads(path: str) -> dict[str, Head]:
+    """An encoder's heads by the source of their labels; none if there is no file."""
+    if not os.path.exists(path):
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        sources = dict.fromkeys(name.rpartition("/")[0] for name in arrays.files)
+        return {
+            source: Head(arrays[f"{source}/kernel"], arrays[f"{source}/bias"])
+            for source in sources
+        }

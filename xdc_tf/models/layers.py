@@ -91,7 +91,7 @@ class LayerMaker:
         return keras.layers.ReLU(dtype=self._settings.dtype, name=name)(x)
 
     def max_pool(self, x, *, name: str):
-        """3 x 3 max-pooling of space with stride 2, padded by 1; of values from 0 on."""
+        """3 x 3 max-pooling of space with stride 2, padded by 1, after a ReLU."""
         dtype, pad_name = self._settings.dtype, f"{name}_pad"
         if len(x.shape) == 4:
             x = keras.layers.ZeroPadding2D(1, dtype=dtype, name=pad_name)(x)
@@ -106,7 +106,7 @@ class LayerMaker:
         return keras.layers.Add(dtype=self._settings.dtype, name=name)([x, y])
 
     def features(self, x, *, pool: str):
-        """ "mean" or "max" over time and space, in float32 whatever the compute type."""
+        """Mean or max over time and space, in float32 whatever the compute type."""
         pool = {
             ("mean", 4): keras.layers.GlobalAveragePooling2D,
             ("mean", 5): keras.layers.GlobalAveragePooling3D,

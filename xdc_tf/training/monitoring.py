@@ -131,7 +131,8 @@ class Monitor:
           clusterings: by label source.
           previous: label tables of the round before, all -1 in the first.
           true_labels: [num_rows], -1 where unknown.
-          round_index: from 0; the step of these curves.
+          round_index: from 0, the step of these curves; after the last round, the
+            number of rounds.
         """
         scalars = {}
         for source, clustering in clusterings.items():
@@ -163,8 +164,10 @@ class Monitor:
             for source, clustering in clusterings.items():
                 tf.summary.histogram(f"clusters/{source}/sizes", clustering.sizes)
         self._writer.flush()
+        finished = round_index == self._num_rounds
+        when = "end" if finished else f"round {round_index + 1}/{self._num_rounds}"
         print(
-            f"round {round_index + 1}/{self._num_rounds}  clusters  "
+            f"{when}  clusters  "
             + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items()),
             flush=True,
         )

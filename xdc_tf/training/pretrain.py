@@ -71,13 +71,17 @@ def pretrain(
     else:
         work_of_rounds = _prepare_work(run)
         start_encoders(run, work_of_rounds)
-    for round_index in range(int(run.progress.round_index), config["num_rounds"]):
+    num_rounds = config["num_rounds"]
+    for round_index in range(int(run.progress.round_index), num_rounds):
         if run.progress.phase == Phase.CLUSTER:
             assign_labels(run, work_of_rounds, round_index)
         train_round(run, work_of_rounds, round_index)
         finish_round(run, work_of_rounds, round_index)
+    if run.progress.phase == Phase.CLUSTER:
+        # What the finished encoders see; a further round would train on it.
+        assign_labels(run, work_of_rounds, num_rounds)
     run.monitor.close()
-    print(f"{workdir} has all its {config['num_rounds']} rounds.", flush=True)
+    print(f"{workdir} has all its {num_rounds} rounds.", flush=True)
 
 
 def _prepare_work(run: Run) -> Work:
@@ -114,9 +118,13 @@ def _prepare_work(run: Run) -> Work:
 
 
 def start_encoders(run: Run, work_of_rounds: Work) -> None:
-    """Gives the random encoders batch-norm statistics, and saves them as they start."""
+    """Saves the encoders as they start; random ones with batch-norm statistics."""
     features.refresh_batch_norm(
-        run.model.encoders,
+        {
+            stream: encoder
+            for stream, encoder in run.model.encoders.items()
+            if stream not in run.pretrained_streams
+        },
         run.method.streams,
         itertools.islice(
             training_batches(run),
@@ -183,6 +191,13 @@ def write_label_tables(
             "round": round_index,
             "seed": run.config["seed"],
             "step": int(run.progress.step),
+            # Those whose features were clustered.
+            "encoders_sha256": {
+                stream: encoder_files.sha256(
+                    work.encoder_file(run.workdir, stream, initial=round_index == 0)
+                )
+                for stream in run.method.streams
+            },
             "kmeans": dict(run.config["kmeans"]),
             "features": dict(run.config["features"]),
             "manifest_sha256": run.records.info.manifest_sha256,
@@ -254,8 +269,18 @@ def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
 
 
 def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
-    """Saves the round's encoders and moves on to the next round."""
+    """Saves the round's encoders and heads and moves on to the next round."""
     save_encoders(run, work_of_rounds)
+    for stream, sources in run.method.supervision.items():
+        layers = {
+            source: run.model.heads[supervision.head_name(stream, source)]
+            for source in sources
+        }
+        heads = {
+            source: encoder_files.Head(layer.kernel.numpy(), layer.bias.numpy())
+            for source, layer in layers.items()
+        }
+        encoder_files.save_heads(heads, work.heads_file(run.workdir, stream))
     run.progress.round_index.assign(round_index + 1)
     run.progress.phase.assign(Phase.CLUSTER)
     run.checkpoints.save()

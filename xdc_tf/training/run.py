@@ -1,9 +1,10 @@
 """A run made ready: its records read and checked, its model, data and state built."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,8 +15,9 @@ from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.dataset_info import DatasetInfo, Examples
 from xdc_tf.models import two_stream
+from xdc_tf.models.encoder_files import load_encoder
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
-from xdc_tf.training import optimizers, settings, supervision
+from xdc_tf.training import optimizers, settings, supervision, trained_run
 from xdc_tf.training.checkpoints import Checkpoints, Progress, new_progress
 from xdc_tf.training.monitoring import Monitor
 
@@ -45,6 +47,7 @@ class Run(NamedTuple):
     progress: Progress
     checkpoints: Checkpoints
     monitor: Monitor
+    pretrained_streams: frozenset[str]  # whose encoders start from config.init_from
 
 
 def prepare(
@@ -63,7 +66,13 @@ def prepare(
         directory; nothing has been written then.
     """
     method = supervision.method(config["method"])
-    records = _read_records(config, records_dir)
+    if not method.supervision:
+        raise ValueError(
+            f"config.method={config['method']} trains nothing; choose another one of "
+            f"{', '.join(supervision.METHODS)}."
+        )
+    starts = _encoders_to_start_from(config, method)
+    records = _read_records(config, records_dir, supervision.modalities(method))
     layers = settings.training_layers(config)
     num_labels = _num_labels(config, method, records)
     _check_sizes(config, records, strategy)
@@ -99,6 +108,8 @@ def prepare(
             )
             for source in num_labels
         }
+    for stream, encoder in starts.items():
+        model.encoders[stream].set_weights(encoder.get_weights())
     progress = new_progress()
     _claim_workdir(workdir, config, records, allow_config_change)
     return Run(
@@ -123,13 +134,41 @@ def prepare(
             num_rounds=config["num_rounds"],
             batch_size=config["training"]["batch_size"],
         ),
+        pretrained_streams=frozenset(starts),
     )
 
 
-def _read_records(config, records_dir: str) -> Records:
+def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
+    """The encoders of config.init_from that this run has too, by stream."""
+    directory = config["init_from"]
+    if not directory:
+        return {}
+    trained = trained_run.open_run(directory)
+    wanted = settings.architectures(config)
+    encoders = {}
+    for stream, modality in method.streams.items():
+        if stream not in trained.streams:
+            continue
+        found = trained.architectures[modality]
+        if found != wanted[modality]:
+            raise ValueError(
+                f"config.init_from={directory} has a {stream} encoder {found}, and "
+                f"config.{modality}_encoder is {wanted[modality]}; make them the same."
+            )
+        encoders[stream] = load_encoder(work.encoder_file(directory, stream))
+    if not encoders:
+        raise ValueError(
+            f"config.init_from={directory} has encoders for {list(trained.streams)}, "
+            f"and config.method={config['method']} for {list(method.streams)}."
+        )
+    return encoders
+
+
+def _read_records(config, records_dir: str, modalities: Sequence[str]) -> Records:
     compat.enable_remote_paths(records_dir)
     info = dataset_info.read_dataset_info(records_dir)
     examples = dataset_info.read_examples(records_dir)
+    dataset_info.check_modalities(info, modalities, records_dir)
     settings.check_log_mel(config, info, records_dir)
     true_labels = np.full(info.num_rows, NO_LABEL, np.int32)
     true_labels[examples.example_indices] = examples.labels
@@ -223,6 +262,7 @@ def training_batches(run: Run) -> Iterator[dict[str, tf.Tensor]]:
         seed=run.config["seed"],
         shuffle_buffer=training["shuffle_buffer"],
         first_epoch=passes,
+        modalities=supervision.modalities(run.method),
         skip_batches=batches,
     )
     return iter(_distribute(run, dataset))
@@ -236,6 +276,7 @@ def evaluation_batches(run: Run, *, num_clips: int = 1, keep: np.ndarray | None 
         batch_size=run.config["features"]["batch_size"],
         num_clips=num_clips,
         keep=keep,
+        modalities=supervision.modalities(run.method),
     )
     return _distribute(run, dataset)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from xdc_tf.clustering.pseudo_labels import KMeansSettings
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import DatasetInfo
+from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings
@@ -17,11 +17,13 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 def check_log_mel(config: Mapping[str, Any], info: DatasetInfo, records: str) -> None:
-    """Checks that records were made with the configuration's log-mel setting.
+    """Checks that records were made with the configuration's log-mel setting, if any.
 
     Raises:
       ValueError: names each setting that differs.
     """
+    if AUDIO not in info.modalities:
+        return
     wanted, found = LogMelSettings(**config["log_mel"]), info.log_mel
     differing = [
         f"{key} ({getattr(found, key)} in the records, {value} in the config)"
@@ -36,8 +38,8 @@ def check_log_mel(config: Mapping[str, Any], info: DatasetInfo, records: str) ->
         )
 
 
-def clip(config: Mapping[str, Any], info: DatasetInfo) -> ClipSettings:
-    """The clip's shape; normalisation is that of the run's training records.
+def clip(config: Mapping[str, Any], info: DatasetInfo | None) -> ClipSettings:
+    """The clip's shape; log-mel normalisation is that of the training records, if any.
 
     Raises:
       ValueError: on a shape that no clip can have.
@@ -46,8 +48,8 @@ def clip(config: Mapping[str, Any], info: DatasetInfo) -> ClipSettings:
         **config["clip"],
         mel_hop_secs=config["log_mel"]["hop_ms"] / 1000,
         num_mels=config["log_mel"]["num_filters"],
-        log_mel_mean=info.log_mel_mean,
-        log_mel_std=info.log_mel_std,
+        log_mel_mean=info.log_mel_mean if info else 0.0,
+        log_mel_std=info.log_mel_std if info else 1.0,
     )
     ranges = {
         "num_frames": (wanted.num_frames >= 1, "at least 1"),
@@ -64,10 +66,11 @@ def clip(config: Mapping[str, Any], info: DatasetInfo) -> ClipSettings:
 
 
 def architectures(config: Mapping[str, Any]) -> dict[str, EncoderSettings]:
-    """Encoder architectures by modality."""
+    """Encoder architectures by modality; imported weights have one."""
     return {
-        "video": EncoderSettings(**config["video_encoder"]),
-        "audio": EncoderSettings(**config["audio_encoder"]),
+        modality: EncoderSettings(**config[f"{modality}_encoder"])
+        for modality in ("video", "audio")
+        if f"{modality}_encoder" in config
     }
 
 

@@ -6,8 +6,11 @@ controls. Encoders ("streams"), heads, k-means runs and losses all follow from a
 
 from typing import NamedTuple
 
+from xdc_tf.data.dataset_info import AUDIO, VIDEO
+
 TRUE_LABELS = "true_labels"
 JOINT = "joint"
+IMPORTED = "imported"
 
 
 class Method(NamedTuple):
@@ -24,7 +27,7 @@ class Method(NamedTuple):
     supervision: dict[str, tuple[str, ...]]
 
 
-_TWO_MODALITIES = {"video": "video", "audio": "audio"}
+_TWO_MODALITIES = {VIDEO: VIDEO, AUDIO: AUDIO}
 
 METHODS = {
     "sdc": Method(_TWO_MODALITIES, {"video": ("video",), "audio": ("audio",)}),
@@ -46,6 +49,8 @@ METHODS = {
     "supervised": Method(
         _TWO_MODALITIES, {"video": (TRUE_LABELS,), "audio": (TRUE_LABELS,)}
     ),
+    # A released video encoder: to be evaluated, exported or started from.
+    IMPORTED: Method({VIDEO: VIDEO}, {}),
 }
 
 
@@ -60,6 +65,11 @@ def method(name: str) -> Method:
             f"config.method={name!r} is unknown; choose one of {', '.join(METHODS)}."
         )
     return METHODS[name]
+
+
+def modalities(row: Method) -> tuple[str, ...]:
+    """What the method's encoders see, each once."""
+    return tuple(dict.fromkeys(row.streams.values()))
 
 
 def label_sources(row: Method) -> tuple[str, ...]:

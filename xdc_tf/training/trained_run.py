@@ -1,0 +1,124 @@
+"""What a work directory offers to those who use its encoders."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+
+from xdc_tf import workdir as work
+from xdc_tf.clustering import label_tables
+from xdc_tf.clustering.label_tables import Clustering
+from xdc_tf.data import dataset_info
+from xdc_tf.data.clips import ClipSettings
+from xdc_tf.data.dataset_info import DatasetInfo
+from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.models import encoder_files
+from xdc_tf.models.encoder_files import Head
+from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.training import settings, supervision
+
+
+class TrainedRun(NamedTuple):
+    """A run, or imported weights, in a work directory.
+
+    Attributes:
+      directory: the work directory.
+      config: its configuration; imported weights have part of the keys.
+      streams: name of each encoder -> the modality it sees.
+      architectures: of the encoders, by modality.
+      clip: what the encoders were trained on.
+      log_mel: the setting of the spectrograms.
+      info: of the records that they were trained on; None for imported weights.
+    """
+
+    directory: str
+    config: Mapping[str, Any]
+    streams: dict[str, str]
+    architectures: dict[str, EncoderSettings]
+    clip: ClipSettings
+    log_mel: LogMelSettings
+    info: DatasetInfo | None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the encoders see, each once."""
+        return tuple(dict.fromkeys(self.streams.values()))
+
+
+class FinalClusters(NamedTuple):
+    """Clusters of the features of a run's finished encoders.
+
+    Attributes:
+      round_index: the round whose label table holds them.
+      clusterings: by label source.
+    """
+
+    round_index: int
+    clusterings: dict[str, Clustering]
+
+
+def open_run(directory: str) -> TrainedRun:
+    """Reads what a work directory says about its encoders.
+
+    Raises:
+      FileNotFoundError: if the directory holds no run.
+      ValueError: on a configuration that cannot be read.
+    """
+    config = work.read_config(directory)
+    records = os.path.join(directory, work.RECORDS_DIR)
+    method = supervision.method(config["method"])
+    info = None
+    if config["method"] != supervision.IMPORTED:
+        info = dataset_info.read_dataset_info(records)
+    return TrainedRun(
+        directory=directory,
+        config=config,
+        streams=dict(method.streams),
+        architectures=settings.architectures(config),
+        clip=settings.clip(config, info),
+        log_mel=LogMelSettings(**config["log_mel"]),
+        info=info,
+    )
+
+
+def load_encoders(run: TrainedRun, *, initial: bool = False) -> dict[str, keras.Model]:
+    """The encoders by stream: as trained, or as the run started from.
+
+    Raises:
+      FileNotFoundError: if the run has not finished a round.
+    """
+    return {
+        stream: encoder_files.load_encoder(
+            work.encoder_file(run.directory, stream, initial=initial)
+        )
+        for stream in run.streams
+    }
+
+
+def load_heads(run: TrainedRun, stream: str) -> dict[str, Head]:
+    """The heads on a stream's encoder, by the source of their labels."""
+    return encoder_files.load_heads(work.heads_file(run.directory, stream))
+
+
+def final_clusters(run: TrainedRun) -> FinalClusters:
+    """The clusters that were made of the features of the encoders as they are now.
+
+    Raises:
+      FileNotFoundError: if there are none: the method does not cluster, or the run was
+        cut between a round's training and the next clustering.
+    """
+    present = {
+        stream: encoder_files.sha256(work.encoder_file(run.directory, stream))
+        for stream in run.streams
+    }
+    for round_index, round_dir in reversed(work.round_dirs(run.directory)):
+        made_of = label_tables.read_settings(round_dir).get("encoders_sha256")
+        if made_of == present:
+            table = label_tables.read(round_dir)
+            return FinalClusters(round_index, table.clusterings)
+    raise FileNotFoundError(
+        f"{run.directory} has no clusters of its present encoders "
+        f"(method {run.config['method']}); finish the run with "
+        "python -m xdc_tf.cli.pretrain, or use one of a method that clusters."
+    )
