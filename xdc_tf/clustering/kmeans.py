@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.clustering import lloyd, sharding
+from xdc_tf.clustering.preprocessing import preprocess
 
 
 class KMeansResult(NamedTuple):
@@ -113,7 +114,7 @@ def fit(
         strategy = None
     with tf.device(features.device):
         pca_mean, pca_projection = _fit_whitening(features, pca_components)
-        rows = _preprocess(
+        rows = _preprocessed(
             features,
             normalize=normalize,
             pca_mean=pca_mean,
@@ -189,7 +190,7 @@ def assign(
             f"on {width}; extract them with the encoder of the same round."
         )
     with tf.device(features.device):
-        rows = _preprocess(
+        rows = _preprocessed(
             features,
             normalize=fitted.normalize,
             pca_mean=fitted.pca_mean,
@@ -300,26 +301,13 @@ def _fit_whitening(
     return mean.numpy(), projection
 
 
-def _preprocess(
-    features: tf.Tensor,
-    *,
-    normalize: bool,
-    pca_mean: np.ndarray | None,
-    pca_projection: np.ndarray | None,
-) -> tf.Tensor:
-    rows = features
-    if pca_projection is not None:
-        rows = tf.matmul(rows - pca_mean, pca_projection)
-    if normalize:
-        # Scaled by the largest entry first: squares of tiny or huge ones do not fit.
-        largest = tf.reduce_max(tf.abs(rows), axis=1, keepdims=True)
-        zero = largest.numpy()[:, 0] == 0.0
-        if zero.any():
-            raise ValueError(
-                f"features have {np.sum(zero)} all-zero rows, the first are "
-                f"{_first_rows(zero)}, which cannot be scaled to length one; look for "
-                f"unfilled rows or dead units, or set config.kmeans.normalize=False."
-            )
-        rows = rows / largest
-        rows = rows / tf.norm(rows, axis=1, keepdims=True)
+def _preprocessed(features: tf.Tensor, *, normalize: bool, **whitening) -> tf.Tensor:
+    rows = preprocess(features, normalize=normalize, **whitening)
+    zero = ~tf.reduce_any(rows != 0.0, axis=1).numpy()
+    if normalize and zero.any():
+        raise ValueError(
+            f"features have {np.sum(zero)} all-zero rows, the first are "
+            f"{_first_rows(zero)}, which cannot be scaled to length one; look for "
+            f"unfilled rows or dead units, or set config.kmeans.normalize=False."
+        )
     return rows
