@@ -9,6 +9,8 @@ from typing import Any
 from xdc_tf import files
 
 CONFIG_FILE = "config.json"
+ENCODERS_FILE = "encoders.json"
+IMPORT_FILE = "import.json"
 RECORDS_DIR = "records"
 CHECKPOINTS_DIR = "checkpoints"
 LABELS_DIR = "labels"

@@ -224,7 +224,7 @@ def test_the_table_shows_percents_and_gains():
     ]
     assert linear.table(results, method="xdc").split("\n") == [
         "Linear accuracy on 200 held-out videos, 10 classes, in percent",
-        "encoder   random         xdc    gain",
+        "encoder  initial         xdc    gain",
         "video       20.0        75.0   +55.0",
         "audio       50.0        90.5   +40.5",
     ]

@@ -14,17 +14,19 @@ import tensorflow as tf
 from xdc_tf import compat, workdir
 from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
-from xdc_tf.export import saved_model
+from xdc_tf.export import export_run, raw_input, saved_model
 from xdc_tf.models.encoder_files import load_encoder
 from xdc_tf.training import settings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RECIPES = os.path.join(ROOT, "docs", "finetuning.md")
+README = os.path.join(ROOT, "README.md")
+IN_README = "README"
 HUB = "TensorFlow 2.15: tensorflow_hub"
 KERAS_FILE = "Keras 2 or 3: the Keras file"
 LOOP = "Any TensorFlow: the SavedModel in a training loop"
 TFSM_LAYER = "Keras 3: features without training"
-FINETUNING = [KERAS_FILE, LOOP] + ([] if compat.KERAS_3 else [HUB])
+FINETUNING = [IN_README, KERAS_FILE, LOOP] + ([] if compat.KERAS_3 else [HUB])
 # Batch, frames, height and width of clips; batch, rows and filters of spectrograms.
 CLIP_SHAPES = [(1, 2, 16, 16), (3, 5, 24, 40)]
 LOG_MEL_SHAPES = [(1, 25, 40), (3, 60, 40)]
@@ -63,7 +65,8 @@ code = json.load(open("recipes.json"))
 for heading in sys.argv[1:]:
     keras.utils.set_random_seed(0)
     scope = {}
-    exec(compile(code["Clips"], "Clips", "exec"), scope)
+    if heading != "README":  # which stands alone
+        exec(compile(code["Clips"], "Clips", "exec"), scope)
     exec(compile(code[heading], heading, "exec"), scope)
     if "losses" not in scope:
         features["recipe"] = scope["features"]
@@ -103,7 +106,7 @@ def exported(tiny_run, tmp_path_factory):
     leftover = out.with_name("exported.tmp") / "video_encoder" / "leftover"
     leftover.parent.mkdir(parents=True)
     leftover.touch()
-    saved_model.export(str(tiny_run), str(out))
+    export_run.export(str(tiny_run), str(out))
     return out
 
 
@@ -131,7 +134,11 @@ def outside(exported):
         heading: re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
         for heading, text in zip(parts[::2], parts[1::2], strict=True)
     }
+    with open(README, encoding="utf-8") as file:
+        (recipe,) = re.findall(r"```python\n(.*?)```", file.read(), re.DOTALL)
+    assert recipe.count("\n") <= 20
     assert sorted(recipes) == sorted(["Clips", HUB, KERAS_FILE, LOOP, TFSM_LAYER])
+    recipes[IN_README] = recipe
     (folder / "recipes.json").write_text(json.dumps(recipes))
     run = [*FINETUNING, *([TFSM_LAYER] if compat.KERAS_3 else [])]
     subprocess.run(
@@ -248,7 +255,7 @@ def test_serving_frames_equals_the_evaluation_pipeline(
         "serving_default"
     ](frames=frames)["features"]
     np.testing.assert_allclose(
-        saved_model.prepare_frames(frames, clip), batch["video"], atol=1e-5
+        raw_input.prepare_frames(frames, clip), batch["video"], atol=1e-5
     )
     np.testing.assert_allclose(
         served, encoder(batch["video"], training=False), rtol=1e-4, atol=1e-4
@@ -283,6 +290,7 @@ def test_the_card_says_what_goes_in(tiny_records, exported):
 
 def test_nothing_but_the_export_lies_in_the_directory(exported):
     assert sorted(path.name for path in exported.iterdir()) == [
+        "README.md",
         "audio_encoder",
         "audio_encoder.keras",
         "export.json",
@@ -295,7 +303,7 @@ def test_nothing_but_the_export_lies_in_the_directory(exported):
 
 def test_an_existing_directory_is_an_error(tiny_run, exported):
     with pytest.raises(FileExistsError, match=f"{exported} exists"):
-        saved_model.export(str(tiny_run), str(exported))
+        export_run.export(str(tiny_run), str(exported))
 
 
 def test_an_interrupted_export_has_no_final_name(tiny_run, tmp_path, monkeypatch):
@@ -304,26 +312,23 @@ def test_an_interrupted_export_has_no_final_name(tiny_run, tmp_path, monkeypatch
 
     monkeypatch.setattr(tf.saved_model, "save", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        saved_model.export(str(tiny_run), str(tmp_path / "exported"))
+        export_run.export(str(tiny_run), str(tmp_path / "exported"))
     assert not (tmp_path / "exported").exists()
 
 
 def test_a_saved_model_that_reads_back_differently_is_an_error(tmp_path, monkeypatch):
     inputs = keras.Input((None, 3))
     encoder = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    serving = tf.function(
-        lambda x: {"features": encoder(x)},
-        input_signature=[tf.TensorSpec([None, None, 3])],
-    )
+    raw = raw_input.RawInput(tf.TensorSpec([None, None, 3], name="x"), lambda x: x)
     load = tf.saved_model.load
     monkeypatch.setattr(
         tf.saved_model, "load", lambda path: lambda x: load(path)(x) + 0.01
     )
     with pytest.raises(RuntimeError, match="differ by 0.01"):
-        saved_model.save_reusable(encoder, str(tmp_path / "saved"), serving=serving)
+        saved_model.save(encoder, str(tmp_path / "saved"), raw=raw)
 
 
 def test_a_directory_without_a_run_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
-        saved_model.export(str(tmp_path), str(tmp_path / "exported"))
+        export_run.export(str(tmp_path), str(tmp_path / "exported"))
     assert list(tmp_path.iterdir()) == []

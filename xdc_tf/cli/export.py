@@ -1,4 +1,6 @@
-"""Exports the encoders of a run as SavedModels."""
+"""Exports the encoders of a run, or imported weights, for use without this project."""
+
+import json
 
 from absl import flags, logging
 
@@ -10,15 +12,33 @@ _WORKDIR = flags.DEFINE_string(
 _OUT = flags.DEFINE_string(
     "out", None, "Directory to make, with a SavedModel per encoder.", required=True
 )
+_FORMATS = flags.DEFINE_list(
+    "formats", [], "Formats beside SavedModel and .keras file: tflite, onnx."
+)
+_LICENCE = flags.DEFINE_string(
+    "licence", None, "Licence of the weights, for the model card; SPDX name or text."
+)
+_RESULTS = flags.DEFINE_list(
+    "results", [], "JSON files by xdc_tf.cli.evaluate, for the model card."
+)
 
 
 def main(argv):
     del argv
-    from xdc_tf.export import saved_model
+    from xdc_tf import files
+    from xdc_tf.export import export_run
 
     # TensorFlow narrates the saving at this level.
     logging.set_verbosity(logging.WARNING)
-    for path in saved_model.export(_WORKDIR.value, _OUT.value):
+    optional = {"licence": _LICENCE.value} if _LICENCE.value else {}
+    paths = export_run.export(
+        _WORKDIR.value,
+        _OUT.value,
+        formats=_FORMATS.value,
+        results=[json.loads(files.read_text(path)) for path in _RESULTS.value],
+        **optional,
+    )
+    for path in paths:
         print(f"Exported {path}")
 
 

@@ -13,7 +13,7 @@ class Nearest(NamedTuple):
 
     Attributes:
       cluster: [N] int32, the nearest centroid.
-      distance: [N] float32, to it, Euclidean, in the space of the preprocessed features.
+      distance: [N] float32, Euclidean, to it in the space of preprocessed features.
       margin: [N] float32, how much farther the second nearest is; 0 is a tie.
     """
 

@@ -1,6 +1,8 @@
 """Pretraining: rounds of clustering and training on the clusters (XDC, section 3)."""
 
 import itertools
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -8,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat
+from xdc_tf import compat, files
 from xdc_tf import workdir as work
 from xdc_tf.clustering import features, label_tables, pseudo_labels
 from xdc_tf.models import encoder_files, two_stream
@@ -281,6 +283,14 @@ def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
             for source, layer in layers.items()
         }
         encoder_files.save_heads(heads, work.heads_file(run.workdir, stream))
+    best_loss = float(run.progress.best_loss)
+    told = {
+        "rounds": round_index + 1,
+        "steps": int(run.progress.step),
+        "held_out_loss": best_loss if np.isfinite(best_loss) else None,
+    }
+    path = os.path.join(run.workdir, work.ENCODERS_FILE)
+    files.write_text(path, json.dumps(told) + "\n")
     run.progress.round_index.assign(round_index + 1)
     run.progress.phase.assign(Phase.CLUSTER)
     run.checkpoints.save()

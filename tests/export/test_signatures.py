@@ -1,0 +1,154 @@
+"""What an export's signatures give besides features, and its other formats."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf import workdir
+from xdc_tf.clustering import label_tables
+from xdc_tf.export import export_run, interchange
+from xdc_tf.models import encoder_files
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("signatures") / "exported"
+    results = [
+        {"protocol": "linear", "results": [{"stream": "video", "accuracy": 0.5}]}
+    ]
+    export_run.export(
+        str(tiny_run),
+        str(out),
+        formats=["tflite"],
+        licence="CC-BY-4.0",
+        results=results,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def waveform():
+    rng = np.random.default_rng(0)
+    return tf.constant(rng.normal(0, 0.1, (3, 9600)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def signatures(exported):
+    return tf.saved_model.load(str(exported / "audio_encoder")).signatures
+
+
+def test_probabilities_are_the_softmax_of_the_runs_head(tiny_run, signatures, waveform):
+    features = signatures["serving_default"](waveform=waveform)["features"].numpy()
+    heads = encoder_files.load_heads(workdir.heads_file(str(tiny_run), "audio"))
+    logits = features @ heads["video"].kernel + heads["video"].bias
+    exponentials = np.exp(logits)
+    expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    found = signatures["probabilities"](waveform=waveform)
+    assert list(found) == ["video"]  # XDC: clusters of the other modality
+    np.testing.assert_allclose(found["video"], expected, rtol=1e-4)
+
+
+def test_clusters_are_the_nearest_of_the_last_label_table(
+    tiny_run, signatures, waveform
+):
+    features = signatures["serving_default"](waveform=waveform)["features"].numpy()
+    rows = features / np.linalg.norm(features, axis=1, keepdims=True)
+    table = label_tables.read(workdir.round_dir(str(tiny_run), 2))
+    centroids = table.clusterings["audio"].centroids
+    distances = np.linalg.norm(rows[:, None] - centroids, axis=2)
+    first, second = np.sort(distances, axis=1)[:, :2].T
+    found = signatures["clusters"](waveform=waveform)
+    np.testing.assert_array_equal(found["cluster"], distances.argmin(axis=1))
+    np.testing.assert_allclose(found["distance"], first, atol=1e-4)
+    np.testing.assert_allclose(found["margin"], second - first, atol=1e-4)
+
+
+def test_prepare_gives_the_input_of_the_encoder(exported, waveform):
+    loaded = tf.saved_model.load(str(exported / "audio_encoder"))
+    served = loaded.signatures["serving_default"](waveform=waveform)["features"]
+    prepared = loaded.prepare(waveform)
+    assert prepared.shape == (3, 30, 40, 1)
+    np.testing.assert_allclose(loaded(prepared), served, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 16, 16, 3), (2, 3, 24, 18, 3)])
+def test_tflite_gives_the_encoders_features_at_any_size(tiny_run, exported, shape):
+    encoder = encoder_files.load_encoder(workdir.encoder_file(str(tiny_run), "video"))
+    clips = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    interpreter = tf.lite.Interpreter(str(exported / "video_encoder.tflite"))
+    (entry,), (result,) = (
+        interpreter.get_input_details(),
+        interpreter.get_output_details(),
+    )
+    interpreter.resize_tensor_input(entry["index"], shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(entry["index"], clips)
+    interpreter.invoke()
+    np.testing.assert_allclose(
+        interpreter.get_tensor(result["index"]),
+        encoder(clips, training=False),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("stream", "shape"), [("video", (2, 3, 24, 18, 3)), ("audio", (1, 35, 40, 1))]
+)
+def test_onnx_gives_the_encoders_features_at_any_size(
+    tiny_run, tmp_path, stream, shape
+):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    encoder = encoder_files.load_encoder(workdir.encoder_file(str(tiny_run), stream))
+    path = str(tmp_path / "encoder.onnx")
+    interchange.save_onnx(encoder, path)
+    inputs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["features"], {"inputs": inputs})
+    np.testing.assert_allclose(
+        found, encoder(inputs, training=False), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_onnx_without_its_packages_says_what_to_install(
+    tiny_run, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(__import__("sys").modules, "tf2onnx", None)
+    out = tmp_path / "exported"
+    with pytest.raises(ValueError, match=r"requirements-onnx\.txt"):
+        export_run.export(str(tiny_run), str(out), formats=["onnx"])
+    assert not out.exists()
+
+
+def test_an_unknown_format_is_an_error(tiny_run, tmp_path):
+    with pytest.raises(ValueError, match=r"coreml.*tflite"):
+        export_run.export(str(tiny_run), str(tmp_path / "out"), formats=["coreml"])
+
+
+def test_the_card_tells_data_progress_metrics_and_licence(exported):
+    card = json.loads((exported / "export.json").read_text())
+    assert card["licence"] == "CC-BY-4.0"
+    assert (card["method"], card["data"]["videos"]) == ("xdc", 24)
+    # 20% of 24 videos held out: 19 trained on in batches of 4, one epoch per round.
+    assert (card["progress"]["rounds"], card["progress"]["steps"]) == (2, 2 * 4)
+    clusters = card["metrics"]["clusters"]["audio"]
+    assert clusters["clusters"] == 4 and 1 <= clusters["effective_clusters"] <= 4
+    assert card["metrics"]["evaluations"][0]["protocol"] == "linear"
+    assert set(card["encoders"]["audio_encoder"]["signatures"]) == {
+        "serving_default",
+        "probabilities",
+        "clusters",
+    }
+    assert card["encoders"]["video_encoder"]["architecture"]["depth"] == 10
+
+
+def test_the_card_for_people_has_no_markup_of_strangers(exported):
+    from xdc_tf.export import model_card
+
+    card = json.loads((exported / "export.json").read_text())
+    card["data"]["label_names"] = ["<script>alert(1)</script>", "a | b"]
+    text = model_card.markdown(card)
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text and "a &#124; b" in text

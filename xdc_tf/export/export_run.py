@@ -1,0 +1,122 @@
+"""Exports every encoder of a run, in the formats asked for, with a model card."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xdc_tf import files
+from xdc_tf import workdir as work
+from xdc_tf.export import interchange, model_card, saved_model
+from xdc_tf.export.raw_input import raw_input
+from xdc_tf.training import supervision, trained_run
+from xdc_tf.training.trained_run import TrainedRun
+
+CARD_FILE = "export.json"
+README_FILE = "README.md"
+# What is made beside SavedModel and .keras file: format -> (ending, writer).
+FORMATS = {
+    "tflite": (".tflite", interchange.save_tflite),
+    "onnx": (".onnx", interchange.save_onnx),
+}
+
+
+def export(
+    run_dir: str,
+    out_dir: str,
+    *,
+    formats: Sequence[str] = (),
+    licence: str = model_card.UNSTATED_LICENCE,
+    results: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
+    """Exports every encoder of a run.
+
+    Args:
+      run_dir: work directory of a run that finished a round or more, or of imported
+        weights.
+      out_dir: made here, whole or not at all; holds STREAM_encoder/ (SavedModel),
+        STREAM_encoder.keras, other formats, export.json and README.md.
+      formats: keys of FORMATS, to be made too.
+      licence: of the weights, for the card.
+      results: of evaluations, for the card.
+
+    Returns:
+      Paths of the SavedModels.
+
+    Raises:
+      FileNotFoundError: without a run or its encoders.
+      FileExistsError: if out_dir exists.
+      ValueError: on an unknown format, or one whose packages are not installed.
+      RuntimeError: if a file read back gives other features.
+    """
+    if "://" in out_dir:
+        raise ValueError(f"--out={out_dir} must be a local directory; copy it then.")
+    if os.path.exists(out_dir):
+        raise FileExistsError(f"{out_dir} exists; remove it or choose another --out.")
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown:
+        raise ValueError(f"--formats={','.join(unknown)}: choose of {list(FORMATS)}.")
+    run = trained_run.open_run(run_dir)
+    encoders = trained_run.load_encoders(run)
+    clusters = _clusters_if_any(run)
+    temporary = out_dir.rstrip("/") + ".tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.makedirs(temporary)
+    signatures = {}
+    for stream, encoder in encoders.items():
+        path = os.path.join(temporary, f"{stream}_encoder")
+        heads = trained_run.load_heads(run, stream)
+        clustering = clusters.clusterings.get(stream) if clusters else None
+        raw = raw_input(run.streams[stream], run.clip, run.log_mel)
+        saved_model.save(encoder, path, raw=raw, heads=heads, clustering=clustering)
+        shutil.copyfile(work.encoder_file(run_dir, stream), f"{path}.keras")
+        for name in formats:
+            ending, write = FORMATS[name]
+            write(encoder, path + ending)
+        signatures[stream] = _signatures_told(run, heads, clustering)
+    card = model_card.card(
+        run,
+        encoders,
+        signatures=signatures,
+        clusters=clusters,
+        licence=licence,
+        results=results,
+    )
+    for name, text in (
+        (CARD_FILE, json.dumps(card, indent=2) + "\n"),
+        (README_FILE, model_card.markdown(card)),
+    ):
+        files.write_text(os.path.join(temporary, name), text)
+    os.replace(temporary, out_dir)
+    return [os.path.join(out_dir, f"{stream}_encoder") for stream in run.streams]
+
+
+def _clusters_if_any(run: TrainedRun) -> trained_run.FinalClusters | None:
+    try:
+        return trained_run.final_clusters(run)
+    except FileNotFoundError:
+        return None
+
+
+def _signatures_told(run: TrainedRun, heads, clustering) -> dict[str, str]:
+    """What each signature of saved_model.signatures gives here."""
+    told = {"serving_default": "features [B, D] float32"}
+    if heads:
+        told["probabilities"] = ", ".join(
+            f"{source} [B, {len(head.bias)}] float32: "
+            + (
+                "the labels in the order of data.label_names"
+                if source == supervision.TRUE_LABELS and run.info
+                else "classes of the imported classifier"
+                if source == supervision.TRUE_LABELS
+                else f"clusters of {source} that the last round trained on"
+            )
+            for source, head in heads.items()
+        )
+    if clustering is not None:
+        told["clusters"] = (
+            f"cluster [B] int32 of {len(clustering.centroids)}, distance and margin "
+            "[B] float32: the nearest centroid, and how much farther the next is"
+        )
+    return told

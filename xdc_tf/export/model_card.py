@@ -1,0 +1,173 @@
+"""What an export says about itself: for programs (JSON) and for people (Markdown)."""
+
+import html
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from xdc_tf import compat
+from xdc_tf import workdir as work
+from xdc_tf.clustering import agreement
+from xdc_tf.data import clips
+from xdc_tf.data.dataset_info import VIDEO
+from xdc_tf.training import supervision
+from xdc_tf.training.trained_run import FinalClusters, TrainedRun
+
+UNSTATED_LICENCE = "unstated; ask whoever trained it"
+
+
+def card(
+    run: TrainedRun,
+    encoders: Mapping[str, keras.Model],
+    *,
+    signatures: Mapping[str, Mapping[str, Any]],
+    clusters: FinalClusters | None,
+    licence: str,
+    results: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Everything that is known of a run's encoders, as JSON values.
+
+    Args:
+      run: the run.
+      encoders: by stream.
+      signatures: for each stream, what its SavedModel's signatures give.
+      clusters: of the encoders' features.
+      licence: of the weights.
+      results: of evaluations, as xdc_tf.cli.evaluate writes them.
+    """
+    return {
+        "method": run.config["method"],
+        "licence": licence,
+        "encoders": {
+            f"{stream}_encoder": {
+                "modality": run.streams[stream],
+                "architecture": run.architectures[run.streams[stream]]._asdict(),
+                "parameters": int(encoder.count_params()),
+                "features": int(encoder.output_shape[-1]),
+                "input": _input_contract(run, run.streams[stream]),
+                "signatures": signatures[stream],
+            }
+            for stream, encoder in encoders.items()
+        },
+        "data": _data(run),
+        "progress": _json_of(run, work.ENCODERS_FILE),
+        "metrics": {
+            "clusters": _cluster_metrics(clusters),
+            "evaluations": list(results),
+        },
+        "config": dict(run.config),
+        "versions": compat.versions(),
+    }
+
+
+def _input_contract(run: TrainedRun, modality: str) -> dict[str, Any]:
+    """What goes into an encoder, called and served."""
+    if modality == VIDEO:
+        return {
+            "call": "[B, T, H, W, 3] float32, RGB in [0, 1] minus mean, by std",
+            "serving_default": "frames [B, T, H, W, 3] uint8 RGB, any size",
+            "mean": clips.VIDEO_MEAN,
+            "std": clips.VIDEO_STD,
+            "frames_per_clip": run.clip.num_frames,
+            "frames_per_sec": run.clip.fps,
+            "crop_size": run.clip.crop_size,
+            "crop_share_of_short_side": run.clip.crop_share,
+        }
+    return {
+        "call": "[B, rows, filters, 1] float32, log-mel minus mean, by std",
+        "serving_default": "waveform [B, samples] float32 in [-1, 1], mono",
+        "mean": run.clip.log_mel_mean,
+        "std": run.clip.log_mel_std,
+        "window_secs": run.clip.audio_secs,
+        "log_mel": run.log_mel._asdict(),
+    }
+
+
+def _data(run: TrainedRun) -> dict[str, Any]:
+    """The records that the encoders were trained on, or the file they came from."""
+    if run.config["method"] == supervision.IMPORTED:
+        report = _json_of(run, work.IMPORT_FILE)
+        return {key: report.get(key) for key in ("file", "sha256", "layout", "prefix")}
+    return {
+        "videos": run.info.num_examples,
+        "manifest_sha256": run.info.manifest_sha256,
+        "frames_per_sec": run.info.fps,
+        "short_side": run.info.short_side,
+        "label_names": list(run.info.label_names),
+    }
+
+
+def _json_of(run: TrainedRun, name: str) -> dict[str, Any]:
+    path = os.path.join(run.directory, name)
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _cluster_metrics(clusters: FinalClusters | None) -> dict[str, dict[str, float]]:
+    if clusters is None:
+        return {}
+    return {
+        source: {
+            "clusters": len(clustering.sizes),
+            "effective_clusters": agreement.effective_num_clusters(clustering.sizes),
+            "inertia_per_example": clustering.inertia / int(clustering.sizes.sum()),
+        }
+        for source, clustering in clusters.clusterings.items()
+    }
+
+
+def markdown(values: Mapping[str, Any]) -> str:
+    """A card for people, of what `card` gives."""
+    method = values["method"]
+    lines = [
+        "---",
+        f"license: {json.dumps(values['licence'])}",
+        "library_name: tensorflow",
+        "tags: [video, audio, self-supervised]",
+        "---",
+        "",
+        f"# Encoders by {html.escape(method)}",
+        "",
+    ]
+    for name, encoder in values["encoders"].items():
+        architecture = encoder["architecture"]
+        lines += [
+            f"## {name}",
+            "",
+            f"{architecture['architecture']}, depth {architecture['depth']}, width "
+            f"{architecture['width']:g}: {encoder['parameters']:,} parameters, "
+            f"{encoder['features']} features.",
+            "",
+            *_table("input", encoder["input"]),
+            *_table("signature", encoder["signatures"]),
+        ]
+    lines += ["## Training", "", *_table("data", values["data"])]
+    lines += _table("progress", values["progress"])
+    lines += ["## Metrics", ""]
+    for source, metrics in values["metrics"]["clusters"].items():
+        lines += _table(f"clusters of {source}", metrics)
+    for result in values["metrics"]["evaluations"]:
+        lines += _table("evaluation", result)
+    lines += [
+        f"Licence of the weights: {html.escape(values['licence'])}. The configuration "
+        "is in export.json.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(title: str, values: Mapping[str, Any]) -> list[str]:
+    """A table of keys and values; nothing in it is taken for markup."""
+    if not values:
+        return []
+    lines = [f"| {title} | |", "|---|---|"]
+    for key, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        cell = html.escape(" ".join(text.split())).replace("|", "&#124;")
+        lines.append(f"| {html.escape(str(key))} | {cell} |")
+    return [*lines, ""]

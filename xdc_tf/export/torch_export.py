@@ -1,0 +1,111 @@
+"""An encoder as a PyTorch state dict, so that results can be shared."""
+
+import json
+import os
+import tempfile
+from typing import Any
+
+from xdc_tf import files
+from xdc_tf import workdir as work
+from xdc_tf.data import clips
+from xdc_tf.data.dataset_info import VIDEO
+from xdc_tf.models import encoder_files
+from xdc_tf.training import trained_run
+from xdc_tf.training.trained_run import TrainedRun
+from xdc_tf.weights import layouts, torch_files
+
+_SUFFIX = ".pth"
+# What builds the network in PyTorch as it is, at width 1; docs/pytorch.md has the rest.
+_TORCHVISION = {
+    ("r2plus1d_torchvision", 18): "torchvision.models.video.r2plus1d_18",
+    ("r3d", 18): "torchvision.models.video.r3d_18",
+    ("mc3", 18): "torchvision.models.video.mc3_18",
+}
+
+
+def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
+    """Writes an encoder's weights as `path`, and what to know of them beside as JSON.
+
+    The classifier becomes fc.weight and fc.bias if the encoder has exactly one.
+
+    Args:
+      workdir: of a run that finished a round or more, or of imported weights.
+      path: NAME.pth, made here together with NAME.json, whole or not at all.
+      stream: name of the encoder.
+
+    Returns:
+      What the JSON file holds.
+
+    Raises:
+      FileNotFoundError: without a run or its encoder.
+      FileExistsError: if there is one of the files.
+      ValueError: on a path that does not end in .pth, or an unknown stream.
+    """
+    if not path.endswith(_SUFFIX):
+        raise ValueError(f"--out={path} does not end in {_SUFFIX}; let it do so.")
+    description_path = path.removesuffix(_SUFFIX) + ".json"
+    for target in (path, description_path):
+        if os.path.exists(target):
+            raise FileExistsError(
+                f"{target} exists; remove it or choose another --out."
+            )
+    run = trained_run.open_run(workdir)
+    if stream not in run.streams:
+        raise ValueError(
+            f"--stream={stream} is not an encoder of {workdir}; choose one of "
+            f"{', '.join(run.streams)}."
+        )
+    encoder = encoder_files.load_encoder(work.encoder_file(workdir, stream))
+    tensors = layouts.state_dict(encoder)
+    heads = trained_run.load_heads(run, stream)
+    labels = None
+    if len(heads) == 1:
+        ((labels, head),) = heads.items()
+        tensors |= {"fc.weight": head.kernel.T, "fc.bias": head.bias}
+    architecture = run.architectures[run.streams[stream]]
+    description = {
+        "stream": stream,
+        "method": run.config["method"],
+        **architecture._asdict(),
+        "batch_norm_epsilon": next(
+            float(layer.epsilon)
+            for layer in encoder.layers
+            if hasattr(layer, "epsilon")
+        ),
+        "torchvision": _TORCHVISION.get((architecture.architecture, architecture.depth))
+        if architecture.width == 1
+        else None,
+        "num_features": encoder.output_shape[-1],
+        "num_classes": len(tensors["fc.bias"]) if labels else None,
+        "classes": labels,
+        "input": _input(run, stream),
+    }
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export") as temporary:
+        made = os.path.join(temporary, "made")
+        torch_files.write(made, tensors)
+        description["sha256"] = encoder_files.sha256(made)
+        files.write_text(description_path, json.dumps(description, indent=2) + "\n")
+        os.replace(made, path)
+    return description
+
+
+def _input(run: TrainedRun, stream: str) -> dict[str, Any]:
+    """What the encoder takes in PyTorch, channels first."""
+    if run.streams[stream] == VIDEO:
+        return {
+            "shape": "[B, 3, T, H, W] float32, RGB in [0, 1], normalised",
+            "mean": clips.VIDEO_MEAN,
+            "std": clips.VIDEO_STD,
+            "num_frames": run.clip.num_frames,
+            "fps": run.clip.fps,
+            "crop_size": run.clip.crop_size,
+        }
+    return {
+        "shape": "[B, 1, frames, filters] float32, log-mel, normalised",
+        "mean": run.clip.log_mel_mean,
+        "std": run.clip.log_mel_std,
+        "audio_secs": run.clip.audio_secs,
+        "log_mel": run.log_mel._asdict(),
+    }
