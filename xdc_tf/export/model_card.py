@@ -168,6 +168,6 @@ def _table(title: str, values: Mapping[str, Any]) -> list[str]:
     lines = [f"| {title} | |", "|---|---|"]
     for key, value in values.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        cell = html.escape(" ".join(text.split())).replace("|", "&#124;")
+        cell = html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
         lines.append(f"| {html.escape(str(key))} | {cell} |")
     return [*lines, ""]
