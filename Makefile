@@ -29,7 +29,7 @@ $(VENV)/.installed: $(REQUIREMENTS) | $(RUN)
 	$(RUN) -m pip install --disable-pip-version-check --quiet -r $(REQUIREMENTS)
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed $(wildcard requirements-test*.txt)
+$(VENV)/.installed-test: $(VENV)/.installed requirements-onnx.txt $(wildcard requirements-test*.txt)
 	$(RUN) -m pip install --disable-pip-version-check --quiet \
 		-r $(REQUIREMENTS) -r $(TEST_REQUIREMENTS)
 	touch $@
@@ -66,11 +66,12 @@ $(DEMO_DIR)/results.json: $(DEMO_DIR)/.pretrained $(TEST_RECORDS)/dataset_info.j
 		--test_records=$(TEST_RECORDS) --protocol=linear --json=$@ \
 		> $(DEMO_DIR)/results.txt
 
-$(DEMO_DIR)/.exported: $(DEMO_DIR)/.pretrained
-	$(RUN) -m xdc_tf.cli.export --workdir=$(WORKDIR) --out=$(EXPORT)
+$(DEMO_DIR)/.exported: $(DEMO_DIR)/results.json
+	$(RUN) -m xdc_tf.cli.export --workdir=$(WORKDIR) --out=$(EXPORT) \
+		--results=$<
 	touch $@
 
-demo: $(DEMO_DIR)/results.json $(DEMO_DIR)/.exported
+demo: $(DEMO_DIR)/.exported
 	@echo
 	@cat $(DEMO_DIR)/results.txt
 	@echo

@@ -8,6 +8,12 @@ writes for each model NAME.keys.json (names and shapes of its state dict), NAME.
 (activations in evaluation mode, the loss and the gradient of one step in training mode)
 and, with --weight_files, NAME.legacy.pth and NAME.zip.pth: its state dict in the format
 of PyTorch 1.4 and in today's.
+
+    .venv-torch/bin/python -m benchmarks.torch_references --out=references \\
+        --exports=exports
+
+opens NAME.*.pth in exports, made by benchmarks.import_exactness, in the same classes
+instead, and prints how far their features and logits are from those of NAME.npz.
 """
 
 import argparse
@@ -228,13 +234,43 @@ def one_step(model, inputs):
     return {key: np.asarray(value, np.float32) for key, value in arrays.items()}
 
 
+def inputs_of(name):
+    """The input of a model."""
+    audio = name.endswith("_resnet_18")
+    drawn = reference_rule.spectrograms() if audio else reference_rule.clips()
+    return torch.from_numpy(drawn)
+
+
+def check_exports(exports, references):
+    """Opens every file in a directory strictly and compares what it computes."""
+    for file in sorted(os.listdir(exports)):
+        if not file.endswith(".pth"):
+            continue
+        name = file.split(".")[0]
+        model = MODELS[name]()
+        tensors = torch.load(os.path.join(exports, file), weights_only=True)
+        model.load_state_dict(tensors, strict=True)
+        found = activations(model, inputs_of(name))
+        with np.load(os.path.join(references, f"{name}.npz")) as expected:
+            errors = {
+                key: np.abs(found[key] - expected[key]).max()
+                / np.abs(expected[key]).max()
+                for key in ("features", "logits")
+            }
+        print(file, *(f"{key} {error:.1e}" for key, error in errors.items()))
+
+
 def main():
     """Writes the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, help="directory for the files")
     parser.add_argument("--models", default=",".join(MODELS), help="which, by comma")
     parser.add_argument("--weight_files", action="store_true")
+    parser.add_argument("--exports", help="directory of exported files to open")
     arguments = parser.parse_args()
+    if arguments.exports:
+        check_exports(arguments.exports, arguments.out)
+        return
     os.makedirs(arguments.out, exist_ok=True)
     for name in arguments.models.split(","):
         model = MODELS[name]()
@@ -250,9 +286,7 @@ def main():
             torch.save(
                 tensors, f"{path}.legacy.pth", _use_new_zipfile_serialization=False
             )
-        audio = name.endswith("_resnet_18")
-        drawn = reference_rule.spectrograms() if audio else reference_rule.clips()
-        inputs = torch.from_numpy(drawn)
+        inputs = inputs_of(name)
         arrays = activations(model, inputs)
         step = one_step(model, reference_rule.part(inputs))
         np.savez_compressed(f"{path}.npz", **arrays, **step)

@@ -1,5 +1,7 @@
 """Makes a work directory of released weights: PyTorch's .pth or Caffe2's .pkl."""
 
+import importlib.util
+
 from absl import flags
 
 from xdc_tf import program
@@ -28,6 +30,12 @@ _CROP_SIZE = flags.DEFINE_integer("crop_size", None, "Side of the crop in pixels
 
 def main(argv):
     del argv
+    if _WITH_TORCH.value and importlib.util.find_spec("torch") is None:
+        raise ValueError(
+            "--with_torch needs PyTorch, which is not installed; install it, or leave "
+            "the flag out to read the file without."
+        )
+    from xdc_tf import workdir
     from xdc_tf.weights.import_weights import import_weights
 
     asked = {
@@ -46,19 +54,23 @@ def main(argv):
     )
     network, account = found.network, found.account
     print(
-        f"{_WEIGHTS.value}: {network.architecture}, depth {network.depth}, under "
-        f"{network.prefix or 'no prefix'!r}, names of {network.layout}"
-        + (
-            f", a classifier of {found.num_classes} classes"
-            if found.num_classes
-            else ""
-        )
+        f"{_WEIGHTS.value}: {network.architecture} of depth {network.depth} and width "
+        f"{network.width:g}"
+        + (f" under {network.prefix!a}" if network.prefix else "")
+        + (f", a classifier of {found.num_classes}" if found.num_classes else "")
     )
-    print(f"  {len(account.loaded)} tensors loaded, {account.counters} counters")
-    for kind in ("missing", "mismatched", "unused", "beside"):
-        for name, shape in getattr(account, kind).items():
-            print(f"  {kind}: {name} {shape}")
-    print(f"Imported to {_OUT.value}")
+    print(f"  {len(account.loaded)} tensors loaded")
+    for name, shape in account.missing.items():
+        print(f"  missing, left as initialised: {name!a} {shape}")
+    for name, (in_file, wanted) in account.mismatched.items():
+        print(
+            f"  of another shape, left as initialised: {name!a} {in_file} for {wanted}"
+        )
+    for name, shape in account.unused.items():
+        print(f"  without a place, not used: {name!a} {shape}")
+    print(f"  {len(account.counters)} counters of batches, not needed")
+    print(f"  {len(account.beside)} tensors beside the encoder, not used")
+    print(f"Imported to {_OUT.value}; its {workdir.IMPORT_FILE} lists every tensor.")
 
 
 def run():

@@ -10,16 +10,20 @@ from xdc_tf import workdir as work
 from xdc_tf.data import clips
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.models import encoder_files
+from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
 from xdc_tf.weights import layouts, torch_files
 
 _SUFFIX = ".pth"
-# What builds the network in PyTorch as it is, at width 1; docs/pytorch.md has the rest.
+# What builds the network in PyTorch as it is; docs/pytorch.md has the others.
 _TORCHVISION = {
-    ("r2plus1d_torchvision", 18): "torchvision.models.video.r2plus1d_18",
-    ("r3d", 18): "torchvision.models.video.r3d_18",
-    ("mc3", 18): "torchvision.models.video.mc3_18",
+    EncoderSettings(architecture, 18, 1.0): f"torchvision.models.video.{function}"
+    for architecture, function in (
+        ("r2plus1d_torchvision", "r2plus1d_18"),
+        ("r3d", "r3d_18"),
+        ("mc3", "mc3_18"),
+    )
 }
 
 
@@ -39,10 +43,11 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     Raises:
       FileNotFoundError: without a run or its encoder.
       FileExistsError: if there is one of the files.
-      ValueError: on a path that does not end in .pth, or an unknown stream.
+      ValueError: on a path that is not local or does not end in .pth, or an unknown
+        stream.
     """
-    if not path.endswith(_SUFFIX):
-        raise ValueError(f"--out={path} does not end in {_SUFFIX}; let it do so.")
+    if "://" in path or not path.endswith(_SUFFIX):
+        raise ValueError(f"--out={path} must be a local file that ends in {_SUFFIX}.")
     description_path = path.removesuffix(_SUFFIX) + ".json"
     for target in (path, description_path):
         if os.path.exists(target):
@@ -62,19 +67,13 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     if len(heads) == 1:
         ((labels, head),) = heads.items()
         tensors |= {"fc.weight": head.kernel.T, "fc.bias": head.bias}
-    architecture = run.architectures[run.streams[stream]]
+    built_as = run.architectures[run.streams[stream]]
     description = {
         "stream": stream,
         "method": run.config["method"],
-        **architecture._asdict(),
-        "batch_norm_epsilon": next(
-            float(layer.epsilon)
-            for layer in encoder.layers
-            if hasattr(layer, "epsilon")
-        ),
-        "torchvision": _TORCHVISION.get((architecture.architecture, architecture.depth))
-        if architecture.width == 1
-        else None,
+        **built_as._asdict(),
+        "batch_norm_epsilon": encoder.get_layer("stage1_block1_norm1").epsilon,
+        "torchvision": _TORCHVISION.get(built_as),
         "num_features": encoder.output_shape[-1],
         "num_classes": len(tensors["fc.bias"]) if labels else None,
         "classes": labels,
@@ -83,11 +82,12 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export") as temporary:
-        made = os.path.join(temporary, "made")
-        torch_files.write(made, tensors)
-        description["sha256"] = encoder_files.sha256(made)
-        files.write_text(description_path, json.dumps(description, indent=2) + "\n")
-        os.replace(made, path)
+        made = os.path.join(temporary, "tensors"), os.path.join(temporary, "text")
+        torch_files.write(made[0], tensors)
+        description["sha256"] = encoder_files.sha256(made[0])
+        files.write_text(made[1], json.dumps(description, indent=2) + "\n")
+        os.replace(made[1], description_path)
+        os.replace(made[0], path)
     return description
 
 
@@ -95,17 +95,17 @@ def _input(run: TrainedRun, stream: str) -> dict[str, Any]:
     """What the encoder takes in PyTorch, channels first."""
     if run.streams[stream] == VIDEO:
         return {
-            "shape": "[B, 3, T, H, W] float32, RGB in [0, 1], normalised",
+            "call": "[B, 3, T, H, W] float32, RGB in [0, 1] minus mean, by std",
             "mean": clips.VIDEO_MEAN,
             "std": clips.VIDEO_STD,
-            "num_frames": run.clip.num_frames,
-            "fps": run.clip.fps,
+            "frames_per_clip": run.clip.num_frames,
+            "frames_per_sec": run.clip.fps,
             "crop_size": run.clip.crop_size,
         }
     return {
-        "shape": "[B, 1, frames, filters] float32, log-mel, normalised",
+        "call": "[B, 1, rows, filters] float32, log-mel minus mean, by std",
         "mean": run.clip.log_mel_mean,
         "std": run.clip.log_mel_std,
-        "audio_secs": run.clip.audio_secs,
+        "window_secs": run.clip.audio_secs,
         "log_mel": run.log_mel._asdict(),
     }

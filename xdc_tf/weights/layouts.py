@@ -6,7 +6,7 @@ projects' published code; WORKSPACE.md lists which were checked on real files.
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -123,7 +123,8 @@ LAYOUTS = {
             "moving_variance": "_riv",
         },
     ),
-    # torchvision.models.resnet with one input channel.
+    # torchvision.models.resnet with one input channel. VMZ's audio network has its
+    # names, with the blocks of its stem in layer0.
     "torchvision_audio": Layout(
         {"stem_conv": "conv1", "stem_norm": "bn1"},
         {
@@ -146,7 +147,7 @@ COUNTER = ".num_batches_tracked"
 class Weight(NamedTuple):
     """A Keras variable, and its axes in the order of PyTorch and Caffe2."""
 
-    variable: keras.Variable if hasattr(keras, "Variable") else object
+    variable: Any  # Keras 2 has TensorFlow's variables, Keras 3 its own
     axes: tuple[int, ...]
 
     @property
@@ -175,7 +176,12 @@ def torch_layout(encoder: keras.Model) -> Layout:
 
 
 def weights(encoder: keras.Model, layout: Layout) -> dict[str, Weight]:
-    """Every variable of an encoder, under its name in the layout."""
+    """Every variable of an encoder, under its name in the layout.
+
+    Args:
+      encoder: as video_resnet.build or audio_resnet.build makes it.
+      layout: one that has its layers.
+    """
     count = -1
     found = {}
     for layer in encoder.layers:
@@ -199,7 +205,10 @@ def weights(encoder: keras.Model, layout: Layout) -> dict[str, Weight]:
 
 
 def state_dict(encoder: keras.Model) -> dict[str, np.ndarray]:
-    """An encoder's weights as its PyTorch counterpart names and shapes them."""
+    """An encoder's weights as its PyTorch counterpart names and shapes them.
+
+    float32; the counters of batches, int64 scalars, are zero.
+    """
     tensors = {}
     for name, weight in weights(encoder, torch_layout(encoder)).items():
         tensors[name] = weight.value()

@@ -1,0 +1,226 @@
+"""New videos: a folder of files, a manifest, or a directory of records, and their rows.
+
+All three come down to rows: segments of files, each with a name and times, and those
+that cannot be used with a reason.
+"""
+
+import collections
+import csv
+import io
+import math
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from data_prep.manifest import ManifestRow, read_manifest
+from data_prep.shards import QUARANTINE_FILE
+from xdc_tf import compat, files
+from xdc_tf.data import dataset_info
+from xdc_tf.data.dataset_info import AUDIO, DatasetInfo, Examples
+from xdc_tf.training import settings
+from xdc_tf.training.trained_run import TrainedRun
+
+# What a folder is searched for, in whatever case.
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
+QUARANTINE_COLUMNS = ("path", "start_secs", "reason", "detail")
+_SEGMENT = re.compile(r"#t=[\d.]+(,[\d.]+)?$")  # how a segment's video_id ends
+# What breaks the lines of a report, and what stands for bytes that are not UTF-8.
+_BAD_NAME = re.compile("[\0\r\n\ud800-\udfff]")
+
+
+class Row(NamedTuple):
+    """A row of a manifest, or a file of a folder.
+
+    Attributes:
+      path: as the manifest names it; in a folder, relative to it.
+      video_id: the path, with the segment if it is one; empty for a quarantined row of
+        a directory of records, which does not tell it.
+      start_secs: where it starts in its file.
+      end_secs: where it ends in its file; None for a quarantined row that was asked for
+        to its file's end.
+      reason: why it is quarantined; empty if it is not.
+      detail: more about that.
+    """
+
+    path: str
+    video_id: str
+    start_secs: float
+    end_secs: float | None
+    reason: str = ""
+    detail: str = ""
+
+
+class VideoFiles(NamedTuple):
+    """Files that are still to be converted.
+
+    Attributes:
+      rows: of the manifest, or one per file of the folder, sorted.
+      num_others: files of the folder without a video's suffix, and links to folders,
+        which are not followed.
+    """
+
+    rows: Sequence[ManifestRow]
+    num_others: int = 0
+
+
+class Records(NamedTuple):
+    """A directory of records; `rows` has one entry per row of its manifest."""
+
+    directory: str
+    info: DatasetInfo
+    rows: list[Row]
+
+
+def open_videos(path: str, run: TrainedRun) -> VideoFiles | Records:
+    """Finds out what the path holds, and checks it.
+
+    Args:
+      path: a folder, searched to its depths for VIDEO_SUFFIXES; a manifest (see
+        data_prep.manifest); or a directory of records, local or remote.
+      run: whose encoders are to see the videos.
+
+    Raises:
+      FileNotFoundError: if there is nothing.
+      ValueError: on a folder without videos, a bad manifest, names that no report can
+        hold, or records that lack something or have another log-mel setting.
+    """
+    if "://" in path or os.path.exists(os.path.join(path, dataset_info.INFO_FILE)):
+        return _open_records(path, run)
+    if os.path.isdir(path):
+        videos = _list_folder(path)
+    elif not os.path.exists(path):
+        raise FileNotFoundError(
+            f"--videos={path} does not exist; give a folder of video files, a manifest "
+            "(CSV with the column path) or a directory of records."
+        )
+    elif path.lower().endswith(VIDEO_SUFFIXES):
+        raise ValueError(
+            f"--videos={path} is one video file; give its folder, or a manifest (CSV "
+            "with the column path) that names it."
+        )
+    else:
+        videos = VideoFiles(read_manifest(path).rows)
+    for row in videos.rows:
+        if _BAD_NAME.search(row.file):
+            raise ValueError(
+                f"--videos={path}: the name {row.file!r} holds a line break or bytes "
+                "that are not UTF-8; rename the file."
+            )
+    return videos
+
+
+def tell(rows: Sequence[Row]) -> str:
+    """How many rows could be used: "7 of 9 videos (quarantined: 2 no_audio)"."""
+    counts = collections.Counter(row.reason for row in rows if row.reason)
+    text = f"{len(rows) - counts.total()} of {len(rows)} videos"
+    if counts:
+        reasons = (f"{count} {reason}" for reason, count in counts.most_common())
+        text += f" (quarantined: {', '.join(reasons)})"
+    return text
+
+
+def read_rows(directory: str, examples: Examples | None) -> list[Row]:
+    """Rows of a directory of records; the quarantined ones fill the holes in order.
+
+    Args:
+      directory: whose quarantine report is read.
+      examples: the directory's; None if none of its rows could be used.
+
+    Raises:
+      FileNotFoundError: without a quarantine report.
+      ValueError: if the report is damaged or does not fit the examples.
+    """
+    path = os.path.join(directory, QUARANTINE_FILE)
+    text = io.StringIO(files.read_text(path), newline="")
+    try:
+        refused = [
+            Row(
+                path=values["path"],
+                video_id="",
+                start_secs=float(values["start_secs"]),
+                end_secs=None,
+                reason=values["reason"] or "unknown",
+                detail=values["detail"],
+            )
+            for values in csv.DictReader(text)
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as {','.join(QUARANTINE_COLUMNS)} ({error!r}); "
+            "convert again."
+        ) from error
+    usable = {}
+    if examples is not None:
+        for index, video_id, start_secs, end_secs in zip(
+            examples.example_indices.tolist(),
+            examples.video_ids.tolist(),
+            examples.start_secs.tolist(),
+            examples.end_secs.tolist(),
+            strict=True,
+        ):
+            path_of_row = _SEGMENT.sub("", video_id)
+            usable[index] = Row(path_of_row, video_id, start_secs, end_secs)
+    num_rows = len(refused) + len(usable)
+    if any(not 0 <= index < num_rows for index in usable):
+        raise ValueError(
+            f"{path} has {len(refused)} rows, which do not fill the holes in the "
+            f"numbers of {dataset_info.EXAMPLES_FILE} beside it; convert again."
+        )
+    in_order = iter(refused)
+    return [usable.get(index) or next(in_order) for index in range(num_rows)]
+
+
+def _list_folder(folder: str) -> VideoFiles:
+    def stop(error: OSError):
+        raise error
+
+    paths, num_others = [], 0
+    for directory, folders, names in os.walk(folder, onerror=stop):
+        links = [name for name in folders if os.path.islink(f"{directory}/{name}")]
+        found = [name for name in names if name.lower().endswith(VIDEO_SUFFIXES)]
+        num_others += len(links) + len(names) - len(found)
+        paths += [
+            os.path.relpath(os.path.join(directory, name), folder) for name in found
+        ]
+    if not paths:
+        raise ValueError(
+            f"--videos={folder} holds {num_others} files and none with a video's "
+            f"suffix ({' '.join(VIDEO_SUFFIXES)}); name the videos in a manifest."
+        )
+    rows = [
+        ManifestRow(
+            example_index=index,
+            path=path,
+            file=os.path.join(os.path.abspath(folder), path),
+            video_id=path,
+            start_secs=0.0,
+            end_secs=None,
+            label="",
+        )
+        for index, path in enumerate(sorted(paths))
+    ]
+    return VideoFiles(rows, num_others)
+
+
+def _open_records(directory: str, run: TrainedRun) -> Records:
+    compat.enable_remote_paths(directory)
+    info = dataset_info.read_dataset_info(directory)
+    dataset_info.check_modalities(info, run.modalities, directory)
+    if AUDIO in run.modalities:
+        settings.check_log_mel(run.config, info, directory)
+    rows = read_rows(directory, dataset_info.read_examples(directory))
+    if (
+        len(rows) != info.num_rows
+        or info.rows_per_shard < 1
+        or len(info.shards) != math.ceil(len(rows) / info.rows_per_shard)
+    ):
+        raise ValueError(
+            f"{directory} has {len(rows)} rows by {dataset_info.EXAMPLES_FILE} and "
+            f"{QUARANTINE_FILE}, but by {dataset_info.INFO_FILE} {info.num_rows} rows "
+            f"in {len(info.shards)} files of {info.rows_per_shard}; convert again."
+        )
+    return Records(directory, info, rows)
