@@ -17,6 +17,10 @@ MODULES = [
     "xdc_tf.cli.pretrain",
     "xdc_tf.cli.evaluate",
     "xdc_tf.cli.export",
+    "xdc_tf.cli.import_weights",
+    "xdc_tf.cli.export_torch",
+    "xdc_tf.cli.assign",
+    "xdc_tf.cli.extract_features",
 ]
 # Each takes seconds to import.
 SLOW_IMPORTS = {"tensorflow", "keras", "tf_keras", "sklearn", "scipy", "av"}

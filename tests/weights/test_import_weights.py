@@ -74,23 +74,11 @@ def out(tmp_path):
     return str(tmp_path / "imported")
 
 
-@pytest.mark.parametrize(
-    "architecture, depth",
-    [
-        ("r2plus1d", 10),
-        ("r2plus1d", 18),
-        ("r2plus1d_torchvision", 10),
-        ("r3d", 10),
-        ("mc3", 10),
-        ("r2plus1d_avid", 10),
-    ],
-)
-def test_an_imported_encoder_computes_the_same_features(
-    architecture, depth, write, out
-):
-    found = import_weights(write(tensors_of(architecture, depth)), out)
-    assert found.network[2:] == (architecture, depth, WIDTH)
-    expected = features(drawn(architecture, depth))
+@pytest.mark.parametrize("architecture", video_resnet.ARCHITECTURES)
+def test_an_imported_encoder_computes_the_same_features(architecture, write, out):
+    found = import_weights(write(tensors_of(architecture)), out)
+    assert found.network[2:] == (architecture, 10, WIDTH)
+    expected = features(drawn(architecture))
     np.testing.assert_allclose(features_of(out), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -125,17 +113,16 @@ def test_an_optimizers_state_is_beside_or_in_lists(write, out, monkeypatch):
     assert found.account.beside == {"optimizer.state.0.momentum_buffer": (4, 4)}
 
 
-def blobs_of(depth, num_classes=7):
-    """Caffe2's blobs of XDC's network, renamed by VMZ's rule."""
-    tensors = tensors_of("r2plus1d", depth)
+def blobs_18(num_classes=7):
+    """Caffe2's blobs of XDC's network of depth 18, named by VMZ's rule."""
+    tensors = tensors_of("r2plus1d", 18)
     modules = {
         "stem.0": "conv1_middle",
         "stem.1": "conv1_middle_spatbn_relu",
         "stem.3": "conv1",
         "stem.4": "conv1_spatbn_relu",
     }
-    blocks = {10: "1.0 2.0 3.0 4.0", 18: "1.0 1.1 2.0 2.1 3.0 3.1 4.0 4.1"}[depth]
-    for count, block in enumerate(blocks.split()):
+    for count, block in enumerate("1.0 1.1 2.0 2.1 3.0 3.1 4.0 4.1".split()):
         for j in "12":
             before = f"layer{block}.conv{j}"
             modules |= {
@@ -164,15 +151,14 @@ def blobs_of(depth, num_classes=7):
     return blobs
 
 
-@pytest.mark.parametrize("depth", [10, 18])
-def test_caffe2_blobs_give_the_same_features(depth, tmp_path, out):
+def test_caffe2_blobs_give_the_same_features(tmp_path, out):
     path = tmp_path / "weights.pkl"
-    path.write_bytes(pickle.dumps({"blobs": blobs_of(depth)}, protocol=2))
+    path.write_bytes(pickle.dumps({"blobs": blobs_18()}, protocol=2))
     found = import_weights(str(path), out)
-    assert found.network == ("caffe2", "", "r2plus1d", depth, WIDTH)
+    assert found.network == ("caffe2", "", "r2plus1d", 18, WIDTH)
     assert found.num_classes == 7
     assert not found.account.unused and not found.account.counters
-    expected = features(drawn("r2plus1d", depth))
+    expected = features(drawn("r2plus1d", 18))
     np.testing.assert_allclose(features_of(out), expected, rtol=1e-5, atol=1e-6)
 
 

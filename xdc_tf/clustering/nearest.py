@@ -44,6 +44,8 @@ def nearest(features: tf.Tensor, clustering: Clustering) -> Nearest:
     squares = tf.reduce_sum(tf.square(rows), axis=1, keepdims=True)
     squares += tf.reduce_sum(tf.square(centroids), axis=1)
     squares -= 2.0 * tf.matmul(rows, centroids, transpose_b=True)
-    negative, index = tf.math.top_k(-squares, k=2)
-    distances = tf.sqrt(tf.maximum(-negative, 0.0))
+    index = tf.math.top_k(-squares, k=2).indices
+    # Measured anew by differences: sums of squares cancel where a row is close.
+    differences = rows[:, tf.newaxis] - tf.gather(centroids, index)
+    distances = tf.norm(differences, axis=2)
     return Nearest(index[:, 0], distances[:, 0], distances[:, 1] - distances[:, 0])

@@ -34,13 +34,21 @@ def load_encoder(path: str) -> keras.Model:
 
     Raises:
       FileNotFoundError: if there is none.
+      ValueError: if this Keras cannot open it.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(
             f"{path} does not exist: the run has not finished a round yet; go on with "
             "python -m xdc_tf.cli.pretrain."
         )
-    return keras.models.load_model(path, compile=False)
+    try:
+        return keras.models.load_model(path, compile=False)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be opened by Keras {keras.__version__} ({error}). A .keras "
+            "file opens with the generation of Keras, 2 or 3, that wrote it; use that "
+            "one, or an export's SavedModel, which opens with both."
+        ) from error
 
 
 def sha256(path: str) -> str:
