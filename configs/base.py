@@ -28,6 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.clip.crop_size = 112  # pixels
     c.clip.crop_share = 0.875  # crop side by the frame's short side: 112 of 128
     c.clip.audio_secs = 2.0
+    # Subtracted from red, green and blue in [0, 1], and what they are then divided by.
+    c.clip.video_mean = (0.43216, 0.394666, 0.37645)
+    c.clip.video_std = (0.22803, 0.22145, 0.216989)
 
     # The log-mel setting that the records must have been made with.
     c.log_mel = ml_collections.ConfigDict()

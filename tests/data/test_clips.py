@@ -263,5 +263,5 @@ def test_normalised_video_has_the_statistics_of_kinetics():
     std = np.array([0.22803, 0.22145, 0.216989], np.float32)
     frames = tf.constant(np.stack([mean, mean + std]))
     np.testing.assert_allclose(
-        clips.normalize_video(frames), [[0, 0, 0], [1, 1, 1]], atol=1e-6
+        clips.normalize_video(frames, CLIP), [[0, 0, 0], [1, 1, 1]], atol=1e-6
     )

@@ -173,7 +173,7 @@ def test_the_command_prints_the_description(tiny_run, path):
 def recipe(heading):
     """The code under a heading of docs/pytorch.md."""
     text = (ROOT / "docs" / "pytorch.md").read_text()
-    (part,) = re.findall(rf"^### {heading}$(.*?)(?=^##|\Z)", text, re.M | re.S)
+    (part,) = re.findall(rf"^## {heading}$(.*?)(?=^##|\Z)", text, re.M | re.S)
     (code,) = re.findall(r"```python\n(.*?)```", part, re.S)
     return code
 

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf import workdir as work
+from xdc_tf.data import clips
 from xdc_tf.evaluation import linear
 from xdc_tf.export import export_run
 from xdc_tf.models import encoder_files, video_resnet
@@ -94,6 +95,25 @@ def test_a_network_is_imported_from_inside_of_a_checkpoint(write, out):
     assert (found.network.prefix, found.account.beside) == (prefix, others)
     expected = features(drawn())
     np.testing.assert_allclose(features_of(out), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "prefix", "mean", "std"),
+    [
+        ("r2plus1d", "", 0.43216, 0.22803),
+        ("r2plus1d_torchvision", "", 0.43216, 0.22803),
+        ("r2plus1d_torchvision", "model.video_network.base.", 0.45, 0.225),
+        ("r2plus1d_avid", "model.module.video_model.", 0.485, 0.229),
+    ],
+)
+def test_colours_are_normalised_as_the_weights_were_trained(
+    architecture, prefix, mean, std, write, out
+):
+    import_weights(write(tensors_of(architecture, prefix=prefix)), out)
+    clip = trained_run.open_run(out).clip
+    frames = tf.fill([1, 1, 1, 1, 3], mean + 2 * std)
+    red = clips.normalize_video(frames, clip)[0, 0, 0, 0, 0]
+    assert float(red) == pytest.approx(2.0, rel=1e-5)
 
 
 def test_an_optimizers_state_is_beside_or_in_lists(write, out, monkeypatch):

@@ -5,6 +5,7 @@ together (PAPER: Inputs). Pure functions on tensors. Times are float64: an hour 
 recording, float32 would be off by up to a hundredth of a frame.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -31,6 +32,8 @@ class ClipSettings(NamedTuple):
       num_mels: filters per row.
       log_mel_mean: subtracted from the log-mel values.
       log_mel_std: what they are then divided by.
+      video_mean: subtracted from red, green and blue in [0, 1].
+      video_std: what they are then divided by.
     """
 
     num_frames: int
@@ -42,6 +45,8 @@ class ClipSettings(NamedTuple):
     num_mels: int
     log_mel_mean: float
     log_mel_std: float
+    video_mean: Sequence[float] = VIDEO_MEAN
+    video_std: Sequence[float] = VIDEO_STD
 
     @property
     def num_mel_frames(self) -> int:
@@ -212,6 +217,6 @@ def decode_crop(
     )
 
 
-def normalize_video(frames: tf.Tensor) -> tf.Tensor:
+def normalize_video(frames: tf.Tensor, settings: ClipSettings) -> tf.Tensor:
     """[..., 3] float32 in [0, 1] to zero mean and unit deviation per channel."""
-    return (frames - VIDEO_MEAN) / VIDEO_STD
+    return (frames - settings.video_mean) / settings.video_std

@@ -229,7 +229,7 @@ def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
             frames = augment.flip(frames, flip_seed)
         if augmentation.brightness or augmentation.contrast or augmentation.saturation:
             frames = augment.jitter_color(frames, color_seed, augmentation)
-        decoded["video"] = clips.normalize_video(frames)
+        decoded["video"] = clips.normalize_video(frames, clip)
     if "log_mel" in example:
         log_mel = example["log_mel"]
         if augmentation.gain_db:
@@ -257,7 +257,7 @@ def _decode_center(example, clip: ClipSettings):
             share=tf.constant(clip.crop_share),
             settings=clip,
         )
-        decoded["video"] = clips.normalize_video(frames)
+        decoded["video"] = clips.normalize_video(frames, clip)
     if "log_mel" in example:
         decoded["audio"] = _normalize_log_mel(example["log_mel"], clip)[..., None]
     return decoded

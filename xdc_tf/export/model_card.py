@@ -11,7 +11,6 @@ import keras
 from xdc_tf import compat
 from xdc_tf import workdir as work
 from xdc_tf.clustering import agreement
-from xdc_tf.data import clips
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.training import supervision
 from xdc_tf.training.trained_run import FinalClusters, TrainedRun
@@ -69,8 +68,8 @@ def _input_contract(run: TrainedRun, modality: str) -> dict[str, Any]:
         return {
             "call": "[B, T, H, W, 3] float32, RGB in [0, 1] minus mean, by std",
             "serving_default": "frames [B, T, H, W, 3] uint8 RGB, any size",
-            "mean": clips.VIDEO_MEAN,
-            "std": clips.VIDEO_STD,
+            "mean": list(run.clip.video_mean),
+            "std": list(run.clip.video_std),
             "frames_per_clip": run.clip.num_frames,
             "frames_per_sec": run.clip.fps,
             "crop_size": run.clip.crop_size,

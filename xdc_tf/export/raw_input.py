@@ -57,4 +57,4 @@ def prepare_frames(frames: tf.Tensor, clip: ClipSettings) -> tf.Tensor:
     images = tf.reshape(window, [-1, height, width, 3])
     size = clip.crop_size
     scaled = tf.reshape(clips.scale(images, size), [shape[0], shape[1], size, size, 3])
-    return clips.normalize_video(scaled)
+    return clips.normalize_video(scaled, clip)

@@ -7,7 +7,6 @@ from typing import Any
 
 from xdc_tf import files
 from xdc_tf import workdir as work
-from xdc_tf.data import clips
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.models import encoder_files
 from xdc_tf.models.two_stream import EncoderSettings
@@ -96,8 +95,8 @@ def _input(run: TrainedRun, stream: str) -> dict[str, Any]:
     if run.streams[stream] == VIDEO:
         return {
             "call": "[B, 3, T, H, W] float32, RGB in [0, 1] minus mean, by std",
-            "mean": clips.VIDEO_MEAN,
-            "std": clips.VIDEO_STD,
+            "mean": list(run.clip.video_mean),
+            "std": list(run.clip.video_std),
             "frames_per_clip": run.clip.num_frames,
             "frames_per_sec": run.clip.fps,
             "crop_size": run.clip.crop_size,

@@ -57,6 +57,11 @@ def clip(config: Mapping[str, Any], info: DatasetInfo | None) -> ClipSettings:
         "crop_size": (wanted.crop_size >= 1, "at least 1"),
         "crop_share": (0 < wanted.crop_share <= 1, "in (0, 1]"),
         "audio_secs": (wanted.num_mel_frames >= 1, "at least config.log_mel.hop_ms"),
+        "video_mean": (len(wanted.video_mean) == 3, "three numbers"),
+        "video_std": (
+            len(wanted.video_std) == 3 and min(wanted.video_std) > 0,
+            "three positive numbers",
+        ),
     }
     for key, (fits, range_name) in ranges.items():
         if not fits:

@@ -12,6 +12,7 @@ import numpy as np
 
 from xdc_tf import files
 from xdc_tf import workdir as work
+from xdc_tf.data import clips
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models import encoder_files, video_resnet
@@ -31,6 +32,10 @@ _CLIPS = {
     "mc3": (16, 15.0, 112),
     "r2plus1d_avid": (8, 16.0, 224),
 }
+# Means and deviations of colours that AVID-CMA's, and SeLaVi's and GDT's, published code
+# normalises by; all others' is that of XDC.
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_GREY = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
 
 class Account(NamedTuple):
@@ -257,12 +262,19 @@ def _told(account: Account) -> str:
 def _config(network: Network, clip: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a configuration that users of a trained encoder read."""
     num_frames, fps, crop_size = _CLIPS[network.architecture]
+    mean, std = clips.VIDEO_MEAN, clips.VIDEO_STD
+    if network.layout == "avid":
+        mean, std = _IMAGENET
+    elif "video_network.base." in network.prefix:  # SeLaVi, GDT
+        mean, std = _GREY
     usual = {
         "num_frames": num_frames,
         "fps": fps,
         "crop_size": crop_size,
         "crop_share": 0.875,
         "audio_secs": 2.0,
+        "video_mean": mean,
+        "video_std": std,
     }
     return {
         "method": supervision.IMPORTED,
