@@ -32,8 +32,8 @@ _CLIPS = {
     "mc3": (16, 15.0, 112),
     "r2plus1d_avid": (8, 16.0, 224),
 }
-# Means and deviations of colours that AVID-CMA's, and SeLaVi's and GDT's, published code
-# normalises by; all others' is that of XDC.
+# Colours' means and deviations in the published code of AVID-CMA and of SeLaVi, GDT;
+# all others have XDC's.
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _GREY = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
