@@ -3,7 +3,6 @@
 import shutil
 
 import av
-import keras
 import pytest
 
 from xdc_tf.models import video_resnet
@@ -40,7 +39,6 @@ def odd_videos(tiny_records, tmp_path_factory):
 def imported_run(tmp_path_factory):
     """Work directory of random weights of a narrow R(2+1)D-10; half-second clips."""
     folder = tmp_path_factory.mktemp("imported")
-    keras.utils.set_random_seed(0)
     encoder = video_resnet.build("r2plus1d", depth=10, width=0.0625)
     torch_files.write(str(folder / "weights.pth"), layouts.state_dict(encoder))
     import_weights(

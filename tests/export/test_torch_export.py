@@ -64,8 +64,8 @@ def test_the_description_says_how_to_build_and_feed_the_network(tiny_run, path):
         "classes": "audio",
         "input": {
             "call": "[B, 3, T, H, W] float32, RGB in [0, 1] minus mean, by std",
-            "mean": (0.43216, 0.394666, 0.37645),
-            "std": (0.22803, 0.22145, 0.216989),
+            "mean": [0.43216, 0.394666, 0.37645],
+            "std": [0.22803, 0.22145, 0.216989],
             "frames_per_clip": 4,
             "frames_per_sec": 8.0,
             "crop_size": 16,

@@ -261,3 +261,10 @@ def test_a_missing_encoder_is_named(tmp_path):
     path = str(tmp_path / "video_encoder.keras")
     with pytest.raises(FileNotFoundError, match=f"{path} does not exist"):
         encoder_files.load_encoder(path)
+
+
+def test_a_file_that_keras_cannot_open_is_an_error_that_says_what_can(tmp_path):
+    path = tmp_path / "video_encoder.keras"
+    path.write_bytes(b"not a zip archive")
+    with pytest.raises(ValueError, match=rf"{path} cannot be opened by Keras .*Saved"):
+        encoder_files.load_encoder(str(path))

@@ -22,6 +22,9 @@ _PROTOCOL = flags.DEFINE_enum(
 _NUM_CLIPS = flags.DEFINE_integer(
     "num_clips", 3, "Clips per video whose features are averaged.", lower_bound=1
 )
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Clips per batch; default: as in the run.", lower_bound=1
+)
 _JSON = flags.DEFINE_string("json", None, "File to write the results to as JSON.")
 
 
@@ -38,6 +41,7 @@ def main(argv):
         train_dir=_RECORDS.value,
         test_dir=_TEST_RECORDS.value,
         num_clips=_NUM_CLIPS.value,
+        batch_size=_BATCH_SIZE.value,
     )
     method = workdir.read_config(_WORKDIR.value)["method"]
     print(linear.table(results, method=method))

@@ -54,7 +54,7 @@ def evaluate(
     train_dir: str,
     test_dir: str,
     num_clips: int = 3,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> list[LinearResult]:
     """Evaluates all encoders of a run, one result per stream.
 
@@ -66,7 +66,7 @@ def evaluate(
       train_dir: labelled records that the classifier is fitted to.
       test_dir: labelled records that it is scored on.
       num_clips: clips per video.
-      batch_size: clips per batch.
+      batch_size: clips per batch; None for that of the run.
 
     Raises:
       FileNotFoundError: without a run, its encoders, or records.
@@ -100,7 +100,7 @@ def evaluate(
         batches = pipeline.evaluation_batches(
             dataset_info.shard_paths(records.directory, records.info),
             clip=run.clip,
-            batch_size=batch_size,
+            batch_size=batch_size or run.batch_size,
             num_clips=num_clips,
             keep=wanted,
             modalities=run.modalities,

@@ -25,7 +25,6 @@ from xdc_tf.training.trained_run import TrainedRun
 
 MAX_CLIPS = 10_000  # of a row, evenly spread
 MAX_WINDOWS = 1_000_000  # of a row, by a stride
-_DEFAULT_BATCH_SIZE = 16
 # Of records that are there already, a part costs no disk.
 _RECORD_ROWS_PER_PART = 4096
 
@@ -267,11 +266,10 @@ def _batches(
     run: TrainedRun,
     sampling: Sampling,
 ) -> tf.data.Dataset:
-    usual_size = run.config.get("features", {}).get("batch_size", _DEFAULT_BATCH_SIZE)
     batches = pipeline.evaluation_batches(
         paths,
         clip=run.clip,
-        batch_size=sampling.batch_size or usual_size,
+        batch_size=sampling.batch_size or run.batch_size,
         num_clips=sampling.num_clips,
         stride_secs=sampling.stride_secs,
         modalities=run.modalities,

@@ -18,6 +18,9 @@ from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.training import settings, supervision
 
+# Of released networks' clips, 32 frames of 224 pixels, so many take a few GB.
+_IMPORTED_BATCH_SIZE = 16
+
 
 class TrainedRun(NamedTuple):
     """A run, or imported weights, in a work directory.
@@ -44,6 +47,11 @@ class TrainedRun(NamedTuple):
     def modalities(self) -> tuple[str, ...]:
         """What the encoders see, each once."""
         return tuple(dict.fromkeys(self.streams.values()))
+
+    @property
+    def batch_size(self) -> int:
+        """Clips per batch when features are extracted; as in the run, if it was one."""
+        return self.config.get("features", {}).get("batch_size", _IMPORTED_BATCH_SIZE)
 
 
 class FinalClusters(NamedTuple):
