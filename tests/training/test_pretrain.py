@@ -60,6 +60,13 @@ def test_a_method_runs_and_writes_its_encoders_and_labels(
     assert final_step(tmp_path) == STEPS_PER_ROUND
 
 
+def test_imported_is_no_method_to_train_by(tiny_config, tiny_records, tmp_path):
+    told = "imported trains nothing; choose one of sdc, .*supervised\\."
+    with pytest.raises(ValueError, match=told):
+        run_pretrain(tiny_config | {"method": "imported"}, tiny_records, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_devices_run_all_rounds(tiny_config, tiny_records, tmp_path, two_devices):
     run_pretrain(tiny_config, tiny_records, tmp_path, two_devices)
     assert final_step(tmp_path) == 2 * STEPS_PER_ROUND

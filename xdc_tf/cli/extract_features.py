@@ -7,23 +7,15 @@ takes evenly spread clips of each video, or dense windows by --stride_secs. The 
 directory may be of imported weights too.
 """
 
-import os
-
 from absl import flags
 
 from xdc_tf import program
+from xdc_tf.cli import new_video_flags
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
     "Directory of the run, or of imported weights, whose encoders are used.",
-    required=True,
-)
-_VIDEOS = flags.DEFINE_string(
-    "videos",
-    None,
-    "Folder of video files, searched to its depths; manifest, CSV with the columns "
-    "path[,start_secs,end_secs,label]; or directory of records.",
     required=True,
 )
 _OUT = flags.DEFINE_string("out", None, "Directory to make.", required=True)
@@ -50,29 +42,7 @@ _STREAMS = flags.DEFINE_list(
     [],
     "Encoders to use, such as video, which needs no sound; default: all of the run.",
 )
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size",
-    None,
-    "Clips per batch; default: the run's features.batch_size, 16 for imported weights.",
-    lower_bound=1,
-)
-_NUM_WORKERS = flags.DEFINE_integer(
-    "num_workers", None, "Processes that decode; default: one per CPU.", lower_bound=1
-)
-_ROWS_PER_PART = flags.DEFINE_integer(
-    "rows_per_part",
-    256,
-    "Video files that are converted, to a directory beside --out, before they are used "
-    "and deleted.",
-    lower_bound=1,
-)
-_MIN_SECS = flags.DEFINE_float("min_secs", 0.1, "Quarantine what is shorter.")
-_MAX_SECS = flags.DEFINE_float(
-    "max_secs", 600.0, "Quarantine what is longer; bounds the memory of a worker."
-)
-_TIMEOUT_SECS = flags.DEFINE_float(
-    "timeout_secs", 600.0, "Quarantine what takes longer to decode."
-)
+flags.adopt_module_key_flags(new_video_flags)
 
 
 def main(argv):
@@ -82,28 +52,21 @@ def main(argv):
             f"--num_clips={_NUM_CLIPS.value} and --stride_secs={_STRIDE_SECS.value} "
             "exclude each other; give one of them."
         )
-    # The processes are the parallelism; one thread each also for matrix products.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    conversion = new_video_flags.conversion()
     from xdc_tf.evaluation import extraction, new_videos
-    from xdc_tf.evaluation.parts import Conversion, Sampling
+    from xdc_tf.evaluation.parts import Sampling
 
     done = extraction.extract_features(
         _WORKDIR.value,
-        _VIDEOS.value,
+        new_video_flags.VIDEOS.value,
         _OUT.value,
         format_name=_FORMAT.value,
         sampling=Sampling(
             num_clips=_NUM_CLIPS.value or 10,
             stride_secs=_STRIDE_SECS.value,
-            batch_size=_BATCH_SIZE.value,
+            batch_size=new_video_flags.BATCH_SIZE.value,
         ),
-        conversion=Conversion(
-            num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,
-            rows_per_part=_ROWS_PER_PART.value,
-            min_secs=_MIN_SECS.value,
-            max_secs=_MAX_SECS.value,
-            timeout_secs=_TIMEOUT_SECS.value,
-        ),
+        conversion=conversion,
         average=_AVERAGE.value,
         streams=_STREAMS.value,
     )

@@ -67,9 +67,10 @@ def prepare(
     """
     method = supervision.method(config["method"])
     if not method.supervision:
+        trained = [name for name, row in supervision.METHODS.items() if row.supervision]
         raise ValueError(
-            f"config.method={config['method']} trains nothing; choose another one of "
-            f"{', '.join(supervision.METHODS)}."
+            f"config.method={config['method']} trains nothing; choose one of "
+            f"{', '.join(trained)}."
         )
     starts = _encoders_to_start_from(config, method)
     records = _read_records(config, records_dir, supervision.modalities(method))

@@ -1,7 +1,7 @@
 """What an encoder's weights are called, and how they are laid out, in other projects.
 
 A layout names the place of every Keras variable in a weight file. Facts from the
-projects' published code; WORKSPACE.md lists which were checked on real files.
+projects' published code; docs/weights.md lists what they were checked on.
 """
 
 import re

@@ -1,0 +1,51 @@
+"""Flags of the commands that take new videos: which, and how they are converted."""
+
+import os
+
+from absl import flags
+
+VIDEOS = flags.DEFINE_string(
+    "videos",
+    None,
+    "Folder of video files, searched to its depths; manifest, CSV with the columns "
+    "path[,start_secs,end_secs,label]; or directory of records.",
+    required=True,
+)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size",
+    None,
+    "Clips per batch; default: the run's features.batch_size, 16 for imported weights.",
+    lower_bound=1,
+)
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", None, "Processes that decode; default: one per CPU.", lower_bound=1
+)
+_ROWS_PER_PART = flags.DEFINE_integer(
+    "rows_per_part",
+    256,
+    "Video files that are converted, to a directory beside --out, before they are used "
+    "and deleted.",
+    lower_bound=1,
+)
+_MIN_SECS = flags.DEFINE_float("min_secs", 0.1, "Quarantine what is shorter.")
+_MAX_SECS = flags.DEFINE_float(
+    "max_secs", 600.0, "Quarantine what is longer; bounds the memory of a worker."
+)
+_TIMEOUT_SECS = flags.DEFINE_float(
+    "timeout_secs", 600.0, "Quarantine what takes longer to decode."
+)
+
+
+def conversion():
+    """The flags' `xdc_tf.evaluation.parts.Conversion`; imports TensorFlow."""
+    # The processes are the parallelism; one thread each also for matrix products.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from xdc_tf.evaluation.parts import Conversion
+
+    return Conversion(
+        num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,
+        rows_per_part=_ROWS_PER_PART.value,
+        min_secs=_MIN_SECS.value,
+        max_secs=_MAX_SECS.value,
+        timeout_secs=_TIMEOUT_SECS.value,
+    )
