@@ -208,6 +208,24 @@ def test_another_log_mel_setting_is_an_error(tiny_records, evaluate, tmp_path):
         evaluate(test=tmp_path / "test")
 
 
+def test_a_video_encoder_takes_records_of_any_log_mel_setting(
+    tiny_records, imported_run, tmp_path
+):
+    shutil.copytree(tiny_records / "test", tmp_path / "test")
+    path = tmp_path / "test" / "dataset_info.json"
+    values = json.loads(path.read_text())
+    values["log_mel"]["num_filters"] = 64
+    path.write_text(json.dumps(values))
+    (video,) = linear.evaluate(
+        str(imported_run),
+        train_dir=str(tiny_records / "train"),
+        test_dir=str(tmp_path / "test"),
+        num_clips=1,
+    )
+    assert (video.stream, video.num_test) == ("video", 12)
+    assert video.initial_accuracy is None and 0 <= video.accuracy <= 1
+
+
 def test_a_directory_without_a_run_is_an_error(tiny_records, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         linear.evaluate(

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from xdc_tf import compat
 from xdc_tf.clustering.features import make_extract
 from xdc_tf.data import dataset_info, pipeline
-from xdc_tf.data.dataset_info import DatasetInfo, Examples
+from xdc_tf.data.dataset_info import AUDIO, DatasetInfo, Examples
 from xdc_tf.training import settings, trained_run
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -153,7 +153,8 @@ def _read_labelled(records_dir: str, run: TrainedRun) -> _LabelledRecords:
     compat.enable_remote_paths(records_dir)
     info = dataset_info.read_dataset_info(records_dir)
     dataset_info.check_modalities(info, run.modalities, records_dir)
-    settings.check_log_mel(run.config, info, records_dir)
+    if AUDIO in run.modalities:
+        settings.check_log_mel(run.config, info, records_dir)
     examples = dataset_info.read_examples(records_dir)
     labelled = examples.labels >= 0
     if len(set(examples.labels[labelled])) < 2:
