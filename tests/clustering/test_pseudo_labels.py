@@ -3,6 +3,7 @@ import pytest
 
 from xdc_tf.clustering import pseudo_labels
 from xdc_tf.clustering.features import Features
+from xdc_tf.clustering.nearest import nearest as find_nearest
 from xdc_tf.clustering.pseudo_labels import KMeansSettings
 
 NUM_ROWS = 60
@@ -175,3 +176,69 @@ def test_two_devices_give_the_labels_of_one(
 ):
     of_two = cluster(features, {"video": ("video",)}, fitted_rows, strategy=two_devices)
     np.testing.assert_array_equal(clusterings["video"].labels, of_two["video"].labels)
+
+
+def test_every_source_has_as_many_clusterings_as_heads(
+    features, fitted_rows, clusterings
+):
+    heads = cluster(
+        features,
+        {"video": ("video",), "audio": ("audio",)},
+        fitted_rows,
+        settings=SETTINGS._replace(num_heads=2),
+    )
+    assert list(heads) == ["video", "video-1", "audio", "audio-1"]
+    np.testing.assert_array_equal(heads["audio"].labels, clusterings["audio"].labels)
+    assert not np.array_equal(heads["audio"].labels, heads["audio-1"].labels)
+
+
+def in_files(features, directory):
+    """The same features as the read-only maps of a feature store."""
+    streams = {}
+    for name, rows in features.streams.items():
+        np.save(directory / f"{name}.npy", rows)
+        streams[name] = np.load(directory / f"{name}.npy", mmap_mode="r")
+    return features._replace(streams=streams)
+
+
+@pytest.mark.parametrize("memory_gib", [0.0, 1.0])
+def test_features_in_files_are_clustered_as_in_memory(
+    features, fitted_rows, clusterings, tmp_path, memory_gib
+):
+    of_files = cluster(
+        in_files(features, tmp_path),
+        {"video": ("video",)},
+        fitted_rows,
+        settings=SETTINGS._replace(memory_gib=memory_gib),
+    )
+    np.testing.assert_array_equal(of_files["video"].labels, clusterings["video"].labels)
+
+
+def test_joint_features_beyond_the_memory_are_joined_in_a_file(
+    features, fitted_rows, tmp_path
+):
+    sources = {"joint": ("video", "audio")}
+    in_memory = cluster(features, sources, fitted_rows)["joint"]
+    of_files = cluster(
+        in_files(features, tmp_path),
+        sources,
+        fitted_rows,
+        settings=SETTINGS._replace(memory_gib=0.0),
+    )["joint"]
+    np.testing.assert_array_equal(of_files.labels, in_memory.labels)
+    assert np.load(tmp_path / "joined.npy").shape == (NUM_ROWS, 10)
+
+
+def test_a_balanced_clustering_keeps_what_labels_further_rows(features, fitted_rows):
+    settings = SETTINGS._replace(balanced=True)
+    clustering = cluster(
+        features, {"video": ("video",)}, fitted_rows, settings=settings
+    )["video"]
+    rows = unit(features.streams["video"][features.present])
+    distances = ((rows[:, None] - clustering.centroids) ** 2).sum(-1)
+    np.testing.assert_array_equal(
+        clustering.labels[features.present],
+        np.argmin(distances - clustering.offsets, axis=1),
+    )
+    found = find_nearest(features.streams["video"][features.present], clustering)
+    np.testing.assert_array_equal(found.cluster, clustering.labels[features.present])

@@ -85,3 +85,34 @@ def test_heads_of_a_method_have_different_names():
 def test_an_unknown_method_is_named_with_those_there_are():
     with pytest.raises(ValueError, match="config.method='xcd' is unknown.*sdc, .*xdc"):
         supervision.method("xcd")
+
+
+def test_several_heads_of_a_source_have_labels_of_their_own():
+    row = supervision.with_heads(supervision.method("mdc"), 2)
+    assert row.supervision["video"] == ("video", "video-1", "audio", "audio-1")
+    assert supervision.clustered_sources(row) == {
+        "video": ("video",),
+        "audio": ("audio",),
+    }
+    assert supervision.clustered_streams(row, "audio-1") == ("audio",)
+
+
+def test_several_heads_of_a_joint_source_cluster_all_streams():
+    row = supervision.with_heads(supervision.method("cdc"), 3)
+    assert supervision.clustered_sources(row) == {"joint": ("video", "audio")}
+    assert supervision.clustered_streams(row, "joint-2") == ("video", "audio")
+
+
+def test_true_labels_have_one_head():
+    row = supervision.method("supervised")
+    assert supervision.with_heads(row, 4) == row
+    assert supervision.clustered_sources(row) == {}
+
+
+def test_the_heads_of_a_source_weigh_as_one():
+    row = supervision.with_heads(supervision.method("mdc"), 2)
+    weights = supervision.head_weights(row)
+    assert set(weights.values()) == {0.5}
+    assert len(weights) == 8
+    plain = supervision.head_weights(supervision.method("mdc"))
+    assert set(plain.values()) == {1.0}

@@ -1,22 +1,37 @@
-"""k-means on the device that holds the features.
+"""k-means on the devices that hold the features, or that read them from files.
 
 `fit` clusters the rows of a matrix and `assign` labels other rows by the same
 preprocessing and centroids. One `tf.function` (in `lloyd`) holds a whole fit:
 initialisation, iterations, final assignment; the host waits once, at its end. Under a
 distribution strategy every replica keeps its own rows, and only sums, counts and
-candidates for empty clusters travel.
+candidates for empty clusters travel. Rows of memory-mapped arrays stay in their files:
+every pass reads them by blocks, ahead of the work on them.
 
-Distances are taken about the mean of the rows. Features after a ReLU point in much the
-same direction, and products of such vectors lose to rounding what tells them apart.
+Distances are taken about a point near the mean of the rows. Features after a ReLU point
+in much the same direction, and products of such vectors lose to rounding what tells
+them apart.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import lloyd, sharding
+from xdc_tf.clustering import lloyd, rows, sources, survey
 from xdc_tf.clustering.preprocessing import preprocess
+from xdc_tf.clustering.rows import Preparation, Products, Rows
+from xdc_tf.clustering.sources import Features, Source
+
+PRECISIONS = ("float32", "mixed")
+NO_LABEL = -1
+
+# More clusters get smaller blocks, so that a block's scores stay within 32 MB.
+_MOST_BLOCK_ROWS, _FEWEST_BLOCK_ROWS = 8192, 512
+_BLOCK_SCORES = 1 << 23
+# k-means++ chooses from a sample of the rows; more of them cost time for hardly less
+# inertia.
+_MIN_SAMPLE_ROWS = 4096
+_SAMPLE_ROWS_PER_CLUSTER = 16
 
 
 class KMeansResult(NamedTuple):
@@ -24,15 +39,18 @@ class KMeansResult(NamedTuple):
 
     Attributes:
       centroids: [k, d] float32, in the space of the preprocessed features.
-      labels: [N] int32, the nearest centroid of each row.
-      inertia: sum of squared distances of the rows to their centroids.
-      sizes: [k] int64, rows per cluster.
+      labels: [N] int32, the nearest centroid of each row, fitted or not; -1 for a row
+        that is not present.
+      inertia: sum of squared distances of the fitted rows to their centroids.
+      sizes: [k] int64, fitted rows per cluster.
       inertia_history: [iterations run] float64, the objective at the start of each
         iteration; it is shorter than `num_iterations` if a fixed point was reached.
       num_reseeded: empty clusters that were placed on far points, in all iterations.
       normalize: whether rows are scaled to length one (after the projection).
       pca_mean: [D] float32, or None without PCA-whitening.
       pca_projection: [D, d] float32, or None without PCA-whitening.
+      offsets: [k] float32, subtracted from squared distances before the nearest is
+        chosen; None unless balanced.
     """
 
     centroids: np.ndarray
@@ -44,6 +62,7 @@ class KMeansResult(NamedTuple):
     normalize: bool
     pca_mean: np.ndarray | None
     pca_projection: np.ndarray | None
+    offsets: np.ndarray | None = None
 
 
 class Fitted(Protocol):
@@ -57,113 +76,178 @@ class Fitted(Protocol):
     def pca_mean(self) -> np.ndarray | None: ...
     @property
     def pca_projection(self) -> np.ndarray | None: ...
+    @property
+    def offsets(self) -> np.ndarray | None: ...
 
 
 def fit(
-    features: np.ndarray | tf.Tensor,
+    features: Features, *, num_clusters: int, seed: int, **options: Any
+) -> KMeansResult:
+    """Clusters the rows of `features`: `fit_heads` with one head and its arguments."""
+    return fit_heads(
+        features, num_heads=1, num_clusters=num_clusters, seed=seed, **options
+    )[0]
+
+
+def fit_heads(
+    features: Features,
     *,
+    num_heads: int,
     num_clusters: int,
     seed: int,
     num_iterations: int = 20,
     num_restarts: int = 1,
     precision: str = "float32",
     normalize: bool = True,
+    spherical: bool = False,
+    balanced: bool = False,
+    tolerance: float = 0.0,
     pca_components: int | None = None,
+    fitted_rows: np.ndarray | None = None,
+    present_rows: np.ndarray | None = None,
     initial_centroids: np.ndarray | tf.Tensor | None = None,
     strategy: tf.distribute.Strategy | None = None,
-) -> KMeansResult:
-    """Clusters the rows of `features` by Lloyd's iterations from greedy k-means++.
+) -> list[KMeansResult]:
+    """Clusters the rows of `features` several times, independently, in one loop.
 
-    The objective does not increase from one iteration to the next: a cluster left empty
-    is placed on a point far from its centroid, and the point leaves its old cluster.
-    On a CPU the same arguments give the same result; on a GPU the sums are
-    reproducible bit by bit after `tf.config.experimental.enable_op_determinism()`.
+    Lloyd's iterations from greedy k-means++. The objective does not increase from one
+    iteration to the next, unless balanced: a cluster left empty is placed on a point
+    far from its centroid, and the point leaves its old cluster.
+
+    On a CPU the same arguments give the same result. On a GPU sums depend on the order
+    of additions, unless `tf.config.experimental.enable_op_determinism()` was called.
+    Another number of devices, or rows in files instead of memory, gives the same result
+    up to rounding.
 
     Args:
-      features: [N, D] numbers, taken as float32.
-      num_clusters: k, at most N.
-      seed: of the initialisation; restarts derive theirs from it.
+      features: [N, D] numbers, taken as float32, in memory or on a device. Rows of a
+        float32 or float16 `np.memmap`, or of several one after the other, stay in their
+        files. Under a strategy of several processes, the rows of this process.
+      num_heads: clusterings wanted; each starts from other centroids.
+      num_clusters: k, at most the number of distinct fitted rows.
+      seed: of the initialisation; heads and restarts derive theirs from it.
       num_iterations: at most so many iterations; a fixed point ends them earlier.
-      num_restarts: fits from so many initialisations, the lowest inertia is kept.
-      precision: "float32", or "mixed" for bfloat16 products in the iterations (sums and
-        the final assignment are float32).
+      num_restarts: fits from so many initialisations for each head, the lowest inertia
+        is kept.
+      precision: "float32", or "mixed" for products of half the width in the
+        iterations: bfloat16, or float16 on a GPU without it (sums and the final
+        assignment are float32).
       normalize: scale rows to length one, after PCA-whitening if there is any.
+      spherical: scale centroids to length one too, which needs `normalize`; the
+        nearest centroid is then the one of the largest cosine.
+      balanced: clusters of about N / k rows. Squared distances are compared after
+        offsets were subtracted, one per cluster, which Sinkhorn's iteration finds.
+      tolerance: a fit is done when an iteration lowers its objective by no more than
+        this part; 0 for a fixed point.
       pca_components: whiten to so many principal components first.
+      fitted_rows: [N] bool, the rows that centroids are fitted to; others that are
+        present are labelled only. None for all.
+      present_rows: [N] bool, False for rows that hold no example. None for all.
       initial_centroids: [k, d] in the space of the preprocessed features, instead of
         k-means++.
-      strategy: a single-process strategy (MirroredStrategy) whose replicas share the
-        rows; None for the one device that holds the features.
+      strategy: whose replicas share the rows: MirroredStrategy, or
+        MultiWorkerMirroredStrategy, where every process calls this with its own rows;
+        None for the one device that holds the features.
 
     Returns:
-      A KMeansResult, labels in the order of the rows.
+      num_heads KMeansResults, labels in the order of the rows.
 
     Raises:
       ValueError: features that are not a finite matrix, all-zero rows with `normalize`,
-        or a setting that does not fit them.
+        fewer distinct rows than clusters, or a setting that does not fit them.
     """
-    features = _checked_features(features)
-    num_rows = int(features.shape[0])
+    source = sources.open_source(features)
+    present = _checked_mask("present_rows", present_rows, source.num_rows)
+    fitted = _checked_mask("fitted_rows", fitted_rows, source.num_rows) & present
+    if strategy is not None and strategy.num_replicas_in_sync == 1:
+        strategy = None
+    num_fitted = int(rows.sum_over_processes(strategy, np.sum(fitted)))
+    num_fits = num_heads * num_restarts
     _check_settings(
-        num_rows=num_rows,
+        num_fitted=num_fitted,
+        num_heads=num_heads,
         num_clusters=num_clusters,
         num_iterations=num_iterations,
         num_restarts=num_restarts,
         precision=precision,
+        normalize=normalize,
+        spherical=spherical,
+        tolerance=tolerance,
     )
-    if strategy is not None and strategy.num_replicas_in_sync == 1:
-        strategy = None
-    with tf.device(features.device):
-        pca_mean, pca_projection = _fit_whitening(features, pca_components)
-        rows = _preprocessed(
-            features,
-            normalize=normalize,
-            pca_mean=pca_mean,
-            pca_projection=pca_projection,
+    settings = lloyd.Settings(
+        num_fits=num_fits,
+        num_clusters=num_clusters,
+        num_iterations=num_iterations,
+        tolerance=tolerance,
+        spherical=spherical,
+        balanced=balanced,
+        block_rows=block_rows(num_fits * num_clusters),
+    )
+    with tf.device(source.device):
+        shards = sources.shard(
+            source,
+            block_rows=settings.block_rows,
+            fitted=fitted,
+            present=present,
+            strategy=strategy,
         )
-        origin = tf.reduce_mean(rows, axis=0)
-        rows -= origin
+        _check_rows(
+            shards,
+            source,
+            fitted,
+            num_clusters=num_clusters,
+            normalize=normalize and pca_components is None,
+            block_rows=settings.block_rows,
+            strategy=strategy,
+        )
+        sample = sources.sample(
+            source,
+            fitted,
+            size=sample_rows(num_fitted, num_clusters),
+            seed=seed,
+            strategy=strategy,
+        )
+        preparation, sample = _fit_preparation(
+            shards,
+            sample,
+            normalize=normalize,
+            pca_components=pca_components,
+            block_rows=settings.block_rows,
+            strategy=strategy,
+        )
         initial = None
         if initial_centroids is not None:
             initial = _checked_initial_centroids(
                 initial_centroids,
-                shape=(num_clusters, rows.shape[1]),
-                num_restarts=num_restarts,
+                shape=(num_clusters, sample.shape[1]),
+                num_fits=num_fits,
             )
-            initial -= origin
-        shards = sharding.shard(rows, strategy)
-        outcomes = (
-            lloyd.fit_rows(
-                shards,
-                tf.constant([seed, restart], tf.int64),
-                initial,
-                num_rows=num_rows,
-                num_clusters=num_clusters,
-                num_iterations=num_iterations,
-                precision=precision,
-                strategy=strategy,
-            )
-            for restart in range(num_restarts)
+            initial = (initial - preparation.origin)[tf.newaxis]
+        products = _products(precision, sample)
+        shards = survey.prepare_rows(
+            shards, preparation, products, settings.block_rows, strategy
         )
-        best = min(outcomes, key=lambda outcome: float(outcome.inertia))
-        labels = (best.labels,)
-        if strategy is not None:
-            labels = strategy.experimental_local_results(best.labels)
-        return KMeansResult(
-            centroids=(best.centroids + origin).numpy(),
-            labels=np.concatenate([part.numpy() for part in labels])[:num_rows],
-            inertia=float(best.inertia),
-            sizes=best.sizes.numpy(),
-            inertia_history=best.history.numpy()[: int(best.iterations)],
-            num_reseeded=int(best.num_reseeded),
-            normalize=normalize,
-            pca_mean=pca_mean,
-            pca_projection=pca_projection,
+        outcome = lloyd.fit_rows(
+            shards,
+            tf.constant([[seed, number] for number in range(num_fits)], tf.int64),
+            sample,
+            initial,
+            preparation.origin,
+            tf.constant(num_fitted, tf.float64),
+            products,
+            settings=settings,
+            strategy=strategy,
         )
+        labels = rows.local_rows(strategy, outcome.labels, source.num_rows)
+    inertia = outcome.inertia.numpy().reshape(num_heads, num_restarts)
+    best = np.arange(num_heads) * num_restarts + inertia.argmin(axis=1)
+    return [
+        _result(outcome, labels, present, settings, preparation, fit=fit)
+        for fit in best
+    ]
 
 
-def assign(
-    features: np.ndarray | tf.Tensor, fitted: Fitted
-) -> tuple[np.ndarray, np.ndarray]:
+def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
     """Labels rows, seen in the fit or not, with their nearest centroids.
 
     Args:
@@ -177,78 +261,192 @@ def assign(
       ValueError: features that are not a finite matrix as wide as those of the fit, or
         all-zero rows where the fit normalised.
     """
-    features = _checked_features(features)
+    source = sources.open_source(features)
     centroids = tf.constant(fitted.centroids, tf.float32)
     width = (
         centroids.shape[1]
         if fitted.pca_projection is None
         else np.shape(fitted.pca_projection)[0]
     )
-    if features.shape[1] != width:
+    if source.width != width:
         raise ValueError(
-            f"features have {features.shape[1]} columns but the clustering was fitted "
+            f"features have {source.width} columns but the clustering was fitted "
             f"on {width}; extract them with the encoder of the same round."
         )
-    with tf.device(features.device):
-        rows = _preprocessed(
-            features,
-            normalize=fitted.normalize,
-            pca_mean=fitted.pca_mean,
-            pca_projection=fitted.pca_projection,
+    with tf.device(source.device):
+        everything = np.ones(source.num_rows, bool)
+        _check_rows(
+            sources.shard(
+                source,
+                block_rows=_MOST_BLOCK_ROWS,
+                fitted=everything,
+                present=everything,
+                strategy=None,
+            ),
+            source,
+            everything,
+            num_clusters=0,
+            normalize=fitted.normalize and fitted.pca_projection is None,
+            block_rows=_MOST_BLOCK_ROWS,
+            strategy=None,
         )
+        # Around the middle of the centroids, where products lose the fewest digits.
         origin = tf.reduce_mean(centroids, axis=0)
-        labels, distances = lloyd.nearest(rows - origin, centroids - origin)
-        return labels.numpy(), distances.numpy()
+        preparation = Preparation(
+            fitted.normalize, fitted.pca_mean, fitted.pca_projection, origin
+        )
+        offsets = fitted.offsets
+        if offsets is None:
+            offsets = np.zeros(len(fitted.centroids), np.float32)
+        parts = [
+            lloyd.nearest(
+                rows.prepare(tf.constant(block), preparation),
+                centroids - origin,
+                tf.constant(offsets),
+            )
+            for block in sources.blocks(source, block_rows(len(fitted.centroids)))
+        ]
+    labels, distances = zip(*parts, strict=True)
+    return np.concatenate(labels), np.concatenate(distances)
 
 
-def _checked_features(features: np.ndarray | tf.Tensor) -> tf.Tensor:
-    features = tf.cast(tf.convert_to_tensor(features), tf.float32)
-    if features.shape.rank != 2 or 0 in features.shape:
+def _checked_mask(name: str, mask: np.ndarray | None, num_rows: int) -> np.ndarray:
+    if mask is None:
+        return np.ones(num_rows, bool)
+    mask = np.asarray(mask)
+    if mask.shape != (num_rows,) or mask.dtype != bool:
         raise ValueError(
-            f"features must be a filled [examples, dimensions] matrix, received shape "
-            f"{tuple(features.shape)}."
+            f"{name} has shape {mask.shape} and type {mask.dtype} for {num_rows} rows "
+            "of features; give one truth value per row."
         )
-    finite = tf.reduce_all(tf.math.is_finite(features), axis=1).numpy()
-    if not finite.all():
-        raise ValueError(
-            f"features have {np.sum(~finite)} rows with NaN or infinity in float32, "
-            f"the first are {_first_rows(~finite)}; look for a diverged encoder or "
-            f"unfilled rows."
-        )
-    return features
+    return mask
 
 
 def _check_settings(
     *,
-    num_rows: int,
+    num_fitted: int,
+    num_heads: int,
     num_clusters: int,
     num_iterations: int,
     num_restarts: int,
     precision: str,
+    normalize: bool,
+    spherical: bool,
+    tolerance: float,
 ) -> None:
     for name, value in (
         ("num_clusters", num_clusters),
         ("num_iterations", num_iterations),
         ("num_restarts", num_restarts),
+        ("num_heads", num_heads),
     ):
         if value < 1:
             raise ValueError(
                 f"{name}={value} must be at least 1; raise config.kmeans.{name}."
             )
-    if num_clusters > num_rows:
+    if num_clusters > num_fitted:
         raise ValueError(
-            f"num_clusters={num_clusters} exceeds the {num_rows} examples with "
+            f"num_clusters={num_clusters} exceeds the {num_fitted} examples with "
             f"features; lower config.kmeans.num_clusters."
         )
-    if precision not in lloyd.PRODUCT_DTYPES:
+    if precision not in PRECISIONS:
         raise ValueError(
             f"precision={precision!r} is unknown; set config.kmeans.precision to one "
-            f"of {', '.join(lloyd.PRODUCT_DTYPES)}."
+            f"of {', '.join(PRECISIONS)}."
+        )
+    if spherical and not normalize:
+        raise ValueError(
+            "spherical=True needs rows of length one; set config.kmeans.normalize=True "
+            "or config.kmeans.spherical=False."
+        )
+    if not 0 <= tolerance < 1:
+        raise ValueError(
+            f"tolerance={tolerance} must be in [0, 1), a part of the objective; change "
+            "config.kmeans.tolerance."
+        )
+
+
+def product_dtype(precision: str) -> tf.DType:
+    """Type of the matrix products of a precision on this machine."""
+    if precision == "float32":
+        return tf.float32
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    # Before Ampere, NVIDIA's tensor cores have float16 only.
+    if any(one.get("compute_capability", (8, 0)) < (8, 0) for one in details):
+        return tf.float16
+    return tf.bfloat16
+
+
+def _products(precision: str, sample: tf.Tensor) -> Products:
+    """For prepared rows like those of the sample."""
+    squares = tf.reduce_mean(tf.reduce_sum(tf.square(sample), axis=1))
+    return Products(product_dtype(precision), tf.math.rsqrt(tf.maximum(squares, 1e-30)))
+
+
+def block_rows(num_columns: int) -> int:
+    """Rows that are compared at once with so many centroids of all fits."""
+    return int(
+        np.clip(_BLOCK_SCORES // num_columns, _FEWEST_BLOCK_ROWS, _MOST_BLOCK_ROWS)
+    )
+
+
+def sample_rows(num_fitted: int, num_clusters: int) -> int:
+    """Rows of the sample that k-means++ chooses from."""
+    wanted = min(_SAMPLE_ROWS_PER_CLUSTER * num_clusters, num_fitted // 8)
+    return min(num_fitted, max(_MIN_SAMPLE_ROWS, 2 * num_clusters, wanted))
+
+
+def _check_rows(
+    shards: Rows,
+    source: Source,
+    fitted: np.ndarray,
+    *,
+    num_clusters: int,
+    normalize: bool,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> None:
+    """Raises a ValueError that names rows which cannot be clustered."""
+    faults, num_faults = survey.find_faults(shards, normalize, block_rows, strategy)
+    if int(num_faults):
+        found = rows.local_rows(strategy, faults, source.num_rows)
+        for fault, problem in (
+            (
+                survey.NOT_FINITE,
+                "rows with NaN or infinity in float32, {}; look for a diverged encoder "
+                "or unfilled rows.",
+            ),
+            (
+                survey.ALL_ZERO,
+                "all-zero rows, {}, which cannot be scaled to length one; look for "
+                "unfilled rows or dead units, or set config.kmeans.normalize=False.",
+            ),
+        ):
+            numbers = np.flatnonzero(found == fault)
+            if numbers.size:
+                named = "the first are " + ", ".join(str(row) for row in numbers[:5])
+                raise ValueError(
+                    f"features have {numbers.size} " + problem.format(named)
+                )
+        raise ValueError(
+            f"features of other processes have {int(num_faults)} rows that cannot be "
+            "clustered; their messages name them."
+        )
+    distinct = sources.count_distinct(
+        source, fitted, at_most=num_clusters, block_rows=block_rows
+    )
+    distinct = int(rows.sum_over_processes(strategy, np.int64(distinct)))
+    if distinct < num_clusters:
+        raise ValueError(
+            f"num_clusters={num_clusters} exceeds the {distinct} distinct rows of the "
+            "features; lower config.kmeans.num_clusters, or look for an encoder that "
+            "gives many examples the same features."
         )
 
 
 def _checked_initial_centroids(
-    centroids: np.ndarray | tf.Tensor, *, shape: tuple[int, int], num_restarts: int
+    centroids: np.ndarray | tf.Tensor, *, shape: tuple[int, int], num_fits: int
 ) -> tf.Tensor:
     centroids = tf.cast(tf.convert_to_tensor(centroids), tf.float32)
     if tuple(centroids.shape) != shape:
@@ -258,25 +456,44 @@ def _checked_initial_centroids(
         )
     if not np.isfinite(centroids.numpy()).all():
         raise ValueError("initial_centroids hold NaN or infinity; pass finite ones.")
-    if num_restarts != 1:
+    if num_fits != 1:
         raise ValueError(
-            f"num_restarts={num_restarts} would repeat the same fit from "
-            f"initial_centroids; pass num_restarts=1 or leave them out."
+            f"{num_fits} heads and restarts would repeat the same fit from "
+            f"initial_centroids; pass num_restarts=1 and one head, or leave them out."
         )
     return centroids
 
 
-def _first_rows(bad: np.ndarray) -> str:
-    return ", ".join(str(row) for row in np.flatnonzero(bad)[:5])
+def _fit_preparation(
+    shards: Rows,
+    sample: tf.Tensor,
+    *,
+    normalize: bool,
+    pca_components: int | None,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> tuple[Preparation, tf.Tensor]:
+    """The preparation of the rows, and the sample after it."""
+    mean = projection = None
+    if pca_components is not None:
+        shift = tf.reduce_mean(sample, axis=0)
+        mean, projection = _whitening(
+            survey.moments(shards, shift, block_rows, strategy),
+            shift.numpy(),
+            pca_components,
+        )
+    sample = preprocess(
+        sample, normalize=normalize, pca_mean=mean, pca_projection=projection
+    )
+    origin = tf.reduce_mean(sample, axis=0)
+    return Preparation(normalize, mean, projection, origin), sample - origin
 
 
-def _fit_whitening(
-    features: tf.Tensor, num_components: int | None
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _whitening(
+    moments: survey.Moments, shift: np.ndarray, num_components: int
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the mean [D] and the projection [D, components] to unit covariance."""
-    if num_components is None:
-        return None, None
-    num_rows, width = features.shape
+    num_rows, width = int(moments.count), len(shift)
     limit = min(width, num_rows - 1)
     if not 1 <= num_components <= limit:
         raise ValueError(
@@ -284,12 +501,10 @@ def _fit_whitening(
             f"{num_rows} examples of {width} dimensions; change "
             f"config.kmeans.pca_components."
         )
-    mean = tf.reduce_mean(features, axis=0)
-    centred = features - mean
-    covariance = tf.matmul(centred, centred, transpose_a=True) / (num_rows - 1)
-    variances, directions = tf.linalg.eigh(tf.cast(covariance, tf.float64))
-    variances = variances.numpy()[::-1]  # eigh sorts them ascending
-    directions = directions.numpy()[:, ::-1]
+    mean = moments.sums.numpy() / num_rows
+    covariance = moments.products.numpy() - num_rows * np.outer(mean, mean)
+    variances, directions = np.linalg.eigh(covariance / (num_rows - 1))
+    variances, directions = variances[::-1], directions[:, ::-1]  # largest first
     rank = int(np.sum(variances > max(variances[0], 0.0) * lloyd.RELATIVE_RESOLUTION))
     if rank < num_components:
         raise ValueError(
@@ -297,17 +512,29 @@ def _fit_whitening(
             f"directions only; lower config.kmeans.pca_components."
         )
     scales = np.sqrt(variances[:num_components])
-    projection = (directions[:, :num_components] / scales).astype(np.float32)
-    return mean.numpy(), projection
+    projection = directions[:, :num_components] / scales
+    return tf.constant(shift + mean, tf.float32), tf.constant(projection, tf.float32)
 
 
-def _preprocessed(features: tf.Tensor, *, normalize: bool, **whitening) -> tf.Tensor:
-    rows = preprocess(features, normalize=normalize, **whitening)
-    zero = ~tf.reduce_any(rows != 0.0, axis=1).numpy()
-    if normalize and zero.any():
-        raise ValueError(
-            f"features have {np.sum(zero)} all-zero rows, the first are "
-            f"{_first_rows(zero)}, which cannot be scaled to length one; look for "
-            f"unfilled rows or dead units, or set config.kmeans.normalize=False."
-        )
-    return rows
+def _result(
+    outcome: lloyd.Outcome,
+    labels: np.ndarray,
+    present: np.ndarray,
+    settings: lloyd.Settings,
+    preparation: Preparation,
+    *,
+    fit: int,
+) -> KMeansResult:
+    whitened = preparation.pca_projection is not None
+    return KMeansResult(
+        centroids=(outcome.centroids[fit] + preparation.origin).numpy(),
+        labels=np.where(present, labels[:, fit], NO_LABEL).astype(np.int32, copy=False),
+        inertia=float(outcome.inertia[fit]),
+        sizes=outcome.sizes[fit].numpy(),
+        inertia_history=outcome.history[: outcome.iterations, fit].numpy(),
+        num_reseeded=int(outcome.num_reseeded[fit]),
+        normalize=preparation.normalize,
+        pca_mean=preparation.pca_mean.numpy() if whitened else None,
+        pca_projection=preparation.pca_projection.numpy() if whitened else None,
+        offsets=outcome.offsets[fit].numpy() if settings.balanced else None,
+    )

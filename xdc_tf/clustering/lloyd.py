@@ -1,105 +1,221 @@
-"""The compiled core of k-means: k-means++ and Lloyd's iterations over sharded rows.
+"""The compiled core of k-means: one or several fits in one loop over blocks of rows.
 
-Everything here expects rows centred about their mean and validated settings; the public
-functions are in `kmeans`. Rows pass through in chunks, so that no [rows, clusters]
-matrix of the whole data exists.
+Everything here expects rows with an origin near their mean and validated settings; the
+public functions are in `kmeans`. Rows pass in blocks, so that no [rows, clusters]
+matrix of the whole data exists, and all fits see a block while it is at hand.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.clustering.sharding import Shard, on_replicas, total
+from xdc_tf.clustering import seeding, survey
+from xdc_tf.clustering.rows import (
+    Block,
+    Products,
+    Rows,
+    as_factors,
+    on_replicas,
+    over_blocks,
+    total,
+)
 
-CHUNK_ROWS = 8192  # 2,048 is a tenth slower on a CPU, 16,384 no faster
-# k-means++ reads its sample once per cluster. Twice the rows cost twice the time for
-# hardly less inertia.
-MIN_SAMPLE_ROWS = 8192
-SAMPLE_ROWS_PER_CLUSTER = 32
-PRODUCT_DTYPES = {"float32": tf.float32, "mixed": tf.bfloat16}
 # Squared distances below this part of the variance are rounding in float32.
 RELATIVE_RESOLUTION = 1e-6
+# Up to this share of rows that changed their cluster, moving their part of the sums is
+# faster than adding up all rows anew.
+_FEW_CHANGED = 0.3
+# Softness of the balanced assignment, as a part of the variance. Less makes rounded
+# sizes more even and takes more passes.
+_TEMPERATURE = 0.02
+_BALANCING_PASSES = 20
+# Empty clusters filled in one iteration, which bounds the memory for candidates.
+_MOST_RESEEDED = 1024
+EXACT = Products(tf.float32, 1.0)
+
+
+class Settings(NamedTuple):
+    """What a fit is traced for.
+
+    Attributes:
+      num_fits: R, clusterings in one loop.
+      num_clusters: k.
+      num_iterations: most iterations.
+      tolerance: relative decrease of the objective at which a fit is done; 0 for a
+        fixed point.
+      spherical: centroids of length one about `origin`.
+      balanced: assign by prices that even out the sizes.
+      block_rows: rows per block.
+    """
+
+    num_fits: int
+    num_clusters: int
+    num_iterations: int
+    tolerance: float
+    spherical: bool
+    balanced: bool
+    block_rows: int
 
 
 class Outcome(NamedTuple):
-    """Tensors of one fit."""
+    """Tensors of R fits.
 
-    centroids: tf.Tensor  # [k, d] float32
-    labels: tf.Tensor  # [n] int32 per replica, with the padding
-    inertia: tf.Tensor  # [] float64
-    sizes: tf.Tensor  # [k] int64
-    history: tf.Tensor  # [num_iterations] float64, filled up to `iterations`
-    iterations: tf.Tensor  # [] int32
-    num_reseeded: tf.Tensor  # [] int32
+    Attributes:
+      centroids: [R, k, d] float32.
+      offsets: [R, k] float32, subtracted from squared distances; zero if not balanced.
+      labels: [n, R] int32 per replica, of all rows and with the padding.
+      inertia: [R] float64, of the fitted rows.
+      sizes: [R, k] int64, of the fitted rows.
+      history: [num_iterations, R] float64, filled up to `iterations`.
+      iterations: [] int32.
+      num_reseeded: [R] int32.
+    """
+
+    centroids: tf.Tensor
+    offsets: tf.Tensor
+    labels: tf.Tensor
+    inertia: tf.Tensor
+    sizes: tf.Tensor
+    history: tf.Tensor
+    iterations: tf.Tensor
+    num_reseeded: tf.Tensor
+
+
+class _Sums(NamedTuple):
+    """Totals of one pass for R fits."""
+
+    rows: tf.Tensor  # [R, k, d] float32
+    counts: tf.Tensor  # [R, k] float32, exact below 2^24 a block
+    masses: tf.Tensor  # [R, k] float64, soft sizes; zero if not balanced
+    changed: tf.Tensor  # [R] int64, rows with another label than before
 
 
 @tf.function(autograph=False)
 def fit_rows(
-    shards: Shard,
-    seed: tf.Tensor,
+    rows: Rows,
+    seeds: tf.Tensor,
+    sample: tf.Tensor,
     initial: tf.Tensor | None,
+    origin: tf.Tensor,
+    num_fitted: tf.Tensor,
+    products: Products,
     *,
-    num_rows: int,
-    num_clusters: int,
-    num_iterations: int,
-    precision: str,
+    settings: Settings,
     strategy: tf.distribute.Strategy | None,
 ) -> Outcome:
-    """One fit, traced once per shape and settings.
+    """R fits, traced once per shape and settings.
 
     Args:
-      shards: from `shard`.
-      seed: [2] int64, the seed of the run and the number of the restart.
-      initial: [k, d] centroids, or None for k-means++.
-      num_rows: rows of all replicas, without padding.
-      num_clusters: k.
-      num_iterations: most iterations; the loop ends at a fixed point.
-      precision: key of PRODUCT_DTYPES.
-      strategy: the one the shards were made for.
+      rows: prepared, on the replicas.
+      seeds: [R, 2] int64.
+      sample: [s, d] float32 prepared rows for k-means++.
+      initial: [R, k, d] centroids, or None for k-means++.
+      origin: [d] float32, what the preparation has subtracted.
+      num_fitted: [] float64, fitted rows of all replicas.
+      products: of the iterations.
+      settings: of the fits.
+      strategy: the one that the rows were sharded for.
 
     Returns:
       An Outcome; labels, sizes and inertia belong to the centroids returned.
     """
+    num_fits, num_clusters = settings.num_fits, settings.num_clusters
     if initial is None:
-        sample = _sample(strategy, shards, seed * [1, 2], num_rows, num_clusters)
-        initial = _plus_plus(sample, seed * [1, 2] + [0, 1], num_clusters)
-    dtype = PRODUCT_DTYPES[precision]
-    factors = on_replicas(strategy, lambda own: tf.cast(own.rows, dtype), shards)
-    square_sum = total(strategy, on_replicas(strategy, _square_sum, shards))
-    resolution = RELATIVE_RESOLUTION * tf.cast(square_sum / num_rows, tf.float32)
-
-    def iterate(step, centroids, _, history, num_reseeded):
-        labels, sums, counts = on_replicas(
-            strategy, _assign_shard, shards, factors, centroids
+        initial = tf.map_fn(
+            lambda seed: seeding.plus_plus(sample, seed, num_clusters),
+            seeds,
+            fn_output_signature=tf.float32,
         )
-        sums, counts = total(strategy, sums), total(strategy, counts)
-        objective = _objective(square_sum, centroids, sums, counts)
-        history = tf.tensor_scatter_nd_update(history, [[step]], [objective])
-
-        def reseed():
-            far = on_replicas(strategy, _farthest_rows, shards, labels, centroids)
-            if strategy is not None:
-                far = [strategy.gather(part, axis=0) for part in far]
-            return _reseed_empty(sums, counts, *far, resolution)
-
-        sums, counts, moved = tf.cond(
-            tf.reduce_any(tf.equal(counts, 0)), reseed, lambda: (sums, counts, 0)
-        )
-        size = tf.cast(counts, tf.float32)[:, tf.newaxis]
-        means = tf.where(size > 0, sums / tf.maximum(size, 1.0), centroids)
-        means = tf.ensure_shape(means, centroids.shape)
-        changed = tf.reduce_any(tf.not_equal(means, centroids))
-        return step + 1, means, changed, history, num_reseeded + moved
-
-    iterations, centroids, _, history, num_reseeded = tf.while_loop(
-        lambda step, _, changed, *__: (step < num_iterations) & changed,
-        iterate,
-        (0, initial, True, tf.zeros([num_iterations], tf.float64), 0),
+    if settings.spherical:
+        initial = _on_the_sphere(initial, initial, origin)
+    initial = tf.ensure_shape(initial, [num_fits, num_clusters, sample.shape[1]])
+    square_sum = total(
+        strategy,
+        on_replicas(
+            strategy,
+            lambda own: survey.square_sum(own, block_rows=settings.block_rows),
+            rows,
+        ),
     )
-    labels, sizes, inertia = on_replicas(strategy, _assign_finally, shards, centroids)
+    variance = square_sum / num_fitted
+
+    def assign(own, labels, centroids, offsets, few_changed):
+        return _assign_replica(
+            own, labels, centroids, offsets, few_changed, variance, products, settings
+        )
+
+    def iterate(step, centroids, offsets, labels, sums, history, num_reseeded, _):
+        few_changed = tf.cast(sums.changed, tf.float64) < _FEW_CHANGED * num_fitted
+        few_changed = tf.reduce_all(few_changed) & (step > 0)
+        labels, moved = on_replicas(
+            strategy, assign, rows, labels, centroids, offsets, few_changed
+        )
+        moved = total(strategy, moved)
+        sums = _Sums(
+            tf.where(few_changed, sums.rows, 0.0) + moved.rows,
+            tf.where(few_changed, sums.counts, 0.0) + moved.counts,
+            moved.masses,
+            moved.changed,
+        )
+        objectives = _objectives(square_sum, centroids, sums)
+        history = tf.tensor_scatter_nd_update(history, [[step]], [objectives])
+        kept, reseeded = sums, tf.zeros([num_fits], tf.int32)
+        if not settings.balanced:
+            kept, reseeded = tf.cond(
+                tf.reduce_any(tf.equal(sums.counts, 0)),
+                lambda: _reseed(
+                    rows, labels, centroids, sums, variance, settings, strategy
+                ),
+                lambda: (sums, tf.zeros([num_fits], tf.int32)),
+            )
+        size = kept.counts[..., tf.newaxis]
+        means = tf.where(size > 0, kept.rows / tf.maximum(size, 1.0), centroids)
+        if settings.spherical:
+            means = _on_the_sphere(means, centroids, origin)
+        means = tf.ensure_shape(means, centroids.shape)
+        if settings.balanced:
+            offsets = _balance(offsets, sums.masses, variance, num_fitted)
+        settled = tf.equal(sums.changed, 0) & tf.equal(reseeded, 0)
+        if settings.tolerance:
+            before = history[tf.maximum(step - 1, 0)]
+            settled |= (step > 0) & (before - objectives <= settings.tolerance * before)
+        go_on = ~tf.reduce_all(settled)
+        return (
+            step + 1,
+            means,
+            offsets,
+            labels,
+            sums,
+            history,
+            num_reseeded + reseeded,
+            go_on,
+        )
+
+    no_offsets = tf.zeros([num_fits, num_clusters], tf.float32)
+    iterations, centroids, offsets, _, _, history, num_reseeded, _ = tf.while_loop(
+        lambda step, *state: (step < settings.num_iterations) & state[-1],
+        iterate,
+        (
+            0,
+            initial,
+            no_offsets,
+            on_replicas(strategy, lambda own: _no_labels(own, num_fits), rows),
+            _no_sums(initial),
+            tf.zeros([settings.num_iterations, num_fits], tf.float64),
+            tf.zeros([num_fits], tf.int32),
+            True,
+        ),
+    )
+    if settings.balanced:
+        offsets = _balance_finally(
+            rows, centroids, offsets, variance, num_fitted, products, settings, strategy
+        )
+    labels, sizes, inertia = on_replicas(
+        strategy, lambda own: _assign_finally(own, centroids, offsets, settings), rows
+    )
     return Outcome(
         centroids=centroids,
+        offsets=offsets,
         labels=labels,
         inertia=total(strategy, inertia),
         sizes=total(strategy, sizes),
@@ -109,217 +225,383 @@ def fit_rows(
     )
 
 
-@tf.function(autograph=False, reduce_retracing=True)
-def nearest(rows: tf.Tensor, centroids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Labels [n] int32 and squared distances [n] float32 of rows [n, d]."""
-    own = Shard(rows, tf.constant(0), tf.shape(rows)[0])
-    labels, _, _ = _assign_shard(own, rows, centroids)
-    return labels, _squared_distances(own, labels, centroids)
-
-
-def _over_chunks(
-    own: Shard, function: Callable[[slice], tuple], dtype: tf.DType, totals: tuple
-) -> tuple:
-    """Runs `function` over slices of the shard's valid rows.
+def nearest_scores(
+    factors: tf.Tensor, columns: tf.Tensor, offsets: tf.Tensor, products: Products
+) -> tf.Tensor:
+    """Half of what is left of squared distances: the largest is the nearest centroid.
 
     Args:
-      own: the shard.
-      function: a slice of rows -> (one value per row, increments of the totals).
-      dtype: of the values.
-      totals: where the sums start.
+      factors: [b, d] rows.
+      columns: [d, m] centroids.
+      offsets: [m] float32.
+      products: how factors and columns were made.
 
     Returns:
-      The values [n], zero for the padding, followed by the totals.
+      [b, m] float32, x.c - |c|^2 / 2 + offset / 2.
     """
-
-    def step(start, parts, totals):
-        stop = tf.minimum(start + CHUNK_ROWS, own.count)
-        values, increments = function(slice(start, stop))
-        parts = parts.write(start // CHUNK_ROWS, values)
-        sums = tuple(a + b for a, b in zip(totals, increments, strict=True))
-        return stop, parts, sums
-
-    parts = tf.TensorArray(
-        dtype,
-        size=(own.count + CHUNK_ROWS - 1) // CHUNK_ROWS,
-        element_shape=[None],
-        infer_shape=False,
-    )
-    _, parts, totals = tf.while_loop(
-        lambda start, *_: start < own.count,
-        step,
-        (0, parts, totals),
-        parallel_iterations=1,  # one chunk's scores in memory at a time
-    )
-    num_rows = tf.shape(own.rows)[0]
-    values = tf.pad(parts.concat(), [[0, num_rows - own.count]])
-    return tf.ensure_shape(values, own.rows.shape[:1]), *totals
-
-
-def _assign_shard(
-    own: Shard, factors: tf.Tensor, centroids: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Labels [n] int32, sums [k, d] float32 and counts [k] int64 of nearest centroids.
-
-    `factors` are the shard's rows in the type of the products.
-    """
-    num_clusters = centroids.shape[0] or tf.shape(centroids)[0]
-    columns = tf.cast(tf.transpose(centroids), factors.dtype)  # [d, k]
     # Norms of the centroids as the products see them, so that rounding them moves a
     # centroid a little but favours none.
     half_norms = 0.5 * tf.reduce_sum(tf.cast(columns, tf.float32) ** 2, axis=0)
-
-    def assign(chunk):
-        products = tf.matmul(factors[chunk], columns)  # [chunk, k]
-        scores = tf.cast(products, tf.float32) - half_norms
-        labels = tf.argmax(scores, axis=1, output_type=tf.int32)
-        ones = tf.ones_like(labels, tf.float32)  # exact: a chunk is small
-        sums = tf.math.unsorted_segment_sum(own.rows[chunk], labels, num_clusters)
-        counts = tf.math.unsorted_segment_sum(ones, labels, num_clusters)
-        return labels, (sums, tf.cast(counts, tf.int64))
-
-    nothing = (tf.zeros_like(centroids), tf.zeros([num_clusters], tf.int64))
-    return _over_chunks(own, assign, tf.int32, nothing)
+    scores = tf.matmul(factors, columns)
+    if scores.dtype == tf.float32:
+        return tf.nn.bias_add(scores, 0.5 * offsets - half_norms)  # one kernel
+    scores = tf.cast(scores, tf.float32)
+    if products.dtype == tf.float16:
+        unscale = 1.0 / products.scale**2
+        return (scores - half_norms) * unscale + 0.5 * offsets
+    return scores + (0.5 * offsets - half_norms)
 
 
-def _squared_distances(
-    own: Shard, labels: tf.Tensor, centroids: tf.Tensor
+def _scores(
+    factors: tf.Tensor, columns: tf.Tensor, offsets: tf.Tensor, products: Products
 ) -> tf.Tensor:
-    """Squared distances [n] to the centroids of `labels`, by differences: exact."""
-
-    def measure(chunk):
-        differences = own.rows[chunk] - tf.gather(centroids, labels[chunk])
-        return tf.reduce_sum(differences**2, axis=1), ()
-
-    return _over_chunks(own, measure, tf.float32, ())[0]
+    """nearest_scores [b, R, k] for offsets [R, k]."""
+    scores = nearest_scores(factors, columns, tf.reshape(offsets, [-1]), products)
+    return tf.reshape(scores, [-1, *offsets.shape])
 
 
-def _square_sum(own: Shard) -> tf.Tensor:
-    origin = tf.zeros_like(own.rows[:1])
-    labels = tf.zeros_like(own.rows[:, 0], tf.int32)
-    norms = _squared_distances(own, labels, origin)
-    return tf.reduce_sum(tf.cast(norms, tf.float64))
+def _columns(centroids: tf.Tensor, products: Products) -> tf.Tensor:
+    """[R, k, d] centroids -> [d, R k] columns."""
+    flat = tf.reshape(centroids, [-1, centroids.shape[-1]])
+    return as_factors(tf.transpose(flat), products)
+
+
+def _no_labels(own: Rows, num_fits: int) -> tf.Tensor:
+    return tf.fill([own.fitted.shape[0], num_fits], -1)
+
+
+def _no_sums(centroids: tf.Tensor) -> _Sums:
+    return _Sums(
+        rows=tf.zeros_like(centroids),
+        counts=tf.zeros(centroids.shape[:2], tf.float32),
+        masses=tf.zeros(centroids.shape[:2], tf.float64),
+        changed=tf.zeros(centroids.shape[:1], tf.int64),
+    )
+
+
+def _assign_replica(
+    own: Rows,
+    labels: tf.Tensor,
+    centroids: tf.Tensor,
+    offsets: tf.Tensor,
+    few_changed: tf.Tensor,
+    variance: tf.Tensor,
+    products: Products,
+    settings: Settings,
+) -> tuple[tf.Tensor, _Sums]:
+    """Labels [n, R] of a replica's rows, and what its fitted rows add to the sums."""
+    columns = _columns(centroids, products)
+    temperature = _temperature(variance)
+
+    def assign(block, sums):
+        scores = _scores(block.factors, columns, offsets, products)
+        found = tf.argmax(scores, axis=2, output_type=tf.int32)  # [b, R]
+        before = labels[block.start : block.stop]
+        fitted = own.fitted[block.start : block.stop]
+        parts = [
+            _added(block.rows, found[:, fit], before[:, fit], fitted, few_changed, k)
+            for fit in range(settings.num_fits)
+        ]
+        rows, counts, changed = (tf.stack(part) for part in zip(*parts, strict=True))
+        masses = sums.masses
+        if settings.balanced:
+            masses += _soft_sizes(scores, fitted, temperature)
+        return (found,), _Sums(
+            sums.rows + rows, sums.counts + counts, masses, sums.changed + changed
+        )
+
+    k = settings.num_clusters
+    (found,), sums = over_blocks(
+        own,
+        assign,
+        _no_sums(centroids),
+        block_rows=settings.block_rows,
+        products=products,
+        values=[tf.TensorSpec([None, settings.num_fits], tf.int32)],
+    )
+    return found, sums
+
+
+def _added(
+    rows: tf.Tensor,
+    found: tf.Tensor,
+    before: tf.Tensor,
+    fitted: tf.Tensor,
+    few_changed: tf.Tensor,
+    num_clusters: int,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What a block adds to the sums and counts of one fit, and its changed labels.
+
+    With few_changed that is relative to the labels before; otherwise to nothing.
+    """
+    changed = fitted & tf.not_equal(found, before)
+
+    def moves():
+        moved = tf.where(changed)[:, 0]
+        moved_rows = tf.gather(rows, moved)
+        gains = _segment_sums(moved_rows, tf.gather(found, moved), num_clusters)
+        losses = _segment_sums(moved_rows, tf.gather(before, moved), num_clusters)
+        return gains[0] - losses[0], gains[1] - losses[1]
+
+    sums, counts = tf.cond(
+        few_changed,
+        moves,
+        lambda: _segment_sums(rows, tf.where(fitted, found, -1), num_clusters),
+    )
+    return sums, counts, tf.reduce_sum(tf.cast(changed, tf.int64))
+
+
+def _segment_sums(
+    rows: tf.Tensor, labels: tf.Tensor, num_clusters: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sums [k, d] and counts [k] by label; a negative one is left out."""
+    ones = tf.ones_like(labels, tf.float32)
+    return (
+        tf.math.unsorted_segment_sum(rows, labels, num_clusters),
+        tf.math.unsorted_segment_sum(ones, labels, num_clusters),
+    )
+
+
+def _objectives(square_sum: tf.Tensor, centroids: tf.Tensor, sums: _Sums) -> tf.Tensor:
+    """[R] sums of |x - c|^2 from the sums alone: no row is read a second time."""
+    wide = tf.cast(centroids, tf.float64)
+    products = tf.reduce_sum(wide * tf.cast(sums.rows, tf.float64), axis=[1, 2])
+    norms = tf.reduce_sum(wide**2, axis=2) * tf.cast(sums.counts, tf.float64)
+    objectives = square_sum - 2.0 * products + tf.reduce_sum(norms, axis=1)
+    return tf.maximum(objectives, 0.0)
+
+
+def _on_the_sphere(
+    means: tf.Tensor, otherwise: tf.Tensor, origin: tf.Tensor
+) -> tf.Tensor:
+    """Means scaled to length one about zero, where rows have it; or the other."""
+    absolute = means + origin
+    length = tf.norm(absolute, axis=-1, keepdims=True)
+    return tf.where(length > 0, absolute / length - origin, otherwise)
 
 
 def _assign_finally(
-    own: Shard, centroids: tf.Tensor
+    own: Rows, centroids: tf.Tensor, offsets: tf.Tensor, settings: Settings
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    labels, _, counts = _assign_shard(own, own.rows, centroids)
-    distances = _squared_distances(own, labels, centroids)
-    return labels, counts, tf.reduce_sum(tf.cast(distances, tf.float64))
+    """Labels [n, R], sizes [R, k] and inertia [R] in float32, whatever the products."""
+    columns = _columns(centroids, EXACT)
+    num_fits, num_clusters = settings.num_fits, settings.num_clusters
+
+    def assign(block, carry):
+        sizes, inertia = carry
+        scores = _scores(block.rows, columns, offsets, EXACT)
+        labels = tf.argmax(scores, axis=2, output_type=tf.int32)
+        fitted = own.fitted[block.start : block.stop, tf.newaxis]
+        counted = tf.where(fitted, labels + num_clusters * tf.range(num_fits), -1)
+        counts = tf.math.unsorted_segment_sum(
+            tf.ones_like(counted, tf.int64), counted, num_fits * num_clusters
+        )
+        distances = tf.where(fitted, _squared_distances(block, labels, centroids), 0.0)
+        distances = tf.cast(distances, tf.float64)
+        sizes += tf.reshape(counts, [num_fits, num_clusters])
+        return (labels,), (sizes, inertia + tf.reduce_sum(distances, axis=0))
+
+    (labels,), (sizes, inertia) = over_blocks(
+        own,
+        assign,
+        (
+            tf.zeros([num_fits, num_clusters], tf.int64),
+            tf.zeros([num_fits], tf.float64),
+        ),
+        block_rows=settings.block_rows,
+        values=[tf.TensorSpec([None, num_fits], tf.int32)],
+    )
+    return labels, sizes, inertia
 
 
-def _objective(
-    square_sum: tf.Tensor, centroids: tf.Tensor, sums: tf.Tensor, counts: tf.Tensor
+def _squared_distances(
+    block: Block, labels: tf.Tensor, centroids: tf.Tensor
 ) -> tf.Tensor:
-    """Sum of |x - c|^2 from the sums alone, so that no row is read a second time."""
-    wide = tf.cast(centroids, tf.float64)
-    products = tf.reduce_sum(wide * tf.cast(sums, tf.float64))
-    norms = tf.reduce_sum(tf.cast(counts, tf.float64) * tf.reduce_sum(wide**2, axis=1))
-    return tf.maximum(square_sum - 2.0 * products + norms, 0.0)
+    """Squared distances [b, R] to the labels' centroids, by differences: exact."""
+    distances = [
+        tf.reduce_sum((block.rows - tf.gather(centroids[fit], labels[:, fit])) ** 2, 1)
+        for fit in range(centroids.shape[0])
+    ]
+    return tf.stack(distances, axis=1)
 
 
-def _farthest_rows(
-    own: Shard, labels: tf.Tensor, centroids: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The shard's k rows farthest from their centroids: distances, rows, labels."""
-    distances = _squared_distances(own, labels, centroids)
-    most = min(centroids.shape[0], own.rows.shape[0])
-    distances, indices = tf.math.top_k(distances, most)  # padding is at distance zero
-    return distances, tf.gather(own.rows, indices), tf.gather(labels, indices)
+@tf.function(autograph=False, reduce_retracing=True)
+def nearest(
+    rows: tf.Tensor, centroids: tf.Tensor, offsets: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Labels [b] int32 and squared distances [b] float32 of prepared rows [b, d].
+
+    Args:
+      rows: [b, d] float32.
+      centroids: [k, d] float32.
+      offsets: [k] float32, subtracted before the nearest is chosen, not afterwards.
+    """
+    columns = tf.transpose(centroids)
+    scores = nearest_scores(rows, columns, offsets, EXACT)
+    labels = tf.argmax(scores, axis=1, output_type=tf.int32)
+    differences = rows - tf.gather(centroids, labels)
+    return labels, tf.reduce_sum(differences**2, axis=1)
+
+
+class _Far(NamedTuple):
+    """Rows far from their centroids, for R fits."""
+
+    distances: tf.Tensor  # [R, m] float32, zero where there is none
+    rows: tf.Tensor  # [R, m, d] float32
+    labels: tf.Tensor  # [R, m] int32
+
+
+def _reseed(
+    rows: Rows,
+    labels: tf.Tensor,
+    centroids: tf.Tensor,
+    sums: _Sums,
+    variance: tf.Tensor,
+    settings: Settings,
+    strategy: tf.distribute.Strategy | None,
+) -> tuple[_Sums, tf.Tensor]:
+    """Moves one of the farthest rows into each empty cluster: sums, and how many [R].
+
+    The objective falls by it: the new cluster fits its row, and the old one is fitted
+    to those that stay. A pass over the rows of its own, as empty clusters are rare.
+    """
+
+    def farthest(own, labels):
+        return _farthest(own, labels, centroids, settings)
+
+    far = on_replicas(strategy, farthest, rows, labels)
+    if strategy is not None:
+        far = tf.nest.map_structure(lambda part: strategy.gather(part, axis=1), far)
+    resolution = RELATIVE_RESOLUTION * tf.cast(variance, tf.float32)
+    parts = [
+        _reseed_empty(
+            sums.rows[fit],
+            sums.counts[fit],
+            _Far(*(part[fit] for part in far)),
+            resolution,
+        )
+        for fit in range(settings.num_fits)
+    ]
+    new_rows, counts, moved = (tf.stack(part) for part in zip(*parts, strict=True))
+    return sums._replace(rows=new_rows, counts=counts), moved
+
+
+def _farthest(
+    own: Rows, labels: tf.Tensor, centroids: tf.Tensor, settings: Settings
+) -> _Far:
+    most = min(settings.num_clusters, own.fitted.shape[0], _MOST_RESEEDED)
+    num_fits, _, width = centroids.shape
+
+    def keep(block, far):
+        own_labels = labels[block.start : block.stop]
+        fitted = own.fitted[block.start : block.stop, tf.newaxis]
+        distances = _squared_distances(block, own_labels, centroids)
+        distances = tf.where(fitted, distances, 0.0)
+        parts = []
+        for fit in range(num_fits):
+            kept, numbers = tf.math.top_k(
+                tf.concat([far.distances[fit], distances[:, fit]], 0), most
+            )
+            kept_rows = tf.gather(tf.concat([far.rows[fit], block.rows], 0), numbers)
+            kept_labels = tf.gather(
+                tf.concat([far.labels[fit], own_labels[:, fit]], 0), numbers
+            )
+            parts.append((kept, kept_rows, kept_labels))
+        return (), _Far(*(tf.stack(part) for part in zip(*parts, strict=True)))
+
+    nothing = _Far(
+        tf.zeros([num_fits, most], tf.float32),
+        tf.zeros([num_fits, most, width], tf.float32),
+        tf.zeros([num_fits, most], tf.int32),
+    )
+    return over_blocks(own, keep, nothing, block_rows=settings.block_rows)[1]
 
 
 def _reseed_empty(
-    sums: tf.Tensor,
-    counts: tf.Tensor,
-    distances: tf.Tensor,
-    rows: tf.Tensor,
-    labels: tf.Tensor,
-    resolution: tf.Tensor,
+    sums: tf.Tensor, counts: tf.Tensor, far: _Far, resolution: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Moves one of the farthest rows into each empty cluster.
+    """One fit's sums [k, d], counts [k] and number of rows moved.
 
     A row alone in its cluster stays: the coming update puts the centroid on it anyway.
-
-    Returns:
-      Sums [k, d], counts [k] and the number of rows moved.
     """
     num_clusters = counts.shape[0]
-    usable = (distances > resolution) & (tf.gather(counts, labels) > 1)
+    usable = (far.distances > resolution) & (tf.gather(counts, far.labels) > 1)
     order = tf.argsort(
-        tf.boolean_mask(distances, usable), direction="DESCENDING", stable=True
+        tf.boolean_mask(far.distances, usable), direction="DESCENDING", stable=True
     )
     empty = tf.where(tf.equal(counts, 0))  # [number empty, 1]
     moved = tf.minimum(tf.shape(order)[0], tf.shape(empty)[0])
     chosen = tf.gather(tf.where(usable)[:, 0], order[:moved])
-    rows, labels = tf.gather(rows, chosen), tf.gather(labels, chosen)
-    ones = tf.ones([moved], tf.float32)
-    sums -= tf.math.unsorted_segment_sum(rows, labels, num_clusters)
-    left = tf.math.unsorted_segment_sum(ones, labels, num_clusters)
-    counts -= tf.cast(left, tf.int64)
-    sums = tf.tensor_scatter_nd_update(sums, empty[:moved], rows)
-    counts = tf.tensor_scatter_nd_update(
-        counts, empty[:moved], tf.ones([moved], tf.int64)
-    )
+    rows, labels = tf.gather(far.rows, chosen), tf.gather(far.labels, chosen)
+    lost, left = _segment_sums(rows, labels, num_clusters)
+    sums = tf.tensor_scatter_nd_update(sums - lost, empty[:moved], rows)
+    counts = tf.tensor_scatter_nd_update(counts - left, empty[:moved], tf.ones([moved]))
     return sums, counts, moved
 
 
-def _sample(
-    strategy: tf.distribute.Strategy | None,
-    shards: Shard,
-    seed: tf.Tensor,
-    num_rows: int,
-    num_clusters: int,
+def _temperature(variance: tf.Tensor) -> tf.Tensor:
+    return _TEMPERATURE * tf.maximum(tf.cast(variance, tf.float32), 1e-30)
+
+
+def _soft_sizes(
+    scores: tf.Tensor, fitted: tf.Tensor, temperature: tf.Tensor
 ) -> tf.Tensor:
-    """Rows [s, d] for the initialisation: all, or as many as suffice to start from."""
-    size = min(num_rows, max(MIN_SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * num_clusters))
-    indices = tf.range(num_rows)
-    if size < num_rows:
-        keys = tf.random.stateless_uniform([num_rows], seed, alg="philox")
-        indices = tf.math.top_k(keys, size).indices
-
-    def own_rows(own):
-        local = indices - own.first
-        mine = (local >= 0) & (local < own.count)
-        rows = tf.gather(own.rows, tf.where(mine, local, 0))
-        return tf.where(mine[:, tf.newaxis], rows, 0.0)
-
-    return total(strategy, on_replicas(strategy, own_rows, shards))
+    """[R, k] float64 sums of the fitted rows' soft assignments."""
+    shares = tf.nn.softmax(scores * (2.0 / temperature))
+    shares = tf.where(fitted[:, tf.newaxis, tf.newaxis], shares, 0.0)
+    return tf.cast(tf.reduce_sum(shares, axis=0), tf.float64)
 
 
-def _plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
-    """Greedy k-means++: of a few rows drawn by squared distance, the best is taken.
+def _balance(
+    offsets: tf.Tensor, masses: tf.Tensor, variance: tf.Tensor, num_fitted: tf.Tensor
+) -> tf.Tensor:
+    """One Sinkhorn step: offsets [R, k] that bring soft sizes towards N / k.
 
-    The rows are read once a step however many candidates there are, so that 2 + ln k of
-    them cost little more than one.
+    Rows are normalised by the softmax, columns here, both in the logarithm (Asano et
+    al., "Labelling unlabelled videos from scratch", NeurIPS 2020, section 3.1, with
+    squared distances in place of the classifier's log-probabilities).
     """
-    num_rows = rows.shape[0]
-    num_candidates = 2 + (num_clusters.bit_length() * 7) // 10  # ln 2 is about 0.7
-    norms = tf.reduce_sum(rows**2, axis=1)
-    uniform = tf.random.stateless_uniform(
-        [num_clusters, num_candidates], seed, dtype=tf.float64, alg="philox"
-    )
+    target = num_fitted / tf.cast(tf.shape(masses)[1], tf.float64)
+    ratio = target / tf.maximum(masses, 1e-9 * target)
+    offsets += _temperature(variance) * tf.cast(tf.math.log(ratio), tf.float32)
+    return offsets - tf.reduce_mean(offsets, axis=1, keepdims=True)
 
-    def distances_to(indices):
-        products = tf.matmul(rows, tf.gather(rows, indices), transpose_b=True)
-        squared = norms[:, tf.newaxis] - 2.0 * products + tf.gather(norms, indices)
-        return tf.maximum(squared, 0.0)  # [s, candidates]
 
-    def choose(step, chosen, closest):
-        cumulative = tf.cumsum(tf.cast(closest, tf.float64))
-        drawn = tf.searchsorted(
-            cumulative, uniform[step] * cumulative[-1], side="right"
+def _balance_finally(
+    rows: Rows,
+    centroids: tf.Tensor,
+    offsets: tf.Tensor,
+    variance: tf.Tensor,
+    num_fitted: tf.Tensor,
+    products: Products,
+    settings: Settings,
+    strategy: tf.distribute.Strategy | None,
+) -> tf.Tensor:
+    """Offsets [R, k] for centroids that stay as they are."""
+    columns = _columns(centroids, products)
+
+    def masses(own, offsets):
+        def add(block, masses):
+            scores = _scores(block.factors, columns, offsets, products)
+            fitted = own.fitted[block.start : block.stop]
+            return (), masses + _soft_sizes(scores, fitted, _temperature(variance))
+
+        nothing = tf.zeros(offsets.shape, tf.float64)
+        return over_blocks(
+            own,
+            add,
+            nothing,
+            block_rows=settings.block_rows,
+            products=products,
+        )[1]
+
+    def step(number, offsets):
+        found = total(
+            strategy,
+            on_replicas(strategy, lambda own: masses(own, offsets), rows),
         )
-        drawn = tf.minimum(drawn, num_rows - 1)
-        reduced = tf.minimum(closest[:, tf.newaxis], distances_to(drawn))
-        best = tf.argmin(tf.reduce_sum(reduced, axis=0), output_type=tf.int32)
-        chosen = tf.tensor_scatter_nd_update(chosen, [[step]], [drawn[best]])
-        return step + 1, chosen, reduced[:, best]
+        return number + 1, _balance(offsets, found, variance, num_fitted)
 
-    first = tf.cast(uniform[0, 0] * num_rows, tf.int32)
-    _, chosen, _ = tf.while_loop(
-        lambda step, *_: step < num_clusters,
-        choose,
-        (1, tf.fill([num_clusters], first), distances_to(first[tf.newaxis])[:, 0]),
-    )
-    return tf.gather(rows, chosen)
+    return tf.while_loop(
+        lambda number, _: number < _BALANCING_PASSES, step, (0, offsets)
+    )[1]

@@ -12,9 +12,11 @@ class Nearest(NamedTuple):
     """What `nearest` finds for each row.
 
     Attributes:
-      cluster: [N] int32, the nearest centroid.
+      cluster: [N] int32, the nearest centroid, in a balanced clustering after its
+        offsets.
       distance: [N] float32, Euclidean, to it in the space of preprocessed features.
-      margin: [N] float32, how much farther the second nearest is; 0 is a tie.
+      margin: [N] float32, how much farther the runner-up is; 0 is a tie, and in a
+        balanced clustering it can be negative.
     """
 
     cluster: tf.Tensor
@@ -44,6 +46,8 @@ def nearest(features: tf.Tensor, clustering: Clustering) -> Nearest:
     squares = tf.reduce_sum(tf.square(rows), axis=1, keepdims=True)
     squares += tf.reduce_sum(tf.square(centroids), axis=1)
     squares -= 2.0 * tf.matmul(rows, centroids, transpose_b=True)
+    if clustering.offsets is not None:
+        squares -= tf.constant(clustering.offsets, tf.float32)
     index = tf.math.top_k(-squares, k=2).indices
     # Measured anew by differences: sums of squares cancel where a row is close.
     differences = rows[:, tf.newaxis] - tf.gather(centroids, index)

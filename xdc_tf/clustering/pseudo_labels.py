@@ -1,25 +1,39 @@
-"""Features -> one clustering per label source, over a whole data set."""
+"""Features -> clusterings for every label source, over a whole data set."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import kmeans
+from xdc_tf.clustering import kmeans, preprocessing
 from xdc_tf.clustering.features import Features
-from xdc_tf.clustering.label_tables import NO_LABEL, Clustering
+from xdc_tf.clustering.label_tables import Clustering, clustering_name
+
+_BLOCK_ROWS = 8192
 
 
 class KMeansSettings(NamedTuple):
-    """Arguments of kmeans.fit that all clusterings of a run share."""
+    """Arguments of kmeans.fit_heads that all clusterings of a run share.
+
+    Attributes:
+      memory_gib: features in files are taken into memory up to this size as float32,
+        in 2^30 bytes; larger ones are read anew in every iteration.
+    """
 
     num_clusters: int
+    num_heads: int = 1
     num_iterations: int = 20
     num_restarts: int = 1
     precision: str = "float32"
     normalize: bool = True
+    spherical: bool = False
+    balanced: bool = False
+    tolerance: float = 0.0
     pca_components: int | None = None
+    memory_gib: float = 4.0
 
 
 def cluster(
@@ -34,7 +48,7 @@ def cluster(
     """Clusters each source's features and labels every example by them.
 
     Args:
-      features: of the whole data set.
+      features: of the whole data set, in memory or in files.
       sources: for each label source the streams whose features it clusters.
       fitted_rows: [num_rows] bool, the examples that the centroids are fitted to. Other
         examples that are present get the label of their nearest centroid; rows without
@@ -42,51 +56,75 @@ def cluster(
       settings: of k-means.
       seed: one for the round; each source derives its own.
       strategy: devices to spread the rows over.
+
+    Returns:
+      For each source settings.num_heads clusterings, by name
+      (label_tables.clustering_name).
     """
-    return {
-        source: _cluster_source(
-            side_by_side([features.streams[stream] for stream in streams]),
+    options = settings._asdict()
+    limit = options.pop("memory_gib") * 2**30
+    clusterings = {}
+    for number, (source, streams) in enumerate(sources.items()):
+        heads = kmeans.fit_heads(
+            side_by_side([features.streams[name] for name in streams], memory=limit),
             fitted_rows=fitted_rows & features.present,
-            other_rows=~fitted_rows & features.present,
-            settings=settings,
+            present_rows=features.present,
             seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1),
             strategy=strategy,
+            **options,
         )
-        for number, (source, streams) in enumerate(sources.items())
-    }
+        for head, result in enumerate(heads):
+            clusterings[clustering_name(source, head)] = Clustering(
+                labels=result.labels,
+                centroids=result.centroids,
+                sizes=result.sizes,
+                inertia=result.inertia,
+                normalize=result.normalize,
+                pca_mean=result.pca_mean,
+                pca_projection=result.pca_projection,
+                offsets=result.offsets,
+                num_reseeded=result.num_reseeded,
+            )
+    return clusterings
 
 
-def side_by_side(streams: Sequence[np.ndarray]) -> np.ndarray:
+def side_by_side(
+    streams: Sequence[np.ndarray], *, memory: float = float("inf")
+) -> np.ndarray:
     """[num_rows, D] features, or several streams' concatenated.
 
     Several are first scaled to length one each, so that they weigh the same.
+
+    Args:
+      streams: each [num_rows, width], memory-mapped or not.
+      memory: bytes that the result may take; a larger one of memory-mapped streams is
+        memory-mapped too, joined in a file next to the first stream's if they are
+        several.
     """
+    num_rows, width = len(streams[0]), sum(stream.shape[1] for stream in streams)
+    fits = 4 * num_rows * width <= memory
+    mapped = isinstance(streams[0], np.memmap) and not fits
     if len(streams) == 1:
-        return streams[0]
-    lengths = [np.linalg.norm(rows, axis=1, keepdims=True) for rows in streams]
-    scaled = [
-        rows / np.where(length > 0, length, 1)
-        for rows, length in zip(streams, lengths, strict=True)
-    ]
-    return np.concatenate(scaled, axis=1)
-
-
-def _cluster_source(
-    rows, *, fitted_rows, other_rows, settings, seed, strategy
-) -> Clustering:
-    result = kmeans.fit(
-        rows[fitted_rows], seed=seed, strategy=strategy, **settings._asdict()
-    )
-    labels = np.full(len(rows), NO_LABEL, np.int32)
-    labels[fitted_rows] = result.labels
-    if other_rows.any():
-        labels[other_rows], _ = kmeans.assign(rows[other_rows], result)
-    return Clustering(
-        labels=labels,
-        centroids=result.centroids,
-        sizes=result.sizes,
-        inertia=result.inertia,
-        normalize=result.normalize,
-        pca_mean=result.pca_mean,
-        pca_projection=result.pca_projection,
-    )
+        return streams[0] if mapped else np.asarray(streams[0], np.float32)
+    if mapped:
+        path = Path(streams[0].filename).with_name("joined.npy")
+        partial = path.with_name(f".{path.name}.partial")
+        joined = np.lib.format.open_memmap(
+            partial, mode="w+", dtype=streams[0].dtype, shape=(num_rows, width)
+        )
+    else:
+        joined = np.empty([num_rows, width], np.float32)
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        joined[rows] = np.concatenate(
+            [
+                preprocessing.to_length_one(tf.constant(stream[rows], tf.float32))
+                for stream in streams
+            ],
+            axis=1,
+        )
+    if not mapped:
+        return joined
+    joined.flush()
+    os.replace(partial, path)
+    return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -6,6 +6,7 @@ controls. Encoders ("streams"), heads, k-means runs and losses all follow from a
 
 from typing import NamedTuple
 
+from xdc_tf.clustering import label_tables
 from xdc_tf.data.dataset_info import AUDIO, VIDEO
 
 TRUE_LABELS = "true_labels"
@@ -67,6 +68,25 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
+def with_heads(row: Method, num_heads: int) -> Method:
+    """The method with several independent clusterings of each clustered source.
+
+    Args:
+      row: of METHODS.
+      num_heads: clusterings per source; every encoder then has as many heads for it.
+    """
+    return row._replace(
+        supervision={
+            stream: tuple(
+                label_tables.clustering_name(source, head)
+                for source in sources
+                for head in range(1 if source == TRUE_LABELS else num_heads)
+            )
+            for stream, sources in row.supervision.items()
+        }
+    )
+
+
 def modalities(row: Method) -> tuple[str, ...]:
     """What the method's encoders see, each once."""
     return tuple(dict.fromkeys(row.streams.values()))
@@ -85,9 +105,29 @@ def clustered_streams(row: Method, source: str) -> tuple[str, ...]:
     """
     if source == TRUE_LABELS:
         return ()
-    return tuple(row.streams) if source == JOINT else (source,)
+    base = label_tables.source_of(source)
+    return tuple(row.streams) if base == JOINT else (base,)
+
+
+def clustered_sources(row: Method) -> dict[str, tuple[str, ...]]:
+    """The sources to cluster, each once whatever its heads -> clustered_streams."""
+    wanted = [source for source in label_sources(row) if source != TRUE_LABELS]
+    return {
+        label_tables.source_of(source): clustered_streams(row, source)
+        for source in wanted
+    }
 
 
 def head_name(stream: str, source: str) -> str:
     """Name of the head on a stream's encoder that learns a source's labels."""
     return f"{stream}_from_{source}"
+
+
+def head_weights(row: Method) -> dict[str, float]:
+    """What each head's loss counts for: heads of one source and stream share 1."""
+    weights = {}
+    for stream, sources in row.supervision.items():
+        bases = [label_tables.source_of(source) for source in sources]
+        for source, base in zip(sources, bases, strict=True):
+            weights[head_name(stream, source)] = 1 / bases.count(base)
+    return weights

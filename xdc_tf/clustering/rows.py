@@ -1,0 +1,372 @@
+"""Rows on the replicas of a distribution strategy, in memory or in files, by blocks.
+
+Without a strategy (None) everything runs on the one device that holds the rows. Every
+process brings its own rows, which its replicas share among them.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.clustering.preprocessing import preprocess
+from xdc_tf.clustering.row_files import Extent
+
+# Blocks that are read ahead while one is worked on.
+_READ_AHEAD = 2
+
+
+class Preparation(NamedTuple):
+    """What rows go through before they are compared with centroids.
+
+    Attributes:
+      normalize: scale to length one.
+      pca_mean: [D] float32, or None without PCA-whitening.
+      pca_projection: [D, d] float32, or None without PCA-whitening.
+      origin: [d] float32, subtracted last.
+    """
+
+    normalize: bool
+    pca_mean: tf.Tensor | None
+    pca_projection: tf.Tensor | None
+    origin: tf.Tensor
+
+
+class InMemory(NamedTuple):
+    """One replica's rows on its device.
+
+    Attributes:
+      rows: [n, D] float32.
+      factors: [n, D] what `as_factors` makes of them.
+      fitted: [n] bool, whether a row counts for the centroids; False for padding.
+      present: [n] bool, whether there is an example in the row; False for padding.
+    """
+
+    rows: tf.Tensor
+    factors: tf.Tensor
+    fitted: tf.Tensor
+    present: tf.Tensor
+
+
+class InFiles(NamedTuple):
+    """One replica's rows in files, which are read anew in every pass.
+
+    Attributes:
+      paths: [blocks] string.
+      offsets: [blocks] int64, bytes before the block.
+      lengths: [blocks] int64, bytes of the block.
+      file_sizes: [blocks] int64, bytes of its whole file.
+      like: [0, D] in the type that the files hold.
+      preparation: done to each block after it was read; None for nothing.
+      fitted: [n] bool, as in InMemory.
+      present: [n] bool, as in InMemory.
+    """
+
+    paths: tf.Tensor
+    offsets: tf.Tensor
+    lengths: tf.Tensor
+    file_sizes: tf.Tensor
+    like: tf.Tensor
+    preparation: Preparation | None
+    fitted: tf.Tensor
+    present: tf.Tensor
+
+
+Rows = InMemory | InFiles
+
+
+class Block(NamedTuple):
+    """Rows that are worked on at once.
+
+    Attributes:
+      rows: [b, D] float32, prepared.
+      factors: [b, D] what `as_factors` makes of them.
+      start: [] int32, number of the first row on this replica.
+      stop: [] int32, behind the last.
+    """
+
+    rows: tf.Tensor
+    factors: tf.Tensor
+    start: tf.Tensor
+    stop: tf.Tensor
+
+
+class Products(NamedTuple):
+    """How rows enter matrix products with centroids.
+
+    Attributes:
+      dtype: float32, bfloat16 or float16.
+      scale: [] float32, what numbers are multiplied with so that float16 can hold
+        their products; not used with other types.
+    """
+
+    dtype: tf.DType
+    scale: tf.Tensor
+
+
+def as_factors(values: tf.Tensor, products: Products) -> tf.Tensor:
+    """Float32 rows or centroids -> factors of products."""
+    if products.dtype == tf.float16:
+        values *= products.scale
+    return tf.cast(values, products.dtype)
+
+
+def prepare(features: tf.Tensor, preparation: Preparation) -> tf.Tensor:
+    """[n, D] float32 features -> [n, d] prepared rows."""
+    rows = preprocess(
+        features,
+        normalize=preparation.normalize,
+        pca_mean=preparation.pca_mean,
+        pca_projection=preparation.pca_projection,
+    )
+    return rows - preparation.origin
+
+
+def shard_tensor(
+    features: tf.Tensor,
+    *,
+    fitted: np.ndarray,
+    present: np.ndarray,
+    strategy: tf.distribute.Strategy | None,
+) -> InMemory:
+    """Gives each of this process's replicas a run of its rows, padded to one length."""
+
+    def part(start: int, stop: int, padding: int) -> InMemory:
+        rows = tf.pad(features[start:stop], [[0, padding], [0, 0]])
+        return InMemory(
+            rows, rows, **_masks(fitted, present, slice(start, stop), padding)
+        )
+
+    return _distribute(part, len(fitted), strategy)
+
+
+def shard_files(
+    extents: Sequence[Extent],
+    *,
+    block_rows: int,
+    fitted: np.ndarray,
+    present: np.ndarray,
+    strategy: tf.distribute.Strategy | None,
+) -> InFiles:
+    """Gives each of this process's replicas a run of the rows of its files."""
+    like = tf.zeros([0, extents[0].width], extents[0].dtype)
+
+    def part(start: int, stop: int, padding: int) -> InFiles:
+        blocks = list(_blocks_between(extents, start, stop, block_rows))
+        paths = [block[0] for block in blocks]
+        places = np.array([block[1:] for block in blocks], np.int64).reshape(-1, 3)
+        return InFiles(
+            paths=tf.constant(paths, tf.string, [len(blocks)]),
+            offsets=tf.constant(places[:, 0]),
+            lengths=tf.constant(places[:, 1]),
+            file_sizes=tf.constant(places[:, 2]),
+            like=like,
+            preparation=None,
+            **_masks(fitted, present, slice(start, stop), padding),
+        )
+
+    return _distribute(part, len(fitted), strategy)
+
+
+def _masks(
+    fitted: np.ndarray, present: np.ndarray, chosen: slice, padding: int
+) -> dict[str, tf.Tensor]:
+    masks = {"fitted": fitted, "present": present}
+    return {
+        name: tf.constant(np.pad(mask[chosen], [0, padding]))
+        for name, mask in masks.items()
+    }
+
+
+def _blocks_between(
+    extents: Sequence[Extent], start: int, stop: int, block_rows: int
+) -> Iterator[tuple[str, int, int, int]]:
+    """Path, offset, length and size of the file for each block of rows."""
+    first = 0
+    for one in extents:
+        size = os.path.getsize(one.path)
+        begin, end = max(start - first, 0), min(stop - first, one.num_rows)
+        for number in range(begin, end, block_rows):
+            rows = min(block_rows, end - number)
+            offset = one.offset + number * one.row_bytes
+            yield one.path, offset, rows * one.row_bytes, size
+        first += one.num_rows
+
+
+def _distribute(part: Callable[[int, int, int], Rows], num_rows: int, strategy) -> Rows:
+    if strategy is None:
+        return part(0, num_rows, 0)
+    # The strategy's devices in this process; they share the rows of this process.
+    devices = strategy.extended.worker_devices
+    each = -(-num_rows // len(devices))
+
+    def value(context: tf.distribute.experimental.ValueContext) -> Rows:
+        local = context.replica_id_in_sync_group % len(devices)
+        start, stop = min(local * each, num_rows), min((local + 1) * each, num_rows)
+        # Placed here, once, or every step would copy the rows to the replica anew.
+        with tf.device(devices[local]):
+            return part(start, stop, each - (stop - start))
+
+    return strategy.experimental_distribute_values_from_function(value)
+
+
+def over_blocks(
+    own: Rows,
+    function: Callable[[Block, Any], tuple[tuple[tf.Tensor, ...], Any]],
+    carry: Any,
+    *,
+    block_rows: int,
+    products: Products | None = None,
+    values: Sequence[tf.TensorSpec] = (),
+) -> tuple[tuple[tf.Tensor, ...], Any]:
+    """Runs a function over all of a replica's rows, in order, inside a `tf.function`.
+
+    Args:
+      own: the replica's rows.
+      function: (block, carry) -> values of the block's rows, and the carry for the
+        next block.
+      carry: what the first block gets.
+      block_rows: rows per block.
+      products: of the blocks' factors; None if these are not used.
+      values: of the values, shapes [None, ...].
+
+    Returns:
+      The values, each [n, ...] and zero for padding, and the last carry.
+    """
+    num_rows = own.fitted.shape[0]
+    in_files = isinstance(own, InFiles)
+    num_blocks = tf.size(own.offsets) if in_files else -(-num_rows // block_rows)
+    read_block = _file_reader(own) if in_files else _slicer(own, block_rows)
+
+    def step(number, start, arrays, carry):
+        rows, factors = read_block(start)
+        if products is not None and factors is None:
+            factors = as_factors(rows, products)
+        block = Block(rows, factors, start, start + tf.shape(rows)[0])
+        parts, carry = function(block, carry)
+        arrays = tuple(
+            array.write(number, part) for array, part in zip(arrays, parts, strict=True)
+        )
+        return number + 1, block.stop, arrays, carry
+
+    arrays = tuple(
+        tf.TensorArray(
+            spec.dtype, size=num_blocks, element_shape=spec.shape, infer_shape=False
+        )
+        for spec in values
+    )
+    _, stop, arrays, carry = tf.while_loop(
+        lambda number, *_: number < num_blocks,
+        step,
+        (0, 0, arrays, carry),
+        parallel_iterations=2,  # bounds the memory for blocks in flight
+    )
+    return tuple(_filled_up(array.concat(), stop, num_rows) for array in arrays), carry
+
+
+def _slicer(own: InMemory, block_rows: int) -> Callable:
+    def read_block(start):
+        chosen = slice(start, start + block_rows)
+        return own.rows[chosen], own.factors[chosen]
+
+    return read_block
+
+
+def _file_reader(own: InFiles) -> Callable:
+    width = own.like.shape[1]
+
+    def read(path, offset, length, file_size):
+        record = tf.data.FixedLengthRecordDataset(
+            [path],
+            record_bytes=length,
+            header_bytes=offset,
+            footer_bytes=file_size - offset - length,
+        )
+        return record.map(
+            lambda content: tf.reshape(
+                tf.io.decode_raw(content, own.like.dtype), [-1, width]
+            )
+        )
+
+    with tf.device("/device:CPU:0"):
+        places = (own.paths, own.offsets, own.lengths, own.file_sizes)
+        blocks = tf.data.Dataset.from_tensor_slices(places).flat_map(read)
+        iterator = iter(blocks.prefetch(_READ_AHEAD))
+
+    def read_block(_):
+        with tf.device("/device:CPU:0"):
+            content = next(iterator)
+        rows = tf.cast(content, tf.float32)
+        if own.preparation is not None:
+            rows = prepare(rows, own.preparation)
+        return rows, None
+
+    return read_block
+
+
+def _filled_up(value: tf.Tensor, stop: tf.Tensor, num_rows: int) -> tf.Tensor:
+    widths = [[0, num_rows - stop]] + [[0, 0]] * (len(value.shape) - 1)
+    return tf.ensure_shape(tf.pad(value, widths), [num_rows, *value.shape[1:]])
+
+
+def on_replicas(
+    strategy: tf.distribute.Strategy | None, function: Callable[..., Any], *args: Any
+) -> Any:
+    """Calls `function` on every replica's part of the arguments.
+
+    Meant for the body of a loop that runs outside the replicas: replicas cannot meet
+    to reduce from inside a `tf.while_loop` of their own.
+    """
+    return function(*args) if strategy is None else strategy.run(function, args)
+
+
+def total(strategy: tf.distribute.Strategy | None, value: Any) -> Any:
+    """The sum over the replicas of what `on_replicas` returned; any structure."""
+    if strategy is None:
+        return value
+    return tf.nest.map_structure(
+        lambda part: strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None), value
+    )
+
+
+def place_among_processes(strategy: tf.distribute.Strategy | None) -> tuple[int, int]:
+    """The number of this process, from 0, and how many share the work."""
+    if strategy is None:
+        return 0, 1
+    num_local = len(strategy.extended.worker_devices)
+    numbers = []
+
+    def note(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
+        numbers.append(context.replica_id_in_sync_group // num_local)
+        return tf.zeros([])
+
+    strategy.experimental_distribute_values_from_function(note)
+    return numbers[0], strategy.num_replicas_in_sync // num_local
+
+
+def sum_over_processes(
+    strategy: tf.distribute.Strategy | None, value: np.ndarray
+) -> np.ndarray:
+    """The sum of an array that every process has one of; all processes call this."""
+    if strategy is None or place_among_processes(strategy)[1] == 1:
+        return value
+    num_local = len(strategy.extended.worker_devices)
+
+    def part(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
+        first = context.replica_id_in_sync_group % num_local == 0
+        return tf.constant(value if first else np.zeros_like(value))
+
+    parts = strategy.experimental_distribute_values_from_function(part)
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy()
+
+
+def local_rows(
+    strategy: tf.distribute.Strategy | None, value: tf.Tensor, num_rows: int
+) -> np.ndarray:
+    """The values of this process's rows, without padding, in order."""
+    parts = [value]
+    if strategy is not None:
+        parts = strategy.experimental_local_results(value)
+    return np.concatenate([part.numpy() for part in parts])[:num_rows]

@@ -1,0 +1,156 @@
+"""One pass over the rows before a fit: what is wrong with them, and their moments."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from xdc_tf.clustering.rows import (
+    InFiles,
+    Preparation,
+    Products,
+    Rows,
+    as_factors,
+    on_replicas,
+    over_blocks,
+    prepare,
+    total,
+)
+
+NOT_FINITE, ALL_ZERO = 1, 2
+
+
+class Moments(NamedTuple):
+    """Sums over the fitted rows of one replica, about some origin.
+
+    Attributes:
+      count: [] float64.
+      sums: [D] float64.
+      products: [D, D] float64, sums of x x^T.
+    """
+
+    count: tf.Tensor
+    sums: tf.Tensor
+    products: tf.Tensor
+
+
+@tf.function(autograph=False)
+def find_faults(
+    rows: Rows,
+    normalize: bool,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What is wrong with each row.
+
+    Args:
+      rows: as they were given, not prepared.
+      normalize: whether an all-zero row is wrong.
+      block_rows: rows per block.
+      strategy: the one that the rows were sharded for.
+
+    Returns:
+      For each replica [n] int8: 0, NOT_FINITE or ALL_ZERO. Over all replicas, how many
+      are not 0.
+    """
+
+    def look_closely(block):
+        finite = tf.reduce_all(tf.math.is_finite(block.rows), axis=1)
+        zero = tf.reduce_all(tf.equal(block.rows, 0.0), axis=1) & normalize
+        return tf.where(finite, tf.where(zero, ALL_ZERO, 0), NOT_FINITE)
+
+    def faults(own):
+        def look(block, count):
+            squares = tf.reduce_sum(tf.square(block.rows), axis=1)
+            suspicious = ~tf.math.is_finite(squares) | tf.equal(squares, 0.0)
+            found = tf.cond(
+                tf.reduce_any(suspicious),
+                lambda: look_closely(block),
+                lambda: tf.zeros_like(squares, tf.int32),
+            )
+            found = tf.where(own.present[block.start : block.stop], found, 0)
+            count += tf.math.count_nonzero(found)
+            return (tf.cast(found, tf.int8),), count
+
+        values = [tf.TensorSpec([None], tf.int8)]
+        nothing = tf.zeros([], tf.int64)
+        (found,), count = over_blocks(
+            own, look, nothing, block_rows=block_rows, values=values
+        )
+        return found, count
+
+    found, count = on_replicas(strategy, faults, rows)
+    return found, total(strategy, count)
+
+
+@tf.function(autograph=False)
+def moments(
+    rows: Rows,
+    origin: tf.Tensor,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> Moments:
+    """The moments of all replicas' fitted rows about an origin near their mean."""
+    width = origin.shape[0]
+    nothing = Moments(
+        tf.zeros([], tf.float64),
+        tf.zeros([width], tf.float64),
+        tf.zeros([width, width], tf.float64),
+    )
+
+    def of_replica(own):
+        def add(block, sums):
+            fitted = own.fitted[block.start : block.stop]
+            centred = tf.where(fitted[:, tf.newaxis], block.rows - origin, 0.0)
+            products = tf.matmul(centred, centred, transpose_a=True)
+            return (), Moments(
+                sums.count + tf.reduce_sum(tf.cast(fitted, tf.float64)),
+                sums.sums + tf.cast(tf.reduce_sum(centred, axis=0), tf.float64),
+                sums.products + tf.cast(products, tf.float64),
+            )
+
+        return over_blocks(own, add, nothing, block_rows=block_rows)[1]
+
+    return total(strategy, on_replicas(strategy, of_replica, rows))
+
+
+def prepare_rows(
+    rows: Rows,
+    preparation: Preparation,
+    products: Products,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> Rows:
+    """Rows after their preparation; those in files get it whenever they are read."""
+    if isinstance(rows, InFiles):
+        return rows._replace(preparation=preparation)
+    return _prepare_in_memory(rows, preparation, products, block_rows, strategy)
+
+
+@tf.function(autograph=False)
+def _prepare_in_memory(rows, preparation, products, block_rows, strategy):
+    width = preparation.origin.shape[0]
+
+    def convert(block, carry):
+        return (prepare(block.rows, preparation),), carry
+
+    def of_replica(own):
+        values = [tf.TensorSpec([None, width], tf.float32)]
+        (prepared,), _ = over_blocks(
+            own, convert, (), block_rows=block_rows, values=values
+        )
+        return own._replace(rows=prepared, factors=as_factors(prepared, products))
+
+    return on_replicas(strategy, of_replica, rows)
+
+
+def square_sum(own: Rows, *, block_rows: int) -> tf.Tensor:
+    """Sum of a replica's fitted rows' squared lengths, float64; in a `tf.function`."""
+
+    def add(block, squares):
+        lengths = tf.reduce_sum(tf.square(block.rows), axis=1)
+        fitted = own.fitted[block.start : block.stop]
+        lengths = tf.cast(tf.where(fitted, lengths, 0.0), tf.float64)
+        return (), squares + tf.reduce_sum(lengths)
+
+    nothing = tf.zeros([], tf.float64)
+    return over_blocks(own, add, nothing, block_rows=block_rows)[1]
