@@ -73,13 +73,33 @@ def get_config() -> ml_collections.ConfigDict:
     c.kmeans.num_clusters = 256
     c.kmeans.num_iterations = 20
     c.kmeans.num_restarts = 1
+    c.kmeans.num_heads = 1  # independent clusterings of each source, a head for each
+    # An iteration that lowers the objective by no more than this part is the last; 0:
+    # labels that do not change any more.
+    c.kmeans.tolerance = 0.0
     c.kmeans.precision = "float32"  # or mixed
     c.kmeans.normalize = True  # L2-normalise the features
+    c.kmeans.spherical = False  # L2-normalise the centroids too
+    c.kmeans.balanced = False  # clusters of nearly equal size, by Sinkhorn's iteration
     c.kmeans.pca_components = 0  # whiten to that many dimensions; 0 is off
+    # Features of a source above this size as float32 stay on disk and are streamed.
+    c.kmeans.memory_gib = 4.0
+
+    # When a round's clustering counts as collapsed, and what happens then.
+    c.health = ml_collections.ConfigDict()
+    # Effective clusters, exp(entropy of the sizes), under this share of num_clusters;
+    # 0: never.
+    c.health.min_effective_share = 0.1
+    c.health.max_cluster_share = 0.5  # one cluster holds more of the examples; 1: never
+    c.health.on_collapse = "warn"  # or stop, before the round is trained
 
     # The clips that are clustered: evenly spread, features averaged; 1 is the centre.
     c.features = ml_collections.ConfigDict()
     c.features.clips_per_video = 1
+    # Where features come from: pass, over all videos in evaluation mode; or training,
+    # which collects what the round's steps computed, with a pass for what they did not.
+    c.features.source = "pass"
+    c.features.dtype = "float32"  # or float16: half the disk
     c.features.batch_size = 64
     # Batches that renew a random encoder's batch-norm statistics before round 1; one
     # pass over the data set at most.
@@ -94,6 +114,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.training.patience = 0
     c.training.held_out_share = 0.05  # of the videos; pseudo-labelled, never trained on
     c.training.max_steps_per_epoch = 0  # 0: the whole data set
+    # Draw from all clusters equally often, whatever their sizes (supervised: from all
+    # classes). A video of a small cluster then comes several times per epoch, up to
+    # number of videos / num_clusters; shuffle_buffer should be larger than that.
+    c.training.balance_clusters = False
 
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "sgd"  # or lamb, for large batches

@@ -67,6 +67,12 @@ def tiny_config():
 
 
 @pytest.fixture(scope="session")
+def new_tiny_config():
+    """The function make_tiny_config, for fixtures that outlive a test."""
+    return make_tiny_config
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tiny_records, tmp_path_factory):
     """Work directory of a finished run of make_tiny_config on tiny_records' "train"."""
     from xdc_tf.training.pretrain import pretrain

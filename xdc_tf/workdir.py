@@ -14,6 +14,7 @@ IMPORT_FILE = "import.json"
 RECORDS_DIR = "records"
 CHECKPOINTS_DIR = "checkpoints"
 LABELS_DIR = "labels"
+FEATURES_DIR = "features"
 TENSORBOARD_DIR = "tensorboard"
 INITIAL_DIR = "initial"
 _ROUND = re.compile(r"round_(\d+)")

@@ -1,4 +1,4 @@
-"""The five command lines as processes: --help, bad input, the evaluation's report."""
+"""The command lines as processes: --help, bad input, the evaluation's report."""
 
 import concurrent.futures
 import json
@@ -21,6 +21,7 @@ MODULES = [
     "xdc_tf.cli.export_torch",
     "xdc_tf.cli.assign",
     "xdc_tf.cli.extract_features",
+    "xdc_tf.cli.choose_k",
 ]
 # Each takes seconds to import.
 SLOW_IMPORTS = {"tensorflow", "keras", "tf_keras", "sklearn", "scipy", "av"}

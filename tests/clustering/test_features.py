@@ -59,9 +59,32 @@ def test_rows_are_filled_by_index_in_whatever_order_examples_come():
 
 
 def test_a_row_is_the_mean_over_the_examples_clips_in_one_batch_or_several():
-    batches = [([0, 0, 1], [1.0, 2.0, 5.0]), ([1, 0, 2], [7.0, 6.0, 9.0])]
+    batches = [([0, 0, 1], [1.0, 2.0, 5.0]), ([1, 1, 2], [7.0, 9.0, 3.0])]
     rows, _ = extract_means(batches, num_rows=3)
-    assert rows == [3.0, 6.0, 9.0]
+    assert rows == [1.5, 7.0, 3.0]
+
+
+def clips_of(index, values):
+    index = np.array(index, np.int64)
+    rows = np.array(values, np.float32)[:, None]
+    return features.ClipFeatures(index, np.zeros(len(index)), {"audio": rows})
+
+
+def test_averages_come_when_a_batch_ends_that_splits_no_example():
+    batches = iter(
+        [
+            clips_of([4, 4, 0], [1.0, 3.0, 5.0]),
+            clips_of([0, 2, 2], [7.0, 1.0, 1.0]),
+            clips_of([], []),
+            clips_of([3, 1, 1], [8.0, 2.0, 3.0]),
+        ]
+    )
+    groups = list(features.average_clips(batches))
+    assert [group.example_index.tolist() for group in groups] == [[4, 0, 2], [3, 1]]
+    first, second = (group.streams["audio"] for group in groups)
+    assert first.dtype == np.float32
+    assert first[:, 0].tolist() == [2.0, 6.0, 1.0]
+    assert second[:, 0].tolist() == [8.0, 2.5]
 
 
 def test_padding_is_ignored():

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from xdc_tf import workdir as work
 from xdc_tf.clustering import label_tables
+from xdc_tf.models import encoder_files
 from xdc_tf.training import supervision
 from xdc_tf.training.pretrain import pretrain
 
@@ -58,6 +59,18 @@ def test_a_method_runs_and_writes_its_encoders_and_labels(
     else:
         assert not os.path.exists(round_dir)
     assert final_step(tmp_path) == STEPS_PER_ROUND
+
+
+def test_several_clusterings_of_a_source_have_heads_and_labels_each(
+    tiny_config, tiny_records, tmp_path
+):
+    tiny_config["num_rounds"] = 1
+    tiny_config["kmeans"] |= {"num_heads": 2, "balanced": True, "spherical": True}
+    run_pretrain(tiny_config, tiny_records, tmp_path)
+    table = label_tables.read(work.round_dir(str(tmp_path), 0))
+    assert set(table.clusterings) == {"video", "video-1", "audio", "audio-1"}
+    heads = encoder_files.load_heads(work.heads_file(str(tmp_path), "video"))
+    assert set(heads) == {"audio", "audio-1"}
 
 
 def test_imported_is_no_method_to_train_by(tiny_config, tiny_records, tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from xdc_tf.clustering.health import HealthSettings
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
@@ -95,6 +96,31 @@ def test_architectures_are_the_configs_by_modality(config):
     }
 
 
+def test_features_come_from_a_pass_of_one_clip_in_float32(config):
+    assert settings.features(config) == settings.FeatureSettings(
+        harvest=False, dtype="float32", clips_per_video=1
+    )
+
+
+def test_features_come_from_training_if_the_config_says_so(config):
+    config["features"]["source"] = "training"
+    assert settings.features(config).harvest
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("source", "both", "='both' is unknown; choose one of pass, training."),
+        ("dtype", "int8", "='int8' is unknown; choose one of float32, float16."),
+        ("clips_per_video", 0, "=0 must be at least 1."),
+    ],
+)
+def test_unknown_features_are_refused_by_their_key(key, value, told, config):
+    config["features"][key] = value
+    with pytest.raises(ValueError, match=re.escape(f"config.features.{key}{told}")):
+        settings.features(config)
+
+
 def test_layers_for_training_take_precision_and_synchronisation(config):
     config |= {"precision": "mixed_bfloat16", "synchronized_batch_norm": True}
     layers = settings.training_layers(config)
@@ -132,6 +158,33 @@ def test_zero_pca_components_mean_none(config):
     config["kmeans"]["pca_components"] = 64
     assert settings.kmeans(config).pca_components == 64
     assert settings.kmeans(config).num_clusters == 256
+
+
+def test_health_is_the_configs(config):
+    config["health"] |= {"min_effective_share": 0.0, "on_collapse": "stop"}
+    assert settings.health(config) == HealthSettings(
+        min_effective_share=0.0, max_cluster_share=0.5, on_collapse="stop"
+    )
+
+
+@pytest.mark.parametrize("key", ["min_effective_share", "max_cluster_share"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_share_of_health_outside_of_0_to_1_is_refused(config, key, value):
+    config["health"][key] = value
+    with pytest.raises(ValueError, match=f"config.health.{key}={value} must be in"):
+        settings.health(config)
+
+
+def test_a_largest_share_under_the_mean_share_is_refused(config):
+    config["health"]["max_cluster_share"] = 0.003
+    with pytest.raises(ValueError, match="share=0.003 is less than .*num_clusters=256"):
+        settings.health(config)
+
+
+def test_an_unknown_reaction_to_a_collapse_is_named_with_those_there_are(config):
+    config["health"]["on_collapse"] = "ignore"
+    with pytest.raises(ValueError, match="on_collapse='ignore' is unknown.*warn, stop"):
+        settings.health(config)
 
 
 def test_the_schedule_is_the_optimizers(config):

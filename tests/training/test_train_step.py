@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf import compat
+from xdc_tf.clustering import features
 from xdc_tf.data import pipeline
 from xdc_tf.training import monitoring, train_step
 from xdc_tf.training.run import prepare, training_batches
@@ -24,7 +25,7 @@ def make_run(config, records, workdir, strategy=ONE_DEVICE):
     return run
 
 
-def make_step(run):
+def make_step(run, *, harvest=False):
     return train_step.make_train_step(
         run.model,
         run.method,
@@ -32,6 +33,7 @@ def make_step(run):
         run.optimizer,
         strategy=run.strategy,
         global_batch_size=run.config["training"]["batch_size"],
+        harvest=harvest,
     )
 
 
@@ -46,7 +48,7 @@ def test_two_devices_take_the_same_first_step_as_one(
     results = []
     for name, strategy in {"one": ONE_DEVICE, "two": two_devices}.items():
         run = make_run(tiny_config, tiny_records, tmp_path / name, strategy)
-        sums = make_step(run)(next(training_batches(run)))
+        sums = make_step(run)(next(training_batches(run))).sums
         results.append((monitoring.head_means([sums]), weights(run)))
     (means_of_one, weights_of_one), (means_of_two, weights_of_two) = results
     for head, means in means_of_one.items():
@@ -59,7 +61,8 @@ def test_the_loss_before_training_is_the_log_of_the_number_of_clusters(
     tiny_config, tiny_records, tmp_path
 ):
     run = make_run(tiny_config, tiny_records, tmp_path)
-    means = monitoring.head_means([make_step(run)(next(training_batches(run)))])
+    result = make_step(run)(next(training_batches(run)))
+    means = monitoring.head_means([result.sums])
     for head in ("video_from_audio", "audio_from_video"):
         # Heads start at N(0, 0.01), so that all four clusters are nearly as likely.
         assert means[head]["loss"] == pytest.approx(np.log(4), abs=0.05)
@@ -71,7 +74,7 @@ def test_repeated_steps_on_one_batch_learn_its_labels(
     run = make_run(tiny_config, tiny_records, tmp_path)
     step, batch = make_step(run), next(training_batches(run))
     for _ in range(15):
-        means = monitoring.head_means([step(batch)])
+        means = monitoring.head_means([step(batch).sums])
     assert all(values["loss"] < 0.5 for values in means.values())
     assert all(values["accuracy"] == 1.0 for values in means.values())
 
@@ -84,9 +87,8 @@ def test_examples_without_a_label_and_padding_add_nothing(
         table.assign(np.where(np.arange(24) == 3, 1, -1))
     batch = next(training_batches(run))
     batch = {**batch, "example_index": tf.constant([3, 5, pipeline.PADDING_INDEX, 3])}
-    sums = train_step.head_losses(
-        run.model, run.method, run.label_tables, batch, training=False
-    )
+    encoded = train_step.encode(run.model, run.method, batch, training=False)
+    sums = train_step.head_losses(run.model, run.method, run.label_tables, encoded)
     for head in sums.values():
         assert float(head["labelled"]) == 2
         assert float(head["loss"]) == pytest.approx(2 * np.log(4), rel=0.1)
@@ -113,22 +115,51 @@ def test_mixed_precision_learns_with_float32_weights(
     tiny_config["precision"] = precision
     run = make_run(tiny_config, tiny_records, tmp_path)
     step, batch = make_step(run), next(training_batches(run))
-    first = monitoring.head_means([step(batch)])
+    first = monitoring.head_means([step(batch).sums])
     compat.set_learning_rate(run.optimizer, 0.02)
     for _ in range(8):
-        last = monitoring.head_means([step(batch)])
+        last = monitoring.head_means([step(batch).sums])
     assert {variable.dtype for variable in weights(run)} == {np.dtype("float32")}
     # Not the video head: on a CPU, TensorFlow's bfloat16 filter gradients of narrow 3-d
     # convolutions hold NaN at times.
     assert last["audio_from_video"]["loss"] < first["audio_from_video"]["loss"]
 
 
+def test_a_step_returns_the_features_that_it_trained_on_by_example(
+    tiny_config, tiny_records, tmp_path, two_devices
+):
+    tiny_config |= {"synchronized_batch_norm": True, "method": "same_audio"}
+    run = make_run(tiny_config, tiny_records, tmp_path / "one")
+    batch = next(training_batches(run))
+    expected = {
+        stream: encoder(batch["audio"], training=True).numpy()
+        for stream, encoder in run.model.encoders.items()
+    }
+    for name, strategy in {"same": ONE_DEVICE, "two": two_devices}.items():
+        run = make_run(tiny_config, tiny_records, tmp_path / name, strategy)
+        result = make_step(run, harvest=True)(next(training_batches(run)))
+        found = features.examples_on_host(strategy, result.encoded)
+        assert found.example_index.tolist() == batch["example_index"].numpy().tolist()
+        for stream, rows in expected.items():
+            assert found.streams[stream].dtype == np.float32
+            np.testing.assert_allclose(
+                found.streams[stream], rows, rtol=1e-4, atol=1e-5
+            )
+
+
+def test_a_step_returns_no_features_unasked(tiny_config, tiny_records, tmp_path):
+    run = make_run(
+        tiny_config | {"method": "same_audio"}, tiny_records, tmp_path / "run"
+    )
+    assert make_step(run)(next(training_batches(run))).encoded is None
+
+
 def test_lamb_learns(tiny_config, tiny_records, tmp_path):
     tiny_config["optimizer"]["name"] = "lamb"
     run = make_run(tiny_config, tiny_records, tmp_path)
     step, batch = make_step(run), next(training_batches(run))
-    first = monitoring.head_means([step(batch)])
+    first = monitoring.head_means([step(batch).sums])
     for _ in range(5):
-        last = monitoring.head_means([step(batch)])
+        last = monitoring.head_means([step(batch).sums])
     for head in first:
         assert last[head]["loss"] < first[head]["loss"]

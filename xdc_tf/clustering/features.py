@@ -24,12 +24,25 @@ class ClipFeatures(NamedTuple):
     streams: dict[str, np.ndarray]
 
 
-class Features(NamedTuple):
-    """What one pass over a data set gives.
+class ExampleFeatures(NamedTuple):
+    """Some examples' features, in any order.
 
     Attributes:
-      streams: for each stream [num_rows, D] float32 by example_index, the mean over an
-        example's clips; rows without an example are zero.
+      example_index: [n] int64.
+      streams: for each stream [n, D] float32.
+    """
+
+    example_index: np.ndarray
+    streams: dict[str, np.ndarray]
+
+
+class Features(NamedTuple):
+    """Features of a whole data set.
+
+    Attributes:
+      streams: for each stream [num_rows, D] by example_index: float32 in memory, or a
+        feature store's read-only memory map, float32 or float16. Rows without an
+        example are zero.
       present: [num_rows] bool, which rows have an example.
     """
 
@@ -92,7 +105,7 @@ def make_extract(
 
     It averages what make_extract_clips yields over `batches`, whose indices are all
     below num_rows. A row is filled by its example's index, in whatever order examples
-    come.
+    come; rows without an example are zero.
 
     Args:
       encoders: by stream.
@@ -106,16 +119,58 @@ def make_extract(
             stream: np.zeros([num_rows, encoder.output_shape[-1]], np.float32)
             for stream, encoder in encoders.items()
         }
-        num_clips = np.zeros([num_rows], np.int64)
-        for clips in extract_clips(batches):
-            np.add.at(num_clips, clips.example_index, 1)
+        present = np.zeros([num_rows], bool)
+        for examples in average_clips(extract_clips(batches)):
+            present[examples.example_index] = True
             for stream, rows in streams.items():
-                np.add.at(rows, clips.example_index, clips.streams[stream])
-        for rows in streams.values():
-            rows /= np.maximum(num_clips, 1)[:, None]
-        return Features(streams, num_clips > 0)
+                rows[examples.example_index] = examples.streams[stream]
+        return Features(streams, present)
 
     return extract
+
+
+def average_clips(batches: Iterable[ClipFeatures]) -> Iterator[ExampleFeatures]:
+    """The mean over each example's clips, which follow each other.
+
+    Yields the examples of as many batches at a time as it takes to split none: what is
+    yielded next does not depend on what was before.
+    """
+    held: list[ClipFeatures] = []
+    for clips in batches:
+        if not len(clips.example_index):
+            continue
+        if held and clips.example_index[0] != held[-1].example_index[-1]:
+            yield _average(held)
+            held = []
+        held.append(clips)
+    if held:
+        yield _average(held)
+
+
+def _average(batches: list[ClipFeatures]) -> ExampleFeatures:
+    index = np.concatenate([clips.example_index for clips in batches])
+    firsts = np.flatnonzero(np.diff(index, prepend=-1))
+    num_clips = np.diff(firsts, append=len(index)).astype(np.float32)
+    streams = {}
+    for stream in batches[0].streams:
+        rows = np.concatenate([clips.streams[stream] for clips in batches])
+        streams[stream] = np.add.reduceat(rows, firsts, axis=0) / num_clips[:, None]
+    return ExampleFeatures(index[firsts], streams)
+
+
+def examples_on_host(
+    strategy: tf.distribute.Strategy, examples: ExampleFeatures
+) -> ExampleFeatures:
+    """What a distributed step returned, as arrays and without padding."""
+    index = _on_host(strategy, examples.example_index)
+    real = index >= 0
+    return ExampleFeatures(
+        index[real],
+        {
+            stream: _on_host(strategy, rows)[real]
+            for stream, rows in examples.streams.items()
+        },
+    )
 
 
 def _on_host(strategy, value) -> np.ndarray:

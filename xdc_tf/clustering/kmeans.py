@@ -17,12 +17,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import lloyd, rows, sources, survey
-from xdc_tf.clustering.preprocessing import preprocess
-from xdc_tf.clustering.rows import Preparation, Products, Rows
-from xdc_tf.clustering.sources import Features, Source
+from xdc_tf.clustering import (
+    fit_checks,
+    lloyd,
+    replicas,
+    rows,
+    sources,
+    survey,
+    whitening,
+)
+from xdc_tf.clustering.rows import Preparation, Products
+from xdc_tf.clustering.sources import Features
 
-PRECISIONS = ("float32", "mixed")
 NO_LABEL = -1
 
 # More clusters get smaller blocks, so that a block's scores stay within 32 MB.
@@ -157,13 +163,15 @@ def fit_heads(
         fewer distinct rows than clusters, or a setting that does not fit them.
     """
     source = sources.open_source(features)
-    present = _checked_mask("present_rows", present_rows, source.num_rows)
-    fitted = _checked_mask("fitted_rows", fitted_rows, source.num_rows) & present
+    present = fit_checks.checked_mask("present_rows", present_rows, source.num_rows)
+    fitted = (
+        fit_checks.checked_mask("fitted_rows", fitted_rows, source.num_rows) & present
+    )
     if strategy is not None and strategy.num_replicas_in_sync == 1:
         strategy = None
-    num_fitted = int(rows.sum_over_processes(strategy, np.sum(fitted)))
+    num_fitted = int(replicas.sum_over_processes(strategy, np.sum(fitted)))
     num_fits = num_heads * num_restarts
-    _check_settings(
+    fit_checks.check_settings(
         num_fitted=num_fitted,
         num_heads=num_heads,
         num_clusters=num_clusters,
@@ -191,7 +199,7 @@ def fit_heads(
             present=present,
             strategy=strategy,
         )
-        _check_rows(
+        fit_checks.check_rows(
             shards,
             source,
             fitted,
@@ -207,7 +215,7 @@ def fit_heads(
             seed=seed,
             strategy=strategy,
         )
-        preparation, sample = _fit_preparation(
+        preparation, sample = whitening.fit_preparation(
             shards,
             sample,
             normalize=normalize,
@@ -217,7 +225,7 @@ def fit_heads(
         )
         initial = None
         if initial_centroids is not None:
-            initial = _checked_initial_centroids(
+            initial = fit_checks.checked_initial_centroids(
                 initial_centroids,
                 shape=(num_clusters, sample.shape[1]),
                 num_fits=num_fits,
@@ -238,7 +246,7 @@ def fit_heads(
             settings=settings,
             strategy=strategy,
         )
-        labels = rows.local_rows(strategy, outcome.labels, source.num_rows)
+        labels = replicas.local_rows(strategy, outcome.labels, source.num_rows)
     inertia = outcome.inertia.numpy().reshape(num_heads, num_restarts)
     best = np.arange(num_heads) * num_restarts + inertia.argmin(axis=1)
     return [
@@ -275,7 +283,7 @@ def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
         )
     with tf.device(source.device):
         everything = np.ones(source.num_rows, bool)
-        _check_rows(
+        fit_checks.check_rows(
             sources.shard(
                 source,
                 block_rows=_MOST_BLOCK_ROWS,
@@ -310,62 +318,6 @@ def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(labels), np.concatenate(distances)
 
 
-def _checked_mask(name: str, mask: np.ndarray | None, num_rows: int) -> np.ndarray:
-    if mask is None:
-        return np.ones(num_rows, bool)
-    mask = np.asarray(mask)
-    if mask.shape != (num_rows,) or mask.dtype != bool:
-        raise ValueError(
-            f"{name} has shape {mask.shape} and type {mask.dtype} for {num_rows} rows "
-            "of features; give one truth value per row."
-        )
-    return mask
-
-
-def _check_settings(
-    *,
-    num_fitted: int,
-    num_heads: int,
-    num_clusters: int,
-    num_iterations: int,
-    num_restarts: int,
-    precision: str,
-    normalize: bool,
-    spherical: bool,
-    tolerance: float,
-) -> None:
-    for name, value in (
-        ("num_clusters", num_clusters),
-        ("num_iterations", num_iterations),
-        ("num_restarts", num_restarts),
-        ("num_heads", num_heads),
-    ):
-        if value < 1:
-            raise ValueError(
-                f"{name}={value} must be at least 1; raise config.kmeans.{name}."
-            )
-    if num_clusters > num_fitted:
-        raise ValueError(
-            f"num_clusters={num_clusters} exceeds the {num_fitted} examples with "
-            f"features; lower config.kmeans.num_clusters."
-        )
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"precision={precision!r} is unknown; set config.kmeans.precision to one "
-            f"of {', '.join(PRECISIONS)}."
-        )
-    if spherical and not normalize:
-        raise ValueError(
-            "spherical=True needs rows of length one; set config.kmeans.normalize=True "
-            "or config.kmeans.spherical=False."
-        )
-    if not 0 <= tolerance < 1:
-        raise ValueError(
-            f"tolerance={tolerance} must be in [0, 1), a part of the objective; change "
-            "config.kmeans.tolerance."
-        )
-
-
 def product_dtype(precision: str) -> tf.DType:
     """Type of the matrix products of a precision on this machine."""
     if precision == "float32":
@@ -395,125 +347,6 @@ def sample_rows(num_fitted: int, num_clusters: int) -> int:
     """Rows of the sample that k-means++ chooses from."""
     wanted = min(_SAMPLE_ROWS_PER_CLUSTER * num_clusters, num_fitted // 8)
     return min(num_fitted, max(_MIN_SAMPLE_ROWS, 2 * num_clusters, wanted))
-
-
-def _check_rows(
-    shards: Rows,
-    source: Source,
-    fitted: np.ndarray,
-    *,
-    num_clusters: int,
-    normalize: bool,
-    block_rows: int,
-    strategy: tf.distribute.Strategy | None,
-) -> None:
-    """Raises a ValueError that names rows which cannot be clustered."""
-    faults, num_faults = survey.find_faults(shards, normalize, block_rows, strategy)
-    if int(num_faults):
-        found = rows.local_rows(strategy, faults, source.num_rows)
-        for fault, problem in (
-            (
-                survey.NOT_FINITE,
-                "rows with NaN or infinity in float32, {}; look for a diverged encoder "
-                "or unfilled rows.",
-            ),
-            (
-                survey.ALL_ZERO,
-                "all-zero rows, {}, which cannot be scaled to length one; look for "
-                "unfilled rows or dead units, or set config.kmeans.normalize=False.",
-            ),
-        ):
-            numbers = np.flatnonzero(found == fault)
-            if numbers.size:
-                named = "the first are " + ", ".join(str(row) for row in numbers[:5])
-                raise ValueError(
-                    f"features have {numbers.size} " + problem.format(named)
-                )
-        raise ValueError(
-            f"features of other processes have {int(num_faults)} rows that cannot be "
-            "clustered; their messages name them."
-        )
-    distinct = sources.count_distinct(
-        source, fitted, at_most=num_clusters, block_rows=block_rows
-    )
-    distinct = int(rows.sum_over_processes(strategy, np.int64(distinct)))
-    if distinct < num_clusters:
-        raise ValueError(
-            f"num_clusters={num_clusters} exceeds the {distinct} distinct rows of the "
-            "features; lower config.kmeans.num_clusters, or look for an encoder that "
-            "gives many examples the same features."
-        )
-
-
-def _checked_initial_centroids(
-    centroids: np.ndarray | tf.Tensor, *, shape: tuple[int, int], num_fits: int
-) -> tf.Tensor:
-    centroids = tf.cast(tf.convert_to_tensor(centroids), tf.float32)
-    if tuple(centroids.shape) != shape:
-        raise ValueError(
-            f"initial_centroids have shape {tuple(centroids.shape)} but must have "
-            f"{shape}: num_clusters by dimensions of the preprocessed features."
-        )
-    if not np.isfinite(centroids.numpy()).all():
-        raise ValueError("initial_centroids hold NaN or infinity; pass finite ones.")
-    if num_fits != 1:
-        raise ValueError(
-            f"{num_fits} heads and restarts would repeat the same fit from "
-            f"initial_centroids; pass num_restarts=1 and one head, or leave them out."
-        )
-    return centroids
-
-
-def _fit_preparation(
-    shards: Rows,
-    sample: tf.Tensor,
-    *,
-    normalize: bool,
-    pca_components: int | None,
-    block_rows: int,
-    strategy: tf.distribute.Strategy | None,
-) -> tuple[Preparation, tf.Tensor]:
-    """The preparation of the rows, and the sample after it."""
-    mean = projection = None
-    if pca_components is not None:
-        shift = tf.reduce_mean(sample, axis=0)
-        mean, projection = _whitening(
-            survey.moments(shards, shift, block_rows, strategy),
-            shift.numpy(),
-            pca_components,
-        )
-    sample = preprocess(
-        sample, normalize=normalize, pca_mean=mean, pca_projection=projection
-    )
-    origin = tf.reduce_mean(sample, axis=0)
-    return Preparation(normalize, mean, projection, origin), sample - origin
-
-
-def _whitening(
-    moments: survey.Moments, shift: np.ndarray, num_components: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the mean [D] and the projection [D, components] to unit covariance."""
-    num_rows, width = int(moments.count), len(shift)
-    limit = min(width, num_rows - 1)
-    if not 1 <= num_components <= limit:
-        raise ValueError(
-            f"pca_components={num_components} must lie between 1 and {limit} for "
-            f"{num_rows} examples of {width} dimensions; change "
-            f"config.kmeans.pca_components."
-        )
-    mean = moments.sums.numpy() / num_rows
-    covariance = moments.products.numpy() - num_rows * np.outer(mean, mean)
-    variances, directions = np.linalg.eigh(covariance / (num_rows - 1))
-    variances, directions = variances[::-1], directions[:, ::-1]  # largest first
-    rank = int(np.sum(variances > max(variances[0], 0.0) * lloyd.RELATIVE_RESOLUTION))
-    if rank < num_components:
-        raise ValueError(
-            f"pca_components={num_components} but the features vary along {rank} "
-            f"directions only; lower config.kmeans.pca_components."
-        )
-    scales = np.sqrt(variances[:num_components])
-    projection = directions[:, :num_components] / scales
-    return tf.constant(shift + mean, tf.float32), tf.constant(projection, tf.float32)
 
 
 def _result(

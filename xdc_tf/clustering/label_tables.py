@@ -2,44 +2,65 @@
 
 A round's directory holds
 
-    labels.csv       example_index, video_id and one column of labels per clustering
-    NAME.npz         per clustering: labels, centroids, sizes, inertia, preprocessing
-    settings.json    the settings that made them, and the SHA-256 of each file above
+    labels.csv        example_index, video_id and one column of labels per clustering
+    NAME.labels.npy   per clustering: its labels, int32, in a form that can be mapped
+    NAME.npz          per clustering: centroids, sizes, inertia, preprocessing
+    health.json       figures of the clusterings' health, if there are any
+    settings.json     the settings that made them, and the SHA-256 of each file above
 
 and appears under its name only when complete. Nothing in it needs this project to be
-read: CSV, JSON, and arrays without pickled objects.
+read: CSV, JSON, and arrays without pickled objects. Whatever grows with the number of
+examples is written, hashed and read in blocks.
 """
 
 import csv
-import hashlib
-import io
+import itertools
 import json
 import os
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from xdc_tf.clustering import label_arrays, whole_directories
+
 NO_LABEL = -1
 LABELS_FILE = "labels.csv"
+HEALTH_FILE = "health.json"
 SETTINGS_FILE = "settings.json"
 INDEX_COLUMNS = ("example_index", "video_id")
+
+_OPTIONAL_ARRAYS = ("pca_mean", "pca_projection", "offsets")
+_REMEDY = "restore the directory from a copy or let the round write it again."
+
+
+def clustering_name(source: str, head: int) -> str:
+    """Of a source's independent clusterings: SOURCE, SOURCE-1, SOURCE-2 and so on."""
+    return source if head == 0 else f"{source}-{head}"
+
+
+def source_of(name: str) -> str:
+    """The source of a clustering's name."""
+    return name.partition("-")[0]
 
 
 class Clustering(NamedTuple):
     """One clustering of all examples, and what labels further ones by it.
 
     Attributes:
-      labels: [num_rows] int32 by example_index, -1 for an example without a label.
+      labels: [num_rows] int32 by example_index, -1 for an example without a label; a
+        read-only map of the file when it comes from `read`.
       centroids: [k, d] float32, in the space of the preprocessed features.
       sizes: [k] int64, examples per cluster among those the centroids were fitted to.
       inertia: sum of squared distances of those examples to their centroids.
       normalize: whether features are scaled to length one (after the projection).
       pca_mean: [D] float32, or None without PCA-whitening.
       pca_projection: [D, d] float32, or None without PCA-whitening.
+      offsets: [k] float32, in a balanced clustering what is subtracted from the squared
+        distances to the centroids before the nearest is taken; None in any other.
+      num_reseeded: empty clusters that the fit placed anew; not written.
     """
 
     labels: np.ndarray
@@ -49,19 +70,19 @@ class Clustering(NamedTuple):
     normalize: bool = True
     pca_mean: np.ndarray | None = None
     pca_projection: np.ndarray | None = None
+    offsets: np.ndarray | None = None
+    num_reseeded: int = 0
 
 
 class LabelTable(NamedTuple):
-    """The clusterings of one round.
+    """The clusterings of one round; `read_video_ids` tells whose labels they are.
 
     Attributes:
-      clusterings: by name; all labels have the length of `video_ids`.
-      video_ids: by example_index, empty for a row without an example.
+      clusterings: by name; all have the same number of labels.
       settings: what made the clusterings, as JSON holds it.
     """
 
     clusterings: dict[str, Clustering]
-    video_ids: list[str]
     settings: dict[str, Any]
 
 
@@ -69,8 +90,9 @@ def write(
     round_dir: str | os.PathLike,
     *,
     clusterings: Mapping[str, Clustering],
-    video_ids: Sequence[str],
+    video_ids: Iterable[str],
     settings: Mapping[str, Any],
+    health: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a round's directory, replacing one that is there.
 
@@ -81,47 +103,50 @@ def write(
     Args:
       round_dir: the directory to make; its parents are made if missing.
       clusterings: by name: letters, digits, `_` and `-`.
-      video_ids: [num_rows] by example_index.
+      video_ids: num_rows texts by example_index, empty for a row without an example;
+        taken once, in order, and never held together.
       settings: JSON values: method, k, seed, round, library versions and so on.
+      health: JSON values for `read_health`, or None.
 
     Raises:
-      ValueError: labels that do not fit `video_ids` or the centroids, an unusable name,
-        or settings that JSON cannot hold.
+      ValueError: labels that do not fit each other, `video_ids` or the centroids, an
+        unusable name, or settings or health that JSON cannot hold.
     """
-    for name, clustering in clusterings.items():
-        _check(name, clustering, num_rows=len(video_ids))
-    files = {f"{name}.npz": _npz_bytes(value) for name, value in clusterings.items()}
-    files[LABELS_FILE] = _csv_bytes(clusterings, video_ids)
-    files[SETTINGS_FILE] = _settings_bytes(settings, files, list(clusterings))
-    _replace_directory(Path(round_dir), files)
+    _check(clusterings)
+    texts = {} if health is None else {HEALTH_FILE: _json_text(health, "health")}
+    _json_text(settings, "settings")
+    with whole_directories.replacing(Path(round_dir)) as partial:
+        for name, clustering in clusterings.items():
+            label_arrays.write(partial / _labels_array(name), clustering.labels)
+            np.savez(partial / f"{name}.npz", **_small_arrays(clustering))
+        _write_csv(partial / LABELS_FILE, clusterings, video_ids)
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        sums = {path.name: whole_directories.sha256(path) for path in partial.iterdir()}
+        record = _Record(dict(settings), list(clusterings), dict(sorted(sums.items())))
+        text = _json_text(record._asdict(), "settings")
+        (partial / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
 def read(round_dir: str | os.PathLike) -> LabelTable:
     """Reads what `write` wrote, after checking every file against its SHA-256.
 
     If a write was killed just before it named the new directory, the former one is
-    read.
+    read. Labels are maps of their files; these outlive a replacement of the directory.
 
     Raises:
       FileNotFoundError: no such directory, or a file of it is missing.
       ValueError: a file is damaged, or lengths do not match.
     """
-    directory, names, checksums, settings = _read_record(round_dir)
-    files = {}
-    for name in (LABELS_FILE, *(f"{name}.npz" for name in names)):
-        files[name] = _bytes_of(directory / name)
-        found = hashlib.sha256(files[name]).hexdigest()
-        if found != checksums.get(name):
-            raise ValueError(
-                f"{directory / name}: damaged, SHA-256 is {found} but {SETTINGS_FILE} "
-                f"says {checksums.get(name)}; {_REMEDY}"
-            )
-    text = io.StringIO(files[LABELS_FILE].decode(), newline="")
-    video_ids = [row["video_id"] for row in csv.DictReader(text)]
-    clusterings = {name: _from_npz(files[f"{name}.npz"]) for name in names}
-    for name, clustering in clusterings.items():
-        _check(name, clustering, num_rows=len(video_ids), source=f"{directory}: ")
-    return LabelTable(clusterings, video_ids, settings)
+    directory, record = _read_record(round_dir)
+    _intact(directory, LABELS_FILE, record)
+    if HEALTH_FILE in record.sha256:
+        _intact(directory, HEALTH_FILE, record)
+    clusterings = {
+        name: _read_clustering(directory, name, record) for name in record.clusterings
+    }
+    _check(clusterings, source=f"{directory}: ")
+    return LabelTable(clusterings, record.settings)
 
 
 def read_settings(round_dir: str | os.PathLike) -> dict[str, Any]:
@@ -131,157 +156,192 @@ def read_settings(round_dir: str | os.PathLike) -> dict[str, Any]:
       FileNotFoundError: no such directory, or its settings are missing.
       ValueError: its settings are damaged.
     """
-    return _read_record(round_dir)[3]
+    return _read_record(round_dir)[1].settings
 
 
-def _read_record(
-    round_dir: str | os.PathLike,
-) -> tuple[Path, list[str], dict[str, str], dict[str, Any]]:
-    """The directory to read from, and what SETTINGS_FILE says in it."""
-    directory = Path(round_dir)
-    if not directory.is_dir():
-        directory = _sibling(Path(round_dir), "previous")
-    if not directory.is_dir():
+def read_health(round_dir: str | os.PathLike) -> dict[str, Any]:
+    """The figures of health that a round was written with; {} without any.
+
+    Raises:
+      FileNotFoundError: no such directory, or its settings or figures are missing.
+      ValueError: its settings or figures are damaged.
+    """
+    directory, record = _read_record(round_dir)
+    if HEALTH_FILE not in record.sha256:
+        return {}
+    return json.loads(_intact(directory, HEALTH_FILE, record).read_bytes())
+
+
+def read_video_ids(round_dir: str | os.PathLike) -> Iterator[str]:
+    """The video ids by example_index, one by one, after checking labels.csv.
+
+    Raises:
+      FileNotFoundError: no such directory, or its settings or labels.csv are missing.
+      ValueError: its settings or labels.csv are damaged.
+    """
+    directory, record = _read_record(round_dir)
+    return _video_ids(_intact(directory, LABELS_FILE, record))
+
+
+def _video_ids(path: Path) -> Iterator[str]:
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        column = next(rows).index("video_id")
+        for row in rows:
+            yield row[column]
+
+
+class _Record(NamedTuple):
+    """The contents of SETTINGS_FILE; field names are its keys."""
+
+    settings: dict[str, Any]
+    clusterings: list[str]
+    sha256: dict[str, str]  # by file name
+
+
+def _read_record(round_dir: str | os.PathLike) -> tuple[Path, _Record]:
+    """The directory to read from, and its record."""
+    directory = whole_directories.existing(Path(round_dir))
+    if directory is None:
         raise FileNotFoundError(
             f"{round_dir}: no such directory of labels; pass a directory such as "
             f"WORKDIR/labels/round_000 of a run that finished clustering."
         )
-    path = directory / SETTINGS_FILE
+    path = _present(directory / SETTINGS_FILE)
     try:
-        record = json.loads(_bytes_of(path))
-        names, checksums = list(record["clusterings"]), dict(record["sha256"])
-        return directory, names, checksums, dict(record["settings"])
+        told = json.loads(path.read_bytes())
+        names = list(told["clusterings"])
+        for name in names:
+            _check_name(name)
+        return directory, _Record(dict(told["settings"]), names, dict(told["sha256"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error}); {_REMEDY}") from error
 
 
-_REMEDY = "restore the directory from a copy or let the round write it again."
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing from the label table; {_REMEDY}")
+    return path
 
 
-def _check(
-    name: str, clustering: Clustering, *, num_rows: int, source: str = ""
-) -> None:
-    where = f"{source}clustering {name!r}"
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in INDEX_COLUMNS:
+def _intact(directory: Path, name: str, record: _Record) -> Path:
+    """The path of a file, which is as it was written."""
+    path = _present(directory / name)
+    found, expected = whole_directories.sha256(path), record.sha256.get(name)
+    if found != expected:
         raise ValueError(
-            f"{where} cannot name a file and a column; use letters, digits, _ and -, "
-            f"and none of {', '.join(INDEX_COLUMNS)}."
+            f"{path}: damaged, SHA-256 is {found} but {SETTINGS_FILE} says {expected}; "
+            f"{_REMEDY}"
         )
-    shape = np.shape(clustering.labels)
-    if shape != (num_rows,):
-        raise ValueError(
-            f"{where} has labels of shape {shape} for {num_rows} video ids; give "
-            f"every row of the manifest one label, {NO_LABEL} where there is none."
-        )
-    num_clusters = len(clustering.centroids)
-    if len(clustering.sizes) != num_clusters:
-        raise ValueError(
-            f"{where} has {len(clustering.sizes)} sizes for {num_clusters} centroids; "
-            f"take both from the same fit."
-        )
-    labels = np.asarray(clustering.labels)
-    bad = np.flatnonzero((labels < NO_LABEL) | (labels >= num_clusters))
-    if bad.size:
-        raise ValueError(
-            f"{where} gives example {bad[0]} the label {labels[bad[0]]}, but there are "
-            f"{num_clusters} centroids; labels are {NO_LABEL} to {num_clusters - 1}."
-        )
+    return path
 
 
-def _npz_bytes(clustering: Clustering) -> bytes:
+def _labels_array(name: str) -> str:
+    return f"{name}.labels.npy"
+
+
+def _small_arrays(clustering: Clustering) -> dict[str, Any]:
     arrays = {
-        "labels": np.asarray(clustering.labels, np.int32),
         "centroids": np.asarray(clustering.centroids, np.float32),
         "sizes": np.asarray(clustering.sizes, np.int64),
         "inertia": np.float64(clustering.inertia),
         "normalize": np.bool_(clustering.normalize),
     }
-    for name in ("pca_mean", "pca_projection"):
+    for name in _OPTIONAL_ARRAYS:
         if (value := getattr(clustering, name)) is not None:
             arrays[name] = np.asarray(value, np.float32)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
+    return arrays
 
 
-def _from_npz(content: bytes) -> Clustering:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+def _read_clustering(directory: Path, name: str, record: _Record) -> Clustering:
+    path = _intact(directory, f"{name}.npz", record)
+    with np.load(path, allow_pickle=False) as arrays:
+        # Where tables had them before the labels had a file of their own.
+        labels = arrays.get("labels")
+        if labels is None:
+            path = _intact(directory, _labels_array(name), record)
+            labels = np.lib.format.open_memmap(path, mode="r")
         return Clustering(
-            labels=arrays["labels"],
+            labels=labels,
             centroids=arrays["centroids"],
             sizes=arrays["sizes"],
             inertia=float(arrays["inertia"]),
             normalize=bool(arrays["normalize"]),
-            pca_mean=arrays.get("pca_mean"),
-            pca_projection=arrays.get("pca_projection"),
+            **{key: arrays.get(key) for key in _OPTIONAL_ARRAYS},
         )
 
 
-def _csv_bytes(
-    clusterings: Mapping[str, Clustering], video_ids: Sequence[str]
-) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*INDEX_COLUMNS, *clusterings])
-    columns = [np.asarray(value.labels).tolist() for value in clusterings.values()]
-    writer.writerows(zip(range(len(video_ids)), video_ids, *columns, strict=True))
-    return text.getvalue().encode()
+def _write_csv(
+    path: Path, clusterings: Mapping[str, Clustering], video_ids: Iterable[str]
+) -> None:
+    lengths = {len(clustering.labels) for clustering in clusterings.values()}
+    num_rows = lengths.pop() if lengths else None
+    columns = [label_arrays.blocks(value.labels) for value in clusterings.values()]
+    ids, done = iter(video_ids), 0
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*INDEX_COLUMNS, *clusterings])
+        while block := list(itertools.islice(ids, label_arrays.BLOCK_ROWS)):
+            rows = range(done, done + len(block))
+            done = rows.stop
+            if num_rows is not None and done > num_rows:
+                break
+            labels = [next(column).tolist() for column in columns]
+            # Labels that are left over are too few ids, which is told below.
+            writer.writerows(zip(rows, block, *labels, strict=False))
+    if num_rows not in (None, done):
+        raise ValueError(
+            f"{done if done < num_rows else 'more'} video ids for {num_rows} labels; "
+            f"give every row of the manifest an id and a label, {NO_LABEL} where there "
+            f"is none."
+        )
 
 
-def _settings_bytes(
-    settings: Mapping[str, Any], files: Mapping[str, bytes], names: list[str]
-) -> bytes:
-    sums = {
-        name: hashlib.sha256(content).hexdigest() for name, content in files.items()
-    }
-    record = {"settings": dict(settings), "clusterings": names, "sha256": sums}
+def _check(clusterings: Mapping[str, Clustering], *, source: str = "") -> None:
+    shapes = {name: value.labels.shape for name, value in clusterings.items()}
+    num_rows = next(iter(shapes.values()), (0,))[:1]
+    if any(shape != num_rows for shape in shapes.values()):
+        raise ValueError(
+            f"{source}clusterings have labels of shapes {shapes}; give each one label "
+            f"per row of the manifest, {NO_LABEL} where there is none."
+        )
+    for name, clustering in clusterings.items():
+        _check_name(name)
+        where, num_clusters = f"{source}clustering {name!r}", len(clustering.centroids)
+        for key in ("sizes", "offsets"):
+            values = getattr(clustering, key)
+            if values is not None and len(values) != num_clusters:
+                raise ValueError(
+                    f"{where} has {len(values)} {key} for {num_clusters} centroids; "
+                    f"take both from the same fit."
+                )
+        _check_labels(clustering.labels, num_clusters, where)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in INDEX_COLUMNS:
+        raise ValueError(
+            f"clustering {name!r} cannot name a file and a column; use letters, "
+            f"digits, _ and -, and none of {', '.join(INDEX_COLUMNS)}."
+        )
+
+
+def _check_labels(labels: np.ndarray, num_clusters: int, where: str) -> None:
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{where} has labels of {labels.dtype}; give integers.")
+    bad = label_arrays.first_outside(labels, range(NO_LABEL, num_clusters))
+    if bad is not None:
+        raise ValueError(
+            f"{where} gives example {bad} the label {labels[bad]}, but there are "
+            f"{num_clusters} centroids; labels are {NO_LABEL} to {num_clusters - 1}."
+        )
+
+
+def _json_text(values: Mapping[str, Any], what: str) -> str:
     try:
-        return (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
+        return json.dumps(dict(values), indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"settings cannot be written as JSON ({error}); pass finite numbers, text, "
+            f"{what} cannot be written as JSON ({error}); pass finite numbers, text, "
             f"lists and dicts."
         ) from error
-
-
-def _bytes_of(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing from the label table; {_REMEDY}")
-    return path.read_bytes()
-
-
-def _sibling(directory: Path, kind: str) -> Path:
-    return directory.parent / f".{directory.name}.{kind}"
-
-
-def _replace_directory(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Puts a complete directory in place, by way of siblings on the same file system.
-
-    A directory with files in it cannot be replaced in one step, so the former one is
-    renamed first; until the new one has its name, `read` finds it there.
-    """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = _sibling(directory, "partial")
-    previous = _sibling(directory, "previous")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for name, content in files.items():
-        with open(partial / name, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    _fsync_directory(partial)
-    if directory.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        os.rename(directory, previous)
-    os.rename(partial, directory)
-    _fsync_directory(directory.parent)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -97,12 +97,26 @@ def read_rows(where: Extent, start: int, count: int) -> np.ndarray:
     Raises:
       ValueError: a file that has become shorter.
     """
-    with open(where.path, "rb") as file:
-        file.seek(where.offset + int(start) * where.row_bytes)
-        rows = np.fromfile(file, where.dtype, count * where.width)
-    if rows.size != count * where.width:
-        raise ValueError(f"{where.path}: was cut short; write it again.")
-    return rows.reshape(count, where.width).astype(np.float32, copy=False)
+    offset = where.offset + int(start) * where.row_bytes
+    numbers = read_numbers(where.path, offset, count * where.width, where.dtype)
+    return numbers.reshape(count, where.width).astype(np.float32, copy=False)
+
+
+def read_numbers(
+    path: str | bytes, offset: int, count: int, dtype: np.dtype
+) -> np.ndarray:
+    """Reads [count] numbers from a file.
+
+    Raises:
+      ValueError: a file that has become shorter.
+    """
+    numbers = np.fromfile(os.fsdecode(path), dtype, int(count), offset=int(offset))
+    if len(numbers) != count:
+        raise ValueError(
+            f"{os.fsdecode(path)}: has no {count} numbers behind byte {offset} any "
+            "more; it was cut short. Write it again."
+        )
+    return numbers
 
 
 def _check(rows: np.ndarray, path: str, width: int | None) -> None:

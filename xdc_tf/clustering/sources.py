@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import row_files, rows
+from xdc_tf.clustering import replicas, row_files, rows
 from xdc_tf.clustering.row_files import Extent
 from xdc_tf.clustering.rows import Rows
 
@@ -121,10 +121,10 @@ def sample(
     Returns:
       [size, D] float32, the same in every process.
     """
-    process, num_processes = rows.place_among_processes(strategy)
+    process, num_processes = replicas.place_among_processes(strategy)
     counts = np.zeros(num_processes, np.int64)
     counts[process] = fitted.sum()
-    counts = rows.sum_over_processes(strategy, counts)
+    counts = replicas.sum_over_processes(strategy, counts)
     before = counts[:process].sum()
     ranks = np.arange(size)
     if size < counts.sum():
@@ -134,7 +134,7 @@ def sample(
     numbers = _numbers_of_ranks(fitted, ranks[own] - before)
     drawn = np.zeros([size, source.width], np.float32)
     drawn[own] = _rows_at(source, numbers)
-    return tf.constant(rows.sum_over_processes(strategy, drawn))
+    return tf.constant(replicas.sum_over_processes(strategy, drawn))
 
 
 def _numbers_of_ranks(mask: np.ndarray, ranks: np.ndarray) -> np.ndarray:

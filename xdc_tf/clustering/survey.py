@@ -4,16 +4,15 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from xdc_tf.clustering.replicas import on_replicas, total
 from xdc_tf.clustering.rows import (
     InFiles,
     Preparation,
     Products,
     Rows,
     as_factors,
-    on_replicas,
     over_blocks,
     prepare,
-    total,
 )
 
 NOT_FINITE, ALL_ZERO = 1, 2

@@ -30,13 +30,14 @@ def training_batches(
     augmentation: Augmentation,
     batch_size: int,
     keep: np.ndarray,
+    draws: np.ndarray | None = None,
     seed: int,
     shuffle_buffer: int,
     first_epoch: int = 0,
     skip_batches: int = 0,
     modalities: Sequence[str] = MODALITIES,
 ) -> tf.data.Dataset:
-    """Endless batches of random clips, every kept example once per epoch.
+    """Endless batches of random clips, every kept example once per epoch or by draws.
 
     Args:
       shards: TFRecord files.
@@ -45,6 +46,11 @@ def training_batches(
       batch_size: examples per batch over all devices; the incomplete last batch of
         an epoch is left out (other examples in every epoch).
       keep: [num_rows] bool by example_index: which examples take part.
+      draws: None, or [num_rows] float64 by example_index: how often to draw each kept
+        example per epoch, on average over epochs. Their sum is a whole number, and
+        every epoch has exactly so many draws: by systematic sampling, each example's
+        differ from the average by less than one. Draws of one example in an epoch are
+        different clips, not far from each other: shuffle_buffer should exceed them.
       seed: the run's seed.
       shuffle_buffer: how many clips, their frames still JPEG, the shuffle holds.
       first_epoch: where to start, to resume.
@@ -56,10 +62,11 @@ def training_batches(
       Batches in an order that differs by epoch and is the same for the same arguments.
 
     Raises:
-      ValueError: on an unknown modality, or none.
+      ValueError: on an unknown modality, or none, or draws that do not fit.
     """
     modalities = order_modalities(modalities)
     kept = tf.constant(keep)
+    ends = None if draws is None else tf.constant(_ends_of_draws(draws, keep))
     files = tf.constant(list(shards))
 
     def one_epoch(epoch):
@@ -70,12 +77,19 @@ def training_batches(
             tf.random.stateless_uniform([2], epoch_seed, 0, tf.int64.max, tf.int64)
         )
 
-        def cut(serialized):
-            example = records.parse_example(
+        def parse(serialized):
+            return records.parse_example(
                 serialized, num_filters=clip.num_mels, modalities=modalities
             )
+
+        def cut(example, nth_draw):
             example_seed = tf.random.experimental.stateless_fold_in(
                 epoch_seed, example["example_index"]
+            )
+            example_seed = tf.where(
+                nth_draw == 0,
+                example_seed,
+                tf.random.experimental.stateless_fold_in(example_seed, nth_draw),
             )
             start_seed, change_seed = tf.unstack(
                 tf.random.experimental.stateless_split(example_seed, 2)
@@ -83,26 +97,40 @@ def training_batches(
             start = clips.random_start(start_seed, _recording_secs(example), clip)
             return {**_cut_clip(example, start, clip), "seed": change_seed}
 
+        def cut_draws(example):
+            # No example has the index -1.
+            offset_seed = tf.random.experimental.stateless_fold_in(epoch_seed, -1)
+            offset = tf.random.stateless_uniform([], offset_seed, dtype=tf.float64)
+            count = _num_draws(ends, example["example_index"], offset)
+            return tf.data.Dataset.range(count).map(lambda nth: cut(example, nth))
+
+        def read(file):
+            serialized = tf.data.TFRecordDataset(file)
+            if ends is None:
+                return serialized
+            # Here, so that many draws of an example alternate with other shards'.
+            return serialized.map(parse).flat_map(cut_draws)
+
+        in_parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         in_order = (
             tf.data.Dataset.from_tensor_slices(files)
             .shuffle(len(shards), seed=file_seed)
             .interleave(
-                tf.data.TFRecordDataset,
-                cycle_length=min(len(shards), _MAX_OPEN_SHARDS),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
+                read, cycle_length=min(len(shards), _MAX_OPEN_SHARDS), **in_parallel
             )
-            .map(cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .filter(lambda example: tf.gather(kept, example["example_index"]))
-            .shuffle(shuffle_buffer, seed=order_seed)
         )
+        if ends is None:
+            first = tf.constant(0, tf.int64)
+            in_order = in_order.map(
+                lambda serialized: cut(parse(serialized), first), **in_parallel
+            ).filter(lambda example: tf.gather(kept, example["example_index"]))
+        in_order = in_order.shuffle(shuffle_buffer, seed=order_seed)
         already_seen = tf.where(epoch == first_epoch, skip_batches * batch_size, 0)
         return (
             in_order.skip(tf.cast(already_seen, tf.int64))
             .map(
                 lambda example: _decode_random(example, clip, augmentation),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
+                **in_parallel,
             )
             .batch(batch_size, drop_remainder=True)
         )
@@ -182,6 +210,34 @@ def evaluation_batches(
         .map(lambda batch: _fill_up(batch, batch_size))
         .prefetch(4)
     )
+
+
+def _ends_of_draws(draws: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """[num_rows + 1] float64: the draws' running sum from 0 to exactly their number."""
+    ends = np.concatenate([[0.0], np.cumsum(draws, dtype=np.float64)])
+    number = round(ends[-1]) if np.isfinite(ends[-1]) else 0
+    if (
+        draws.shape != keep.shape
+        or np.any(draws < 0)
+        or np.any(draws[~keep])
+        or not 0 < number
+        or abs(ends[-1] - number) > 1e-6 * number
+    ):
+        raise ValueError(
+            f"draws of shape {draws.shape} with minimum {draws.min()} and sum "
+            f"{ends[-1]} do not fit keep of shape {keep.shape}; they must be 0 or "
+            "above, 0 where nothing is kept, and sum to a whole number above 0."
+        )
+    # Equal neighbours stay equal, also those at the end.
+    return ends / ends[-1] * number
+
+
+def _num_draws(ends: tf.Tensor, index: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """Int64 scalar: how often systematic sampling draws an example."""
+    before, after = tf.unstack(tf.gather(ends, [index, index + 1]) + offset)
+    # An offset next to 1 must not be rounded to a draw past the last.
+    after = tf.minimum(tf.floor(after), ends[-1])
+    return tf.cast(after - tf.minimum(tf.floor(before), ends[-1]), tf.int64)
 
 
 def _recording_secs(example):

@@ -1,16 +1,26 @@
 """What a run tells: progress lines on the terminal and curves in TensorBoard."""
 
-import itertools
+import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import agreement
+from xdc_tf.clustering import health
 from xdc_tf.clustering.label_tables import Clustering
 
 HeadSums = Mapping[str, Mapping[str, tf.Tensor]]
+# Measures of clusterings that are worth the terminal's room.
+_SHOWN = (
+    "inertia",
+    "effective_clusters",
+    "largest_share",
+    "empty_clusters",
+    "churn",
+    "nmi_",
+)
 
 
 def head_means(sums: list[HeadSums]) -> dict[str, dict[str, float]]:
@@ -120,57 +130,41 @@ class Monitor:
     def clusterings(
         self,
         clusterings: Mapping[str, Clustering],
-        previous: Mapping[str, np.ndarray],
-        true_labels: np.ndarray,
-        *,
-        round_index: int,
+        found: Mapping[str, Any],
     ) -> None:
-        """Reports a round's clusterings.
+        """Reports a round's clusterings: curves of all measures, a line of some.
+
+        A collapse is also told on the standard error.
 
         Args:
-          clusterings: by label source.
-          previous: label tables of the round before, all -1 in the first.
-          true_labels: [num_rows], -1 where unknown.
-          round_index: from 0, the step of these curves; after the last round, the
-            number of rounds.
+          clusterings: by name.
+          found: their health.report, whose round is the step of these curves.
         """
-        scalars = {}
-        for source, clustering in clusterings.items():
-            sizes = clustering.sizes
-            scalars |= {
-                f"{source}/inertia": clustering.inertia,
-                f"{source}/empty_clusters": int(np.sum(sizes == 0)),
-                f"{source}/effective_clusters": agreement.effective_num_clusters(sizes),
-            }
-            for name, other in (
-                ("nmi_with_previous_round", previous[source]),
-                ("nmi_with_true_labels", true_labels),
-            ):
-                if np.any((clustering.labels >= 0) & (other >= 0)):
-                    scalars[f"{source}/{name}"] = (
-                        agreement.normalized_mutual_information(
-                            clustering.labels, other
-                        )
-                    )
-        for one, other in itertools.combinations(clusterings, 2):
-            scalars[f"nmi_of_{one}_and_{other}"] = (
-                agreement.normalized_mutual_information(
-                    clusterings[one].labels, clusterings[other].labels
-                )
-            )
-        with self._writer.as_default(step=round_index):
+        scalars = dict(found["between"])
+        for name, measures in found["clusterings"].items():
+            scalars |= {f"{name}/{key}": value for key, value in measures.items()}
+            scalars[f"{name}/collapsed"] = float(name in found["collapses"])
+        with self._writer.as_default(step=found["round"]):
             for name, value in scalars.items():
                 tf.summary.scalar(f"clusters/{name}", value)
-            for source, clustering in clusterings.items():
-                tf.summary.histogram(f"clusters/{source}/sizes", clustering.sizes)
+            for name, clustering in clusterings.items():
+                tf.summary.histogram(f"clusters/{name}/sizes", clustering.sizes)
         self._writer.flush()
-        finished = round_index == self._num_rounds
-        when = "end" if finished else f"round {round_index + 1}/{self._num_rounds}"
+        finished = found["round"] == self._num_rounds
+        when = "end" if finished else f"round {found['round'] + 1}/{self._num_rounds}"
+        shown = {
+            name: value
+            for name, value in scalars.items()
+            if health.is_first_head(name.split("/")[0])
+            and name.split("/")[-1].startswith(_SHOWN)
+        }
         print(
             f"{when}  clusters  "
-            + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items()),
+            + "  ".join(f"{name} {value:.4g}" for name, value in shown.items()),
             flush=True,
         )
+        if found["collapses"]:
+            print(f"warning: {health.told(found)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Writes what is buffered."""

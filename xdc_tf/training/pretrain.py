@@ -12,9 +12,23 @@ import tensorflow as tf
 
 from xdc_tf import compat, files
 from xdc_tf import workdir as work
-from xdc_tf.clustering import features, label_tables, pseudo_labels
+from xdc_tf.clustering import (
+    features,
+    health,
+    label_arrays,
+    label_tables,
+    pseudo_labels,
+)
+from xdc_tf.clustering.feature_store import FeatureStore
 from xdc_tf.models import encoder_files, two_stream
-from xdc_tf.training import optimizers, schedules, settings, supervision, train_step
+from xdc_tf.training import (
+    optimizers,
+    run_features,
+    schedules,
+    settings,
+    supervision,
+    train_step,
+)
 from xdc_tf.training.checkpoints import Phase
 from xdc_tf.training.run import (
     Run,
@@ -30,9 +44,10 @@ class Work(NamedTuple):
 
     train: Callable
     evaluate: Callable
-    extract: Callable
-    training_batches: Iterator
-    all_batches: Iterable
+    extract_clips: Callable
+    store: FeatureStore | None
+    harvest: run_features.Harvest
+    training_batches: Iterator | None  # None: balanced, anew in every round
     held_out_batches: Iterable
     portable_encoders: Mapping[str, keras.Model]  # receive weights to be saved
 
@@ -59,6 +74,7 @@ def pretrain(
       ValueError: on settings that do not fit each other, the records or the work
         directory.
       FloatingPointError: on a loss that is not finite.
+      CollapseError: on collapsed clusters, where config.health.on_collapse is stop.
     """
     run = prepare(
         config,
@@ -69,10 +85,12 @@ def pretrain(
     )
     if run.checkpoints.restore():
         print(f"Going on from step {int(run.progress.step)} in {workdir}.", flush=True)
-        work_of_rounds = _prepare_work(run)
+        work_of_rounds = prepare_work(run)
     else:
-        work_of_rounds = _prepare_work(run)
+        work_of_rounds = prepare_work(run)
         start_encoders(run, work_of_rounds)
+        # What the first clustering has extracted belongs to these encoders' files.
+        run.checkpoints.save()
     num_rounds = config["num_rounds"]
     for round_index in range(int(run.progress.round_index), num_rounds):
         if run.progress.phase == Phase.CLUSTER:
@@ -86,7 +104,10 @@ def pretrain(
     print(f"{workdir} has all its {num_rounds} rounds.", flush=True)
 
 
-def _prepare_work(run: Run) -> Work:
+def prepare_work(run: Run) -> Work:
+    """Makes what the rounds use; takes the disk that the run's features need."""
+    store = run_features.open_store(run)
+    harvest = run_features.make_harvest(run, store)
     return Work(
         train=train_step.make_train_step(
             run.model,
@@ -95,17 +116,21 @@ def _prepare_work(run: Run) -> Work:
             run.optimizer,
             strategy=run.strategy,
             global_batch_size=run.config["training"]["batch_size"],
+            harvest=harvest.wanted,
         ),
         evaluate=train_step.make_evaluation_step(
-            run.model, run.method, run.label_tables, strategy=run.strategy
+            run.model,
+            run.method,
+            run.label_tables,
+            strategy=run.strategy,
+            harvest=harvest.wanted,
         ),
-        extract=features.make_extract(
-            run.model.encoders, run.method.streams, strategy=run.strategy
-        ),
-        training_batches=training_batches(run),
-        all_batches=evaluation_batches(
-            run, num_clips=run.config["features"]["clips_per_video"]
-        ),
+        extract_clips=run_features.make_extract_clips(run),
+        store=store,
+        harvest=harvest,
+        training_batches=None
+        if run.config["training"]["balance_clusters"]
+        else training_batches(run),
         held_out_batches=evaluation_batches(run, keep=run.records.held_out),
         portable_encoders={
             stream: two_stream.build_encoder(
@@ -142,14 +167,10 @@ def start_encoders(run: Run, work_of_rounds: Work) -> None:
 
 def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
     """Clusters the data set and makes the clusters the labels of this round."""
-    sources = {
-        source: supervision.clustered_streams(run.method, source)
-        for source in run.label_tables
-        if source != supervision.TRUE_LABELS
-    }
+    sources = supervision.clustered_sources(run.method)
     if sources:
-        extracted = work_of_rounds.extract(
-            work_of_rounds.all_batches, num_rows=run.records.info.num_rows
+        extracted = run_features.to_cluster(
+            run, work_of_rounds.store, work_of_rounds.extract_clips, round_index
         )
         clusterings = pseudo_labels.cluster(
             extracted,
@@ -159,15 +180,22 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
             seed=_round_seed(run, round_index, "clustering"),
             strategy=run.strategy,
         )
-        run.monitor.clusterings(
+        criteria = settings.health(run.config)
+        found = health.report(
             clusterings,
-            {source: run.label_tables[source].numpy() for source in sources},
-            run.records.true_labels,
+            previous=lambda name: run.label_tables[name].numpy(),
+            true_labels=run.records.true_labels,
+            settings=criteria,
             round_index=round_index,
         )
-        write_label_tables(run, round_index, clusterings)
+        run.monitor.clusterings(clusterings, found)
+        write_label_tables(run, round_index, clusterings, found)
+        if round_index < run.config["num_rounds"]:
+            health.check(found, criteria)
         for source, clustering in clusterings.items():
-            run.label_tables[source].assign(clustering.labels)
+            label_arrays.load(
+                run.label_tables[source], clustering.labels, strategy=run.strategy
+            )
         two_stream.reset_heads(run.model, seed=_round_seed(run, round_index, "heads"))
     optimizers.clear_slots(run.optimizer)
     run.progress.round_first_step.assign(run.progress.step)
@@ -178,34 +206,38 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
 
 
 def write_label_tables(
-    run: Run, round_index: int, clusterings: Mapping[str, label_tables.Clustering]
+    run: Run,
+    round_index: int,
+    clusterings: Mapping[str, label_tables.Clustering],
+    found: Mapping[str, Any],
 ) -> None:
-    """Writes a round's label tables for people and other programs."""
-    examples = run.records.examples
-    video_ids = np.full(run.records.info.num_rows, "", object)
-    video_ids[examples.example_indices] = examples.video_ids
+    """Writes a round's label tables and health for people and other programs."""
     label_tables.write(
         work.round_dir(run.workdir, round_index),
         clusterings=clusterings,
-        video_ids=video_ids,
+        video_ids=_video_ids(run),
         settings={
             "method": run.config["method"],
             "round": round_index,
             "seed": run.config["seed"],
             "step": int(run.progress.step),
-            # Those whose features were clustered.
-            "encoders_sha256": {
-                stream: encoder_files.sha256(
-                    work.encoder_file(run.workdir, stream, initial=round_index == 0)
-                )
-                for stream in run.method.streams
-            },
+            "encoders_sha256": run_features.clustered_encoders(run, round_index),
             "kmeans": dict(run.config["kmeans"]),
             "features": dict(run.config["features"]),
             "manifest_sha256": run.records.info.manifest_sha256,
             "versions": compat.versions(),
         },
+        health=found,
     )
+
+
+def _video_ids(run: Run) -> Iterator[str]:
+    """Of each row of the manifest in turn, empty for one without an example."""
+    examples = run.records.examples
+    positions = np.full(run.records.info.num_rows, -1, np.int32)
+    positions[examples.example_indices] = np.arange(len(examples.example_indices))
+    for position in positions:
+        yield examples.video_ids[position] if position >= 0 else ""
 
 
 def _round_seed(run: Run, round_index: int, purpose: str) -> int:
@@ -222,15 +254,22 @@ def train_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
     num_steps = steps_per_epoch * training["epochs_per_round"]
     schedule = settings.schedule(config)
     already_done = int(run.progress.step) - int(run.progress.round_first_step)
+    harvest = work_of_rounds.harvest
+    harvest.start_round(round_index)
     if _out_of_patience(run):
         return
+    batches = work_of_rounds.training_batches
+    if batches is None:
+        batches = training_batches(run, balanced=True)
     run.monitor.start_timer(int(run.progress.step))
     unreported = []
     for done in range(already_done + 1, num_steps + 1):
         rate = schedules.learning_rate(schedule, done - 1, num_steps)
         compat.set_learning_rate(run.optimizer, rate)
-        unreported.append(work_of_rounds.train(next(work_of_rounds.training_batches)))
+        result = work_of_rounds.train(next(batches))
+        unreported.append(result.sums)
         step = int(run.progress.step.assign_add(1))
+        harvest.add(result.encoded, round_index=round_index, step=step)
         end_of_epoch = done % steps_per_epoch == 0
         save_now = step % config["checkpoint_every_steps"] == 0
         if len(unreported) >= config["log_every_steps"] or end_of_epoch or save_now:
@@ -250,6 +289,7 @@ def train_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
             if _out_of_patience(run):
                 return
         if save_now:
+            harvest.commit()
             run.checkpoints.save()
 
 
@@ -259,8 +299,12 @@ def _out_of_patience(run: Run) -> bool:
 
 def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
     """Measures the loss on the held-out examples and counts epochs without progress."""
-    sums = [work_of_rounds.evaluate(batch) for batch in work_of_rounds.held_out_batches]
-    step = int(run.progress.step)
+    harvest, step = work_of_rounds.harvest, int(run.progress.step)
+    sums = []
+    for batch in work_of_rounds.held_out_batches:
+        result = work_of_rounds.evaluate(batch)
+        sums.append(result.sums)
+        harvest.add(result.encoded, round_index=round_index, step=step)
     loss = run.monitor.held_out(sums, round_index=round_index, step=step)
     if loss < run.progress.best_loss:
         run.progress.best_loss.assign(loss)
@@ -291,6 +335,7 @@ def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
     }
     path = os.path.join(run.workdir, work.ENCODERS_FILE)
     files.write_text(path, json.dumps(told) + "\n")
+    work_of_rounds.harvest.commit()
     run.progress.round_index.assign(round_index + 1)
     run.progress.phase.assign(Phase.CLUSTER)
     run.checkpoints.save()

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from xdc_tf import compat
 from xdc_tf import workdir as work
+from xdc_tf.clustering import balance
 from xdc_tf.clustering.label_tables import NO_LABEL
 from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.data.augment import Augmentation
@@ -72,6 +73,7 @@ def prepare(
             f"config.method={config['method']} trains nothing; choose one of "
             f"{', '.join(trained)}."
         )
+    method = supervision.with_heads(method, config["kmeans"]["num_heads"])
     starts = _encoders_to_start_from(config, method)
     records = _read_records(config, records_dir, supervision.modalities(method))
     layers = settings.training_layers(config)
@@ -79,6 +81,8 @@ def prepare(
     _check_sizes(config, records, strategy)
     settings.clip(config, records.info)
     settings.schedule(config)
+    settings.health(config)
+    settings.features(config)
 
     with strategy.scope():
         model = two_stream.build(
@@ -250,9 +254,23 @@ def batches_per_pass(run: Run) -> int:
     return int(run.records.trained.sum()) // run.config["training"]["batch_size"]
 
 
-def training_batches(run: Run) -> Iterator[dict[str, tf.Tensor]]:
-    """Distributed training batches from the run's present step on."""
+def training_batches(
+    run: Run, *, balanced: bool = False
+) -> Iterator[dict[str, tf.Tensor]]:
+    """Distributed training batches from the run's present step on.
+
+    Args:
+      run: where it stands.
+      balanced: draw from all clusters of the present label tables equally often.
+
+    Raises:
+      ValueError: if they are to be balanced and there are no labels.
+    """
     training = run.config["training"]
+    draws = None
+    if balanced:
+        labels = {source: table.numpy() for source, table in run.label_tables.items()}
+        draws = balance.expected_draws(labels, run.records.trained)
     passes, batches = divmod(int(run.progress.step), batches_per_pass(run))
     dataset = pipeline.training_batches(
         dataset_info.shard_paths(run.records.directory, run.records.info),
@@ -260,6 +278,7 @@ def training_batches(run: Run) -> Iterator[dict[str, tf.Tensor]]:
         augmentation=Augmentation(**run.config["augmentation"]),
         batch_size=training["batch_size"],
         keep=run.records.trained,
+        draws=draws,
         seed=run.config["seed"],
         shuffle_buffer=training["shuffle_buffer"],
         first_epoch=passes,

@@ -1,10 +1,12 @@
 """A run's configuration -> the named values that the parts take, checked."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from xdc_tf.clustering import feature_store
+from xdc_tf.clustering.health import ON_COLLAPSE, HealthSettings
 from xdc_tf.clustering.pseudo_labels import KMeansSettings
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
@@ -14,6 +16,22 @@ from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+FROM_PASS = "pass"
+FROM_TRAINING = "training"
+
+
+class FeatureSettings(NamedTuple):
+    """How the features to be clustered are made.
+
+    Attributes:
+      harvest: whether training steps give them.
+      dtype: of the store, one of feature_store.DTYPES.
+      clips_per_video: that a pass averages over.
+    """
+
+    harvest: bool
+    dtype: str
+    clips_per_video: int
 
 
 def check_log_mel(config: Mapping[str, Any], info: DatasetInfo, records: str) -> None:
@@ -108,12 +126,67 @@ def training_layers(config: Mapping[str, Any]) -> LayerSettings:
     )
 
 
+def features(config: Mapping[str, Any]) -> FeatureSettings:
+    """How the features to be clustered are made.
+
+    Raises:
+      ValueError: on an unknown source or dtype, or no clips.
+    """
+    values = config["features"]
+    for key, known in (
+        ("source", (FROM_PASS, FROM_TRAINING)),
+        ("dtype", feature_store.DTYPES),
+    ):
+        if values[key] not in known:
+            raise ValueError(
+                f"config.features.{key}={values[key]!r} is unknown; choose one of "
+                f"{', '.join(known)}."
+            )
+    if values["clips_per_video"] < 1:
+        raise ValueError(
+            f"config.features.clips_per_video={values['clips_per_video']} must be at "
+            "least 1."
+        )
+    return FeatureSettings(
+        harvest=values["source"] == FROM_TRAINING,
+        dtype=values["dtype"],
+        clips_per_video=values["clips_per_video"],
+    )
+
+
 def kmeans(config: Mapping[str, Any]) -> KMeansSettings:
     """Arguments of k-means."""
     values = dict(config["kmeans"])
     return KMeansSettings(
         **values | {"pca_components": values["pca_components"] or None}
     )
+
+
+def health(config: Mapping[str, Any]) -> HealthSettings:
+    """When a clustering counts as collapsed, and what happens then.
+
+    Raises:
+      ValueError: on shares outside of [0, 1], a share that every clustering exceeds, or
+        an unknown reaction.
+    """
+    values = HealthSettings(**config["health"])
+    for key in ("min_effective_share", "max_cluster_share"):
+        value = getattr(values, key)
+        if not 0 <= value <= 1:
+            raise ValueError(f"config.health.{key}={value} must be in [0, 1].")
+    num_clusters = config["kmeans"]["num_clusters"]
+    if values.max_cluster_share * num_clusters < 1:
+        raise ValueError(
+            f"config.health.max_cluster_share={values.max_cluster_share} is less than "
+            f"the mean share of config.kmeans.num_clusters={num_clusters} clusters, so "
+            f"that every clustering would count as collapsed; raise it."
+        )
+    if values.on_collapse not in ON_COLLAPSE:
+        raise ValueError(
+            f"config.health.on_collapse={values.on_collapse!r} is unknown; choose one "
+            f"of {', '.join(ON_COLLAPSE)}."
+        )
+    return values
 
 
 def schedule(config: Mapping[str, Any]) -> Schedule:

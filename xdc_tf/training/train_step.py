@@ -1,21 +1,58 @@
 """One update of all encoders and heads, on all devices of a strategy."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from xdc_tf import compat
+from xdc_tf.clustering.features import ExampleFeatures
 from xdc_tf.models.two_stream import TwoStream
 from xdc_tf.training import supervision
+
+
+class StepResult(NamedTuple):
+    """What a step over a batch gives.
+
+    Attributes:
+      sums: of head_losses, over all devices.
+      encoded: the features that the heads read, distributed, with example_index -1 for
+        padding (features.examples_on_host takes it); None if not asked for.
+    """
+
+    sums: dict[str, dict[str, tf.Tensor]]
+    encoded: ExampleFeatures | None
+
+
+def encode(
+    model: TwoStream,
+    method: supervision.Method,
+    batch: dict[str, tf.Tensor],
+    *,
+    training: bool,
+) -> ExampleFeatures:
+    """The features of a batch, as tensors.
+
+    Args:
+      model: encoders and heads.
+      method: which encoder sees which modality.
+      batch: as data.pipeline yields it.
+      training: mode of the encoders.
+    """
+    return ExampleFeatures(
+        batch["example_index"],
+        {
+            stream: model.encoders[stream](batch[modality], training=training)
+            for stream, modality in method.streams.items()
+        },
+    )
 
 
 def head_losses(
     model: TwoStream,
     method: supervision.Method,
     label_tables: dict[str, tf.Variable],
-    batch: dict[str, tf.Tensor],
-    *,
-    training: bool,
+    encoded: ExampleFeatures,
 ) -> dict[str, dict[str, tf.Tensor]]:
     """Sums over a batch, for each head.
 
@@ -23,8 +60,7 @@ def head_losses(
       model: encoders and heads.
       method: which head learns from which labels.
       label_tables: for each label source [num_rows] int32, -1 for no label.
-      batch: as data.pipeline yields it; example_index -1 is padding.
-      training: mode of the encoders.
+      encoded: the batch's features; example_index -1 is padding.
 
     Returns:
       For each head name three scalars: "loss", the summed cross-entropy of the
@@ -32,11 +68,9 @@ def head_losses(
       "labelled", how many they are. An example without a label adds nothing.
     """
     sums = {}
-    index = batch["example_index"]
+    index = encoded.example_index
     for stream, sources in method.supervision.items():
-        features = model.encoders[stream](
-            batch[method.streams[stream]], training=training
-        )
+        features = encoded.streams[stream]
         for source in sources:
             name = supervision.head_name(stream, source)
             labels = tf.gather(label_tables[source], tf.maximum(index, 0))
@@ -66,20 +100,25 @@ def make_train_step(
     *,
     strategy: tf.distribute.Strategy,
     global_batch_size: int,
-) -> Callable:
-    """The function that takes a distributed batch, updates, and returns head sums.
+    harvest: bool = False,
+) -> Callable[[dict], StepResult]:
+    """The function that takes a distributed batch and updates.
 
     The loss of each head is its summed cross-entropy over all devices divided by the
-    global batch size, and the heads' losses are added up; so n devices take the same
-    step as one.
+    global batch size, and the heads' losses are added up, or averaged over several
+    clusterings of one source; so n devices take the same step as one. With `harvest`
+    it returns the features that it computed on the way.
     """
     variables = model.trainable_variables
+    weights = supervision.head_weights(method)
 
     def replica_step(batch):
         context = tf.distribute.get_replica_context()
         with tf.GradientTape() as tape:
-            sums = head_losses(model, method, label_tables, batch, training=True)
-            loss = tf.add_n([one["loss"] for one in sums.values()]) / global_batch_size
+            encoded = encode(model, method, batch, training=True)
+            sums = head_losses(model, method, label_tables, encoded)
+            losses = [one["loss"] * weights[head] for head, one in sums.items()]
+            loss = tf.add_n(losses) / global_batch_size
             if model.penalties:
                 # Every device adds its share, since gradients are summed over them.
                 loss += tf.add_n(model.penalties) / context.num_replicas_in_sync
@@ -87,12 +126,12 @@ def make_train_step(
         gradients = tape.gradient(scaled_loss, variables)
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         compat.apply_gradients(optimizer, zip(gradients, variables, strict=True))
-        return sums
+        return sums, encoded if harvest else None
 
     @tf.function
     def train_step(batch):
-        sums = strategy.run(replica_step, args=(batch,))
-        return _sum_over_devices(strategy, sums)
+        sums, encoded = strategy.run(replica_step, args=(batch,))
+        return StepResult(_sum_over_devices(strategy, sums), encoded)
 
     return train_step
 
@@ -103,16 +142,19 @@ def make_evaluation_step(
     label_tables: dict[str, tf.Variable],
     *,
     strategy: tf.distribute.Strategy,
-) -> Callable:
-    """The function from a distributed batch to head sums, in evaluation mode."""
+    harvest: bool = False,
+) -> Callable[[dict], StepResult]:
+    """The function from a distributed batch to its result, in evaluation mode."""
 
     def replica_step(batch):
-        return head_losses(model, method, label_tables, batch, training=False)
+        encoded = encode(model, method, batch, training=False)
+        sums = head_losses(model, method, label_tables, encoded)
+        return sums, encoded if harvest else None
 
     @tf.function
     def evaluation_step(batch):
-        sums = strategy.run(replica_step, args=(batch,))
-        return _sum_over_devices(strategy, sums)
+        sums, encoded = strategy.run(replica_step, args=(batch,))
+        return StepResult(_sum_over_devices(strategy, sums), encoded)
 
     return evaluation_step
 

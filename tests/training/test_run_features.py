@@ -1,0 +1,251 @@
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf import workdir as work
+from xdc_tf.clustering import feature_store, features, label_tables
+from xdc_tf.clustering.features import ExampleFeatures
+from xdc_tf.training import run_features, trained_run
+from xdc_tf.training.pretrain import pretrain
+from xdc_tf.training.run import prepare
+
+ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def run_pretrain(config, records, workdir, strategy=ONE_DEVICE):
+    pretrain(
+        config,
+        workdir=str(workdir),
+        records_dir=str(records / "train"),
+        strategy=strategy,
+    )
+
+
+def counts(output):
+    """What each clustering said: examples harvested, extracted before, extracted."""
+    pattern = r"features +(\d+) .*harvested +(\d+) .*before +(\d+) extracted in"
+    return [tuple(int(n) for n in found) for found in re.findall(pattern, output)]
+
+
+def clusterings(workdir, round_index):
+    return label_tables.read(work.round_dir(str(workdir), round_index)).clusterings
+
+
+def assert_same_clusterings(workdir, other, *, rounds):
+    for round_index in rounds:
+        found, expected = (clusterings(one, round_index) for one in (workdir, other))
+        assert found.keys() == expected.keys()
+        for source, clustering in expected.items():
+            np.testing.assert_array_equal(clustering.labels, found[source].labels)
+            np.testing.assert_array_equal(clustering.centroids, found[source].centroids)
+
+
+KILLED_RUN = """
+import json, os, signal, sys
+import tensorflow as tf
+from xdc_tf.clustering import feature_store, features
+from xdc_tf.training.checkpoints import Checkpoints
+feature_store.COMMIT_SECS = 0
+average, save = features.average_clips, Checkpoints.save
+deadly_batch, deadly_save = json.loads(sys.argv[4])
+saves = []
+
+def deadly_average(batches):
+    def counted():
+        for number, clips in enumerate(batches, 1):
+            yield clips
+            if number == deadly_batch:
+                os.kill(os.getpid(), signal.SIGKILL)
+    return average(counted())
+
+def deadly_checkpoint(self):
+    saves.append(self)
+    if len(saves) == deadly_save:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return save(self)
+
+features.average_clips, Checkpoints.save = deadly_average, deadly_checkpoint
+from xdc_tf.training.pretrain import pretrain
+pretrain(json.loads(sys.argv[1]), workdir=sys.argv[2], records_dir=sys.argv[3],
+         strategy=tf.distribute.OneDeviceStrategy("/CPU:0"))
+"""
+
+
+def run_killed(config, records, workdir, *, batch=None, save=None):
+    """Runs in a process that is killed after a pass's batch or before a checkpoint."""
+    arguments = [json.dumps(config), str(workdir), str(records / "train")]
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, *arguments, json.dumps([batch, save])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    return process.stdout
+
+
+@pytest.fixture
+def num_batches(monkeypatch):
+    """Grows by the number of batches of each pass in this process."""
+    numbers, average = [], features.average_clips
+
+    def counting(batches):
+        batches = list(batches)
+        numbers.append(len(batches))
+        return average(batches)
+
+    monkeypatch.setattr(features, "average_clips", counting)
+    return numbers
+
+
+@pytest.fixture(scope="module")
+def new_config(new_tiny_config):
+    """Two rounds, whose four steps see 16 of 19 examples; 5 are held out."""
+
+    def make():
+        config = new_tiny_config() | {"method": "same_audio"}
+        # 72 clips in 36 batches; every third ends with an example.
+        config["features"] |= {
+            "source": "training",
+            "clips_per_video": 3,
+            "batch_size": 2,
+        }
+        return config
+
+    return make
+
+
+class HarvestedRun(NamedTuple):
+    workdir: str
+    counts: list[tuple[int, int, int]]
+
+
+@pytest.fixture(scope="module")
+def harvested_run(new_config, tiny_records, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("harvested") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        run_pretrain(new_config(), tiny_records, workdir)
+    return HarvestedRun(str(workdir), counts(output.getvalue()))
+
+
+def test_a_pass_that_was_killed_goes_on_and_ends_as_an_uninterrupted_one(
+    new_config, harvested_run, tiny_records, tmp_path, capsys, num_batches
+):
+    config = new_config() | {"num_rounds": 1}
+    run_killed(config, tiny_records, tmp_path, batch=25)
+    run_pretrain(config, tiny_records, tmp_path)
+    # 24 batches were on disk; the final clustering is of other encoders.
+    assert counts(capsys.readouterr().out) == [(0, 16, 8), (0, 0, 24)]
+    assert num_batches == [12, 36]
+    assert_same_clusterings(tmp_path, harvested_run.workdir, rounds=[0])
+
+
+def test_a_harvesting_run_killed_in_training_and_in_a_pass_ends_as_an_uninterrupted_one(
+    new_config, harvested_run, tiny_records, tmp_path, capsys
+):
+    # Checkpoints are two at the start, the third step's and the round's. That one is
+    # lost, with all of the round's features in the store.
+    out = run_killed(new_config(), tiny_records, tmp_path, save=4)
+    assert "step 4/4" in out
+    # 3 examples are in no step: 9 clips in 5 batches, the third ends with the second.
+    out = run_killed(new_config(), tiny_records, tmp_path, batch=4)
+    assert "from step 3" in out
+    run_pretrain(new_config(), tiny_records, tmp_path)
+    assert counts(capsys.readouterr().out) == [(21, 2, 1), (0, 0, 24)]
+    assert_same_clusterings(tmp_path, harvested_run.workdir, rounds=[0, 1, 2])
+
+
+def test_a_clustering_between_rounds_extracts_only_what_no_step_has_seen(harvested_run):
+    assert harvested_run.counts == [(0, 0, 24), (21, 0, 3), (0, 0, 24)]
+
+
+def test_only_clusters_of_extracted_features_are_matched_to_encoders(harvested_run):
+    made_of = [
+        label_tables.read_settings(work.round_dir(harvested_run.workdir, round_index))
+        for round_index in range(3)
+    ]
+    assert [bool(one["encoders_sha256"]) for one in made_of] == [True, False, True]
+    run = trained_run.open_run(harvested_run.workdir)
+    assert trained_run.final_clusters(run).round_index == 2
+
+
+def test_two_devices_harvest_mixed_precision_into_a_float16_store(
+    new_config, tiny_records, tmp_path, two_devices, capsys
+):
+    config = new_config() | {"precision": "mixed_bfloat16"}
+    config["features"]["dtype"] = "float16"
+    config["training"]["held_out_share"] = 0.0
+    run_pretrain(config, tiny_records, tmp_path, two_devices)
+    assert counts(capsys.readouterr().out)[1] == (24, 0, 0)
+    rows = np.load(tmp_path / work.FEATURES_DIR / "audio2.npy")
+    assert rows.dtype == np.float16
+    assert rows.any(axis=1).all()
+
+
+def test_supervised_training_keeps_no_features(tiny_config, tiny_records, tmp_path):
+    run = prepare(
+        tiny_config | {"method": "supervised"},
+        workdir=str(tmp_path),
+        records_dir=str(tiny_records / "train"),
+        strategy=ONE_DEVICE,
+        allow_config_change=False,
+    )
+    assert run_features.open_store(run) is None
+    assert not os.path.exists(tmp_path / work.FEATURES_DIR)
+
+
+def make_harvest(tmp_path):
+    store = feature_store.FeatureStore(
+        str(tmp_path), num_rows=4, widths={"audio": 1}, dtype="float32", made_with={}
+    )
+    harvest = run_features.Harvest(store, ONE_DEVICE)
+    harvest.start_round(0)
+    return store, harvest
+
+
+def encoded(index, values):
+    rows = tf.constant(values, tf.float32)[:, None]
+    return ExampleFeatures(tf.constant(index, tf.int64), {"audio": rows})
+
+
+def test_a_step_is_written_when_the_next_one_comes_or_at_a_commit(tmp_path):
+    store, harvest = make_harvest(tmp_path)
+    audio = store.features().streams["audio"]
+    harvest.add(encoded([0, 2, -1], [1.0, 2.0, 9.0]), round_index=0, step=1)
+    assert audio[:, 0].tolist() == [0, 0, 0, 0]
+    harvest.add(encoded([2, 3], [3.0, 4.0]), round_index=0, step=2)
+    assert audio[:, 0].tolist() == [1, 0, 2, 0]
+    harvest.commit()
+    assert audio[:, 0].tolist() == [1, 0, 3, 4]
+    assert store.features().present.tolist() == [True, False, True, True]
+
+
+def test_harvested_features_that_are_not_finite_stop_with_round_and_step(tmp_path):
+    _, harvest = make_harvest(tmp_path)
+    harvest.add(encoded([0, 2], [1.0, np.nan]), round_index=1, step=7)
+    told = "audio .*example_index 2.* in round 2, step 7; the last checkpoint"
+    with pytest.raises(FloatingPointError, match=told):
+        harvest.commit()
+
+
+def test_another_round_starts_with_an_empty_store(tmp_path):
+    store, harvest = make_harvest(tmp_path)
+    harvest.add(encoded([0, 2], [1.0, 2.0]), round_index=0, step=1)
+    harvest.commit()
+    harvest.start_round(0)
+    assert store.states.any()
+    harvest.start_round(1)
+    assert not store.states.any()

@@ -1,0 +1,76 @@
+"""Sums of rows by cluster, over all rows or only over those that changed theirs."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Sums(NamedTuple):
+    """Totals of one pass for R fits."""
+
+    rows: tf.Tensor  # [R, k, d] float32
+    counts: tf.Tensor  # [R, k] float64
+    masses: tf.Tensor  # [R, k] float64, soft sizes; zero if not balanced
+    changed: tf.Tensor  # [R] int64, rows with another label than before
+
+
+def no_sums(centroids: tf.Tensor) -> Sums:
+    return Sums(
+        rows=tf.zeros_like(centroids),
+        counts=tf.zeros(centroids.shape[:2], tf.float64),
+        masses=tf.zeros(centroids.shape[:2], tf.float64),
+        changed=tf.zeros(centroids.shape[:1], tf.int64),
+    )
+
+
+def block_sums(
+    rows: tf.Tensor,
+    found: tf.Tensor,
+    before: tf.Tensor,
+    fitted: tf.Tensor,
+    few_changed: tf.Tensor,
+    num_clusters: int,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What a block adds to the sums and counts of one fit, and its changed labels.
+
+    With few_changed that is relative to the labels before; otherwise to nothing.
+    """
+    changed = fitted & tf.not_equal(found, before)
+
+    def moves():
+        moved = tf.where(changed)[:, 0]
+        moved_rows = tf.gather(rows, moved)
+        gains = segment_sums(moved_rows, tf.gather(found, moved), num_clusters)
+        losses = segment_sums(moved_rows, tf.gather(before, moved), num_clusters)
+        return gains[0] - losses[0], gains[1] - losses[1]
+
+    sums, counts = tf.cond(
+        few_changed,
+        moves,
+        lambda: segment_sums(rows, tf.where(fitted, found, -1), num_clusters),
+    )
+    return sums, counts, tf.reduce_sum(tf.cast(changed, tf.int64))
+
+
+def segment_sums(
+    rows: tf.Tensor, labels: tf.Tensor, num_clusters: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sums [k, d] and float64 counts [k] by label; a negative one is left out."""
+    sums = tf.math.unsorted_segment_sum(rows, labels, num_clusters)
+    return sums, count_labels(labels, num_clusters)
+
+
+def count_labels(labels: tf.Tensor, num_labels: int) -> tf.Tensor:
+    # Float32 counts a block's rows exactly, and there is a GPU kernel for it.
+    ones = tf.ones_like(labels, tf.float32)
+    counts = tf.math.unsorted_segment_sum(ones, labels, num_labels)
+    return tf.cast(counts, tf.float64)
+
+
+def objectives_of(square_sum: tf.Tensor, centroids: tf.Tensor, sums: Sums) -> tf.Tensor:
+    """[R] sums of |x - c|^2 from the sums alone: no row is read a second time."""
+    wide = tf.cast(centroids, tf.float64)
+    products = tf.reduce_sum(wide * tf.cast(sums.rows, tf.float64), axis=[1, 2])
+    norms = tf.reduce_sum(wide**2, axis=2) * sums.counts
+    objectives = square_sum - 2.0 * products + tf.reduce_sum(norms, axis=1)
+    return tf.maximum(objectives, 0.0)

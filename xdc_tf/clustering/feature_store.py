@@ -1,0 +1,328 @@
+"""A run's features on disk: a row per example and stream, and which rows are filled.
+
+A store is a directory:
+
+    STREAM.npy    [num_rows, D] float32 or float16, by example_index
+    rows.npy      [num_rows] uint8, a RowState each
+    store.json    what the rows belong to; written last
+
+Rows are written by ordinary writes and read through memory maps: neither takes memory
+that grows with their number, and a full disk is an error instead of a signal. A row is
+marked as filled after its features are on disk, so that a process killed at any moment
+loses what it wrote since the last commit and nothing else.
+"""
+
+import enum
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xdc_tf.clustering.features import ExampleFeatures, Features
+
+DTYPES = ("float32", "float16")
+COMMIT_SECS = 10.0  # what a killed pass may lose; a commit waits for the disk
+ROWS_FILE = "rows.npy"
+_RECORD_FILE = "store.json"
+
+
+class RowState(enum.IntEnum):
+    """Where a row's features come from."""
+
+    EMPTY = 0
+    HARVESTED = 1  # from training steps
+    EXTRACTED = 2  # by a pass in evaluation mode
+
+
+class FeatureStore:
+    """Features of a data set in a directory, filled in any order and over any time.
+
+    One process writes a store at a time.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        num_rows: int,
+        widths: Mapping[str, int],
+        dtype: str,
+        made_with: Mapping[str, Any],
+    ):
+        """Opens the store in a directory, or makes one there with all rows empty.
+
+        A store of another form is replaced. A new one takes its whole place on disk at
+        once.
+
+        Args:
+          directory: of the store alone.
+          num_rows: rows of each stream; at least 1.
+          widths: features per row, by stream.
+          dtype: one of DTYPES.
+          made_with: settings that all rows depend on, JSON values.
+
+        Raises:
+          ValueError: if a file of the store is damaged.
+          OSError: if the disk has not enough room.
+        """
+        self._directory = directory
+        # Through JSON, so that tuples compare equal to the lists that they are read as.
+        form = json.loads(
+            json.dumps(
+                {
+                    "num_rows": num_rows,
+                    "widths": dict(widths),
+                    "dtype": dtype,
+                    "made_with": dict(made_with),
+                }
+            )
+        )
+        self._record = _read_record(directory)
+        if self._record.get("form") != form:
+            _make_files(directory, num_rows=num_rows, widths=widths, dtype=dtype)
+            self._record = {"form": form, "harvested_in": None, "extracted_by": None}
+            _write_record(directory, self._record)
+        self._streams = {
+            stream: _Rows(_path(directory, stream), (num_rows, width), np.dtype(dtype))
+            for stream, width in widths.items()
+        }
+        self._rows = _Rows(
+            os.path.join(directory, ROWS_FILE), (num_rows,), np.dtype(np.uint8)
+        )
+        self._states = np.array(self._rows.open())
+        self._uncommitted: list[tuple[int, int]] = []  # first and last row
+
+    @property
+    def states(self) -> np.ndarray:
+        """[num_rows] uint8, a RowState each; a copy."""
+        return self._states.copy()
+
+    def keep_only(
+        self, *, harvested_in: int | None, extracted_by: Mapping[str, str] | None
+    ) -> None:
+        """Empties the rows that are of something else; rows written later are of this.
+
+        Args:
+          harvested_in: the round whose training steps gave the HARVESTED rows.
+          extracted_by: SHA-256 by stream of the encoders that gave the EXTRACTED rows.
+        """
+        wanted = {
+            "harvested_in": harvested_in,
+            "extracted_by": None if extracted_by is None else dict(extracted_by),
+        }
+        self.commit()
+        for key, state in (
+            ("harvested_in", RowState.HARVESTED),
+            ("extracted_by", RowState.EXTRACTED),
+        ):
+            if wanted[key] is None or wanted[key] != self._record[key]:
+                self._states[self._states == state] = RowState.EMPTY
+        # Killed after this, the store has fewer rows of what it had before.
+        self._rows.write_run(0, self._states)
+        self._rows.sync()
+        if self._record != self._record | wanted:
+            self._record |= wanted
+            _write_record(self._directory, self._record)
+
+    def write(self, examples: ExampleFeatures, state: RowState) -> None:
+        """Fills the rows of some examples, whatever was there; the last of equals wins.
+
+        Raises:
+          FloatingPointError: on features that are not finite, or not in the dtype.
+          OSError: if the disk fails.
+        """
+        for stream, file in self._streams.items():
+            features = examples.streams[stream]
+            with np.errstate(over="ignore"):
+                rows = features.astype(file.dtype)
+            finite = np.isfinite(rows).all(axis=1)
+            if not finite.all():
+                first = int(np.argmin(finite))
+                remedy = (
+                    "set config.features.dtype=float32"
+                    if np.isfinite(features[first]).all()
+                    else "lower config.optimizer.learning_rate"
+                )
+                raise FloatingPointError(
+                    f"The {stream} encoder gives features that {file.dtype} cannot "
+                    f"hold for {np.sum(~finite)} of {len(finite)} examples, first for "
+                    f"example_index {examples.example_index[first]}, up to "
+                    f"{np.abs(features[first]).max()}; {remedy}."
+                )
+            file.write(examples.example_index, rows)
+        index = examples.example_index
+        if len(index):
+            self._states[index] = state
+            self._uncommitted.append((int(index.min()), int(index.max())))
+
+    def fill(self, groups: Iterable[ExampleFeatures]) -> None:
+        """Writes extracted examples as they come, with a commit every COMMIT_SECS.
+
+        Args:
+          groups: as of features.average_clips. A process that is killed and goes on
+            with the rows that are still empty then sees the same batches.
+
+        Raises:
+          FloatingPointError, OSError: see write.
+        """
+        committed = time.monotonic()
+        for examples in groups:
+            self.write(examples, RowState.EXTRACTED)
+            if time.monotonic() - committed >= COMMIT_SECS:
+                self.commit()
+                committed = time.monotonic()
+        self.commit()
+
+    def commit(self) -> None:
+        """Returns when all rows written so far are on disk and marked as filled.
+
+        Raises:
+          OSError: if the disk fails.
+        """
+        if not self._uncommitted:
+            return
+        for file in self._streams.values():
+            file.sync()
+        firsts, lasts = zip(*self._uncommitted, strict=True)
+        self._rows.write_run(min(firsts), self._states[min(firsts) : max(lasts) + 1])
+        self._rows.sync()
+        self._uncommitted.clear()
+
+    def features(self) -> Features:
+        """All rows, as read-only memory maps, and which of them are filled."""
+        return Features(
+            streams={stream: file.open() for stream, file in self._streams.items()},
+            present=self._states != RowState.EMPTY,
+        )
+
+
+class _Rows:
+    """A .npy file whose rows are overwritten in place."""
+
+    def __init__(self, path: str, shape: tuple[int, ...], dtype: np.dtype):
+        self.dtype = dtype
+        self._path = path
+        try:
+            array = np.lib.format.open_memmap(path, mode="r")
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from error
+        if (array.shape, array.dtype) != (shape, dtype):
+            raise _damaged(
+                path, f"{array.dtype} {array.shape} instead of {dtype} {shape}"
+            )
+        self._offset = array.offset
+        self._row_bytes = array.strides[0]
+        self._file = open(path, "r+b")
+
+    def open(self) -> np.memmap:
+        """All rows, read-only, as they are and will be."""
+        return np.lib.format.open_memmap(self._path, mode="r")
+
+    def write(self, index: np.ndarray, rows: np.ndarray) -> None:
+        """Overwrites rows, in order; neighbours in one go."""
+        breaks = np.flatnonzero(np.diff(index) != 1) + 1
+        for numbers, run in zip(
+            np.split(index, breaks), np.split(rows, breaks), strict=True
+        ):
+            if len(numbers):
+                self.write_run(int(numbers[0]), run)
+
+    def write_run(self, first: int, rows: np.ndarray) -> None:
+        """Overwrites the rows from `first` on."""
+        try:
+            self._file.seek(self._offset + first * self._row_bytes)
+            self._file.write(rows.tobytes())
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"{self._path} cannot be written: {error}.") from error
+
+    def sync(self) -> None:
+        """Returns when all that was written is on disk."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OSError(f"{self._path} cannot be written: {error}.") from error
+
+
+def _path(directory: str, stream: str) -> str:
+    return os.path.join(directory, f"{stream}.npy")
+
+
+def _damaged(path: str, what: object) -> ValueError:
+    return ValueError(
+        f"{path} is damaged ({what}); remove {os.path.dirname(path)}, and the features "
+        "are computed again."
+    )
+
+
+def _read_record(directory: str) -> dict[str, Any]:
+    """What store.json says; empty if there is none."""
+    path = os.path.join(directory, _RECORD_FILE)
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        try:
+            record = json.load(file)
+            missing = {"form", "harvested_in", "extracted_by"} - record.keys()
+        except (ValueError, AttributeError) as error:
+            raise _damaged(path, error) from error
+    if missing:
+        raise _damaged(path, f"without {', '.join(sorted(missing))}")
+    return record
+
+
+def _write_record(directory: str, record: Mapping[str, Any]) -> None:
+    path = os.path.join(directory, _RECORD_FILE)
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        file.write(json.dumps(record, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".tmp", path)
+
+
+def _make_files(
+    directory: str, *, num_rows: int, widths: Mapping[str, int], dtype: str
+) -> None:
+    """Makes the store's arrays, all zero, in place of whatever is in the directory."""
+    record = os.path.join(directory, _RECORD_FILE)
+    if os.path.exists(record):
+        os.remove(record)  # first: a directory without it is no store
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(directory)
+    shapes = {_path(directory, stream): (num_rows, n) for stream, n in widths.items()}
+    try:
+        for path, shape in shapes.items():
+            _make_zeros(path, shape, np.dtype(dtype))
+        _make_zeros(os.path.join(directory, ROWS_FILE), (num_rows,), np.dtype(np.uint8))
+    except OSError as error:
+        shutil.rmtree(directory)
+        size = sum(widths.values()) * num_rows * np.dtype(dtype).itemsize
+        free = shutil.disk_usage(os.path.dirname(os.path.abspath(directory))).free
+        raise OSError(
+            f"{directory} takes {size / 1e9:.2f} GB for {dtype} features, and "
+            f"{free / 1e9:.2f} GB are free ({error}); free some, use another --workdir"
+            + (", or set config.features.dtype=float16." if dtype == "float32" else ".")
+        ) from error
+
+
+def _make_zeros(path: str, shape: Sequence[int], dtype: np.dtype) -> None:
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file,
+            {
+                "descr": np.lib.format.dtype_to_descr(dtype),
+                "fortran_order": False,
+                "shape": tuple(shape),
+            },
+        )
+        file.flush()
+        size = file.tell() + int(np.prod(shape)) * dtype.itemsize
+        if hasattr(os, "posix_fallocate"):
+            # Its blocks too, so that a full disk is found before any work is done.
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            os.ftruncate(file.fileno(), size)

@@ -1,0 +1,208 @@
+"""A run's features: by a pass over the data set, or harvested from its training."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import tensorflow as tf
+
+from xdc_tf import workdir as work
+from xdc_tf.clustering import features
+from xdc_tf.clustering.feature_store import FeatureStore, RowState
+from xdc_tf.clustering.features import ClipFeatures, ExampleFeatures, Features
+from xdc_tf.models import encoder_files, folding
+from xdc_tf.training import settings, supervision
+from xdc_tf.training.run import Run, evaluation_batches
+
+
+def open_store(run: Run) -> FeatureStore | None:
+    """The store in the run's work directory; None if its method clusters nothing.
+
+    Raises:
+      ValueError: if a file of it is damaged.
+      OSError: if the disk has not enough room.
+    """
+    if not supervision.clustered_sources(run.method):
+        return None
+    wanted = settings.features(run.config)
+    info = run.records.info
+    return FeatureStore(
+        os.path.join(run.workdir, work.FEATURES_DIR),
+        num_rows=info.num_rows,
+        widths={
+            stream: encoder.output_shape[-1]
+            for stream, encoder in run.model.encoders.items()
+        },
+        dtype=wanted.dtype,
+        made_with={
+            "manifest_sha256": info.manifest_sha256,
+            "clip": settings.clip(run.config, info)._asdict(),
+            "clips_per_video": wanted.clips_per_video,
+            "precision": run.config["precision"],
+        },
+    )
+
+
+def make_extract_clips(run: Run) -> Callable[[Iterable[dict]], Iterator[ClipFeatures]]:
+    """The function extract_clips(batches) of the run's encoders as they are by then.
+
+    See features.make_extract_clips; batch norm is folded into the convolutions.
+    """
+    with run.strategy.scope():
+        folded = {
+            stream: folding.fold(encoder)
+            for stream, encoder in run.model.encoders.items()
+        }
+    of_folded = features.make_extract_clips(
+        folded, run.method.streams, strategy=run.strategy
+    )
+
+    def extract_clips(batches: Iterable[dict]) -> Iterator[ClipFeatures]:
+        for stream, encoder in run.model.encoders.items():
+            folding.copy_folded(encoder, folded[stream])
+        yield from of_folded(batches)
+
+    return extract_clips
+
+
+def harvested_in(run: Run, round_index: int) -> int | None:
+    """The round whose training gave the features that a round clusters; None: a pass.
+
+    The first clustering has no training before it, and the one after the last round is
+    of the finished encoders, since new videos are assigned to its clusters.
+    """
+    harvest = settings.features(run.config).harvest
+    between_rounds = 0 < round_index < run.config["num_rounds"]
+    return round_index - 1 if harvest and between_rounds else None
+
+
+def clustered_encoders(run: Run, round_index: int) -> dict[str, str] | None:
+    """SHA-256 by stream of the encoders whose features a round clusters.
+
+    None for harvested features, which are of no one state of the encoders.
+    """
+    harvested = harvested_in(run, round_index) is not None
+    return None if harvested else _encoders_sha256(run, round_index)
+
+
+def _encoders_sha256(run: Run, round_index: int) -> dict[str, str]:
+    """Of each encoder's file as it is when a round begins."""
+    return {
+        stream: encoder_files.sha256(
+            work.encoder_file(run.workdir, stream, initial=round_index == 0)
+        )
+        for stream in run.method.streams
+    }
+
+
+def to_cluster(
+    run: Run, store: FeatureStore, extract_clips: Callable, round_index: int
+) -> Features:
+    """All examples' features for a round's clustering.
+
+    What the store does not hold yet is computed by a pass over just these examples. A
+    pass that was killed goes on where it was, with the same batches.
+
+    Args:
+      run: at a round's beginning, its encoders saved.
+      store: of the run, harvested in the round before if `harvested_in` says so.
+      extract_clips: of make_extract_clips.
+      round_index: the round; after the last one, the number of rounds.
+
+    Raises:
+      FloatingPointError: on features that are not finite.
+      OSError: if the disk fails.
+    """
+    store.keep_only(
+        harvested_in=harvested_in(run, round_index),
+        extracted_by=_encoders_sha256(run, round_index),
+    )
+    examples = run.records.trained | run.records.held_out
+    before = store.states[examples]
+    missing = examples & (store.states == RowState.EMPTY)
+    started = time.monotonic()
+    if missing.any():
+        batches = evaluation_batches(
+            run,
+            num_clips=settings.features(run.config).clips_per_video,
+            keep=missing,
+        )
+        store.fill(features.average_clips(extract_clips(batches)))
+    print(
+        f"features  {(before == RowState.HARVESTED).sum()} examples harvested  "
+        f"{(before == RowState.EXTRACTED).sum()} extracted before  "
+        f"{missing.sum()} extracted in {time.monotonic() - started:.1f} s",
+        flush=True,
+    )
+    return store.features()
+
+
+class Harvest:
+    """Writes the features that steps return into a store, or nothing without one.
+
+    Those of a step are fetched when the next one has been started, so that a device is
+    not kept waiting.
+    """
+
+    def __init__(self, store: FeatureStore | None, strategy: tf.distribute.Strategy):
+        self._store = store
+        self._strategy = strategy
+        self._last: tuple[ExampleFeatures, str] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether steps should return their features."""
+        return self._store is not None
+
+    def start_round(self, round_index: int) -> None:
+        """Empties the store, unless the round is gone on with."""
+        if self.wanted:
+            self._store.keep_only(harvested_in=round_index, extracted_by=None)
+
+    def add(
+        self, encoded: ExampleFeatures | None, *, round_index: int, step: int
+    ) -> None:
+        """Takes a step's features and writes those of the step before.
+
+        Args:
+          encoded: of train_step.StepResult; None if not `wanted`.
+          round_index: from 0, to be told in an error.
+          step: to be told in an error.
+
+        Raises:
+          FloatingPointError: on features that are not finite; names round and step.
+          OSError: if the disk fails.
+        """
+        if not self.wanted:
+            return
+        self._write()
+        self._last = encoded, f"in round {round_index + 1}, step {step}"
+
+    def commit(self) -> None:
+        """Returns when all features are on disk, as a checkpoint must find them.
+
+        Raises:
+          FloatingPointError, OSError: see add.
+        """
+        if self.wanted:
+            self._write()
+            self._store.commit()
+
+    def _write(self) -> None:
+        if self._last is None:
+            return
+        encoded, when = self._last
+        self._last = None
+        examples = features.examples_on_host(self._strategy, encoded)
+        try:
+            self._store.write(examples, RowState.HARVESTED)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{error} This was {when}; the last checkpoint is intact."
+            ) from error
+
+
+def make_harvest(run: Run, store: FeatureStore | None) -> Harvest:
+    """A harvest into the run's store, or of nothing if its features are of passes."""
+    wanted = settings.features(run.config).harvest
+    return Harvest(store if wanted else None, run.strategy)
