@@ -212,9 +212,10 @@ def main():
     parser.add_argument("--num_videos", type=int, default=600)
     parser.add_argument("--num_rounds", type=int, default=3)
     parser.add_argument("--num_steps", type=int, default=200, help="to be timed")
+    parser.add_argument("--seed", type=int, default=0, help="of the runs")
     arguments = parser.parse_args()
     records = make_records(arguments.out, arguments.num_videos)
-    config = benchmark_config.get_config().to_dict()
+    config = benchmark_config.get_config().to_dict() | {"seed": arguments.seed}
     costs, comparisons, truth = [], [], {}
     for source in (FROM_TRAINING, FROM_PASS):
         config["features"]["source"] = source

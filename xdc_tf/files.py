@@ -1,5 +1,6 @@
-"""Text files, local or remote, written whole or not at all."""
+"""Text files, local or remote, written whole or not at all; checksums of files."""
 
+import hashlib
 import os
 
 
@@ -41,3 +42,12 @@ def _remote_files(path: str):
 
     compat.enable_remote_paths(path)
     return tf.io.gfile
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -8,12 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from xdc_tf import workdir
+from xdc_tf import files, workdir
 from xdc_tf.clustering import label_tables
 from xdc_tf.clustering.label_tables import Clustering
 from xdc_tf.evaluation import assignment
 from xdc_tf.evaluation.parts import Conversion
-from xdc_tf.models import encoder_files
 
 COLUMNS = {
     source: [f"{source}_{value}" for value in ("cluster", "distance", "margin")]
@@ -202,7 +201,7 @@ def test_a_joint_clustering_sees_the_features_of_both_side_by_side(
         video_ids=[""] * 24,
         settings={
             "encoders_sha256": {
-                stream: encoder_files.sha256(workdir.encoder_file(str(run), stream))
+                stream: files.sha256(workdir.encoder_file(str(run), stream))
                 for stream in ("video", "audio")
             }
         },

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from pyarrow import parquet
 
-from xdc_tf import compat, workdir
+from xdc_tf import compat, files, workdir
 from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.evaluation import extraction
 from xdc_tf.evaluation.parts import Conversion, Sampling
@@ -200,7 +200,7 @@ def test_the_card_says_what_made_the_features(clips, dense, tiny_run, tiny_recor
             stream: {
                 "modality": stream,
                 "width": 32,
-                "encoder_sha256": encoder_files.sha256(
+                "encoder_sha256": files.sha256(
                     workdir.encoder_file(str(tiny_run), stream)
                 ),
             }

@@ -103,7 +103,7 @@ KILLED_IN_CLUSTERING = """
 from xdc_tf.clustering import kmeans
 def deadly(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
-kmeans.fit = deadly
+kmeans.fit_heads = deadly
 """
 RUN = """
 import json, os, signal, sys

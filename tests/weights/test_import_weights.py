@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from xdc_tf import files
 from xdc_tf import workdir as work
 from xdc_tf.data import clips
 from xdc_tf.evaluation import linear
@@ -383,9 +384,7 @@ def test_the_report_tells_what_was_imported(imported):
         10,
         WIDTH,
     )
-    assert report["sha256"] == encoder_files.sha256(
-        str(imported.parent / "weights.pth")
-    )
+    assert report["sha256"] == files.sha256(str(imported.parent / "weights.pth"))
     assert report["loaded"]["fc.weight"] == [3, 32]
     assert report["missing"] == report["unused"] == report["beside"] == {}
 

@@ -11,6 +11,11 @@ PRECISIONS = ("float32", "mixed")
 
 
 def checked_mask(name: str, mask: np.ndarray | None, num_rows: int) -> np.ndarray:
+    """[num_rows] bool; all True for None.
+
+    Raises:
+      ValueError: on another shape or type.
+    """
     if mask is None:
         return np.ones(num_rows, bool)
     mask = np.asarray(mask)
@@ -34,6 +39,7 @@ def check_settings(
     spherical: bool,
     tolerance: float,
 ) -> None:
+    """Raises a ValueError that names a setting of kmeans.fit_heads which cannot be."""
     for name, value in (
         ("num_clusters", num_clusters),
         ("num_iterations", num_iterations),
@@ -76,7 +82,17 @@ def check_rows(
     block_rows: int,
     strategy: tf.distribute.Strategy | None,
 ) -> None:
-    """Raises a ValueError that names rows which cannot be clustered."""
+    """Raises a ValueError that names rows which cannot be clustered.
+
+    Args:
+      shards: the rows on their replicas, not prepared.
+      source: the same rows.
+      fitted: [N] bool.
+      num_clusters: distinct fitted rows that there must be.
+      normalize: whether all-zero rows are wrong.
+      block_rows: rows per block.
+      strategy: the one that the rows were sharded for.
+    """
     faults, num_faults = survey.find_faults(shards, normalize, block_rows, strategy)
     if int(num_faults):
         found = replicas.local_rows(strategy, faults, source.num_rows)
@@ -117,6 +133,11 @@ def check_rows(
 def checked_initial_centroids(
     centroids: np.ndarray | tf.Tensor, *, shape: tuple[int, int], num_fits: int
 ) -> tf.Tensor:
+    """Centroids to start from as float32.
+
+    Raises:
+      ValueError: on another shape, NaN or infinity, or several fits from the same ones.
+    """
     centroids = tf.cast(tf.convert_to_tensor(centroids), tf.float32)
     if tuple(centroids.shape) != shape:
         raise ValueError(

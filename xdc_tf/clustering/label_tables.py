@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xdc_tf import files
 from xdc_tf.clustering import label_arrays, whole_directories
 
 NO_LABEL = -1
@@ -122,7 +123,7 @@ def write(
         _write_csv(partial / LABELS_FILE, clusterings, video_ids)
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
-        sums = {path.name: whole_directories.sha256(path) for path in partial.iterdir()}
+        sums = {path.name: files.sha256(path) for path in partial.iterdir()}
         record = _Record(dict(settings), list(clusterings), dict(sorted(sums.items())))
         text = _json_text(record._asdict(), "settings")
         (partial / SETTINGS_FILE).write_text(text, encoding="utf-8")
@@ -227,7 +228,7 @@ def _present(path: Path) -> Path:
 def _intact(directory: Path, name: str, record: _Record) -> Path:
     """The path of a file, which is as it was written."""
     path = _present(directory / name)
-    found, expected = whole_directories.sha256(path), record.sha256.get(name)
+    found, expected = files.sha256(path), record.sha256.get(name)
     if found != expected:
         raise ValueError(
             f"{path}: damaged, SHA-256 is {found} but {SETTINGS_FILE} says {expected}; "

@@ -18,7 +18,19 @@ def fit_preparation(
     block_rows: int,
     strategy: tf.distribute.Strategy | None,
 ) -> tuple[Preparation, tf.Tensor]:
-    """The preparation of the rows, and the sample after it."""
+    """The preparation of the rows, and the sample [s, d] after it.
+
+    Args:
+      shards: the rows on their replicas, not prepared.
+      sample: [s, D] float32 of these rows.
+      normalize: scale rows to length one.
+      pca_components: whiten to so many first, or None.
+      block_rows: rows per block.
+      strategy: the one that the rows were sharded for.
+
+    Raises:
+      ValueError: on more components than the rows vary along.
+    """
     mean = projection = None
     if pca_components is not None:
         shift = tf.reduce_mean(sample, axis=0)

@@ -31,7 +31,6 @@ from xdc_tf.evaluation.parts import (
     parts,
     whole_directory,
 )
-from xdc_tf.models import encoder_files
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -200,7 +199,7 @@ def _card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
             stream: {
                 "modality": modality,
                 "width": widths[stream],
-                "encoder_sha256": encoder_files.sha256(
+                "encoder_sha256": files.sha256(
                     work.encoder_file(run.directory, stream)
                 ),
             }

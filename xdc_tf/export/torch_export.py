@@ -83,7 +83,7 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export") as temporary:
         made = os.path.join(temporary, "tensors"), os.path.join(temporary, "text")
         torch_files.write(made[0], tensors)
-        description["sha256"] = encoder_files.sha256(made[0])
+        description["sha256"] = files.sha256(made[0])
         files.write_text(made[1], json.dumps(description, indent=2) + "\n")
         os.replace(made[1], description_path)
         os.replace(made[0], path)

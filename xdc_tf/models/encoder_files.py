@@ -1,6 +1,5 @@
 """Encoders as .keras files, which open without this project; their heads as .npz."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -49,15 +48,6 @@ def load_encoder(path: str) -> keras.Model:
             "file opens with the generation of Keras, 2 or 3, that wrote it; use that "
             "one, or an export's SavedModel, which opens with both."
         ) from error
-
-
-def sha256(path: str) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def save_heads(heads: Mapping[str, Head], path: str) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
 
+from xdc_tf import files
 from xdc_tf import workdir as work
 from xdc_tf.clustering import features
 from xdc_tf.clustering.feature_store import FeatureStore, RowState
 from xdc_tf.clustering.features import ClipFeatures, ExampleFeatures, Features
-from xdc_tf.models import encoder_files, folding
+from xdc_tf.models import folding
 from xdc_tf.training import settings, supervision
 from xdc_tf.training.run import Run, evaluation_batches
 
@@ -88,7 +89,7 @@ def clustered_encoders(run: Run, round_index: int) -> dict[str, str] | None:
 def _encoders_sha256(run: Run, round_index: int) -> dict[str, str]:
     """Of each encoder's file as it is when a round begins."""
     return {
-        stream: encoder_files.sha256(
+        stream: files.sha256(
             work.encoder_file(run.workdir, stream, initial=round_index == 0)
         )
         for stream in run.method.streams

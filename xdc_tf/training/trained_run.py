@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from xdc_tf import files
 from xdc_tf import workdir as work
 from xdc_tf.clustering import label_tables
 from xdc_tf.clustering.label_tables import Clustering
@@ -117,7 +118,7 @@ def final_clusters(run: TrainedRun) -> FinalClusters:
         cut between a round's training and the next clustering.
     """
     present = {
-        stream: encoder_files.sha256(work.encoder_file(run.directory, stream))
+        stream: files.sha256(work.encoder_file(run.directory, stream))
         for stream in run.streams
     }
     for round_index, round_dir in reversed(work.round_dirs(run.directory)):

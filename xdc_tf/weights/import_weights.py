@@ -125,7 +125,7 @@ def import_weights(
         )
     report = {
         "file": os.path.basename(path),
-        "sha256": encoder_files.sha256(path),
+        "sha256": files.sha256(path),
         **network._asdict(),
         **account._asdict(),
     }
