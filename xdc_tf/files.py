@@ -3,6 +3,8 @@
 import hashlib
 import os
 
+_BLOCK_BYTES = 1 << 20
+
 
 def write_text(path: str, text: str) -> None:
     """Writes a file under a temporary name and renames it when complete."""
@@ -48,6 +50,6 @@ def sha256(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file, read in blocks."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

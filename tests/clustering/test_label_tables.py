@@ -11,7 +11,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from xdc_tf.clustering import label_arrays, label_tables, whole_directories
+from xdc_tf import files
+from xdc_tf.clustering import label_arrays, label_tables
 from xdc_tf.clustering.label_tables import Clustering
 
 VIDEO_IDS = ["swim", "", 'a "b", c', "dé\nf"]
@@ -92,7 +93,7 @@ def test_a_table_of_any_number_of_blocks_is_read_as_it_was_written(
 
 def test_writing_and_reading_take_less_memory_than_the_labels(tmp_path, monkeypatch):
     monkeypatch.setattr(label_arrays, "BLOCK_ROWS", 100)
-    monkeypatch.setattr(whole_directories, "_BLOCK_BYTES", 10_000)
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 10_000)
     labels = np.zeros(100_000, np.int32)
     write(tmp_path / "r")
     label_tables.read(tmp_path / "r")  # what is imported meanwhile is not counted

@@ -8,7 +8,7 @@ import tensorflow as tf
 class Sums(NamedTuple):
     """Totals of one pass for R fits."""
 
-    rows: tf.Tensor  # [R, k, d] float32
+    rows: tf.Tensor  # [R, k, d] float64: the order of blocks does not show
     counts: tf.Tensor  # [R, k] float64
     masses: tf.Tensor  # [R, k] float64, soft sizes; zero if not balanced
     changed: tf.Tensor  # [R] int64, rows with another label than before
@@ -16,7 +16,7 @@ class Sums(NamedTuple):
 
 def no_sums(centroids: tf.Tensor) -> Sums:
     return Sums(
-        rows=tf.zeros_like(centroids),
+        rows=tf.zeros(centroids.shape, tf.float64),
         counts=tf.zeros(centroids.shape[:2], tf.float64),
         masses=tf.zeros(centroids.shape[:2], tf.float64),
         changed=tf.zeros(centroids.shape[:1], tf.int64),
@@ -70,7 +70,7 @@ def count_labels(labels: tf.Tensor, num_labels: int) -> tf.Tensor:
 def objectives_of(square_sum: tf.Tensor, centroids: tf.Tensor, sums: Sums) -> tf.Tensor:
     """[R] sums of |x - c|^2 from the sums alone: no row is read a second time."""
     wide = tf.cast(centroids, tf.float64)
-    products = tf.reduce_sum(wide * tf.cast(sums.rows, tf.float64), axis=[1, 2])
+    products = tf.reduce_sum(wide * sums.rows, axis=[1, 2])
     norms = tf.reduce_sum(wide**2, axis=2) * sums.counts
     objectives = square_sum - 2.0 * products + tf.reduce_sum(norms, axis=1)
     return tf.maximum(objectives, 0.0)

@@ -157,8 +157,9 @@ def fit_rows(
                 ),
                 lambda: (sums, tf.zeros([num_fits], tf.int32)),
             )
-        size = tf.cast(kept.counts, tf.float32)[..., tf.newaxis]
-        means = tf.where(size > 0, kept.rows / tf.maximum(size, 1.0), centroids)
+        size = kept.counts[..., tf.newaxis]
+        means = tf.cast(kept.rows / tf.maximum(size, 1.0), tf.float32)
+        means = tf.where(size > 0, means, centroids)
         if settings.spherical:
             means = _on_the_sphere(means, centroids, origin)
         means = tf.ensure_shape(means, centroids.shape)
@@ -241,8 +242,8 @@ def _assign_replica(
 
     def assign(block, sums):
         scores = scores_of(block.factors, columns, offsets, products)
-        found = tf.argmax(scores, axis=2, output_type=tf.int32)  # [b, R]
         before = labels[block.start : block.stop]
+        found = _largest(scores, before, few_changed)  # [b, R]
         fitted = own.fitted[block.start : block.stop]
         parts = [
             cluster_sums.block_sums(
@@ -255,7 +256,10 @@ def _assign_replica(
         if settings.balanced:
             masses += balancing.soft_sizes(scores, fitted, temperature)
         return (found,), Sums(
-            sums.rows + rows, sums.counts + counts, masses, sums.changed + changed
+            sums.rows + tf.cast(rows, tf.float64),
+            sums.counts + counts,
+            masses,
+            sums.changed + changed,
         )
 
     k = settings.num_clusters
@@ -268,6 +272,25 @@ def _assign_replica(
         values=[tf.TensorSpec([None, settings.num_fits], tf.int32)],
     )
     return found, sums
+
+
+def _largest(scores: tf.Tensor, before: tf.Tensor, few_changed: tf.Tensor) -> tf.Tensor:
+    """Labels [b, R] of the largest of scores [b, R, k].
+
+    With few_changed the label before stays where no score is larger than its own: the
+    largest score is found several times faster than its place.
+    """
+
+    def where_larger():
+        own = tf.gather(scores, before, axis=2, batch_dims=2)
+        places = tf.where(tf.reduce_max(scores, axis=2) > own)  # [m, 2]
+        found = tf.argmax(tf.gather_nd(scores, places), axis=1, output_type=tf.int32)
+        return tf.tensor_scatter_nd_update(before, places, found)
+
+    def everywhere():
+        return tf.argmax(scores, axis=2, output_type=tf.int32)
+
+    return tf.cond(few_changed, where_larger, everywhere)
 
 
 def _on_the_sphere(

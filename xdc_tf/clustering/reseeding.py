@@ -104,7 +104,9 @@ def _reseed_empty(
     chosen = tf.gather(tf.where(usable)[:, 0], order[:moved])
     rows, labels = tf.gather(far.rows, chosen), tf.gather(far.labels, chosen)
     lost, left = segment_sums(rows, labels, num_clusters)
-    sums = tf.tensor_scatter_nd_update(sums - lost, empty[:moved], rows)
+    sums -= tf.cast(lost, tf.float64)
+    rows = tf.cast(rows, tf.float64)
+    sums = tf.tensor_scatter_nd_update(sums, empty[:moved], rows)
     ones = tf.ones([moved], tf.float64)
     counts = tf.tensor_scatter_nd_update(counts - left, empty[:moved], ones)
     return sums, counts, moved

@@ -16,6 +16,8 @@ from xdc_tf.clustering.row_files import Extent
 
 # Blocks that are read ahead while one is worked on.
 _READ_AHEAD = 2
+# One's products run while another's labels are found; more take more memory.
+_BLOCKS_IN_FLIGHT = 4
 
 
 class Preparation(NamedTuple):
@@ -125,6 +127,7 @@ def prepare(features: tf.Tensor, preparation: Preparation) -> tf.Tensor:
 def shard_tensor(
     features: tf.Tensor,
     *,
+    block_rows: int,
     fitted: np.ndarray,
     present: np.ndarray,
     strategy: tf.distribute.Strategy | None,
@@ -137,7 +140,7 @@ def shard_tensor(
             rows, rows, **_masks(fitted, present, slice(start, stop), padding)
         )
 
-    return _distribute(part, len(fitted), strategy)
+    return _distribute(part, len(fitted), block_rows, strategy)
 
 
 def shard_files(
@@ -164,7 +167,7 @@ def shard_files(
             **_masks(fitted, present, slice(start, stop), padding),
         )
 
-    return _distribute(part, len(fitted), strategy)
+    return _distribute(part, len(fitted), block_rows, strategy)
 
 
 def _masks(
@@ -191,12 +194,19 @@ def _blocks_between(
         first += one.num_rows
 
 
-def _distribute(part: Callable[[int, int, int], Rows], num_rows: int, strategy) -> Rows:
+def _distribute(
+    part: Callable[[int, int, int], Rows],
+    num_rows: int,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> Rows:
     if strategy is None:
         return part(0, num_rows, 0)
     # The strategy's devices in this process; they share the rows of this process.
     devices = strategy.extended.worker_devices
-    each = -(-num_rows // len(devices))
+    # Whole blocks, the same as on one device: their sums are then equal to the bit.
+    num_blocks = -(-num_rows // block_rows)
+    each = min(-(-num_blocks // len(devices)) * block_rows, num_rows)
 
     def value(context: tf.distribute.experimental.ValueContext) -> Rows:
         local = context.replica_id_in_sync_group % len(devices)
@@ -257,7 +267,7 @@ def over_blocks(
         lambda number, *_: number < num_blocks,
         step,
         (0, 0, arrays, carry),
-        parallel_iterations=2,  # bounds the memory for blocks in flight
+        parallel_iterations=_BLOCKS_IN_FLIGHT,
     )
     return tuple(_filled_up(array.concat(), stop, num_rows) for array in arrays), carry
 

@@ -13,6 +13,9 @@ from xdc_tf.clustering.rows import Rows
 Features = np.ndarray | tf.Tensor | Sequence[np.memmap]
 
 
+_ALIGNMENT = 64  # bytes, of tensors
+
+
 class Source(NamedTuple):
     """Features of this process; one of the first two is None.
 
@@ -54,13 +57,27 @@ def open_source(features: Features) -> Source:
             )
         num_rows = sum(one.num_rows for one in extents)
         return Source(None, extents, num_rows, extents[0].width, None)
-    tensor = tf.cast(tf.convert_to_tensor(features), tf.float32)
+    tensor = _as_tensor(features)
     if tensor.shape.rank != 2 or 0 in tensor.shape:
         raise ValueError(
             f"features must be a filled [examples, dimensions] matrix, received shape "
             f"{tuple(tensor.shape)}."
         )
     return Source(tensor, None, *tensor.shape, tensor.device)
+
+
+def _as_tensor(features: np.ndarray | tf.Tensor) -> tf.Tensor:
+    """Float32, on the device where it is, or the default one."""
+    if not isinstance(features, np.ndarray) or tf.config.list_logical_devices("GPU"):
+        return tf.cast(tf.convert_to_tensor(features), tf.float32)
+    # NumPy allocates large arrays in large pages, TensorFlow in small ones, and to
+    # touch these for the first time takes longer than the copy.
+    memory = np.empty(4 * features.size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    array = memory[start : start + 4 * features.size].view(np.float32)
+    array = array.reshape(features.shape)
+    array[...] = features
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def shard(
@@ -72,10 +89,15 @@ def shard(
     strategy: tf.distribute.Strategy | None,
 ) -> Rows:
     """Gives every replica of this process its part of the rows."""
-    masks = {"fitted": fitted, "present": present, "strategy": strategy}
+    options = {
+        "block_rows": block_rows,
+        "fitted": fitted,
+        "present": present,
+        "strategy": strategy,
+    }
     if source.tensor is not None:
-        return rows.shard_tensor(source.tensor, **masks)
-    return rows.shard_files(source.extents, block_rows=block_rows, **masks)
+        return rows.shard_tensor(source.tensor, **options)
+    return rows.shard_files(source.extents, **options)
 
 
 def blocks(source: Source, block_rows: int) -> Iterator[np.ndarray]:
