@@ -6,7 +6,7 @@ from xdc_tf import compat
 from xdc_tf.clustering import features
 from xdc_tf.data import pipeline
 from xdc_tf.training import monitoring, train_step
-from xdc_tf.training.run import prepare, training_batches
+from xdc_tf.training.run import evaluation_batches, prepare, training_batches
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
 
@@ -126,25 +126,42 @@ def test_mixed_precision_learns_with_float32_weights(
 
 
 def test_a_step_returns_the_features_that_it_trained_on_by_example(
-    tiny_config, tiny_records, tmp_path, two_devices
+    tiny_config, tiny_records, tmp_path
 ):
-    tiny_config |= {"synchronized_batch_norm": True, "method": "same_audio"}
-    run = make_run(tiny_config, tiny_records, tmp_path / "one")
+    run = make_run(tiny_config | {"method": "same_audio"}, tiny_records, tmp_path)
     batch = next(training_batches(run))
     expected = {
         stream: encoder(batch["audio"], training=True).numpy()
         for stream, encoder in run.model.encoders.items()
     }
-    for name, strategy in {"same": ONE_DEVICE, "two": two_devices}.items():
-        run = make_run(tiny_config, tiny_records, tmp_path / name, strategy)
-        result = make_step(run, harvest=True)(next(training_batches(run)))
-        found = features.examples_on_host(strategy, result.encoded)
-        assert found.example_index.tolist() == batch["example_index"].numpy().tolist()
-        for stream, rows in expected.items():
-            assert found.streams[stream].dtype == np.float32
-            np.testing.assert_allclose(
-                found.streams[stream], rows, rtol=1e-4, atol=1e-5
-            )
+    result = make_step(run, harvest=True)(batch)
+    found = features.examples_on_host(ONE_DEVICE, result.encoded)
+    assert found.example_index.tolist() == batch["example_index"].numpy().tolist()
+    for stream, rows in expected.items():
+        assert found.streams[stream].dtype == np.float32
+        np.testing.assert_allclose(found.streams[stream], rows, rtol=1e-4, atol=1e-5)
+
+
+def test_two_devices_return_the_features_of_all_examples_in_order(
+    tiny_config, tiny_records, tmp_path, two_devices
+):
+    run = make_run(
+        tiny_config | {"method": "same_audio"}, tiny_records, tmp_path, two_devices
+    )
+    step = train_step.make_evaluation_step(
+        run.model, run.method, run.label_tables, strategy=two_devices, harvest=True
+    )
+    batch = next(iter(evaluation_batches(run)))
+    found = features.examples_on_host(two_devices, step(batch).encoded)
+    assert found.example_index.tolist() == list(range(8))
+    audio = tf.concat(two_devices.experimental_local_results(batch["audio"]), axis=0)
+    for stream, encoder in run.model.encoders.items():
+        np.testing.assert_allclose(
+            found.streams[stream],
+            encoder(audio, training=False).numpy(),
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
 def test_a_step_returns_no_features_unasked(tiny_config, tiny_records, tmp_path):

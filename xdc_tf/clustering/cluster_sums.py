@@ -12,6 +12,7 @@ class Sums(NamedTuple):
     counts: tf.Tensor  # [R, k] float64
     masses: tf.Tensor  # [R, k] float64, soft sizes; zero if not balanced
     changed: tf.Tensor  # [R] int64, rows with another label than before
+    squares: tf.Tensor  # [] float64, sum of all squared lengths, by the first pass
 
 
 def no_sums(centroids: tf.Tensor) -> Sums:
@@ -20,6 +21,7 @@ def no_sums(centroids: tf.Tensor) -> Sums:
         counts=tf.zeros(centroids.shape[:2], tf.float64),
         masses=tf.zeros(centroids.shape[:2], tf.float64),
         changed=tf.zeros(centroids.shape[:1], tf.int64),
+        squares=tf.zeros([], tf.float64),
     )
 
 
@@ -67,10 +69,16 @@ def count_labels(labels: tf.Tensor, num_labels: int) -> tf.Tensor:
     return tf.cast(counts, tf.float64)
 
 
-def objectives_of(square_sum: tf.Tensor, centroids: tf.Tensor, sums: Sums) -> tf.Tensor:
+def square_sum(rows: tf.Tensor, fitted: tf.Tensor) -> tf.Tensor:
+    """Sum of the fitted rows' squared lengths, [] float64."""
+    lengths = tf.reduce_sum(tf.square(rows), axis=1)
+    return tf.reduce_sum(tf.cast(tf.where(fitted, lengths, 0.0), tf.float64))
+
+
+def objectives_of(centroids: tf.Tensor, sums: Sums) -> tf.Tensor:
     """[R] sums of |x - c|^2 from the sums alone: no row is read a second time."""
     wide = tf.cast(centroids, tf.float64)
     products = tf.reduce_sum(wide * sums.rows, axis=[1, 2])
     norms = tf.reduce_sum(wide**2, axis=2) * sums.counts
-    objectives = square_sum - 2.0 * products + tf.reduce_sum(norms, axis=1)
+    objectives = sums.squares - 2.0 * products + tf.reduce_sum(norms, axis=1)
     return tf.maximum(objectives, 0.0)

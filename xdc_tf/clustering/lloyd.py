@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.clustering import balancing, cluster_sums, reseeding, seeding, survey
+from xdc_tf.clustering import balancing, cluster_sums, reseeding, seeding
 from xdc_tf.clustering.cluster_sums import Sums
 from xdc_tf.clustering.distances import (
     EXACT,
@@ -112,26 +112,34 @@ def fit_rows(
     if settings.spherical:
         initial = _on_the_sphere(initial, initial, origin)
     initial = tf.ensure_shape(initial, [num_fits, num_clusters, sample.shape[1]])
-    square_sum = total(
-        strategy,
-        on_replicas(
-            strategy,
-            lambda own: survey.square_sum(own, block_rows=settings.block_rows),
-            rows,
-        ),
-    )
-    variance = square_sum / num_fitted
+    # Of a sample: it serves as a scale only.
+    variance = tf.reduce_mean(tf.reduce_sum(tf.cast(sample, tf.float64) ** 2, axis=1))
 
-    def assign(own, labels, centroids, offsets, few_changed):
+    def assign(own, labels, centroids, offsets, few_changed, first):
         return _assign_replica(
-            own, labels, centroids, offsets, few_changed, variance, products, settings
+            own,
+            labels,
+            centroids,
+            offsets,
+            few_changed,
+            first,
+            variance,
+            products,
+            settings,
         )
 
     def iterate(step, centroids, offsets, labels, sums, history, num_reseeded, _):
         few_changed = tf.cast(sums.changed, tf.float64) < _FEW_CHANGED * num_fitted
         few_changed = tf.reduce_all(few_changed) & (step > 0)
         labels, moved = on_replicas(
-            strategy, assign, rows, labels, centroids, offsets, few_changed
+            strategy,
+            assign,
+            rows,
+            labels,
+            centroids,
+            offsets,
+            few_changed,
+            tf.equal(step, 0),
         )
         moved = total(strategy, moved)
         sums = Sums(
@@ -139,8 +147,9 @@ def fit_rows(
             tf.where(few_changed, sums.counts, 0.0) + moved.counts,
             moved.masses,
             moved.changed,
+            sums.squares + moved.squares,
         )
-        objectives = cluster_sums.objectives_of(square_sum, centroids, sums)
+        objectives = cluster_sums.objectives_of(centroids, sums)
         history = tf.tensor_scatter_nd_update(history, [[step]], [objectives])
         kept, reseeded = sums, tf.zeros([num_fits], tf.int32)
         if not settings.balanced:
@@ -232,6 +241,7 @@ def _assign_replica(
     centroids: tf.Tensor,
     offsets: tf.Tensor,
     few_changed: tf.Tensor,
+    first: tf.Tensor,
     variance: tf.Tensor,
     products: Products,
     settings: Settings,
@@ -252,6 +262,11 @@ def _assign_replica(
             for fit in range(settings.num_fits)
         ]
         rows, counts, changed = (tf.stack(part) for part in zip(*parts, strict=True))
+        squares = tf.cond(
+            first,
+            lambda: cluster_sums.square_sum(block.rows, fitted),
+            lambda: tf.zeros([], tf.float64),
+        )
         masses = sums.masses
         if settings.balanced:
             masses += balancing.soft_sizes(scores, fitted, temperature)
@@ -260,6 +275,7 @@ def _assign_replica(
             sums.counts + counts,
             masses,
             sums.changed + changed,
+            sums.squares + squares,
         )
 
     k = settings.num_clusters

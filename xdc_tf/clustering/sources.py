@@ -6,14 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import replicas, row_files, rows
+from xdc_tf.clustering import host_memory, replicas, row_files, rows
 from xdc_tf.clustering.row_files import Extent
 from xdc_tf.clustering.rows import Rows
 
 Features = np.ndarray | tf.Tensor | Sequence[np.memmap]
-
-
-_ALIGNMENT = 64  # bytes, of tensors
 
 
 class Source(NamedTuple):
@@ -70,14 +67,9 @@ def _as_tensor(features: np.ndarray | tf.Tensor) -> tf.Tensor:
     """Float32, on the device where it is, or the default one."""
     if not isinstance(features, np.ndarray) or tf.config.list_logical_devices("GPU"):
         return tf.cast(tf.convert_to_tensor(features), tf.float32)
-    # NumPy allocates large arrays in large pages, TensorFlow in small ones, and to
-    # touch these for the first time takes longer than the copy.
-    memory = np.empty(4 * features.size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    array = memory[start : start + 4 * features.size].view(np.float32)
-    array = array.reshape(features.shape)
+    array = host_memory.empty(features.shape)
     array[...] = features
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return host_memory.as_tensor(array)
 
 
 def shard(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from xdc_tf.clustering import host_memory
 from xdc_tf.clustering.replicas import on_replicas, total
 from xdc_tf.clustering.rows import (
     InFiles,
@@ -122,7 +123,23 @@ def prepare_rows(
     """Rows after their preparation; those in files get it whenever they are read."""
     if isinstance(rows, InFiles):
         return rows._replace(preparation=preparation)
+    if strategy is None and not tf.config.list_logical_devices("GPU"):
+        prepared = _prepare_on_host(rows.rows, preparation, block_rows)
+        return rows._replace(rows=prepared, factors=as_factors(prepared, products))
     return _prepare_in_memory(rows, preparation, products, block_rows, strategy)
+
+
+def _prepare_on_host(
+    features: tf.Tensor, preparation: Preparation, block_rows: int
+) -> tf.Tensor:
+    array = host_memory.empty([len(features), preparation.origin.shape[0]])
+    for start in range(0, len(features), block_rows):
+        own = slice(start, start + block_rows)
+        array[own] = _prepare_block(features[own], preparation)
+    return host_memory.as_tensor(array)
+
+
+_prepare_block = tf.function(prepare, autograph=False, reduce_retracing=True)
 
 
 @tf.function(autograph=False)
@@ -140,16 +157,3 @@ def _prepare_in_memory(rows, preparation, products, block_rows, strategy):
         return own._replace(rows=prepared, factors=as_factors(prepared, products))
 
     return on_replicas(strategy, of_replica, rows)
-
-
-def square_sum(own: Rows, *, block_rows: int) -> tf.Tensor:
-    """Sum of a replica's fitted rows' squared lengths, float64; in a `tf.function`."""
-
-    def add(block, squares):
-        lengths = tf.reduce_sum(tf.square(block.rows), axis=1)
-        fitted = own.fitted[block.start : block.stop]
-        lengths = tf.cast(tf.where(fitted, lengths, 0.0), tf.float64)
-        return (), squares + tf.reduce_sum(lengths)
-
-    nothing = tf.zeros([], tf.float64)
-    return over_blocks(own, add, nothing, block_rows=block_rows)[1]
