@@ -18,7 +18,7 @@ import tempfile
 import time
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 _NUM_ROWS = flags.DEFINE_integer("num_rows", 100_000, "N.")
 _WIDTH = flags.DEFINE_integer("width", 512, "d.")
@@ -323,6 +323,7 @@ def _in_a_process(engine: str, path: str) -> dict:
 
 def main(_) -> None:
     """Runs what the flags ask for."""
+    logging.set_verbosity(logging.WARNING)
     if _RUN.value:
         engine, path = _RUN.value.split(":", 1)
         found = _scale_one(path) if engine == "scale" else time_engine(engine, path)
