@@ -11,7 +11,6 @@ the Python of --faiss_python, so that it need not share an environment with Tens
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -47,16 +46,24 @@ _BLOCK = 100_000
 
 def make_rows(path: str, *, num_rows: int, width: int, dtype: str) -> None:
     """Writes [num_rows, width] rows of length one, around 2,048 random directions."""
-    rows = np.lib.format.open_memmap(path, "w+", dtype, (num_rows, width))
     centres = np.random.default_rng(0).standard_normal((2048, width), np.float32)
-    for start in range(0, num_rows, _BLOCK):
-        rng = np.random.default_rng([1, start])
-        count = min(_BLOCK, num_rows - start)
-        block = 0.6 * centres[rng.integers(0, len(centres), count)]
-        block += rng.standard_normal((count, width), np.float32)
-        block /= np.linalg.norm(block, axis=1, keepdims=True)
-        rows[start : start + count] = block
-        rows.flush()
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+        "fortran_order": False,
+        "shape": (num_rows, width),
+    }
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, num_rows, _BLOCK):
+            rng = np.random.default_rng([1, start])
+            count = min(_BLOCK, num_rows - start)
+            block = 0.6 * centres[rng.integers(0, len(centres), count)]
+            block += rng.standard_normal((count, width), np.float32)
+            block /= np.linalg.norm(block, axis=1, keepdims=True)
+            file.write(block.astype(dtype).data)
+        file.flush()
+        # What is still on its way to the disk would slow the first fits down.
+        os.fsync(file.fileno())
 
 
 def time_engine(engine: str, path: str) -> dict:
@@ -233,8 +240,15 @@ def _scale_one(path: str) -> dict:
     return {
         "secs_per_iteration": (secs[2] - secs[1]) / (done - 1),
         "inertia_per_row": result.inertia / len(rows),
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": _peak_gib(),
     }
+
+
+def _peak_gib() -> float:
+    """Of this program alone; what getrusage says includes the process it came from."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        peak = next(line for line in file if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) / 2**20
 
 
 def compare(directory: str) -> None:

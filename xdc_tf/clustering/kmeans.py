@@ -185,7 +185,6 @@ def fit_heads(
     settings = lloyd.Settings(
         num_fits=num_fits,
         num_clusters=num_clusters,
-        num_iterations=num_iterations,
         tolerance=tolerance,
         spherical=spherical,
         balanced=balanced,
@@ -243,6 +242,7 @@ def fit_heads(
             preparation.origin,
             tf.constant(num_fitted, tf.float64),
             products,
+            tf.constant(num_iterations),
             settings=settings,
             strategy=strategy,
         )

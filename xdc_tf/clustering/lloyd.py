@@ -32,7 +32,6 @@ class Settings(NamedTuple):
     Attributes:
       num_fits: R, clusterings in one loop.
       num_clusters: k.
-      num_iterations: most iterations.
       tolerance: relative decrease of the objective at which a fit is done; 0 for a
         fixed point.
       spherical: centroids of length one about `origin`.
@@ -42,7 +41,6 @@ class Settings(NamedTuple):
 
     num_fits: int
     num_clusters: int
-    num_iterations: int
     tolerance: float
     spherical: bool
     balanced: bool
@@ -82,6 +80,7 @@ def fit_rows(
     origin: tf.Tensor,
     num_fitted: tf.Tensor,
     products: Products,
+    num_iterations: tf.Tensor,
     *,
     settings: Settings,
     strategy: tf.distribute.Strategy | None,
@@ -96,6 +95,7 @@ def fit_rows(
       origin: [d] float32, what the preparation has subtracted.
       num_fitted: [] float64, fitted rows of all replicas.
       products: of the iterations.
+      num_iterations: [] int32, most iterations.
       settings: of the fits.
       strategy: the one that the rows were sharded for.
 
@@ -192,7 +192,7 @@ def fit_rows(
 
     no_offsets = tf.zeros([num_fits, num_clusters], tf.float32)
     iterations, centroids, offsets, _, _, history, num_reseeded, _ = tf.while_loop(
-        lambda step, *state: (step < settings.num_iterations) & state[-1],
+        lambda step, *state: (step < num_iterations) & state[-1],
         iterate,
         (
             0,
@@ -200,7 +200,7 @@ def fit_rows(
             no_offsets,
             on_replicas(strategy, lambda own: _no_labels(own, num_fits), rows),
             cluster_sums.no_sums(initial),
-            tf.zeros([settings.num_iterations, num_fits], tf.float64),
+            tf.zeros([num_iterations, num_fits], tf.float64),
             tf.zeros([num_fits], tf.int32),
             True,
         ),

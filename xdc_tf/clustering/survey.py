@@ -135,7 +135,7 @@ def _prepare_on_host(
     array = host_memory.empty([len(features), preparation.origin.shape[0]])
     for start in range(0, len(features), block_rows):
         own = slice(start, start + block_rows)
-        array[own] = _prepare_block(features[own], preparation)
+        array[own] = _prepare_block(features[own], preparation).numpy()
     return host_memory.as_tensor(array)
 
 
