@@ -14,10 +14,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 from absl import app, flags, logging
+
+from benchmarks import kmeans_engines
 
 _NUM_ROWS = flags.DEFINE_integer("num_rows", 100_000, "N.")
 _WIDTH = flags.DEFINE_integer("width", 512, "d.")
@@ -64,191 +65,6 @@ def make_rows(path: str, *, num_rows: int, width: int, dtype: str) -> None:
         file.flush()
         # What is still on its way to the disk would slow the first fits down.
         os.fsync(file.fileno())
-
-
-def time_engine(engine: str, path: str) -> dict:
-    """Runs one engine in this process; seconds of its fits and what came out."""
-    if engine == "ceiling":
-        return _ceiling()
-    run = {"faiss": _faiss, "scikit-learn": _scikit_learn}.get(engine, _ours)
-    return run(engine, path)
-
-
-def _ceiling() -> dict:
-    """The fastest of several large products, GFLOP/s by type."""
-    import tensorflow as tf
-
-    found = {}
-    for name in ("float32", "bfloat16"):
-        matrix = tf.cast(tf.random.normal([4096, 4096]), name)
-        product = tf.function(lambda a: tf.reduce_sum(tf.matmul(a, a)[:1]))
-        product(matrix)
-        secs = []
-        for _ in range(10):
-            start = time.perf_counter()
-            product(matrix).numpy()
-            secs.append(time.perf_counter() - start)
-        found[name] = 2 * 4096**3 / min(secs) / 1e9
-    return found
-
-
-def _faiss(_, path):
-    import faiss
-
-    rows = np.load(path)
-    secs = []
-    for _ in range(_REPEATS.value):
-        start = time.perf_counter()
-        engine = faiss.Kmeans(
-            rows.shape[1],
-            _NUM_CLUSTERS.value,
-            niter=_NUM_ITERATIONS.value,
-            seed=0,
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(rows),
-        )
-        engine.train(rows)
-        secs.append(time.perf_counter() - start)
-    distances, _ = engine.index.search(rows, 1)
-    return {"secs": secs, "inertia": float(distances.sum(dtype=np.float64))}
-
-
-def _scikit_learn(_, path):
-    from sklearn.cluster import KMeans
-
-    rows = np.load(path)
-    start = time.perf_counter()
-    found = KMeans(
-        _NUM_CLUSTERS.value,
-        init="random",
-        n_init=1,
-        max_iter=_NUM_ITERATIONS.value,
-        tol=0,
-        algorithm="lloyd",
-        random_state=0,
-    ).fit(rows)
-    return {"secs": [time.perf_counter() - start], "inertia": float(found.inertia_)}
-
-
-def _ours(engine, path):
-    import tensorflow as tf
-
-    strategy = None
-    if engine == "replicas":
-        tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0],
-            [tf.config.LogicalDeviceConfiguration()] * 2,
-        )
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    from xdc_tf.clustering import kmeans
-
-    rows = np.load(path)
-    precision = "mixed" if engine == "mixed" else "float32"
-
-    def fit(num_iterations, **options):
-        start = time.perf_counter()
-        result = kmeans.fit(
-            rows,
-            num_clusters=_NUM_CLUSTERS.value,
-            num_iterations=num_iterations,
-            seed=0,
-            normalize=False,
-            precision=precision,
-            **options,
-        )
-        return time.perf_counter() - start, result
-
-    fit(_NUM_ITERATIONS.value, strategy=strategy)
-    timed = [
-        fit(_NUM_ITERATIONS.value, strategy=strategy) for _ in range(_REPEATS.value)
-    ]
-    result = timed[-1][1]
-    found = {"secs": [secs for secs, _ in timed], "inertia": result.inertia}
-    found["iterations"] = len(result.inertia_history)
-    if engine == "replicas":
-        alone = fit(_NUM_ITERATIONS.value)[1]
-        found["same_labels"] = float(np.mean(alone.labels == result.labels))
-    else:
-        found |= _parts(kmeans, precision, rows, result)
-    return found
-
-
-def _parts(kmeans, precision, rows, result):
-    """Seconds of the initialisation, and GFLOP/s of the distances alone."""
-    import tensorflow as tf
-
-    from xdc_tf.clustering import seeding
-    from xdc_tf.clustering.rows import Products, as_factors
-
-    k = _NUM_CLUSTERS.value
-    size = kmeans.sample_rows(len(rows), k)
-    sample = tf.constant(rows[:size])
-    start_from = tf.function(lambda seed: seeding.plus_plus(sample, seed, k))
-    products = Products(kmeans.product_dtype(precision), tf.constant(1.0))
-    block_rows = kmeans.block_rows(k)
-    columns = as_factors(tf.transpose(tf.constant(result.centroids)), products)
-    factors = as_factors(tf.constant(rows), products)
-    num_blocks = len(rows) // block_rows
-
-    @tf.function(autograph=False)
-    def distances():
-        def step(number, total):
-            own = factors[number * block_rows : (number + 1) * block_rows]
-            scores = tf.matmul(own, columns)
-            return number + 1, total + tf.cast(scores[0, 0], tf.float32)
-
-        return tf.while_loop(
-            lambda number, _: number < num_blocks,
-            step,
-            (0, 0.0),
-            parallel_iterations=2,
-        )[1]
-
-    def seconds(function, *arguments):
-        function(*arguments)
-        secs = []
-        for _ in range(5):
-            start = time.perf_counter()
-            tf.nest.map_structure(lambda value: value.numpy(), function(*arguments))
-            secs.append(time.perf_counter() - start)
-        return float(np.median(secs))
-
-    flops = 2.0 * num_blocks * block_rows * rows.shape[1] * k
-    return {
-        "initialisation_secs": seconds(start_from, tf.constant([0, 0], tf.int64)),
-        "distance_gflops": flops / seconds(distances) / 1e9,
-    }
-
-
-def _scale_one(path: str) -> dict:
-    """Fits the rows of a file with two numbers of iterations."""
-    from xdc_tf.clustering import kmeans, row_files
-
-    secs = []
-    for num_iterations in (1, 1, 1 + _NUM_ITERATIONS.value):
-        rows = row_files.open_rows(path)
-        start = time.perf_counter()
-        result = kmeans.fit(
-            rows,
-            num_clusters=_NUM_CLUSTERS.value,
-            num_iterations=num_iterations,
-            seed=0,
-            precision="mixed",
-        )
-        secs.append(time.perf_counter() - start)
-    done = len(result.inertia_history)
-    return {
-        "secs_per_iteration": (secs[2] - secs[1]) / (done - 1),
-        "inertia_per_row": result.inertia / len(rows),
-        "peak_gib": _peak_gib(),
-    }
-
-
-def _peak_gib() -> float:
-    """Of this program alone; what getrusage says includes the process it came from."""
-    with open("/proc/self/status", encoding="utf-8") as file:
-        peak = next(line for line in file if line.startswith("VmHWM:"))
-    return int(peak.split()[1]) / 2**20
 
 
 def compare(directory: str) -> None:
@@ -340,7 +156,14 @@ def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     if _RUN.value:
         engine, path = _RUN.value.split(":", 1)
-        found = _scale_one(path) if engine == "scale" else time_engine(engine, path)
+        size = kmeans_engines.Size(
+            _NUM_CLUSTERS.value, _NUM_ITERATIONS.value, _REPEATS.value
+        )
+        found = (
+            kmeans_engines.time_growth(path, size)
+            if engine == "scale"
+            else kmeans_engines.time_engine(engine, path, size)
+        )
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory(dir=_DIRECTORY.value or None) as directory:

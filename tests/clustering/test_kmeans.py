@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from sklearn.cluster import KMeans
 
-from xdc_tf.clustering import kmeans, lloyd, row_files
+from xdc_tf.clustering import fit_sizes, kmeans, lloyd, row_files
 
 
 def gaussian_rows(num_rows=400, width=6, seed=0):
@@ -615,6 +615,6 @@ def test_balanced_labels_are_the_nearest_after_the_offsets():
 def test_float16_products_end_within_a_thousandth_of_the_inertia(monkeypatch):
     rows, _ = blobs(num_blobs=16, per_blob=100, width=32, spread=3.0)
     full = fit_plain(1000 * rows, num_clusters=16)
-    monkeypatch.setattr(kmeans, "product_dtype", lambda precision: tf.float16)
+    monkeypatch.setattr(fit_sizes, "product_dtype", lambda precision: tf.float16)
     half = fit_plain(1000 * rows, num_clusters=16, precision="mixed")
     np.testing.assert_allclose(half.inertia, full.inertia, rtol=1e-3)

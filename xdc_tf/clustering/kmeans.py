@@ -18,7 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.clustering import (
+    assignment,
     fit_checks,
+    fit_sizes,
     lloyd,
     replicas,
     rows,
@@ -26,18 +28,10 @@ from xdc_tf.clustering import (
     survey,
     whitening,
 )
-from xdc_tf.clustering.rows import Preparation, Products
+from xdc_tf.clustering.rows import Preparation
 from xdc_tf.clustering.sources import Features
 
 NO_LABEL = -1
-
-# More clusters get smaller blocks, so that a block's scores stay within 32 MB.
-_MOST_BLOCK_ROWS, _FEWEST_BLOCK_ROWS = 8192, 512
-_BLOCK_SCORES = 1 << 23
-# k-means++ chooses from a sample of the rows; more of them cost time for hardly less
-# inertia.
-_MIN_SAMPLE_ROWS = 4096
-_SAMPLE_ROWS_PER_CLUSTER = 16
 
 
 class KMeansResult(NamedTuple):
@@ -182,13 +176,13 @@ def fit_heads(
         spherical=spherical,
         tolerance=tolerance,
     )
-    settings = lloyd.Settings(
+    settings = assignment.Settings(
         num_fits=num_fits,
         num_clusters=num_clusters,
         tolerance=tolerance,
         spherical=spherical,
         balanced=balanced,
-        block_rows=block_rows(num_fits * num_clusters),
+        block_rows=fit_sizes.block_rows(num_fits * num_clusters),
     )
     with tf.device(source.device):
         shards = sources.shard(
@@ -210,7 +204,7 @@ def fit_heads(
         sample = sources.sample(
             source,
             fitted,
-            size=sample_rows(num_fitted, num_clusters),
+            size=fit_sizes.sample_rows(num_fitted, num_clusters),
             seed=seed,
             strategy=strategy,
         )
@@ -230,7 +224,7 @@ def fit_heads(
                 num_fits=num_fits,
             )
             initial = (initial - preparation.origin)[tf.newaxis]
-        products = _products(precision, sample)
+        products = fit_sizes.products_of(precision, sample)
         shards = survey.prepare_rows(
             shards, preparation, products, settings.block_rows, strategy
         )
@@ -286,7 +280,7 @@ def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
         fit_checks.check_rows(
             sources.shard(
                 source,
-                block_rows=_MOST_BLOCK_ROWS,
+                block_rows=fit_sizes.MOST_BLOCK_ROWS,
                 fitted=everything,
                 present=everything,
                 strategy=None,
@@ -295,7 +289,7 @@ def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
             everything,
             num_clusters=0,
             normalize=fitted.normalize and fitted.pca_projection is None,
-            block_rows=_MOST_BLOCK_ROWS,
+            block_rows=fit_sizes.MOST_BLOCK_ROWS,
             strategy=None,
         )
         # Around the middle of the centroids, where products lose the fewest digits.
@@ -307,53 +301,24 @@ def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
         if offsets is None:
             offsets = np.zeros(len(fitted.centroids), np.float32)
         parts = [
-            lloyd.nearest(
+            assignment.nearest(
                 rows.prepare(tf.constant(block), preparation),
                 centroids - origin,
                 tf.constant(offsets),
             )
-            for block in sources.blocks(source, block_rows(len(fitted.centroids)))
+            for block in sources.blocks(
+                source, fit_sizes.block_rows(len(fitted.centroids))
+            )
         ]
     labels, distances = zip(*parts, strict=True)
     return np.concatenate(labels), np.concatenate(distances)
-
-
-def product_dtype(precision: str) -> tf.DType:
-    """Type of the matrix products of a precision on this machine."""
-    if precision == "float32":
-        return tf.float32
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    # Before Ampere, NVIDIA's tensor cores have float16 only.
-    if any(one.get("compute_capability", (8, 0)) < (8, 0) for one in details):
-        return tf.float16
-    return tf.bfloat16
-
-
-def _products(precision: str, sample: tf.Tensor) -> Products:
-    """For prepared rows like those of the sample."""
-    squares = tf.reduce_mean(tf.reduce_sum(tf.square(sample), axis=1))
-    return Products(product_dtype(precision), tf.math.rsqrt(tf.maximum(squares, 1e-30)))
-
-
-def block_rows(num_columns: int) -> int:
-    """Rows that are compared at once with so many centroids of all fits."""
-    return int(
-        np.clip(_BLOCK_SCORES // num_columns, _FEWEST_BLOCK_ROWS, _MOST_BLOCK_ROWS)
-    )
-
-
-def sample_rows(num_fitted: int, num_clusters: int) -> int:
-    """Rows of the sample that k-means++ chooses from."""
-    wanted = min(_SAMPLE_ROWS_PER_CLUSTER * num_clusters, num_fitted // 8)
-    return min(num_fitted, max(_MIN_SAMPLE_ROWS, 2 * num_clusters, wanted))
 
 
 def _result(
     outcome: lloyd.Outcome,
     labels: np.ndarray,
     present: np.ndarray,
-    settings: lloyd.Settings,
+    settings: assignment.Settings,
     preparation: Preparation,
     *,
     fit: int,

@@ -9,42 +9,21 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.clustering import balancing, cluster_sums, reseeding, seeding
-from xdc_tf.clustering.cluster_sums import Sums
-from xdc_tf.clustering.distances import (
-    EXACT,
-    columns_of,
-    nearest_scores,
-    scores_of,
-    squared_distances,
+from xdc_tf.clustering import (
+    assignment,
+    balancing,
+    cluster_sums,
+    reseeding,
+    seeding,
 )
+from xdc_tf.clustering.assignment import Settings
+from xdc_tf.clustering.cluster_sums import Sums
 from xdc_tf.clustering.replicas import on_replicas, total
-from xdc_tf.clustering.rows import Products, Rows, over_blocks
+from xdc_tf.clustering.rows import Products, Rows
 
 # Up to this share of rows that changed their cluster, moving their part of the sums is
 # faster than adding up all rows anew.
 _FEW_CHANGED = 0.3
-
-
-class Settings(NamedTuple):
-    """What a fit is traced for.
-
-    Attributes:
-      num_fits: R, clusterings in one loop.
-      num_clusters: k.
-      tolerance: relative decrease of the objective at which a fit is done; 0 for a
-        fixed point.
-      spherical: centroids of length one about `origin`.
-      balanced: assign by prices that even out the sizes.
-      block_rows: rows per block.
-    """
-
-    num_fits: int
-    num_clusters: int
-    tolerance: float
-    spherical: bool
-    balanced: bool
-    block_rows: int
 
 
 class Outcome(NamedTuple):
@@ -116,7 +95,7 @@ def fit_rows(
     variance = tf.reduce_mean(tf.reduce_sum(tf.cast(sample, tf.float64) ** 2, axis=1))
 
     def assign(own, labels, centroids, offsets, few_changed, first):
-        return _assign_replica(
+        return assignment.in_iteration(
             own,
             labels,
             centroids,
@@ -191,14 +170,16 @@ def fit_rows(
         )
 
     no_offsets = tf.zeros([num_fits, num_clusters], tf.float32)
-    iterations, centroids, offsets, _, _, history, num_reseeded, _ = tf.while_loop(
+    iterations, centroids, offsets, last, _, history, num_reseeded, _ = tf.while_loop(
         lambda step, *state: (step < num_iterations) & state[-1],
         iterate,
         (
             0,
             initial,
             no_offsets,
-            on_replicas(strategy, lambda own: _no_labels(own, num_fits), rows),
+            on_replicas(
+                strategy, lambda own: assignment.no_labels(own, num_fits), rows
+            ),
             cluster_sums.no_sums(initial),
             tf.zeros([num_iterations, num_fits], tf.float64),
             tf.zeros([num_fits], tf.int32),
@@ -217,7 +198,10 @@ def fit_rows(
             strategy,
         )
     labels, sizes, inertia = on_replicas(
-        strategy, lambda own: _assign_finally(own, centroids, offsets, settings), rows
+        strategy,
+        lambda own, before: assignment.final(own, before, centroids, offsets, settings),
+        rows,
+        last,
     )
     return Outcome(
         centroids=centroids,
@@ -231,84 +215,6 @@ def fit_rows(
     )
 
 
-def _no_labels(own: Rows, num_fits: int) -> tf.Tensor:
-    return tf.fill([own.fitted.shape[0], num_fits], -1)
-
-
-def _assign_replica(
-    own: Rows,
-    labels: tf.Tensor,
-    centroids: tf.Tensor,
-    offsets: tf.Tensor,
-    few_changed: tf.Tensor,
-    first: tf.Tensor,
-    variance: tf.Tensor,
-    products: Products,
-    settings: Settings,
-) -> tuple[tf.Tensor, Sums]:
-    """Labels [n, R] of a replica's rows, and what its fitted rows add to the sums."""
-    columns = columns_of(centroids, products)
-    temperature = balancing.temperature_of(variance)
-
-    def assign(block, sums):
-        scores = scores_of(block.factors, columns, offsets, products)
-        before = labels[block.start : block.stop]
-        found = _largest(scores, before, few_changed)  # [b, R]
-        fitted = own.fitted[block.start : block.stop]
-        parts = [
-            cluster_sums.block_sums(
-                block.rows, found[:, fit], before[:, fit], fitted, few_changed, k
-            )
-            for fit in range(settings.num_fits)
-        ]
-        rows, counts, changed = (tf.stack(part) for part in zip(*parts, strict=True))
-        squares = tf.cond(
-            first,
-            lambda: cluster_sums.square_sum(block.rows, fitted),
-            lambda: tf.zeros([], tf.float64),
-        )
-        masses = sums.masses
-        if settings.balanced:
-            masses += balancing.soft_sizes(scores, fitted, temperature)
-        return (found,), Sums(
-            sums.rows + tf.cast(rows, tf.float64),
-            sums.counts + counts,
-            masses,
-            sums.changed + changed,
-            sums.squares + squares,
-        )
-
-    k = settings.num_clusters
-    (found,), sums = over_blocks(
-        own,
-        assign,
-        cluster_sums.no_sums(centroids),
-        block_rows=settings.block_rows,
-        products=products,
-        values=[tf.TensorSpec([None, settings.num_fits], tf.int32)],
-    )
-    return found, sums
-
-
-def _largest(scores: tf.Tensor, before: tf.Tensor, few_changed: tf.Tensor) -> tf.Tensor:
-    """Labels [b, R] of the largest of scores [b, R, k].
-
-    With few_changed the label before stays where no score is larger than its own: the
-    largest score is found several times faster than its place.
-    """
-
-    def where_larger():
-        own = tf.gather(scores, before, axis=2, batch_dims=2)
-        places = tf.where(tf.reduce_max(scores, axis=2) > own)  # [m, 2]
-        found = tf.argmax(tf.gather_nd(scores, places), axis=1, output_type=tf.int32)
-        return tf.tensor_scatter_nd_update(before, places, found)
-
-    def everywhere():
-        return tf.argmax(scores, axis=2, output_type=tf.int32)
-
-    return tf.cond(few_changed, where_larger, everywhere)
-
-
 def _on_the_sphere(
     means: tf.Tensor, otherwise: tf.Tensor, origin: tf.Tensor
 ) -> tf.Tensor:
@@ -316,55 +222,3 @@ def _on_the_sphere(
     absolute = means + origin
     length = tf.norm(absolute, axis=-1, keepdims=True)
     return tf.where(length > 0, absolute / length - origin, otherwise)
-
-
-def _assign_finally(
-    own: Rows, centroids: tf.Tensor, offsets: tf.Tensor, settings: Settings
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Labels [n, R], sizes [R, k] and inertia [R] in float32, whatever the products."""
-    columns = columns_of(centroids, EXACT)
-    num_fits, num_clusters = settings.num_fits, settings.num_clusters
-
-    def assign(block, carry):
-        sizes, inertia = carry
-        scores = scores_of(block.rows, columns, offsets, EXACT)
-        labels = tf.argmax(scores, axis=2, output_type=tf.int32)
-        fitted = own.fitted[block.start : block.stop, tf.newaxis]
-        counted = tf.where(fitted, labels + num_clusters * tf.range(num_fits), -1)
-        counts = tf.cast(
-            cluster_sums.count_labels(counted, num_fits * num_clusters), tf.int64
-        )
-        distances = tf.where(fitted, squared_distances(block, labels, centroids), 0.0)
-        distances = tf.cast(distances, tf.float64)
-        sizes += tf.reshape(counts, [num_fits, num_clusters])
-        return (labels,), (sizes, inertia + tf.reduce_sum(distances, axis=0))
-
-    (labels,), (sizes, inertia) = over_blocks(
-        own,
-        assign,
-        (
-            tf.zeros([num_fits, num_clusters], tf.int64),
-            tf.zeros([num_fits], tf.float64),
-        ),
-        block_rows=settings.block_rows,
-        values=[tf.TensorSpec([None, num_fits], tf.int32)],
-    )
-    return labels, sizes, inertia
-
-
-@tf.function(autograph=False, reduce_retracing=True)
-def nearest(
-    rows: tf.Tensor, centroids: tf.Tensor, offsets: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Labels [b] int32 and squared distances [b] float32 of prepared rows [b, d].
-
-    Args:
-      rows: [b, d] float32.
-      centroids: [k, d] float32.
-      offsets: [k] float32, subtracted before the nearest is chosen, not afterwards.
-    """
-    columns = tf.transpose(centroids)
-    scores = nearest_scores(rows, columns, offsets, EXACT)
-    labels = tf.argmax(scores, axis=1, output_type=tf.int32)
-    differences = rows - tf.gather(centroids, labels)
-    return labels, tf.reduce_sum(differences**2, axis=1)
