@@ -10,6 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf.models import fast_layers
+
+# Not other subclasses of Keras's, whose kernels have other axes.
+_CONVOLUTIONS = (
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    fast_layers.Conv2D,
+    fast_layers.Conv3D,
+)
+
 
 def fold(encoder: keras.Model) -> keras.Model:
     """A copy that computes what the encoder does in evaluation mode, in fewer layers.
@@ -78,9 +88,7 @@ def _norms_of_convolutions(
     convolutions = {
         id(layer.output): layer
         for layer in encoder.layers
-        # Not of their subclasses, whose kernels have other axes.
-        if type(layer) in (keras.layers.Conv2D, keras.layers.Conv3D)
-        and layer.activation is keras.activations.linear
+        if type(layer) in _CONVOLUTIONS and layer.activation is keras.activations.linear
     }
     read = [
         tensor for layer in encoder.layers for tensor in tf.nest.flatten(layer.input)

@@ -1,12 +1,15 @@
 """Layers that both encoders are built from: convolution, batch norm, activation.
 
-Only stock Keras layers, so that a saved `.keras` encoder opens without this project.
+Stock Keras layers, so that a saved `.keras` encoder opens without this project; or, for
+training, those of `fast_layers`, which have the same names and weights.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
+
+from xdc_tf.models import fast_layers
 
 
 class LayerSettings(NamedTuple):
@@ -19,6 +22,7 @@ class LayerSettings(NamedTuple):
         gradient is w * kernel as in SGD with weight decay.
       dtype: Keras dtype policy, "float32", "mixed_bfloat16" or "mixed_float16".
       seed: initial weights follow from it.
+      fast: the layers of `fast_layers` instead of Keras's own.
     """
 
     batch_norm_momentum: float = 0.9
@@ -26,6 +30,7 @@ class LayerSettings(NamedTuple):
     weight_decay: float = 0.0
     dtype: str = "float32"
     seed: int = 0
+    fast: bool = False
 
 
 class LayerMaker:
@@ -52,9 +57,10 @@ class LayerMaker:
         (Keras's "same" then pads the far side only), so that weights carry over.
         """
         rank = len(kernel_size)
-        layer = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[rank]
+        layers = fast_layers if self._settings.fast else keras.layers
+        layer = {2: layers.Conv2D, 3: layers.Conv3D}[rank]
         padding = "same"
-        if max(strides) > 1:
+        if max(strides) > 1 and not self._settings.fast:
             padding = "valid"
             pads = tuple(size // 2 for size in kernel_size)
             if max(pads):
@@ -78,7 +84,8 @@ class LayerMaker:
 
     def norm(self, x, *, name: str):
         """Batch normalisation over all but the channels."""
-        return keras.layers.BatchNormalization(
+        layers = fast_layers if self._settings.fast else keras.layers
+        return layers.BatchNormalization(
             epsilon=self._batch_norm_epsilon,
             momentum=self._settings.batch_norm_momentum,
             synchronized=self._settings.synchronized_batch_norm,

@@ -123,6 +123,7 @@ def training_layers(config: Mapping[str, Any]) -> LayerSettings:
     return portable_layers(config)._replace(
         dtype=config["precision"],
         synchronized_batch_norm=config["synchronized_batch_norm"],
+        fast=True,
     )
 
 

@@ -1,0 +1,270 @@
+"""Training steps and extraction next to PyTorch.
+
+    python -m benchmarks.train_step --torch_python=PYTHON
+    python -m benchmarks.train_step --modality=audio --torch_python=PYTHON
+
+torchvision's r2plus1d_18 on 8 x 112 x 112 clips (or its ResNet-18 with one channel on
+100 x 40 log-mel), by this project's training step and extraction and by PyTorch with
+SGD, the same batch, all cores, each engine in a process of its own, one after the other
+and all of that --runs times. PyTorch is run in both memory formats, with autocast for
+bfloat16, and the faster one counts. --torch_python is a Python with what
+benchmarks/requirements-torch.txt lists. A training step counts as three times the
+operations of a forward pass.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+from absl import app, flags, logging
+
+_RUNS = flags.DEFINE_integer("runs", 3, "Of all engines; medians are printed.")
+_STEPS = flags.DEFINE_integer("steps", 4, "Timed in each run, after one.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips.")
+_MODALITY = flags.DEFINE_enum(
+    "modality", "video", ["video", "audio"], "What to encode."
+)
+_PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "Of both.")
+_RETURN_MEMORY = flags.DEFINE_bool(
+    "return_memory", False, "Leave the allocator of this project's processes as it is."
+)
+_TORCH_PYTHON = flags.DEFINE_string(
+    "torch_python", sys.executable, "A Python that has torch and torchvision."
+)
+_RUN = flags.DEFINE_string("run", "", "Used by this program for its own processes.")
+
+# A fixed core type and cache size slow products down.
+_UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+_NUM_CLASSES = 256
+# By modality: this project's form and depth, and the shape of a clip.
+_ENCODERS = {
+    "video": ("r2plus1d_torchvision", 18, (8, 112, 112, 3)),
+    "audio": ("resnet_torchvision", 18, (100, 40, 1)),
+}
+
+
+def time_ours(precision: str) -> dict[str, float]:
+    """Clips/s of make_train_step and of make_extract_clips, on one device."""
+    from xdc_tf import freed_memory
+
+    if not _RETURN_MEMORY.value:
+        freed_memory.keep()
+    import tensorflow as tf
+
+    from xdc_tf import compat
+    from xdc_tf.clustering import features
+    from xdc_tf.models import folding, two_stream
+    from xdc_tf.models.layers import LayerSettings
+    from xdc_tf.training import optimizers, supervision, train_step
+
+    modality = _MODALITY.value
+    architecture, depth, shape = _ENCODERS[modality]
+    method = supervision.Method(
+        {modality: modality}, {modality: (supervision.TRUE_LABELS,)}
+    )
+    head = supervision.head_name(modality, supervision.TRUE_LABELS)
+    dtype = "float32" if precision == "float32" else f"mixed_{precision}"
+    model = two_stream.build(
+        method.streams,
+        architectures={modality: two_stream.EncoderSettings(architecture, depth, 1.0)},
+        layers=LayerSettings(dtype=dtype, weight_decay=1e-4, fast=True),
+        heads={head: two_stream.HeadSettings(modality, _NUM_CLASSES)},
+    )
+    optimizer = optimizers.make(
+        "sgd",
+        model.trainable_variables,
+        momentum=0.9,
+        weight_decay=1e-4,
+        scale_loss=False,
+    )
+    compat.set_learning_rate(optimizer, 0.01)
+    strategy = tf.distribute.get_strategy()
+    size = _BATCH_SIZE.value
+    labels = tf.Variable(np.arange(size, dtype=np.int32) % _NUM_CLASSES)
+    train = train_step.make_train_step(
+        model,
+        method,
+        {supervision.TRUE_LABELS: labels},
+        optimizer,
+        strategy=strategy,
+        global_batch_size=size,
+    )
+    folded = {modality: folding.fold(model.encoders[modality])}
+    extract = features.make_extract_clips(folded, method.streams, strategy=strategy)
+    batch = {
+        modality: tf.random.stateless_normal([size, *shape], seed=[0, 0]),
+        "example_index": tf.range(size, dtype=tf.int64),
+    }
+    starts = {"start_secs": tf.zeros([size], tf.float64)}
+
+    return {
+        "training": _clips_per_sec(
+            lambda: tf.nest.map_structure(lambda one: one.numpy(), train(batch).sums)
+        ),
+        "forward": _clips_per_sec(lambda: list(extract([batch | starts]))),
+        "flops": _flops(model.encoders[modality], shape),
+        "peak_gib": _peak_gib(),
+    }
+
+
+def _flops(encoder, shape) -> int:
+    from xdc_tf.planning import operations
+
+    return operations.count(encoder, shape).flops
+
+
+def time_torch(precision: str, memory_format: str) -> dict[str, float]:
+    """Clips/s of PyTorch's training step and forward pass."""
+    import torch
+    import torchvision
+
+    if _MODALITY.value == "video":
+        model = torchvision.models.video.r2plus1d_18(num_classes=_NUM_CLASSES)
+        channels_last = torch.channels_last_3d
+    else:
+        model = torchvision.models.resnet18(num_classes=_NUM_CLASSES)
+        model.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+        channels_last = torch.channels_last
+    formats = {"contiguous": torch.contiguous_format, "channels_last": channels_last}
+    wanted = formats[memory_format]
+    shape = _ENCODERS[_MODALITY.value][2]
+    clips = torch.randn(_BATCH_SIZE.value, shape[-1], *shape[:-1])
+    clips, model = clips.to(memory_format=wanted), model.to(memory_format=wanted)
+    labels = torch.arange(_BATCH_SIZE.value) % _NUM_CLASSES
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4
+    )
+
+    def output():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            return model(clips)
+
+    def train():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(output().float(), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    def extract():
+        with torch.inference_mode():
+            return output().float().numpy()
+
+    model.train()
+    training = _clips_per_sec(train)
+    model.eval()
+    forward = _clips_per_sec(extract)
+    return {"training": training, "forward": forward, "peak_gib": _peak_gib()}
+
+
+def time_ceiling() -> dict[str, float]:
+    """GFLOP/s of the fastest of some large matrix products."""
+    from xdc_tf.planning import this_machine
+
+    flops = this_machine.measure().product_flops
+    return {name: rate / 1e9 for name, rate in flops.items()}
+
+
+def _clips_per_sec(step) -> float:
+    step()
+    secs = []
+    for _ in range(_STEPS.value):
+        start = time.perf_counter()
+        step()
+        secs.append(time.perf_counter() - start)
+    return _BATCH_SIZE.value / float(np.median(secs))
+
+
+def _peak_gib() -> float:
+    with open("/proc/self/status", encoding="utf-8") as file:
+        peak = next(line for line in file if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) / 2**20
+
+
+def _in_a_process(engine: str) -> dict[str, float]:
+    environment = {name: v for name, v in os.environ.items() if name not in _UNSET}
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    python = _TORCH_PYTHON.value if engine.startswith("torch") else sys.executable
+    values = {flag.name: flag.value for flag in (_STEPS, _BATCH_SIZE, _MODALITY)}
+    done = subprocess.run(
+        [
+            python,
+            "-m",
+            "benchmarks.train_step",
+            f"--run={engine}",
+            f"--return_memory={_RETURN_MEMORY.value}",
+            *(f"--{name}={value}" for name, value in values.items()),
+        ],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare() -> None:
+    """Prints a row per engine and precision, and ours by the faster of PyTorch's."""
+    engines = ["ceiling"]
+    for precision in _PRECISIONS.value:
+        engines += [f"torch:{precision}:contiguous", f"torch:{precision}:channels_last"]
+        engines += [f"ours:{precision}"]
+    runs = []
+    for number in range(_RUNS.value):
+        runs.append({engine: _in_a_process(engine) for engine in engines})
+        print(f"run {number + 1}: {json.dumps(runs[-1])}", file=sys.stderr, flush=True)
+
+    def median(engine, key):
+        return float(np.median([run[engine][key] for run in runs]))
+
+    size, shape = _BATCH_SIZE.value, _ENCODERS[_MODALITY.value][2]
+    print(
+        f"{_MODALITY.value}, batch {size} of {shape}, medians of {len(runs)} runs; "
+        + ", ".join(
+            f"{one} products {median('ceiling', one):.0f} GFLOP/s"
+            for one in _PRECISIONS.value
+        )
+    )
+    print(
+        "| engine | training, clips/s | of the ceiling | by PyTorch's | "
+        "forward, clips/s | of the ceiling | by PyTorch's | peak memory |\n"
+        "|---|--:|--:|--:|--:|--:|--:|--:|"
+    )
+    for engine in engines[1:]:
+        precision = engine.split(":")[1]
+        gflop = median(f"ours:{precision}", "flops") / 1e9
+        cells = [engine.replace(":", " ")]
+        for key, passes in (("training", 3), ("forward", 1)):
+            rate = median(engine, key)
+            share = rate * gflop * passes / median("ceiling", precision)
+            # Within each run, so that a slow hour counts for both.
+            ratio = np.median(
+                [
+                    run[engine][key]
+                    / max(
+                        run[f"torch:{precision}:{one}"][key]
+                        for one in ("contiguous", "channels_last")
+                    )
+                    for run in runs
+                ]
+            )
+            cells += [f"{rate:.2f}", f"{share:.0%}", f"{ratio:.2f}"]
+        cells.append(f"{median(engine, 'peak_gib'):.1f} GiB")
+        print("| " + " | ".join(cells) + " |")
+
+
+def main(_) -> None:
+    """Runs what the flags ask for."""
+    logging.set_verbosity(logging.WARNING)
+    if not _RUN.value:
+        compare()
+        return
+    engine, *arguments = _RUN.value.split(":")
+    run = {"ours": time_ours, "torch": time_torch, "ceiling": time_ceiling}[engine]
+    print(json.dumps(run(*arguments)))
+
+
+if __name__ == "__main__":
+    app.run(main)
