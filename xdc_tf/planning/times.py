@@ -1,0 +1,303 @@
+"""How long the parts of a round take: what bounds them, and the time at that bound.
+
+A layer takes as long as its operations at a share of the device's peak, or as its
+activations at the rate of the device's memory, whichever is longer; layers follow one
+another. A part whose records or features come slower than that takes as long as they.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from xdc_tf.planning import devices
+from xdc_tf.planning.devices import Device
+from xdc_tf.planning.operations import EncoderWork
+from xdc_tf.planning.run_size import RunSize
+
+EXTRACTION, CLUSTERING, TRAINING, HELD_OUT = (
+    "extraction",
+    "k-means",
+    "training",
+    "held-out",
+)
+
+
+class Efficiency(NamedTuple):
+    """Share of a device's peak that products reach, by part of a round."""
+
+    training: float
+    extraction: float
+    kmeans: float
+
+
+class Cluster(NamedTuple):
+    """The machines of a run.
+
+    Attributes:
+      device: each of them.
+      num_devices: over all machines.
+      devices_per_machine: the most in one.
+      storage_bytes_per_sec: that one machine reads.
+      network_bytes_per_sec: of one machine, in one direction.
+    """
+
+    device: Device
+    num_devices: int
+    devices_per_machine: int
+    storage_bytes_per_sec: float
+    network_bytes_per_sec: float
+
+    @property
+    def num_machines(self) -> int:
+        """Machines that the devices fill."""
+        return -(-self.num_devices // self.devices_per_machine)
+
+
+class Part(NamedTuple):
+    """A part of the run.
+
+    Attributes:
+      name: EXTRACTION, CLUSTERING, TRAINING or HELD_OUT.
+      secs_per_round: mean over the times that it is done.
+      total_secs: of the whole run.
+      bound: "devices" or "storage".
+      clips_per_sec: that the input has to deliver; 0 for k-means.
+      bytes_per_sec: that storage has to deliver so that devices do not wait.
+    """
+
+    name: str
+    secs_per_round: float
+    total_secs: float
+    bound: str
+    clips_per_sec: float
+    bytes_per_sec: float
+
+
+def forward_secs(
+    encoder: EncoderWork, batch: int, *, flops: float, bytes_per_sec: float
+) -> float:
+    """Seconds of a batch in evaluation mode.
+
+    Args:
+      encoder: its work on one clip.
+      batch: clips.
+      flops: operations per second that products reach.
+      bytes_per_sec: of the device's memory.
+    """
+    return sum(
+        max(
+            batch * layer.flops / flops,
+            (batch * layer.inference_bytes + layer.kernel_bytes) / bytes_per_sec,
+        )
+        for layer in encoder.layers
+    )
+
+
+def gradient_secs(
+    encoder: EncoderWork, batch: int, *, flops: float, bytes_per_sec: float
+) -> float:
+    """Seconds of a batch's forward and backward pass in training mode.
+
+    Arguments as for forward_secs.
+    """
+    return sum(
+        max(
+            batch * layer.flops / flops,
+            (batch * layer.forward_bytes + layer.kernel_bytes) / bytes_per_sec,
+        )
+        + max(
+            2 * batch * layer.flops / flops,
+            (batch * layer.backward_bytes + 2 * layer.kernel_bytes) / bytes_per_sec,
+        )
+        for layer in encoder.layers
+    )
+
+
+def exchange_secs(cluster: Cluster, num_bytes: int) -> float:
+    """Seconds to sum up gradients over all devices, each link used in a ring."""
+    if cluster.num_devices == 1:
+        return 0.0
+    rate = cluster.device.link_bytes_per_sec
+    if cluster.num_machines > 1:
+        rate = min(rate, cluster.network_bytes_per_sec)
+    return 2 * (1 - 1 / cluster.num_devices) * num_bytes / rate
+
+
+def step_secs(size: RunSize, cluster: Cluster, efficiency: Efficiency) -> float:
+    """Seconds of a training step."""
+    device = cluster.device
+    peak = devices.product_flops(device, size.product_type, key="precision")
+    batch = size.batch_size // cluster.num_devices
+    encoders = sum(
+        gradient_secs(
+            encoder,
+            batch,
+            flops=efficiency.training * peak,
+            bytes_per_sec=device.bytes_per_sec,
+        )
+        for encoder in size.encoders.values()
+    )
+    # The gradient is read, weight and slots are read and written, all float32.
+    update_bytes = 4 * size.num_weights * (3 + 2 * size.slots_per_weight)
+    return (
+        encoders
+        + update_bytes / device.bytes_per_sec
+        + exchange_secs(cluster, 4 * size.num_weights)
+    )
+
+
+def clips_secs(
+    encoders: Iterable[EncoderWork],
+    size: RunSize,
+    cluster: Cluster,
+    efficiency: Efficiency,
+) -> float:
+    """Seconds per clip in evaluation mode, over all devices."""
+    peak = devices.product_flops(cluster.device, size.product_type, key="precision")
+    batch = size.features_batch_size // cluster.num_devices
+    return (
+        sum(
+            forward_secs(
+                encoder,
+                batch,
+                flops=efficiency.extraction * peak,
+                bytes_per_sec=cluster.device.bytes_per_sec,
+            )
+            for encoder in encoders
+        )
+        / size.features_batch_size
+    )
+
+
+def kmeans_secs(
+    size: RunSize, cluster: Cluster, efficiency: Efficiency
+) -> tuple[float, float]:
+    """Seconds of a round's k-means, by its operations and memory and by storage.
+
+    All iterations are counted; a fixed point or a tolerance ends a fit earlier.
+    """
+    kmeans, device = size.kmeans, cluster.device
+    half = "bfloat16" if "bfloat16" in device.product_flops else "float16"
+    single = devices.product_flops(device, "float32", key="kmeans.precision")
+    peak = single
+    if kmeans.precision == "mixed":
+        peak = devices.product_flops(device, half, key="kmeans.precision")
+    num_fits = kmeans.num_heads * kmeans.num_restarts
+    iterations = kmeans.num_iterations + (_BALANCING_PASSES if kmeans.balanced else 0)
+    # The rows are checked before the iterations and labelled after them.
+    passes = iterations + 2 + bool(kmeans.pca_components)
+    device_secs = storage_secs = 0.0
+    for clustering in size.clusterings:
+        width = clustering.fitted_width
+        products = 2.0 * size.num_videos * width * kmeans.num_clusters * num_fits
+        secs = iterations * products / peak + products / single
+        if kmeans.pca_components:
+            projections = passes if clustering.from_files else 1
+            secs += (
+                2.0
+                * size.num_videos
+                * clustering.width
+                * (clustering.width + projections * width)
+                / single
+            )
+        by_memory = 4.0 * size.num_videos * width * passes / device.bytes_per_sec
+        device_secs += max(secs / efficiency.kmeans, by_memory) / cluster.num_devices
+        read = size.feature_bytes * size.num_videos * clustering.width
+        storage_secs += read * (passes if clustering.from_files else 1)
+    return device_secs, storage_secs / _storage(cluster)
+
+
+# Of clustering.balancing, over centroids that stay as they are.
+_BALANCING_PASSES = 20
+
+
+def parts(
+    size: RunSize,
+    cluster: Cluster,
+    efficiency: Efficiency,
+    *,
+    bytes_per_video: float,
+) -> list[Part]:
+    """The parts of the run, in the order of a round; those that it does not have not.
+
+    Args:
+      size: of the run.
+      cluster: its machines.
+      efficiency: of products.
+      bytes_per_video: that are read for one video of a batch: its whole record.
+    """
+    found = []
+    if size.num_extracted:
+        found.append(
+            _part_of_clips(
+                EXTRACTION,
+                size.clips_per_video
+                * clips_secs(size.folded.values(), size, cluster, efficiency),
+                num_videos=sum(size.num_extracted),
+                times=len(size.num_extracted),
+                clips_per_video=size.clips_per_video,
+                bytes_per_video=bytes_per_video,
+                cluster=cluster,
+            )
+        )
+        by_devices, by_storage = kmeans_secs(size, cluster, efficiency)
+        secs = max(by_devices, by_storage)
+        found.append(
+            Part(
+                CLUSTERING,
+                secs,
+                secs * (size.num_rounds + 1),
+                "storage" if by_storage > by_devices else "devices",
+                0.0,
+                by_storage * _storage(cluster) / by_devices,
+            )
+        )
+    found.append(
+        _part_of_clips(
+            TRAINING,
+            step_secs(size, cluster, efficiency) / size.batch_size,
+            num_videos=size.steps_per_round * size.batch_size * size.num_rounds,
+            times=size.num_rounds,
+            clips_per_video=1,
+            bytes_per_video=bytes_per_video,
+            cluster=cluster,
+        )
+    )
+    if size.num_held_out:
+        found.append(
+            _part_of_clips(
+                HELD_OUT,
+                clips_secs(size.encoders.values(), size, cluster, efficiency),
+                num_videos=size.num_held_out * size.epochs_per_round * size.num_rounds,
+                times=size.num_rounds,
+                clips_per_video=1,
+                bytes_per_video=bytes_per_video,
+                cluster=cluster,
+            )
+        )
+    return found
+
+
+def _part_of_clips(
+    name,
+    secs_per_video,
+    *,
+    num_videos,
+    times,
+    clips_per_video,
+    bytes_per_video,
+    cluster,
+) -> Part:
+    by_storage = bytes_per_video / _storage(cluster)
+    total = num_videos * max(secs_per_video, by_storage)
+    return Part(
+        name=name,
+        secs_per_round=total / times,
+        total_secs=total,
+        bound="storage" if by_storage > secs_per_video else "devices",
+        clips_per_sec=clips_per_video / secs_per_video,
+        bytes_per_sec=bytes_per_video / secs_per_video,
+    )
+
+
+def _storage(cluster) -> float:
+    return cluster.storage_bytes_per_sec * cluster.num_machines
