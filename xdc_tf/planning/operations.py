@@ -159,7 +159,9 @@ def _work(layer, output_shape, read, written, item_bytes) -> LayerWork:
     kernel_size = math.prod(layer.kernel.shape) if _is_product(layer) else 0
     forward, backward = read + written, read + 2 * written
     if kernel_size:
-        backward = 2 * read + 2 * written  # two products that read the output's gradient
+        backward = (
+            2 * read + 2 * written
+        )  # two products that read the output's gradient
     elif isinstance(layer, keras.layers.BatchNormalization):
         forward = 2 * read + written  # once for the statistics
         backward = 5 * read  # the same for their gradients; input and gradient each

@@ -200,7 +200,8 @@ def _check(config, *, num_videos, num_devices) -> None:
             f"num_videos={num_videos} and gpus={num_devices} must be at least 1."
         )
     sizes = {
-        f"{key}.batch_size": config[key]["batch_size"] for key in ("training", "features")
+        f"{key}.batch_size": config[key]["batch_size"]
+        for key in ("training", "features")
     }
     for key, size in sizes.items():
         if size < 1 or size % num_devices:

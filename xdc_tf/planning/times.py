@@ -5,7 +5,7 @@ activations at the rate of the device's memory, whichever is longer; layers foll
 another. A part whose records or features come slower than that takes as long as they.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from xdc_tf.planning import devices
@@ -20,6 +20,9 @@ EXTRACTION, CLUSTERING, TRAINING, HELD_OUT = (
     "held-out",
 )
 
+# Of clustering.balancing, over centroids that stay as they are.
+_BALANCING_PASSES = 20
+
 
 class Efficiency(NamedTuple):
     """Share of a device's peak that products reach, by part of a round."""
@@ -27,6 +30,30 @@ class Efficiency(NamedTuple):
     training: float
     extraction: float
     kmeans: float
+
+
+# Measured by `python -m benchmarks.plan_check`: float32, a CPU with AVX-512.
+DEFAULT_EFFICIENCY = Efficiency(training=0.5, extraction=0.5, kmeans=0.65)
+
+
+def parse_efficiency(texts: Sequence[str] | None) -> Efficiency:
+    """The default for None, one number for all parts, or one for each.
+
+    Raises:
+      ValueError: on any other list, or numbers outside of (0, 1].
+    """
+    if texts is None:
+        return DEFAULT_EFFICIENCY
+    try:
+        shares = [float(text) for text in texts]
+    except ValueError:
+        shares = []
+    if len(shares) not in (1, 3) or not all(0 < share <= 1 for share in shares):
+        raise ValueError(
+            f"--efficiency={','.join(texts)} must be one number in (0, 1], or three: "
+            "for training, extraction and k-means."
+        )
+    return Efficiency(*(shares * 3)[:3])
 
 
 class Cluster(NamedTuple):
@@ -204,10 +231,6 @@ def kmeans_secs(
         read = size.feature_bytes * size.num_videos * clustering.width
         storage_secs += read * (passes if clustering.from_files else 1)
     return device_secs, storage_secs / _storage(cluster)
-
-
-# Of clustering.balancing, over centroids that stay as they are.
-_BALANCING_PASSES = 20
 
 
 def parts(
