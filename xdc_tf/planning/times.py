@@ -246,19 +246,19 @@ def parts(
       size: of the run.
       cluster: its machines.
       efficiency: of products.
-      bytes_per_video: that are read for one video of a batch: its whole record.
+      bytes_per_video: of a record. A pass reads all records whole, also those of
+        videos that it passes over.
     """
+    data_set = size.num_videos * bytes_per_video
     found = []
     if size.num_extracted:
         found.append(
             _part_of_clips(
                 EXTRACTION,
-                size.clips_per_video
-                * clips_secs(size.folded.values(), size, cluster, efficiency),
-                num_videos=sum(size.num_extracted),
+                clips_secs(size.folded.values(), size, cluster, efficiency),
+                num_clips=sum(size.num_extracted) * size.clips_per_video,
+                num_bytes=data_set * sum(map(bool, size.num_extracted)),
                 times=len(size.num_extracted),
-                clips_per_video=size.clips_per_video,
-                bytes_per_video=bytes_per_video,
                 cluster=cluster,
             )
         )
@@ -274,26 +274,27 @@ def parts(
                 by_storage * _storage(cluster) / by_devices,
             )
         )
+    num_trained = size.steps_per_round * size.batch_size * size.num_rounds
     found.append(
         _part_of_clips(
             TRAINING,
             step_secs(size, cluster, efficiency) / size.batch_size,
-            num_videos=size.steps_per_round * size.batch_size * size.num_rounds,
+            num_clips=num_trained,
+            # Records of held-out videos are passed over, but read.
+            num_bytes=data_set * num_trained / size.num_trained,
             times=size.num_rounds,
-            clips_per_video=1,
-            bytes_per_video=bytes_per_video,
             cluster=cluster,
         )
     )
     if size.num_held_out:
+        times = size.epochs_per_round * size.num_rounds
         found.append(
             _part_of_clips(
                 HELD_OUT,
                 clips_secs(size.encoders.values(), size, cluster, efficiency),
-                num_videos=size.num_held_out * size.epochs_per_round * size.num_rounds,
+                num_clips=size.num_held_out * times,
+                num_bytes=data_set * times,  # as above
                 times=size.num_rounds,
-                clips_per_video=1,
-                bytes_per_video=bytes_per_video,
                 cluster=cluster,
             )
         )
@@ -301,24 +302,18 @@ def parts(
 
 
 def _part_of_clips(
-    name,
-    secs_per_video,
-    *,
-    num_videos,
-    times,
-    clips_per_video,
-    bytes_per_video,
-    cluster,
+    name, secs_per_clip, *, num_clips, num_bytes, times, cluster
 ) -> Part:
-    by_storage = bytes_per_video / _storage(cluster)
-    total = num_videos * max(secs_per_video, by_storage)
+    by_devices = num_clips * secs_per_clip
+    by_storage = num_bytes / _storage(cluster)
+    total = max(by_devices, by_storage)
     return Part(
         name=name,
         secs_per_round=total / times,
         total_secs=total,
-        bound="storage" if by_storage > secs_per_video else "devices",
-        clips_per_sec=clips_per_video / secs_per_video,
-        bytes_per_sec=bytes_per_video / secs_per_video,
+        bound="storage" if by_storage > by_devices else "devices",
+        clips_per_sec=1 / secs_per_clip,
+        bytes_per_sec=num_bytes / by_devices if by_devices else 0.0,
     )
 
 
