@@ -46,7 +46,10 @@ _FPS = flags.DEFINE_float(
     "fps", 30.0, "Stored frames per second, without --records.", lower_bound=0
 )
 _SHORT_SIDE = flags.DEFINE_integer(
-    "short_side", 256, "Pixels of a frame's shorter side, without --records."
+    "short_side",
+    256,
+    "Pixels of a frame's shorter side, without --records.",
+    lower_bound=1,
 )
 _JPEG_BYTES_PER_PIXEL = flags.DEFINE_float(
     "jpeg_bytes_per_pixel", 0.2, "Of a stored frame, without --records.", lower_bound=0

@@ -199,6 +199,10 @@ def _check(config, *, num_videos, num_devices) -> None:
         raise ValueError(
             f"num_videos={num_videos} and gpus={num_devices} must be at least 1."
         )
+    if config["num_rounds"] < 1:
+        raise ValueError(
+            f"config.num_rounds={config['num_rounds']} must be at least 1."
+        )
     sizes = {
         f"{key}.batch_size": config[key]["batch_size"]
         for key in ("training", "features")
