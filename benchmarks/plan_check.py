@@ -28,7 +28,7 @@ _PRECISION = flags.DEFINE_string("precision", "float32", "config.precision.")
 _KMEANS_PRECISION = flags.DEFINE_string("kmeans_precision", "float32", "Of k-means.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Of base; the others have more.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed steps and batches.")
-_NUM_ROWS = flags.DEFINE_integer("num_rows", 100_000, "Rows of k-means.")
+_NUM_ROWS = flags.DEFINE_integer("num_rows", 60_000, "Rows of k-means.")
 _RUN = flags.DEFINE_string("run", "", "Used by this program for its own processes.")
 
 # A fixed core type and cache size slow NumPy down.
@@ -194,12 +194,14 @@ def _time_kmeans(config, widths, strategy) -> float:
 def _predict(config, kmeans, device, measured) -> dict:
     """The planner's figures, and the efficiencies with which it would be right."""
     from xdc_tf.planning import needs, run_size, times
+    from xdc_tf.training import settings
 
     cluster = times.Cluster(device, 1, 1, 1e12, 1e12)
     size = run_size.measure(config, num_videos=40, num_devices=1)
-    rows = _NUM_ROWS.value
-    many = config | {"kmeans": kmeans}
-    clustered = run_size.measure(many, num_videos=rows, num_devices=1)
+    clustered = size._replace(
+        num_videos=_NUM_ROWS.value,
+        kmeans=settings.kmeans(config | {"kmeans": kmeans}),
+    )
 
     def predicted(efficiency):
         return {

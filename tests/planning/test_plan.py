@@ -297,6 +297,10 @@ def test_slow_storage_is_warned_of(tiny_config):
     assert any("training waits for storage" in line for line in found.warnings)
 
 
+def test_narrow_encoders_are_warned_of(tiny_plan):
+    assert [line for line in tiny_plan.warnings if "has 32 features" in line]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -11,6 +11,10 @@ from xdc_tf.planning.times import Cluster, Efficiency, Part
 # What TensorFlow gets of a device's memory.
 USABLE_SHARE = 0.92
 
+# Features of an encoder of half the usual width: from there up, measured times are near
+# those of a plan (docs/planning.md).
+_NARROW = 256
+
 
 class Plan(NamedTuple):
     """A run's needs.
@@ -143,6 +147,14 @@ def _warnings(size, cluster, memory, usable, largest, parts) -> list[str]:
                 f"{part.name} waits for storage: devices take {rate:.2f} GB/s on each "
                 f"machine, and it gives {cluster.storage_bytes_per_sec / 1e9:.2f}."
             )
+    for stream, encoder in size.encoders.items():
+        if encoder.width < _NARROW:
+            found.append(
+                f"the {stream} encoder has {encoder.width} features: products of so "
+                "few channels reach less of a peak, and take up to three times as long."
+            )
     if not size.steps_per_round:
-        found.append("a round has no training step; raise config.training.")
+        found.append(
+            "a round has no training step; raise config.training.epochs_per_round."
+        )
     return found
