@@ -62,7 +62,7 @@ def as_text(plan: Plan) -> str:
                 [
                     stream,
                     f"{work.num_parameters:,}",
-                    f"{work.flops / 1e9:.1f}",
+                    f"{work.flops / 1e9:.4g}",
                     f"{work.kept_bytes / 1e6:.1f}",
                 ]
                 for stream, work in size.encoders.items()
@@ -152,7 +152,8 @@ def assumptions(plan: Plan) -> list[str]:
         "machine; rates of reading and cores are those at which devices do not wait",
         "rounds have all their epochs and k-means all its iterations; labels.csv has "
         f"video ids of {VIDEO_ID_BYTES} bytes",
-        "not counted: start-up, tracing, saving, k-means++ and the health report",
+        "not counted: start-up, starting each layer, tracing, saving, k-means++ and the "
+        "health report",
     ]
 
 
