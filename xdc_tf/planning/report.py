@@ -152,8 +152,8 @@ def assumptions(plan: Plan) -> list[str]:
         "machine; rates of reading and cores are those at which devices do not wait",
         "rounds have all their epochs and k-means all its iterations; labels.csv has "
         f"video ids of {VIDEO_ID_BYTES} bytes",
-        "not counted: start-up, starting each layer, tracing, saving, k-means++ and the "
-        "health report",
+        "not counted: start-up, starting each layer, tracing, saving, k-means++ and "
+        "the health report",
     ]
 
 
