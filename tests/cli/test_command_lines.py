@@ -22,6 +22,7 @@ MODULES = [
     "xdc_tf.cli.assign",
     "xdc_tf.cli.extract_features",
     "xdc_tf.cli.choose_k",
+    "xdc_tf.cli.plan",
 ]
 # Each takes seconds to import.
 SLOW_IMPORTS = {"tensorflow", "keras", "tf_keras", "sklearn", "scipy", "av"}
@@ -77,7 +78,23 @@ def done(folder, tiny_run, tiny_records):
         f"--records={tiny_records / 'train'}",
     ]
     convert = ["data_prep.convert", f"--out={folder / 'records'}"]
+    plan = ["xdc_tf.cli.plan", "--config=configs/synthetic.py", "--gpu=h100"]
     commands = {
+        "plan": [
+            *plan,
+            "--num_videos=1000",
+            "--gpus=2",
+            "--price_per_gpu_hour=2",
+            f"--json={folder / 'reports' / 'plan.json'}",
+        ],
+        "plan of records": [
+            *plan,
+            f"--records={tiny_records / 'train'}",
+            "--config.kmeans.num_clusters=4",
+        ],
+        "unknown device": [*plan, "--num_videos=1000", "--gpu=h1000"],
+        "number of videos": plan,
+        "batch of devices": [*plan, "--num_videos=1000", "--gpus=3"],
         "evaluation": [
             "xdc_tf.cli.evaluate",
             f"--workdir={tiny_run}",
@@ -131,6 +148,9 @@ def done(folder, tiny_run, tiny_records):
         ("misspelt key", ["methud", 'Did you mean "method"']),
         ("no run", ["missing/config.json does not exist", "xdc_tf.cli.pretrain"]),
         ("odd size", ["size=33", "even"]),
+        ("unknown device", ["--gpu=h1000 is unknown", "a100-80gb", "v100", "this"]),
+        ("number of videos", ["--num_videos is missing", "--records"]),
+        ("batch of devices", ["batch_size=16", "3 devices", "set it to 18"]),
     ],
 )
 def test_bad_input_is_one_line_that_names_it_and_exit_code_1(done, case, told):
@@ -175,3 +195,22 @@ def test_the_evaluation_reports_the_same_as_a_table_and_as_json(
         ]
         for result in results
     ]
+
+
+def test_a_plan_is_the_same_as_a_table_and_as_json(done, folder):
+    process = done["plan"]
+    assert (process.returncode, process.stderr) == (0, "")
+    plan = json.loads((folder / "reports" / "plan.json").read_text())
+    assert (plan["num_videos"], plan["num_devices"]) == (1000, 2)
+    assert plan["cost"] == 2 * plan["device_hours"]
+    assert f"device hours: {plan['device_hours']:,.2f}" in process.stdout
+    lines = [line.split() for line in process.stdout.splitlines()]
+    for name, num_bytes in plan["storage_bytes"].items():
+        assert [*name.split("_"), f"{num_bytes / 1e9:,.3f}"] in lines
+
+
+def test_a_plan_of_records_takes_their_number_and_size(done, tiny_records):
+    process = done["plan of records"]
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("24 videos, 4 rounds of")
+    assert f"3 files of {tiny_records / 'train'}" in process.stdout

@@ -1,0 +1,138 @@
+"""Tells what a run of a configuration needs: memory, disk, reading, time and money.
+
+    python -m xdc_tf.cli.plan --config=configs/base.py --num_videos=65000000 \\
+        --gpus=64 --gpu=h100 --config.training.batch_size=2048
+
+counts the operations of its encoders and prints tables with what they rest on. With
+--gpu=this the device of this machine is measured first. See docs/planning.md.
+"""
+
+import json
+import os
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from xdc_tf import program
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, as of xdc_tf.cli.pretrain."
+)
+flags.mark_flag_as_required("config")
+_NUM_VIDEOS = flags.DEFINE_integer(
+    "num_videos", None, "Videos of the data set; default: those of --records."
+)
+_GPUS = flags.DEFINE_integer("gpus", 1, "Devices over all machines.")
+_GPU = flags.DEFINE_string(
+    "gpu", "this", "Device, such as h100 or a100; this: measured on this machine."
+)
+_GPUS_PER_MACHINE = flags.DEFINE_integer(
+    "gpus_per_machine", 8, "Devices of one machine, at most.", lower_bound=1
+)
+_EFFICIENCY = flags.DEFINE_list(
+    "efficiency",
+    None,
+    "Share of the device's peak that products reach: one number, or three for "
+    "training, extraction and k-means. The defaults are measured on a CPU.",
+)
+_RECORDS = flags.DEFINE_string(
+    "records", None, "Directory of records whose sizes are taken for all videos."
+)
+_VIDEO_SECS = flags.DEFINE_float(
+    "video_secs", 10.0, "Length of a video, without --records.", lower_bound=0
+)
+_FPS = flags.DEFINE_float(
+    "fps", 30.0, "Stored frames per second, without --records.", lower_bound=0
+)
+_SHORT_SIDE = flags.DEFINE_integer(
+    "short_side",
+    256,
+    "Pixels of a frame's shorter side, without --records.",
+    lower_bound=1,
+)
+_JPEG_BYTES_PER_PIXEL = flags.DEFINE_float(
+    "jpeg_bytes_per_pixel", 0.2, "Of a stored frame, without --records.", lower_bound=0
+)
+_STORAGE_GB_PER_SEC = flags.DEFINE_float(
+    "storage_gb_per_sec", 2.0, "What one machine reads, 10^9 bytes/s.", lower_bound=1e-3
+)
+_NETWORK_GB_PER_SEC = flags.DEFINE_float(
+    "network_gb_per_sec",
+    25.0,
+    "From machine to machine, 10^9 bytes/s.",
+    lower_bound=1e-3,
+)
+_DECODED_MPIXELS_PER_SEC = flags.DEFINE_float(
+    "decoded_mpixels_per_sec",
+    100.0,
+    "What one CPU core decodes of whole JPEG frames, 10^6 pixels/s.",
+    lower_bound=1e-3,
+)
+_PRICE_PER_GPU_HOUR = flags.DEFINE_float(
+    "price_per_gpu_hour", None, "For a cost in the same currency.", lower_bound=0
+)
+_JSON = flags.DEFINE_string("json", None, "File to write all figures to as JSON.")
+
+
+def main(argv):
+    del argv
+    config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
+    if _NUM_VIDEOS.value is None and not _RECORDS.value:
+        raise ValueError("--num_videos is missing; give it, or --records.")
+    from xdc_tf import files
+    from xdc_tf.data import dataset_info
+    from xdc_tf.planning import devices, plan, report, run_size, times
+    from xdc_tf.training import settings, supervision
+
+    efficiency = times.parse_efficiency(_EFFICIENCY.value)
+    num_classes = None
+    num_videos = _NUM_VIDEOS.value
+    if _RECORDS.value:
+        info = dataset_info.read_dataset_info(_RECORDS.value)
+        method = supervision.method(config["method"])
+        dataset_info.check_modalities(
+            info, supervision.modalities(method), _RECORDS.value
+        )
+        settings.check_log_mel(config, info, _RECORDS.value)
+        recordings = run_size.recordings_of(_RECORDS.value, info)
+        num_classes = len(info.label_names) or None
+        num_videos = info.num_examples if num_videos is None else num_videos
+    else:
+        recordings = run_size.assumed_recordings(
+            config,
+            video_secs=_VIDEO_SECS.value,
+            frames_per_sec=_FPS.value,
+            short_side=_SHORT_SIDE.value,
+            jpeg_bytes_per_pixel=_JPEG_BYTES_PER_PIXEL.value,
+        )
+    made = plan.make(
+        config,
+        num_videos=num_videos,
+        cluster=times.Cluster(
+            device=devices.find(_GPU.value),
+            num_devices=_GPUS.value,
+            devices_per_machine=_GPUS_PER_MACHINE.value,
+            storage_bytes_per_sec=_STORAGE_GB_PER_SEC.value * 1e9,
+            network_bytes_per_sec=_NETWORK_GB_PER_SEC.value * 1e9,
+        ),
+        recordings=recordings,
+        efficiency=efficiency,
+        decoded_pixels_per_sec=_DECODED_MPIXELS_PER_SEC.value * 1e6,
+        price_per_device_hour=_PRICE_PER_GPU_HOUR.value,
+        num_classes=num_classes,
+    )
+    print(report.as_text(made))
+    if _JSON.value:
+        os.makedirs(os.path.dirname(os.path.abspath(_JSON.value)), exist_ok=True)
+        files.write_text(_JSON.value, json.dumps(report.as_json(made), indent=2) + "\n")
+
+
+def run():
+    # A config imports its neighbours by "from configs import base", relative to here.
+    sys.path.insert(0, os.getcwd())
+    program.run(main)
+
+
+if __name__ == "__main__":
+    run()

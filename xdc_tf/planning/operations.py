@@ -1,0 +1,191 @@
+"""What an encoder computes, moves and keeps for one clip, counted from its layers."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+
+class LayerWork(NamedTuple):
+    """One layer's work on one clip.
+
+    A backward pass takes twice the operations of the forward one: gradients of the
+    layer's input and of its kernel.
+
+    Attributes:
+      name: of the layer.
+      flops: of the forward pass, two per multiplication and addition; those of the
+        products with a kernel, which are all that count.
+      inference_bytes: activations read and written in evaluation mode.
+      forward_bytes: the same in training mode.
+      backward_bytes: activations and their gradients read and written.
+      kernel_bytes: of the products' weights, read once per batch and pass.
+    """
+
+    name: str
+    flops: int
+    inference_bytes: int
+    forward_bytes: int
+    backward_bytes: int
+    kernel_bytes: int
+
+
+class EncoderWork(NamedTuple):
+    """An encoder's work on one clip.
+
+    Attributes:
+      layers: in the order in which they compute, without the input.
+      num_parameters: all variables' numbers.
+      num_trainable: of those that training updates.
+      width: features per clip.
+      input_bytes: of a clip.
+      kept_bytes: activations that a training step keeps for its backward pass.
+      peak_bytes: the most that are held at any moment of the backward pass, kept
+        activations and gradients of activations.
+      inference_peak_bytes: the most activations that are held in evaluation mode.
+    """
+
+    layers: tuple[LayerWork, ...]
+    num_parameters: int
+    num_trainable: int
+    width: int
+    input_bytes: int
+    kept_bytes: int
+    peak_bytes: int
+    inference_peak_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """Of a forward pass over one clip."""
+        return sum(layer.flops for layer in self.layers)
+
+
+class _Node(NamedTuple):
+    """A layer in the graph of tensors, each with its size for one clip."""
+
+    inputs: dict[int, int]  # by the id of a tensor, its bytes
+    output: int  # id
+    output_bytes: int
+    kept: dict[int, int]  # what the gradient needs, as `inputs`
+
+
+def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderWork:
+    """Counts an encoder's work on a clip of that shape.
+
+    Nothing is computed: shapes go through the layers. Convolutions and dense layers
+    are recognised by their kernels; a layer of a kind unknown here counts as one that
+    reads its inputs and writes its output.
+
+    Args:
+      encoder: a functional model of one input and one output, channels last, in which
+        each layer occurs once, such as two_stream.build_encoder makes and folding.fold
+        copies.
+      clip_shape: without the batch: [T, H, W, 3] or [frames, mels, 1].
+
+    Raises:
+      ValueError: on a clip of another rank than the encoder's input, or too small for
+        its layers.
+    """
+    if len(clip_shape) != len(encoder.input_shape) - 1:
+        raise ValueError(
+            f"a clip of shape {tuple(clip_shape)} does not fit the encoder's input "
+            f"{encoder.input_shape}; leave out the batch and nothing else."
+        )
+    shapes: dict[int, tuple[int, ...]] = {}
+    sizes: dict[int, int] = {}
+    works, nodes = [], []
+    for layer in encoder.layers:
+        output = id(layer.output)
+        if isinstance(layer, keras.layers.InputLayer):
+            shapes[output], sizes[output] = (1, *clip_shape), 4 * math.prod(clip_shape)
+            continue
+        inputs = [id(tensor) for tensor in tf.nest.flatten(layer.input)]
+        shapes[output] = _output_shape(layer, [shapes[key] for key in inputs])
+        item_bytes = tf.as_dtype(layer.compute_dtype).size
+        sizes[output] = item_bytes * math.prod(shapes[output])
+        read = {key: sizes[key] for key in inputs}
+        nodes.append(
+            _Node(read, output, sizes[output], _kept(layer, read, output, sizes))
+        )
+        works.append(
+            _work(layer, shapes[output], sum(read.values()), sizes[output], item_bytes)
+        )
+    (clip,) = (id(tensor) for tensor in tf.nest.flatten(encoder.input))
+    kept = {key: size for node in nodes for key, size in node.kept.items()}
+    return EncoderWork(
+        layers=tuple(works),
+        num_parameters=encoder.count_params(),
+        num_trainable=sum(math.prod(v.shape) for v in encoder.trainable_variables),
+        width=shapes[id(encoder.output)][-1],
+        input_bytes=sizes[clip],
+        kept_bytes=sum(kept.values()),
+        peak_bytes=_peak_of_backward_pass(nodes, clip),
+        inference_peak_bytes=max(
+            sum(node.inputs.values()) + node.output_bytes for node in nodes
+        ),
+    )
+
+
+def _output_shape(layer, input_shapes) -> tuple[int, ...]:
+    shape = layer.compute_output_shape(
+        input_shapes if len(input_shapes) > 1 else input_shapes[0]
+    )
+    shape = tuple(tf.TensorShape(shape).as_list())
+    if min(shape) < 1:
+        raise ValueError(
+            f"layer {layer.name} would give shape {shape}; raise the clip's size."
+        )
+    return shape
+
+
+def _kept(layer, read, output, sizes) -> dict[int, int]:
+    """The tensors that the gradient of a layer needs."""
+    if _is_product(layer) or isinstance(layer, keras.layers.BatchNormalization):
+        return read
+    if isinstance(layer, keras.layers.ReLU):
+        return {output: sizes[output]}
+    if "Max" in type(layer).__name__:
+        return read | {output: sizes[output]}
+    return {}
+
+
+def _is_product(layer) -> bool:
+    return getattr(layer, "kernel", None) is not None
+
+
+def _work(layer, output_shape, read, written, item_bytes) -> LayerWork:
+    kernel_size = math.prod(layer.kernel.shape) if _is_product(layer) else 0
+    forward, backward = read + written, read + 2 * written
+    if kernel_size:
+        backward = (
+            2 * read + 2 * written
+        )  # two products that read the output's gradient
+    elif isinstance(layer, keras.layers.BatchNormalization):
+        forward = 2 * read + written  # once for the statistics
+        backward = 5 * read  # the same for their gradients; input and gradient each
+    return LayerWork(
+        name=layer.name,
+        # Every place of the output takes one multiplication per weight.
+        flops=2 * kernel_size * math.prod(output_shape[1:-1]),
+        inference_bytes=read + written,
+        forward_bytes=forward,
+        backward_bytes=backward,
+        kernel_bytes=item_bytes * kernel_size,
+    )
+
+
+def _peak_of_backward_pass(nodes: Sequence[_Node], clip: int) -> int:
+    """Bytes at its worst moment: what earlier layers keep, and gradients underway."""
+    kept_so_far, kept = [], {}
+    for node in nodes:
+        kept |= node.kept
+        kept_so_far.append(sum(kept.values()))
+    gradients = {nodes[-1].output: nodes[-1].output_bytes}
+    peak = 0
+    for node, kept_bytes in zip(reversed(nodes), reversed(kept_so_far), strict=True):
+        gradients |= {key: size for key, size in node.inputs.items() if key != clip}
+        peak = max(peak, kept_bytes + sum(gradients.values()))
+        gradients.pop(node.output, None)
+    return peak

@@ -1,0 +1,312 @@
+"""A configuration and a number of videos -> how much of everything a run has."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf import compat
+from xdc_tf.clustering.pseudo_labels import KMeansSettings
+from xdc_tf.data import dataset_info
+from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.models import folding, two_stream
+from xdc_tf.planning import operations
+from xdc_tf.planning.operations import EncoderWork
+from xdc_tf.training import optimizers, settings, supervision
+
+PRODUCT_TYPES = {
+    "float32": "float32",
+    "mixed_bfloat16": "bfloat16",
+    "mixed_float16": "float16",
+}
+_ASPECT_RATIO = 16 / 9
+
+
+class Recordings(NamedTuple):
+    """What a video is like on average.
+
+    Attributes:
+      bytes_per_video: of its record.
+      frame_pixels: of a stored frame.
+      source: where these are from.
+    """
+
+    bytes_per_video: float
+    frame_pixels: float
+    source: str
+
+
+class ClusteringSize(NamedTuple):
+    """The clusterings of one label source.
+
+    Attributes:
+      source: its name.
+      width: of the rows as they are stored.
+      fitted_width: of the rows as they are compared, after whitening.
+      from_files: whether rows are read anew in every pass.
+    """
+
+    source: str
+    width: int
+    fitted_width: int
+    from_files: bool
+
+
+class RunSize(NamedTuple):
+    """A run in numbers.
+
+    Attributes:
+      num_videos: all of them.
+      num_trained: those that are trained on.
+      num_extracted: rows of features that passes compute, by clustering; there is one
+        before every round and one after the last.
+      clips_per_video: of a pass.
+      clip_frames: frames that are decoded for a clip; 0 without video.
+      product_type: of the encoders' convolutions.
+      encoders: by stream.
+      folded: the same in the form that features are extracted with.
+      num_head_weights: of all heads.
+      slots_per_weight: numbers that the optimizer keeps for each weight.
+      batch_size: clips of a training step over all devices.
+      features_batch_size: the same of a step of extraction.
+      steps_per_round: training steps, where patience does not end a round.
+      epochs_per_round: each ends with a measurement on the held-out videos.
+      num_rounds: rounds.
+      num_label_tables: of a round; they lie on every device too.
+      feature_bytes: of one stored number.
+      kmeans: its settings.
+      clusterings: one for each clustered source.
+    """
+
+    num_videos: int
+    num_trained: int
+    num_extracted: tuple[int, ...]
+    clips_per_video: int
+    clip_frames: int
+    product_type: str
+    encoders: dict[str, EncoderWork]
+    folded: dict[str, EncoderWork]
+    num_head_weights: int
+    slots_per_weight: float
+    batch_size: int
+    features_batch_size: int
+    steps_per_round: int
+    epochs_per_round: int
+    num_rounds: int
+    num_label_tables: int
+    feature_bytes: int
+    kmeans: KMeansSettings
+    clusterings: tuple[ClusteringSize, ...]
+
+    @property
+    def num_held_out(self) -> int:
+        """Videos that are labelled and never trained on."""
+        return self.num_videos - self.num_trained
+
+    @property
+    def num_weights(self) -> int:
+        """What a training step updates."""
+        trainable = sum(work.num_trainable for work in self.encoders.values())
+        return trainable + self.num_head_weights
+
+
+def measure(
+    config: Mapping[str, Any],
+    *,
+    num_videos: int,
+    num_devices: int,
+    num_classes: int | None = None,
+) -> RunSize:
+    """Counts what a run of a configuration takes.
+
+    Args:
+      config: the keys of configs/base.py.
+      num_videos: examples of the data set.
+      num_devices: that share every batch.
+      num_classes: of the records' own labels, for the method "supervised"; None: as
+        many as clusters.
+
+    Raises:
+      ValueError: on settings that do not fit each other, the number of videos or that
+        of the devices.
+    """
+    method = supervision.method(config["method"])
+    method = supervision.with_heads(method, config["kmeans"]["num_heads"])
+    _check(config, num_videos=num_videos, num_devices=num_devices)
+    training, kmeans = config["training"], settings.kmeans(config)
+    features = settings.features(config)
+    clip = settings.clip(config, None)
+    clip_shapes = {
+        VIDEO: (clip.num_frames, clip.crop_size, clip.crop_size, 3),
+        AUDIO: (clip.num_mel_frames, clip.num_mels, 1),
+    }
+    encoders, folded = {}, {}
+    counted = {}  # by modality: streams of one have equal encoders
+    for stream, modality in method.streams.items():
+        if modality not in counted:
+            counted[modality] = _count(config, modality, clip_shapes[modality])
+        encoders[stream], folded[stream] = counted[modality]
+    num_labels = {
+        source: (num_classes or kmeans.num_clusters)
+        if source == supervision.TRUE_LABELS
+        else kmeans.num_clusters
+        for source in supervision.label_sources(method)
+    }
+    num_trained = num_videos - round(training["held_out_share"] * num_videos)
+    steps_per_epoch = num_trained // training["batch_size"]
+    if training["max_steps_per_epoch"]:
+        steps_per_epoch = min(steps_per_epoch, training["max_steps_per_epoch"])
+    steps_per_round = steps_per_epoch * training["epochs_per_round"]
+    clusterings = _clusterings(method, encoders, kmeans, num_videos)
+    num_extracted = [num_videos] * (config["num_rounds"] + 1) if clusterings else []
+    if features.harvest:
+        seen = min(num_trained, steps_per_round * training["batch_size"])
+        num_extracted[1:-1] = [num_trained - seen] * (config["num_rounds"] - 1)
+    return RunSize(
+        num_videos=num_videos,
+        num_trained=num_trained,
+        num_extracted=tuple(num_extracted),
+        clips_per_video=features.clips_per_video,
+        clip_frames=clip.num_frames if VIDEO in counted else 0,
+        product_type=PRODUCT_TYPES[config["precision"]],
+        encoders=encoders,
+        folded=folded,
+        num_head_weights=sum(
+            (encoders[stream].width + 1) * num_labels[source]
+            for stream, sources in method.supervision.items()
+            for source in sources
+        ),
+        slots_per_weight=_slots_per_weight(config),
+        batch_size=training["batch_size"],
+        features_batch_size=config["features"]["batch_size"],
+        steps_per_round=steps_per_round,
+        epochs_per_round=training["epochs_per_round"],
+        num_rounds=config["num_rounds"],
+        num_label_tables=len(num_labels),
+        feature_bytes=np.dtype(features.dtype).itemsize,
+        kmeans=kmeans,
+        clusterings=clusterings,
+    )
+
+
+def _check(config, *, num_videos, num_devices) -> None:
+    if not supervision.method(config["method"]).supervision:
+        raise ValueError(f"config.method={config['method']} trains nothing.")
+    if num_videos < 1 or num_devices < 1:
+        raise ValueError(
+            f"num_videos={num_videos} and gpus={num_devices} must be at least 1."
+        )
+    if config["num_rounds"] < 1:
+        raise ValueError(
+            f"config.num_rounds={config['num_rounds']} must be at least 1."
+        )
+    sizes = {
+        f"{key}.batch_size": config[key]["batch_size"]
+        for key in ("training", "features")
+    }
+    for key, size in sizes.items():
+        if size < 1 or size % num_devices:
+            up = max(1, math.ceil(size / num_devices)) * num_devices
+            raise ValueError(
+                f"config.{key}={size} is not a multiple of the {num_devices} devices; "
+                f"set it to {up}, for example."
+            )
+    share = config["training"]["held_out_share"]
+    if not 0 <= share < 1:
+        raise ValueError(f"config.training.held_out_share={share} must be in [0, 1).")
+    num_trained = num_videos - round(share * num_videos)
+    needed = {
+        "training.batch_size": sizes["training.batch_size"],
+        "kmeans.num_clusters": config["kmeans"]["num_clusters"],
+    }
+    for key, least in needed.items():
+        if num_trained < least:
+            raise ValueError(
+                f"num_videos={num_videos} leaves {num_trained} to train on, fewer than "
+                f"config.{key}={least}; lower it or plan with more videos."
+            )
+
+
+def _count(config, modality, clip_shape) -> tuple[EncoderWork, EncoderWork]:
+    encoder = two_stream.build_encoder(
+        modality,
+        settings.architectures(config)[modality],
+        settings.training_layers(config),
+        modality,
+    )
+    return (
+        operations.count(encoder, clip_shape),
+        operations.count(folding.fold(encoder), clip_shape),
+    )
+
+
+def _slots_per_weight(config) -> float:
+    """Counted from the optimizer, on a layer of 1,000 weights."""
+    layer = keras.layers.Dense(1, use_bias=False)
+    layer.build((None, 1000))
+    optimizer = optimizers.make(
+        config["optimizer"]["name"],
+        layer.trainable_variables,
+        momentum=config["optimizer"]["momentum"],
+        weight_decay=config["optimizer"]["weight_decay"],
+        scale_loss=False,
+    )
+    slots = compat.optimizer_variables(optimizer)
+    return sum(math.prod(slot.shape) for slot in slots) // 1000
+
+
+def _clusterings(method, encoders, kmeans, num_videos) -> tuple[ClusteringSize, ...]:
+    found = []
+    for source, streams in supervision.clustered_sources(method).items():
+        width = sum(encoders[stream].width for stream in streams)
+        found.append(
+            ClusteringSize(
+                source=source,
+                width=width,
+                fitted_width=kmeans.pca_components or width,
+                from_files=4 * num_videos * width > kmeans.memory_gib * 2**30,
+            )
+        )
+    return tuple(found)
+
+
+def recordings_of(records_dir: str, info: DatasetInfo) -> Recordings:
+    """What the records of a directory are like, from the sizes of their files."""
+    compat.enable_remote_paths(records_dir)
+    num_bytes = sum(
+        tf.io.gfile.stat(path).length
+        for path in dataset_info.shard_paths(records_dir, info)
+    )
+    return Recordings(
+        bytes_per_video=num_bytes / max(1, info.num_examples),
+        frame_pixels=info.short_side**2 * _ASPECT_RATIO,
+        source=f"sizes of the {len(info.shards)} files of {records_dir}, frames 16:9",
+    )
+
+
+def assumed_recordings(
+    config: Mapping[str, Any],
+    *,
+    video_secs: float,
+    frames_per_sec: float,
+    short_side: int,
+    jpeg_bytes_per_pixel: float,
+) -> Recordings:
+    """Records of videos of that length, frames 16:9, with all that a method needs."""
+    wanted = supervision.modalities(supervision.method(config["method"]))
+    pixels = short_side**2 * _ASPECT_RATIO
+    log_mel = config["log_mel"]
+    bytes_per_sec = {
+        VIDEO: frames_per_sec * pixels * jpeg_bytes_per_pixel,
+        AUDIO: 1000 / log_mel["hop_ms"] * log_mel["num_filters"] * 4,
+    }
+    return Recordings(
+        bytes_per_video=video_secs * sum(bytes_per_sec[name] for name in wanted),
+        frame_pixels=pixels,
+        source=f"assumed: {video_secs:g} s, {frames_per_sec:g} frames/s, 16:9 with "
+        f"{short_side} pixels on the short side, {jpeg_bytes_per_pixel:g} bytes per "
+        "pixel as JPEG",
+    )

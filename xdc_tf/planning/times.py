@@ -1,0 +1,321 @@
+"""How long the parts of a round take: what bounds them, and the time at that bound.
+
+A layer takes as long as its operations at a share of the device's peak, or as its
+activations at the rate of the device's memory, whichever is longer; layers follow one
+another. A part whose records or features come slower than that takes as long as they.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from xdc_tf.planning import devices
+from xdc_tf.planning.devices import Device
+from xdc_tf.planning.operations import EncoderWork
+from xdc_tf.planning.run_size import RunSize
+
+EXTRACTION, CLUSTERING, TRAINING, HELD_OUT = (
+    "extraction",
+    "k-means",
+    "training",
+    "held-out",
+)
+
+# Of clustering.balancing, over centroids that stay as they are.
+_BALANCING_PASSES = 20
+
+
+class Efficiency(NamedTuple):
+    """Share of a device's peak that products reach, by part of a round."""
+
+    training: float
+    extraction: float
+    kmeans: float
+
+
+# Measured by `python -m benchmarks.plan_check`: float32, a CPU with AVX-512.
+DEFAULT_EFFICIENCY = Efficiency(training=0.59, extraction=0.72, kmeans=0.6)
+
+
+def parse_efficiency(texts: Sequence[str] | None) -> Efficiency:
+    """The default for None, one number for all parts, or one for each.
+
+    Raises:
+      ValueError: on any other list, or numbers outside of (0, 1].
+    """
+    if texts is None:
+        return DEFAULT_EFFICIENCY
+    try:
+        shares = [float(text) for text in texts]
+    except ValueError:
+        shares = []
+    if len(shares) not in (1, 3) or not all(0 < share <= 1 for share in shares):
+        raise ValueError(
+            f"--efficiency={','.join(texts)} must be one number in (0, 1], or three: "
+            "for training, extraction and k-means."
+        )
+    return Efficiency(*(shares * 3)[:3])
+
+
+class Cluster(NamedTuple):
+    """The machines of a run.
+
+    Attributes:
+      device: each of them.
+      num_devices: over all machines.
+      devices_per_machine: the most in one.
+      storage_bytes_per_sec: that one machine reads.
+      network_bytes_per_sec: of one machine, in one direction.
+    """
+
+    device: Device
+    num_devices: int
+    devices_per_machine: int
+    storage_bytes_per_sec: float
+    network_bytes_per_sec: float
+
+    @property
+    def num_machines(self) -> int:
+        """Machines that the devices fill."""
+        return -(-self.num_devices // self.devices_per_machine)
+
+
+class Part(NamedTuple):
+    """A part of the run.
+
+    Attributes:
+      name: EXTRACTION, CLUSTERING, TRAINING or HELD_OUT.
+      secs_per_round: mean over the times that it is done.
+      total_secs: of the whole run.
+      bound: "devices" or "storage".
+      clips_per_sec: that the input has to deliver; 0 for k-means.
+      bytes_per_sec: that storage has to deliver so that devices do not wait.
+    """
+
+    name: str
+    secs_per_round: float
+    total_secs: float
+    bound: str
+    clips_per_sec: float
+    bytes_per_sec: float
+
+
+def forward_secs(
+    encoder: EncoderWork, batch: int, *, flops: float, bytes_per_sec: float
+) -> float:
+    """Seconds of a batch in evaluation mode.
+
+    Args:
+      encoder: its work on one clip.
+      batch: clips.
+      flops: operations per second that products reach.
+      bytes_per_sec: of the device's memory.
+    """
+    return sum(
+        max(
+            batch * layer.flops / flops,
+            (batch * layer.inference_bytes + layer.kernel_bytes) / bytes_per_sec,
+        )
+        for layer in encoder.layers
+    )
+
+
+def gradient_secs(
+    encoder: EncoderWork, batch: int, *, flops: float, bytes_per_sec: float
+) -> float:
+    """Seconds of a batch's forward and backward pass in training mode.
+
+    Arguments as for forward_secs.
+    """
+    return sum(
+        max(
+            batch * layer.flops / flops,
+            (batch * layer.forward_bytes + layer.kernel_bytes) / bytes_per_sec,
+        )
+        + max(
+            2 * batch * layer.flops / flops,
+            (batch * layer.backward_bytes + 2 * layer.kernel_bytes) / bytes_per_sec,
+        )
+        for layer in encoder.layers
+    )
+
+
+def exchange_secs(cluster: Cluster, num_bytes: int) -> float:
+    """Seconds to sum up gradients over all devices, each link used in a ring."""
+    if cluster.num_devices == 1:
+        return 0.0
+    rate = cluster.device.link_bytes_per_sec
+    if cluster.num_machines > 1:
+        rate = min(rate, cluster.network_bytes_per_sec)
+    return 2 * (1 - 1 / cluster.num_devices) * num_bytes / rate
+
+
+def step_secs(size: RunSize, cluster: Cluster, efficiency: Efficiency) -> float:
+    """Seconds of a training step."""
+    device = cluster.device
+    peak = devices.product_flops(device, size.product_type, key="precision")
+    batch = size.batch_size // cluster.num_devices
+    encoders = sum(
+        gradient_secs(
+            encoder,
+            batch,
+            flops=efficiency.training * peak,
+            bytes_per_sec=device.bytes_per_sec,
+        )
+        for encoder in size.encoders.values()
+    )
+    # The gradient is read, weight and slots are read and written, all float32.
+    update_bytes = 4 * size.num_weights * (3 + 2 * size.slots_per_weight)
+    return (
+        encoders
+        + update_bytes / device.bytes_per_sec
+        + exchange_secs(cluster, 4 * size.num_weights)
+    )
+
+
+def clips_secs(
+    encoders: Iterable[EncoderWork],
+    size: RunSize,
+    cluster: Cluster,
+    efficiency: Efficiency,
+) -> float:
+    """Seconds per clip in evaluation mode, over all devices."""
+    peak = devices.product_flops(cluster.device, size.product_type, key="precision")
+    batch = size.features_batch_size // cluster.num_devices
+    return (
+        sum(
+            forward_secs(
+                encoder,
+                batch,
+                flops=efficiency.extraction * peak,
+                bytes_per_sec=cluster.device.bytes_per_sec,
+            )
+            for encoder in encoders
+        )
+        / size.features_batch_size
+    )
+
+
+def kmeans_secs(
+    size: RunSize, cluster: Cluster, efficiency: Efficiency
+) -> tuple[float, float]:
+    """Seconds of a round's k-means, by its operations and memory and by storage.
+
+    All iterations are counted; a fixed point or a tolerance ends a fit earlier.
+    """
+    kmeans, device = size.kmeans, cluster.device
+    half = "bfloat16" if "bfloat16" in device.product_flops else "float16"
+    single = devices.product_flops(device, "float32", key="kmeans.precision")
+    peak = single
+    if kmeans.precision == "mixed":
+        peak = devices.product_flops(device, half, key="kmeans.precision")
+    num_fits = kmeans.num_heads * kmeans.num_restarts
+    iterations = kmeans.num_iterations + (_BALANCING_PASSES if kmeans.balanced else 0)
+    # The rows are checked before the iterations and labelled after them.
+    passes = iterations + 2 + bool(kmeans.pca_components)
+    device_secs = storage_secs = 0.0
+    for clustering in size.clusterings:
+        width = clustering.fitted_width
+        products = 2.0 * size.num_videos * width * kmeans.num_clusters * num_fits
+        secs = iterations * products / peak + products / single
+        if kmeans.pca_components:
+            projections = passes if clustering.from_files else 1
+            secs += (
+                2.0
+                * size.num_videos
+                * clustering.width
+                * (clustering.width + projections * width)
+                / single
+            )
+        by_memory = 4.0 * size.num_videos * width * passes / device.bytes_per_sec
+        device_secs += max(secs / efficiency.kmeans, by_memory) / cluster.num_devices
+        read = size.feature_bytes * size.num_videos * clustering.width
+        storage_secs += read * (passes if clustering.from_files else 1)
+    return device_secs, storage_secs / _storage(cluster)
+
+
+def parts(
+    size: RunSize,
+    cluster: Cluster,
+    efficiency: Efficiency,
+    *,
+    bytes_per_video: float,
+) -> list[Part]:
+    """The parts of the run, in the order of a round; those that it does not have not.
+
+    Args:
+      size: of the run.
+      cluster: its machines.
+      efficiency: of products.
+      bytes_per_video: of a record. A pass reads all records whole, also those of
+        videos that it passes over.
+    """
+    data_set = size.num_videos * bytes_per_video
+    found = []
+    if size.num_extracted:
+        found.append(
+            _part_of_clips(
+                EXTRACTION,
+                clips_secs(size.folded.values(), size, cluster, efficiency),
+                num_clips=sum(size.num_extracted) * size.clips_per_video,
+                num_bytes=data_set * sum(map(bool, size.num_extracted)),
+                times=len(size.num_extracted),
+                cluster=cluster,
+            )
+        )
+        by_devices, by_storage = kmeans_secs(size, cluster, efficiency)
+        secs = max(by_devices, by_storage)
+        found.append(
+            Part(
+                CLUSTERING,
+                secs,
+                secs * (size.num_rounds + 1),
+                "storage" if by_storage > by_devices else "devices",
+                0.0,
+                by_storage * _storage(cluster) / by_devices,
+            )
+        )
+    num_trained = size.steps_per_round * size.batch_size * size.num_rounds
+    found.append(
+        _part_of_clips(
+            TRAINING,
+            step_secs(size, cluster, efficiency) / size.batch_size,
+            num_clips=num_trained,
+            # Records of held-out videos are passed over, but read.
+            num_bytes=data_set * num_trained / size.num_trained,
+            times=size.num_rounds,
+            cluster=cluster,
+        )
+    )
+    if size.num_held_out:
+        times = size.epochs_per_round * size.num_rounds
+        found.append(
+            _part_of_clips(
+                HELD_OUT,
+                clips_secs(size.encoders.values(), size, cluster, efficiency),
+                num_clips=size.num_held_out * times,
+                num_bytes=data_set * times,  # as above
+                times=size.num_rounds,
+                cluster=cluster,
+            )
+        )
+    return found
+
+
+def _part_of_clips(
+    name, secs_per_clip, *, num_clips, num_bytes, times, cluster
+) -> Part:
+    by_devices = num_clips * secs_per_clip
+    by_storage = num_bytes / _storage(cluster)
+    total = max(by_devices, by_storage)
+    return Part(
+        name=name,
+        secs_per_round=total / times,
+        total_secs=total,
+        bound="storage" if by_storage > by_devices else "devices",
+        clips_per_sec=1 / secs_per_clip,
+        bytes_per_sec=num_bytes / by_devices if by_devices else 0.0,
+    )
+
+
+def _storage(cluster) -> float:
+    return cluster.storage_bytes_per_sec * cluster.num_machines
