@@ -38,17 +38,22 @@ _GREY = (0.299, 0.587, 0.114)
 
 def flip(frames: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Mirrors the whole clip [T, H, W, 3] left to right in half of the cases."""
+
+    def mirrored():
+        # TensorFlow has a fast way for images of three dimensions only.
+        shape = tf.shape(frames)
+        rows = tf.reshape(frames, [-1, shape[2], 3])
+        return tf.reshape(tf.reverse(rows, axis=[1]), shape)
+
     return tf.cond(
-        tf.random.stateless_uniform([], seed) < 0.5,
-        lambda: tf.reverse(frames, axis=[2]),
-        lambda: frames,
+        tf.random.stateless_uniform([], seed) < 0.5, mirrored, lambda: frames
     )
 
 
 def jitter_color(
     frames: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation
 ) -> tf.Tensor:
-    """Changes brightness, contrast and saturation of [T, H, W, 3] in [0, 1]."""
+    """Changes brightness, contrast and saturation of [T, H, W, 3] in [0, 255]."""
     strengths = tf.stack(
         [augmentation.brightness, augmentation.contrast, augmentation.saturation]
     )
@@ -58,7 +63,7 @@ def jitter_color(
     mean = tf.reduce_mean(grey)
     frames = mean + factors[1] * (frames - mean)
     grey = mean + factors[1] * (grey - mean)
-    return tf.clip_by_value(grey + factors[2] * (frames - grey), 0.0, 1.0)
+    return tf.clip_by_value(grey + factors[2] * (frames - grey), 0.0, 255.0)
 
 
 def change_gain(log_mel: tf.Tensor, seed: tf.Tensor, gain_db: float) -> tf.Tensor:

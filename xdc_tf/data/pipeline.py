@@ -1,11 +1,13 @@
 """TFRecords -> batches of clips, with tf.data.
 
-A batch is {"video": [B, T, H, W, 3] float32, "audio": [B, frames, mels, 1] float32,
-"example_index": [B] int64}, or has one of the two modalities alone; what is not asked
-for is neither parsed nor decoded. Evaluation adds "start_secs": [B] float64. Labels are
-not in a batch: the training step looks them up by example_index. Whatever is random
-follows from (seed, epoch, example_index) alone, neither from the order in which
-examples arrive nor from the modalities asked for.
+A batch is {"video": [B, T, H, W, 3] uint8, "video_normalization": [B, 2, 3] float32,
+"audio": [B, frames, mels, 1] float32, "example_index": [B] int64}, or has one of the
+two modalities alone; what is not asked for is neither parsed nor decoded. Frames stay
+bytes until they are on the device, where clips.encoder_input makes an encoder's input
+of them. Evaluation adds "start_secs": [B] float64. Labels are not in a batch: the
+training step looks them up by example_index. Whatever is random follows from (seed,
+epoch, example_index) alone, neither from the order in which examples arrive nor from
+the modalities asked for.
 """
 
 import math
@@ -17,7 +19,7 @@ import tensorflow as tf
 from xdc_tf.data import augment, clips, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import MODALITIES, order_modalities
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
 
 PADDING_INDEX = -1
 _MAX_OPEN_SHARDS = 16
@@ -284,8 +286,12 @@ def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
         if augmentation.flip:
             frames = augment.flip(frames, flip_seed)
         if augmentation.brightness or augmentation.contrast or augmentation.saturation:
-            frames = augment.jitter_color(frames, color_seed, augmentation)
-        decoded["video"] = clips.normalize_video(frames, clip)
+            levels = tf.cast(frames, tf.float32)
+            frames = clips.to_bytes(
+                augment.jitter_color(levels, color_seed, augmentation)
+            )
+        decoded[VIDEO] = frames
+        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
     if "log_mel" in example:
         log_mel = example["log_mel"]
         if augmentation.gain_db:
@@ -299,23 +305,23 @@ def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
             log_mel = augment.mask_band(
                 log_mel, time_seed, axis=0, max_width=augmentation.time_mask
             )
-        decoded["audio"] = log_mel[..., None]
+        decoded[AUDIO] = log_mel[..., None]
     return decoded
 
 
 def _decode_center(example, clip: ClipSettings):
     decoded = {name: example[name] for name in ("example_index", "start_secs")}
     if "jpegs" in example:
-        frames = clips.decode_crop(
+        decoded[VIDEO] = clips.decode_crop(
             example["jpegs"],
             top=tf.constant(0.5),
             left=tf.constant(0.5),
             share=tf.constant(clip.crop_share),
             settings=clip,
         )
-        decoded["video"] = clips.normalize_video(frames, clip)
+        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
     if "log_mel" in example:
-        decoded["audio"] = _normalize_log_mel(example["log_mel"], clip)[..., None]
+        decoded[AUDIO] = _normalize_log_mel(example["log_mel"], clip)[..., None]
     return decoded
 
 
