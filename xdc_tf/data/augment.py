@@ -53,7 +53,7 @@ def flip(frames: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def jitter_color(
     frames: tf.Tensor, seed: tf.Tensor, augmentation: Augmentation
 ) -> tf.Tensor:
-    """Changes brightness, contrast and saturation of [T, H, W, 3] in [0, 255]."""
+    """Changes brightness, contrast and saturation of [T, H, W, 3] in [0, 1]."""
     strengths = tf.stack(
         [augmentation.brightness, augmentation.contrast, augmentation.saturation]
     )
@@ -63,7 +63,7 @@ def jitter_color(
     mean = tf.reduce_mean(grey)
     frames = mean + factors[1] * (frames - mean)
     grey = mean + factors[1] * (grey - mean)
-    return tf.clip_by_value(grey + factors[2] * (frames - grey), 0.0, 255.0)
+    return tf.clip_by_value(grey + factors[2] * (frames - grey), 0.0, 1.0)
 
 
 def change_gain(log_mel: tf.Tensor, seed: tf.Tensor, gain_db: float) -> tf.Tensor:

@@ -107,10 +107,12 @@ def training_batches(
             return tf.data.Dataset.range(count).map(lambda nth: cut(example, nth))
 
         def read(file):
+            # Cut here, so that what waits for its turn are clips and not whole videos;
+            # and so that many draws of an example alternate with other shards'.
             serialized = tf.data.TFRecordDataset(file)
             if ends is None:
-                return serialized
-            # Here, so that many draws of an example alternate with other shards'.
+                first = tf.constant(0, tf.int64)
+                return serialized.map(lambda one: cut(parse(one), first))
             return serialized.map(parse).flat_map(cut_draws)
 
         in_parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
@@ -122,10 +124,9 @@ def training_batches(
             )
         )
         if ends is None:
-            first = tf.constant(0, tf.int64)
-            in_order = in_order.map(
-                lambda serialized: cut(parse(serialized), first), **in_parallel
-            ).filter(lambda example: tf.gather(kept, example["example_index"]))
+            in_order = in_order.filter(
+                lambda example: tf.gather(kept, example["example_index"])
+            )
         in_order = in_order.shuffle(shuffle_buffer, seed=order_seed)
         already_seen = tf.where(epoch == first_epoch, skip_batches * batch_size, 0)
         return (
@@ -286,9 +287,11 @@ def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
         if augmentation.flip:
             frames = augment.flip(frames, flip_seed)
         if augmentation.brightness or augmentation.contrast or augmentation.saturation:
-            levels = tf.cast(frames, tf.float32)
             frames = clips.to_bytes(
-                augment.jitter_color(levels, color_seed, augmentation)
+                255.0
+                * augment.jitter_color(
+                    tf.cast(frames, tf.float32) / 255.0, color_seed, augmentation
+                )
             )
         decoded[VIDEO] = frames
         decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
