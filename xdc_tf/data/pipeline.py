@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import augment, clips, records
+from xdc_tf.data import augment, clips, record_source
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
@@ -70,6 +70,9 @@ def training_batches(
     kept = tf.constant(keep)
     ends = None if draws is None else tf.constant(_ends_of_draws(draws, keep))
     files = tf.constant(list(shards))
+    source = record_source.record_source(
+        shards, num_filters=clip.num_mels, modalities=modalities
+    )
 
     def one_epoch(epoch):
         epoch_seed = tf.random.experimental.stateless_fold_in(
@@ -78,11 +81,6 @@ def training_batches(
         file_seed, order_seed = tf.unstack(
             tf.random.stateless_uniform([2], epoch_seed, 0, tf.int64.max, tf.int64)
         )
-
-        def parse(serialized):
-            return records.parse_example(
-                serialized, num_filters=clip.num_mels, modalities=modalities
-            )
 
         def cut(example, nth_draw):
             example_seed = tf.random.experimental.stateless_fold_in(
@@ -97,7 +95,8 @@ def training_batches(
                 tf.random.experimental.stateless_split(example_seed, 2)
             )
             start = clips.random_start(start_seed, _recording_secs(example), clip)
-            return {**_cut_clip(example, start, clip), "seed": change_seed}
+            cut_clip = record_source.with_jpegs(_cut_clip(example, start, clip))
+            return {**cut_clip, "seed": change_seed}
 
         def cut_draws(example):
             # No example has the index -1.
@@ -109,11 +108,11 @@ def training_batches(
         def read(file):
             # Cut here, so that what waits for its turn are clips and not whole videos;
             # and so that many draws of an example alternate with other shards'.
-            serialized = tf.data.TFRecordDataset(file)
+            examples = source.open(file).map(source.parse)
             if ends is None:
                 first = tf.constant(0, tf.int64)
-                return serialized.map(lambda one: cut(parse(one), first))
-            return serialized.map(parse).flat_map(cut_draws)
+                return examples.map(lambda example: cut(example, first))
+            return examples.flat_map(cut_draws)
 
         in_parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         in_order = (
@@ -182,6 +181,10 @@ def evaluation_batches(
             "start to the next's."
         )
 
+    source = record_source.record_source(
+        shards, num_filters=clip.num_mels, modalities=modalities
+    )
+
     def start_times(example):
         recording_secs = _recording_secs(example)
         if stride_secs is None:
@@ -194,11 +197,10 @@ def evaluation_batches(
             lambda start: {**_cut_clip(example, start, clip), "start_secs": start}
         )
 
-    examples = tf.data.TFRecordDataset(list(shards)).map(
-        lambda serialized: records.parse_example(
-            serialized, num_filters=clip.num_mels, modalities=modalities
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
+    examples = (
+        tf.data.Dataset.from_tensor_slices(list(shards))
+        .flat_map(source.open)
+        .map(source.parse, num_parallel_calls=tf.data.AUTOTUNE)
     )
     if keep is not None:
         kept = tf.constant(keep)
@@ -206,7 +208,7 @@ def evaluation_batches(
     return (
         examples.flat_map(cut_all)
         .map(
-            lambda example: _decode_center(example, clip),
+            lambda example: _decode_center(record_source.with_jpegs(example), clip),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .batch(batch_size)
@@ -249,10 +251,12 @@ def _recording_secs(example):
 
 
 def _cut_clip(example, start_secs, clip: ClipSettings):
-    """The clip's part of what was parsed: its frames still JPEG, its log-mel."""
+    """The clip's part of what was parsed: its frames still JPEG, or where they are in
+    their file; its log-mel."""
     cut = {"example_index": example["example_index"]}
-    if "frames_jpeg" in example:
-        num_available = tf.shape(example["frames_jpeg"])[0]
+    frames = example.get("frames_jpeg", example.get("frame_spans"))
+    if frames is not None:
+        num_available = tf.shape(frames)[0]
         # A record's frame_rate is float32: at 29.97, an hour in, off by 1/400 frame.
         frame_rate = tf.cast(num_available, tf.float64) / _recording_secs(example)
         numbers = clips.frame_indices(
@@ -261,7 +265,10 @@ def _cut_clip(example, start_secs, clip: ClipSettings):
             frame_rate=frame_rate,
             settings=clip,
         )
-        cut["jpegs"] = tf.gather(example["frames_jpeg"], numbers)
+        if "path" in example:
+            cut |= {"path": example["path"], "frame_spans": tf.gather(frames, numbers)}
+        else:
+            cut["jpegs"] = tf.gather(frames, numbers)
     if "log_mel" in example:
         cut["log_mel"] = clips.cut_log_mel(
             example["log_mel"], start_secs=start_secs, settings=clip
