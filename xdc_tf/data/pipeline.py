@@ -108,11 +108,12 @@ def training_batches(
         def read(file):
             # Cut here, so that what waits for its turn are clips and not whole videos;
             # and so that many draws of an example alternate with other shards'.
-            examples = source.open(file).map(source.parse)
             if ends is None:
                 first = tf.constant(0, tf.int64)
-                return examples.map(lambda example: cut(example, first))
-            return examples.flat_map(cut_draws)
+                return source.open(file).map(
+                    lambda *record: cut(source.parse(*record), first)
+                )
+            return source.open(file).map(source.parse).flat_map(cut_draws)
 
         in_parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         in_order = (
@@ -294,12 +295,9 @@ def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
         if augmentation.flip:
             frames = augment.flip(frames, flip_seed)
         if augmentation.brightness or augmentation.contrast or augmentation.saturation:
-            frames = clips.to_bytes(
-                255.0
-                * augment.jitter_color(
-                    tf.cast(frames, tf.float32) / 255.0, color_seed, augmentation
-                )
-            )
+            colors = tf.cast(frames, tf.float32) / 255.0
+            colors = augment.jitter_color(colors, color_seed, augmentation)
+            frames = clips.to_bytes(255.0 * colors)
         decoded[VIDEO] = frames
         decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
     if "log_mel" in example:

@@ -51,7 +51,7 @@ def record_source(
             stateful=False,
         )
         spans = tf.data.Dataset.from_tensor_slices(tf.ensure_shape(spans, [None, 2]))
-        return spans.map(lambda span: (path, span))
+        return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(path).repeat(), spans))
 
     return RecordSource(open_local, functools.partial(read_example, **values))
 
