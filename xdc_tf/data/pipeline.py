@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import augment, clips, record_source
+from xdc_tf.data import augment, clips, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
@@ -70,9 +70,6 @@ def training_batches(
     kept = tf.constant(keep)
     ends = None if draws is None else tf.constant(_ends_of_draws(draws, keep))
     files = tf.constant(list(shards))
-    source = record_source.record_source(
-        shards, num_filters=clip.num_mels, modalities=modalities
-    )
 
     def one_epoch(epoch):
         epoch_seed = tf.random.experimental.stateless_fold_in(
@@ -81,6 +78,11 @@ def training_batches(
         file_seed, order_seed = tf.unstack(
             tf.random.stateless_uniform([2], epoch_seed, 0, tf.int64.max, tf.int64)
         )
+
+        def parse(serialized):
+            return records.parse_example(
+                serialized, num_filters=clip.num_mels, modalities=modalities
+            )
 
         def cut(example, nth_draw):
             example_seed = tf.random.experimental.stateless_fold_in(
@@ -95,8 +97,7 @@ def training_batches(
                 tf.random.experimental.stateless_split(example_seed, 2)
             )
             start = clips.random_start(start_seed, _recording_secs(example), clip)
-            cut_clip = record_source.with_jpegs(_cut_clip(example, start, clip))
-            return {**cut_clip, "seed": change_seed}
+            return {**_cut_clip(example, start, clip), "seed": change_seed}
 
         def cut_draws(example):
             # No example has the index -1.
@@ -108,12 +109,11 @@ def training_batches(
         def read(file):
             # Cut here, so that what waits for its turn are clips and not whole videos;
             # and so that many draws of an example alternate with other shards'.
+            serialized = _records_of(file, shards)
             if ends is None:
                 first = tf.constant(0, tf.int64)
-                return source.open(file).map(
-                    lambda *record: cut(source.parse(*record), first)
-                )
-            return source.open(file).map(source.parse).flat_map(cut_draws)
+                return serialized.map(lambda one: cut(parse(one), first))
+            return serialized.map(parse).flat_map(cut_draws)
 
         in_parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         in_order = (
@@ -182,10 +182,6 @@ def evaluation_batches(
             "start to the next's."
         )
 
-    source = record_source.record_source(
-        shards, num_filters=clip.num_mels, modalities=modalities
-    )
-
     def start_times(example):
         recording_secs = _recording_secs(example)
         if stride_secs is None:
@@ -198,10 +194,11 @@ def evaluation_batches(
             lambda start: {**_cut_clip(example, start, clip), "start_secs": start}
         )
 
-    examples = (
-        tf.data.Dataset.from_tensor_slices(list(shards))
-        .flat_map(source.open)
-        .map(source.parse, num_parallel_calls=tf.data.AUTOTUNE)
+    examples = _records_of(list(shards), shards).map(
+        lambda serialized: records.parse_example(
+            serialized, num_filters=clip.num_mels, modalities=modalities
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
     )
     if keep is not None:
         kept = tf.constant(keep)
@@ -209,13 +206,19 @@ def evaluation_batches(
     return (
         examples.flat_map(cut_all)
         .map(
-            lambda example: _decode_center(record_source.with_jpegs(example), clip),
+            lambda example: _decode_center(example, clip),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .batch(batch_size)
         .map(lambda batch: _fill_up(batch, batch_size))
         .prefetch(4)
     )
+
+
+def _records_of(files, shards: Sequence[str]) -> tf.data.Dataset:
+    # Records are megabytes: from a local file, a buffer in between is one more copy.
+    is_remote = any("://" in path for path in shards)
+    return tf.data.TFRecordDataset(files, buffer_size=None if is_remote else 0)
 
 
 def _ends_of_draws(draws: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -252,12 +255,10 @@ def _recording_secs(example):
 
 
 def _cut_clip(example, start_secs, clip: ClipSettings):
-    """The clip's part of what was parsed: its frames still JPEG, or where they are in
-    their file; its log-mel."""
+    """The clip's part of what was parsed: its frames still JPEG, its log-mel."""
     cut = {"example_index": example["example_index"]}
-    frames = example.get("frames_jpeg", example.get("frame_spans"))
-    if frames is not None:
-        num_available = tf.shape(frames)[0]
+    if "frames_jpeg" in example:
+        num_available = tf.shape(example["frames_jpeg"])[0]
         # A record's frame_rate is float32: at 29.97, an hour in, off by 1/400 frame.
         frame_rate = tf.cast(num_available, tf.float64) / _recording_secs(example)
         numbers = clips.frame_indices(
@@ -266,10 +267,7 @@ def _cut_clip(example, start_secs, clip: ClipSettings):
             frame_rate=frame_rate,
             settings=clip,
         )
-        if "path" in example:
-            cut |= {"path": example["path"], "frame_spans": tf.gather(frames, numbers)}
-        else:
-            cut["jpegs"] = tf.gather(frames, numbers)
+        cut["jpegs"] = tf.gather(example["frames_jpeg"], numbers)
     if "log_mel" in example:
         cut["log_mel"] = clips.cut_log_mel(
             example["log_mel"], start_secs=start_secs, settings=clip

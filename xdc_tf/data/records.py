@@ -125,22 +125,6 @@ def parse_example(
         ValueError: on an unknown modality, or none.
     """
     modalities = order_modalities(modalities)
-    return parse_features(
-        serialized,
-        num_filters=num_filters,
-        modalities=modalities,
-        with_waveform=with_waveform,
-    )
-
-
-def parse_features(
-    serialized: tf.Tensor,
-    *,
-    num_filters: int,
-    modalities: Sequence[str],
-    with_waveform: bool = False,
-) -> dict[str, tf.Tensor]:
-    """Like parse_example, also of no modality, and without checking their names."""
     scalars = {
         "data_path": (DATA_PATH, tf.string),
         "video_id": (MEDIA_ID, tf.string),
