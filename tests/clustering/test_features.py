@@ -165,6 +165,41 @@ def test_dense_features_of_real_records_are_those_of_their_clips(
     np.testing.assert_allclose(rows[:, 0], by_hand.mean(axis=(1, 2, 3)), atol=1e-5)
 
 
+def video_batches():
+    """One batch of two clips of 2 x 2 x 2 pixels, of levels 51 and 102 of 255."""
+    normalization = tf.constant([[1 / 25.5] * 3, [-1.0] * 3])
+    levels = np.array([51, 102], np.uint8).reshape(2, 1, 1, 1, 1)
+    return tf.data.Dataset.from_tensors(
+        {
+            "video": np.broadcast_to(levels, (2, 2, 2, 2, 3)),
+            "video_normalization": tf.stack([normalization, normalization]),
+            "example_index": np.array([0, 1], np.int64),
+            "start_secs": np.zeros(2),
+        }
+    )
+
+
+def test_encoders_see_frames_normalised():
+    inputs = keras.Input((None, None, None, 3))
+    encoder = keras.Model(inputs, keras.layers.GlobalAveragePooling3D()(inputs))
+    extract = features.make_extract(
+        {"video": encoder}, {"video": "video"}, strategy=ONE_DEVICE
+    )
+    rows = extract(video_batches(), num_rows=2).streams["video"]
+    np.testing.assert_allclose(rows, [[1, 1, 1], [3, 3, 3]], rtol=1e-6)
+
+
+def test_batch_norm_is_refreshed_by_frames_that_are_normalised():
+    encoder = keras.Sequential(
+        [keras.Input((2, 2, 2, 3)), keras.layers.BatchNormalization(momentum=0.9)]
+    )
+    features.refresh_batch_norm(
+        {"video": encoder}, {"video": "video"}, video_batches(), strategy=ONE_DEVICE
+    )
+    mean = encoder.layers[-1].moving_mean.numpy()
+    np.testing.assert_allclose(mean, [2, 2, 2], rtol=1e-5)
+
+
 def test_another_pass_starts_from_zero():
     extract = features.make_extract(
         {"audio": mean_encoder()}, {"audio": "audio"}, strategy=ONE_DEVICE

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import clips, pipeline, records
+from xdc_tf.data import pipeline, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 
@@ -33,6 +33,7 @@ CLIP = ClipSettings(
     log_mel_mean=1.5,
     log_mel_std=2.0,
 )
+KEYS = {"video": ["video", "video_normalization"], "audio": ["audio"]}
 PLAIN = Augmentation(flip=False)
 EVERYTHING = Augmentation(
     min_crop_share=0.25,
@@ -134,7 +135,7 @@ def examples(batches):
 
 def frame_numbers(example):
     """The frames' numbers, as their colour tells, and the example as theirs tells."""
-    colours = (example["video"] * clips.VIDEO_STD + clips.VIDEO_MEAN) * 255
+    colours = example["video"]
     numbers = np.round(colours[..., 0] / 6).reshape(CLIP.num_frames, -1)
     assert (numbers == numbers[:, :1]).all()
     np.testing.assert_array_equal(
@@ -209,11 +210,13 @@ def test_a_training_batch_has_the_shapes_and_types_of_the_model_input(uninterrup
     dtypes = {name: values.dtype for name, values in uninterrupted[0].items()}
     assert shapes == {
         "video": (4, 4, 4, 4, 3),
+        "video_normalization": (4, 2, 3),
         "audio": (4, 30, 2, 1),
         "example_index": (4,),
     }
     assert dtypes == {
-        "video": np.float32,
+        "video": np.uint8,
+        "video_normalization": np.float32,
         "audio": np.float32,
         "example_index": np.int64,
     }
@@ -329,13 +332,12 @@ def test_crops_of_training_clips_vary_in_place_and_scale(shards, tmp_path):
         augmentation=PLAIN._replace(min_crop_share=0.25),
         clip=CLIP._replace(crop_size=20),
     )
-    pictures = np.stack([batch["video"][0, 0] for batch in batches])
-    places = (pictures * clips.VIDEO_STD + clips.VIDEO_MEAN) * 255
+    places = np.stack([batch["video"][0, 0] for batch in batches]).astype(float)
     left, right = places[:, 10, 0, 0], places[:, 10, -1, 0]
     top, bottom = places[:, 0, 10, 1], places[:, -1, 10, 1]
     # From 25 to 50 of 100 pixels; the outermost pixels' centres are 5% inside.
     widths, heights = (right - left) / 0.95, (bottom - top) / 0.95
-    np.testing.assert_allclose(widths, heights, atol=2.5)
+    np.testing.assert_allclose(widths, heights, atol=3.5)
     assert 23 < widths.min() < 30 and 45 < widths.max() < 52
     assert left.min() < 15 and right.max() > 125
     assert top.min() < 15 and bottom.max() > 85
@@ -368,7 +370,8 @@ def test_nothing_to_keep_gives_no_batches(shards):
 def test_all_evaluation_batches_have_one_static_shape(shards):
     batches = pipeline.evaluation_batches(shards, clip=CLIP, batch_size=4, num_clips=2)
     assert batches.element_spec == {
-        "video": tf.TensorSpec([4, 4, 4, 4, 3], tf.float32),
+        "video": tf.TensorSpec([4, 4, 4, 4, 3], tf.uint8),
+        "video_normalization": tf.TensorSpec([4, 2, 3], tf.float32),
         "audio": tf.TensorSpec([4, 30, 2, 1], tf.float32),
         "example_index": tf.TensorSpec([4], tf.int64),
         "start_secs": tf.TensorSpec([4], tf.float64),
@@ -434,8 +437,8 @@ def test_an_hour_into_a_recording_of_29_97_frames_per_second_frames_are_exact(tm
         modalities=["video"],
     )
     (batch,) = batches
-    colours = (batch["video"][:, :, 0, 0, 0] * clips.VIDEO_STD[0]) + clips.VIDEO_MEAN[0]
-    assert np.round(colours * 255 / 6).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    levels = batch["video"][:, :, 0, 0, 0]
+    assert np.round(levels / 6).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("modality", ["video", "audio"])
@@ -443,14 +446,14 @@ def test_training_on_one_modality_sees_the_clips_that_both_would(
     shards, uninterrupted, modality
 ):
     alone = training_batches(shards, 12, augmentation=EVERYTHING, modalities=[modality])
-    assert set(alone[0]) == {modality, "example_index"}
+    assert set(alone[0]) == {*KEYS[modality], "example_index"}
     assert_same(alone, uninterrupted)
 
 
 @pytest.mark.parametrize("modality", ["video", "audio"])
 def test_evaluating_one_modality_sees_the_clips_that_both_would(shards, modality):
     alone = evaluation_batches(shards, num_clips=2, modalities=[modality])
-    assert set(alone[0]) == {modality, "example_index", "start_secs"}
+    assert set(alone[0]) == {*KEYS[modality], "example_index", "start_secs"}
     assert_same(alone, evaluation_batches(shards, num_clips=2))
 
 
@@ -460,6 +463,38 @@ def test_records_without_sound_give_video(tmp_path):
     assert frame_numbers(examples([evaluated])[0]).tolist() == [16, 18, 20, 22]
     (trained,) = training_batches([path], 1, batch_size=1, modalities=["video"])
     assert np.diff(frame_numbers(examples([trained])[0])).tolist() == [2, 2, 2]
+
+
+def test_frames_outside_the_clip_are_never_decoded(shards, tmp_path):
+    def first_clip(paths):
+        (batch,) = training_batches(paths, 1, batch_size=1, modalities=["video"])
+        return batch
+
+    whole = first_clip([write_shard(tmp_path / "whole", serialized_example(3))])
+    seen = frame_numbers(examples([whole])[0])
+    parsed = records.parse_example(serialized_example(3), num_filters=2)
+    jpegs = [b"not a JPEG"] * NUM_FRAMES
+    for number in seen:
+        jpegs[number] = parsed["frames_jpeg"][number].numpy()
+    damaged = serialized_example(3, frames_jpeg=jpegs)
+    assert_same([first_clip([write_shard(tmp_path / "damaged", damaged)])], [whole])
+
+
+def test_large_windows_are_decoded_at_a_part_of_their_size(tmp_path):
+    # A slope: its halves have the means of 2 x 2 pixels, up to JPEG's losses.
+    y, x = np.mgrid[:128, :160]
+    slope = np.stack([y, x, 0 * x], axis=-1).astype(np.uint8)
+    jpeg = tf.io.encode_jpeg(slope, quality=100, chroma_downsampling=False).numpy()
+    path = write_shard(
+        tmp_path / "one", serialized_example(0, frames_jpeg=[jpeg] * NUM_FRAMES)
+    )
+    (batch,) = evaluation_batches(
+        [path], batch_size=1, clip=CLIP._replace(crop_size=32, crop_share=0.5)
+    )
+    # The centre's 64 x 64 pixels begin at row 32 and column 48.
+    rows, columns = batch["video"][0, 0, :, 0, 0], batch["video"][0, 0, 0, :, 1]
+    np.testing.assert_allclose(rows, 32.5 + 2 * np.arange(32), atol=2)
+    np.testing.assert_allclose(columns, 48.5 + 2 * np.arange(32), atol=2)
 
 
 def test_frames_are_not_decoded_for_audio_alone(tmp_path):

@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from xdc_tf import compat, files, workdir
 from xdc_tf.data import dataset_info, pipeline
+from xdc_tf.data.clips import encoder_input
 from xdc_tf.evaluation import extraction
 from xdc_tf.evaluation.parts import Conversion, Sampling
 from xdc_tf.models import encoder_files
@@ -143,7 +144,7 @@ def test_features_are_those_of_the_encoder_on_the_clip(clips, tiny_run, tiny_rec
         )
         found = np.load(clips / "npy" / f"{stream}.npy")
         assert found.shape == (36, 32)
-        expected = encoder(batch[stream], training=False)
+        expected = encoder(encoder_input(batch, stream), training=False)
         np.testing.assert_allclose(found[:7], expected, rtol=1e-4, atol=1e-6)
 
 

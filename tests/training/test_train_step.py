@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from xdc_tf import compat
 from xdc_tf.clustering import features
-from xdc_tf.data import pipeline
+from xdc_tf.data import clips, pipeline
 from xdc_tf.training import monitoring, train_step
 from xdc_tf.training.run import evaluation_batches, prepare, training_batches
 
@@ -180,3 +180,14 @@ def test_lamb_learns(tiny_config, tiny_records, tmp_path):
         last = monitoring.head_means([step(batch).sums])
     for head in first:
         assert last[head]["loss"] < first[head]["loss"]
+
+
+def test_encoders_see_frames_normalised(tiny_config, tiny_records, tmp_path):
+    run = make_run(tiny_config, tiny_records, tmp_path)
+    batch = next(training_batches(run))
+    assert batch["video"].dtype == tf.uint8
+    found = train_step.encode(run.model, run.method, batch, training=False)
+    frames = batch["video"].numpy() / 255.0
+    normalised = (frames - clips.VIDEO_MEAN) / clips.VIDEO_STD
+    expected = run.model.encoders["video"](normalised.astype(np.float32))
+    np.testing.assert_allclose(found.streams["video"], expected, rtol=1e-4, atol=1e-5)

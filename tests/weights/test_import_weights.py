@@ -112,8 +112,9 @@ def test_colours_are_normalised_as_the_weights_were_trained(
 ):
     import_weights(write(tensors_of(architecture, prefix=prefix)), out)
     clip = trained_run.open_run(out).clip
-    frames = tf.fill([1, 1, 1, 1, 3], mean + 2 * std)
-    red = clips.normalize_video(frames, clip)[0, 0, 0, 0, 0]
+    levels = tf.fill([1, 1, 1, 1, 3], 255 * (mean + 2 * std))
+    normalization = clips.video_normalization(clip)
+    red = clips.normalize_video(levels, normalization)[0, 0, 0, 0, 0]
     assert float(red) == pytest.approx(2.0, rel=1e-5)
 
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf.data.clips import encoder_input
 from xdc_tf.models import two_stream
 
 
@@ -69,7 +70,7 @@ def make_extract_clips(
 
     def replica_step(batch):
         features = {
-            stream: encoder(batch[modalities[stream]], training=False)
+            stream: encoder(encoder_input(batch, modalities[stream]), training=False)
             for stream, encoder in encoders.items()
         }
         return batch["example_index"], batch["start_secs"], features
@@ -203,7 +204,7 @@ def refresh_batch_norm(
 
     def replica_step(batch):
         for stream, encoder in encoders.items():
-            encoder(batch[modalities[stream]], training=True)
+            encoder(encoder_input(batch, modalities[stream]), training=True)
 
     @tf.function
     def step(batch):

@@ -5,9 +5,11 @@ together (PAPER: Inputs). Pure functions on tensors. Times are float64: an hour 
 recording, float32 would be off by up to a hundredth of a frame.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 # Channel statistics of Kinetics that the released encoders expect, for [0, 1] RGB.
@@ -16,6 +18,12 @@ VIDEO_STD = (0.22803, 0.22145, 0.216989)
 
 # Keeps 0.1 s * 30 fps on frame 3 in spite of rounding.
 _FRAME_SLACK = 1e-3
+
+# JPEG decoders give frames at 1, 1/2, 1/4 or 1/8 of their size.
+_MAX_HALVINGS = 3
+
+# Key of a batch: what makes uint8 frames an encoder's input.
+VIDEO_NORMALIZATION = "video_normalization"
 
 
 class ClipSettings(NamedTuple):
@@ -168,15 +176,42 @@ def crop_window(
     return tf.concat([corner, [side, side]], axis=0)
 
 
+def reduction(frame_shape: tf.Tensor, *, share: tf.Tensor, crop_size: int) -> tf.Tensor:
+    """How often a frame is halved before a window is cut and scaled.
+
+    Args:
+      frame_shape: [2] int32, height and width in pixels.
+      share: see crop_window.
+      crop_size: side that the window is scaled to.
+
+    Returns:
+      Int32 scalar from 0 to 3: as often as the window stays at least as large as
+      crop_size.
+    """
+    short_sides = _halved(tf.reduce_min(frame_shape), tf.range(1, _MAX_HALVINGS + 1))
+    sides = tf.round(tf.cast(short_sides, tf.float32) * share)
+    return tf.reduce_sum(tf.cast(sides >= crop_size, tf.int32))
+
+
+def _halved(length: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+    """Lengths of a frame halved so often: what is left over makes a last pixel."""
+    return -tf.bitwise.right_shift(-length, times)
+
+
 def scale(frames: tf.Tensor, size: int) -> tf.Tensor:
-    """[N, H, W, 3] uint8 to [N, size, size, 3] float32 in [0, 1]."""
+    """[N, H, W, 3] uint8 to [N, size, size, 3] uint8, antialiased and rounded."""
     as_wanted = tf.reduce_all(tf.shape(frames)[1:3] == size)
     scaled = tf.cond(
         as_wanted,
-        lambda: tf.cast(frames, tf.float32),
-        lambda: tf.image.resize(frames, [size, size], antialias=True),
+        lambda: frames,
+        lambda: to_bytes(tf.image.resize(frames, [size, size], antialias=True)),
     )
-    return tf.reshape(scaled, [-1, size, size, 3]) / 255.0
+    return tf.reshape(scaled, [-1, size, size, 3])
+
+
+def to_bytes(frames: tf.Tensor) -> tf.Tensor:
+    """Float frames in [0, 255], rounded to uint8."""
+    return tf.cast(tf.round(frames), tf.uint8)
 
 
 def decode_crop(
@@ -194,6 +229,10 @@ def decode_crop(
     lies outside. Scaling a window gives what cropping a scaled frame would, but for the
     pixels at its border.
 
+    A window of twice, four or eight times the crop size or more is decoded at a half, a
+    quarter or an eighth of its size, from the low frequencies of JPEG's 8 x 8 blocks.
+    That is the mean over 2 x 2, 4 x 4 or 8 x 8 pixels up to about one level of 255.
+
     Args:
       jpegs: [T] string, the clip's frames.
       top: see crop_window.
@@ -202,21 +241,82 @@ def decode_crop(
       settings: the clip's shape.
 
     Returns:
-      [T, crop_size, crop_size, 3] float32 in [0, 1].
+      [T, crop_size, crop_size, 3] uint8.
     """
+    size = settings.crop_size
     shape = tf.io.extract_jpeg_shape(jpegs[0])[:2]
-    window = crop_window(shape, top=top, left=left, share=share)
-    frames = tf.map_fn(
-        lambda jpeg: tf.image.decode_and_crop_jpeg(jpeg, window, channels=3),
-        jpegs,
-        fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
+    halvings = reduction(shape, share=share, crop_size=size)
+    window = crop_window(_halved(shape, halvings), top=top, left=left, share=share)
+
+    def decode(ratio):
+        # Unrolled: a loop would copy every frame once more.
+        return tf.stack(
+            [
+                tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, ratio=ratio)
+                for jpeg in tf.unstack(jpegs, settings.num_frames)
+            ]
+        )
+
+    frames = tf.switch_case(
+        halvings,
+        [functools.partial(decode, 2**times) for times in range(_MAX_HALVINGS + 1)],
     )
-    scaled = scale(frames, settings.crop_size)
-    return tf.ensure_shape(
-        scaled, [settings.num_frames, settings.crop_size, settings.crop_size, 3]
-    )
+    return tf.ensure_shape(scale(frames, size), [settings.num_frames, size, size, 3])
 
 
-def normalize_video(frames: tf.Tensor, settings: ClipSettings) -> tf.Tensor:
-    """[..., 3] float32 in [0, 1] to zero mean and unit deviation per channel."""
-    return (frames - settings.video_mean) / settings.video_std
+def crop_pixels(
+    frames: tf.Tensor,
+    *,
+    top: tf.Tensor,
+    left: tf.Tensor,
+    share: tf.Tensor,
+    crop_size: int,
+) -> tf.Tensor:
+    """What decode_crop does, for frames that are decoded.
+
+    Args:
+      frames: [N, H, W, 3] uint8.
+      top: see crop_window.
+      left: see crop_window.
+      share: see crop_window.
+      crop_size: side of the result.
+
+    Returns:
+      [N, crop_size, crop_size, 3] uint8.
+    """
+    shape = tf.shape(frames)[1:3]
+    halvings = reduction(shape, share=share, crop_size=crop_size)
+    y, x, side, _ = tf.unstack(
+        crop_window(_halved(shape, halvings), top=top, left=left, share=share)
+    )
+    block = tf.bitwise.left_shift(1, halvings)
+    # A block at the edge that is not whole repeats its outermost pixels, as in JPEG.
+    rows = tf.minimum(tf.range(y * block, (y + side) * block), shape[0] - 1)
+    columns = tf.minimum(tf.range(x * block, (x + side) * block), shape[1] - 1)
+    window = tf.gather(tf.gather(frames, rows, axis=1), columns, axis=2)
+    blocks = tf.reshape(window, [-1, side, block, side, block, 3])
+    means = tf.reduce_mean(tf.cast(blocks, tf.float32), axis=[2, 4])
+    return scale(to_bytes(means), crop_size)
+
+
+def video_normalization(settings: ClipSettings) -> tf.Tensor:
+    """[2, 3] float32: what a channel's levels are multiplied by, and what is added."""
+    mean, std = np.array(settings.video_mean), np.array(settings.video_std)
+    return tf.constant(np.stack([1 / (255 * std), -mean / std]), tf.float32)
+
+
+def normalize_video(frames: tf.Tensor, normalization: tf.Tensor) -> tf.Tensor:
+    """[..., 3] levels of 0 to 255 to float32, by [2, 3] of video_normalization."""
+    return tf.cast(frames, tf.float32) * normalization[0] + normalization[1]
+
+
+def encoder_input(batch: Mapping[str, tf.Tensor], modality: str) -> tf.Tensor:
+    """A modality of a batch of data.pipeline, float32 as its encoder takes it.
+
+    Run on the device: frames travel there as bytes.
+    """
+    values = batch[modality]
+    if values.dtype != tf.uint8:
+        return values
+    # The same for all clips; each has it so that a batch can be split.
+    return normalize_video(values, batch[VIDEO_NORMALIZATION][0])

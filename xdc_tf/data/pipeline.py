@@ -1,11 +1,13 @@
 """TFRecords -> batches of clips, with tf.data.
 
-A batch is {"video": [B, T, H, W, 3] float32, "audio": [B, frames, mels, 1] float32,
-"example_index": [B] int64}, or has one of the two modalities alone; what is not asked
-for is neither parsed nor decoded. Evaluation adds "start_secs": [B] float64. Labels are
-not in a batch: the training step looks them up by example_index. Whatever is random
-follows from (seed, epoch, example_index) alone, neither from the order in which
-examples arrive nor from the modalities asked for.
+A batch is {"video": [B, T, H, W, 3] uint8, "video_normalization": [B, 2, 3] float32,
+"audio": [B, frames, mels, 1] float32, "example_index": [B] int64}, or has one of the
+two modalities alone; what is not asked for is neither parsed nor decoded. Frames stay
+bytes until they are on the device, where clips.encoder_input makes an encoder's input
+of them. Evaluation adds "start_secs": [B] float64. Labels are not in a batch: the
+training step looks them up by example_index. Whatever is random follows from (seed,
+epoch, example_index) alone, neither from the order in which examples arrive nor from
+the modalities asked for.
 """
 
 import math
@@ -17,7 +19,7 @@ import tensorflow as tf
 from xdc_tf.data import augment, clips, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import MODALITIES, order_modalities
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
 
 PADDING_INDEX = -1
 _MAX_OPEN_SHARDS = 16
@@ -105,10 +107,12 @@ def training_batches(
             return tf.data.Dataset.range(count).map(lambda nth: cut(example, nth))
 
         def read(file):
-            serialized = tf.data.TFRecordDataset(file)
+            # Cut here, so that what waits for its turn are clips and not whole videos;
+            # and so that many draws of an example alternate with other shards'.
+            serialized = _records_of(file, shards)
             if ends is None:
-                return serialized
-            # Here, so that many draws of an example alternate with other shards'.
+                first = tf.constant(0, tf.int64)
+                return serialized.map(lambda one: cut(parse(one), first))
             return serialized.map(parse).flat_map(cut_draws)
 
         in_parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
@@ -120,10 +124,9 @@ def training_batches(
             )
         )
         if ends is None:
-            first = tf.constant(0, tf.int64)
-            in_order = in_order.map(
-                lambda serialized: cut(parse(serialized), first), **in_parallel
-            ).filter(lambda example: tf.gather(kept, example["example_index"]))
+            in_order = in_order.filter(
+                lambda example: tf.gather(kept, example["example_index"])
+            )
         in_order = in_order.shuffle(shuffle_buffer, seed=order_seed)
         already_seen = tf.where(epoch == first_epoch, skip_batches * batch_size, 0)
         return (
@@ -191,7 +194,7 @@ def evaluation_batches(
             lambda start: {**_cut_clip(example, start, clip), "start_secs": start}
         )
 
-    examples = tf.data.TFRecordDataset(list(shards)).map(
+    examples = _records_of(list(shards), shards).map(
         lambda serialized: records.parse_example(
             serialized, num_filters=clip.num_mels, modalities=modalities
         ),
@@ -210,6 +213,12 @@ def evaluation_batches(
         .map(lambda batch: _fill_up(batch, batch_size))
         .prefetch(4)
     )
+
+
+def _records_of(files, shards: Sequence[str]) -> tf.data.Dataset:
+    # Records are megabytes: from a local file, a buffer in between is one more copy.
+    is_remote = any("://" in path for path in shards)
+    return tf.data.TFRecordDataset(files, buffer_size=None if is_remote else 0)
 
 
 def _ends_of_draws(draws: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -284,8 +293,11 @@ def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
         if augmentation.flip:
             frames = augment.flip(frames, flip_seed)
         if augmentation.brightness or augmentation.contrast or augmentation.saturation:
-            frames = augment.jitter_color(frames, color_seed, augmentation)
-        decoded["video"] = clips.normalize_video(frames, clip)
+            colors = tf.cast(frames, tf.float32) / 255.0
+            colors = augment.jitter_color(colors, color_seed, augmentation)
+            frames = clips.to_bytes(255.0 * colors)
+        decoded[VIDEO] = frames
+        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
     if "log_mel" in example:
         log_mel = example["log_mel"]
         if augmentation.gain_db:
@@ -299,23 +311,23 @@ def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
             log_mel = augment.mask_band(
                 log_mel, time_seed, axis=0, max_width=augmentation.time_mask
             )
-        decoded["audio"] = log_mel[..., None]
+        decoded[AUDIO] = log_mel[..., None]
     return decoded
 
 
 def _decode_center(example, clip: ClipSettings):
     decoded = {name: example[name] for name in ("example_index", "start_secs")}
     if "jpegs" in example:
-        frames = clips.decode_crop(
+        decoded[VIDEO] = clips.decode_crop(
             example["jpegs"],
             top=tf.constant(0.5),
             left=tf.constant(0.5),
             share=tf.constant(clip.crop_share),
             settings=clip,
         )
-        decoded["video"] = clips.normalize_video(frames, clip)
+        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
     if "log_mel" in example:
-        decoded["audio"] = _normalize_log_mel(example["log_mel"], clip)[..., None]
+        decoded[AUDIO] = _normalize_log_mel(example["log_mel"], clip)[..., None]
     return decoded
 
 

@@ -46,15 +46,14 @@ def raw_input(
 
 def prepare_frames(frames: tf.Tensor, clip: ClipSettings) -> tf.Tensor:
     """[B, T, H, W, 3] uint8 -> [B, T, crop_size, crop_size, 3] normalised float32."""
-    shape = tf.shape(frames)
+    shape, size = tf.shape(frames), clip.crop_size
     half = tf.constant(0.5)
-    y, x, height, width = tf.unstack(
-        clips.crop_window(
-            shape[2:4], top=half, left=half, share=tf.constant(clip.crop_share)
-        )
+    images = clips.crop_pixels(
+        tf.reshape(frames, tf.concat([[-1], shape[2:]], axis=0)),
+        top=half,
+        left=half,
+        share=tf.constant(clip.crop_share),
+        crop_size=size,
     )
-    window = frames[:, :, y : y + height, x : x + width]
-    images = tf.reshape(window, [-1, height, width, 3])
-    size = clip.crop_size
-    scaled = tf.reshape(clips.scale(images, size), [shape[0], shape[1], size, size, 3])
-    return clips.normalize_video(scaled, clip)
+    cropped = tf.reshape(images, [shape[0], shape[1], size, size, 3])
+    return clips.normalize_video(cropped, clips.video_normalization(clip))

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from xdc_tf import compat
 from xdc_tf.clustering.features import ExampleFeatures
+from xdc_tf.data import clips
 from xdc_tf.models.two_stream import TwoStream
 from xdc_tf.training import supervision
 
@@ -42,7 +43,9 @@ def encode(
     return ExampleFeatures(
         batch["example_index"],
         {
-            stream: model.encoders[stream](batch[modality], training=training)
+            stream: model.encoders[stream](
+                clips.encoder_input(batch, modality), training=training
+            )
             for stream, modality in method.streams.items()
         },
     )
