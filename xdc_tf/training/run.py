@@ -102,6 +102,7 @@ def prepare(
             model.trainable_variables,
             momentum=config["optimizer"]["momentum"],
             weight_decay=config["optimizer"]["weight_decay"],
+            trust_coefficient=config["optimizer"]["trust_coefficient"],
             scale_loss=config["precision"] == "mixed_float16",
         )
         no_labels = np.full_like(records.true_labels, NO_LABEL)
