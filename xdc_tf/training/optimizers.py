@@ -1,9 +1,9 @@
 """Optimizers by name, and their reset at the start of a round.
 
-LARS and LAMB are defined here, as pure functions of one weight, so that both generations
-of Keras compute the same. Both scale a weight's update to the weight's own length,
-except for biases and the parameters of batch norm, which are neither scaled nor decayed:
-all weights of fewer than two dimensions.
+LARS and LAMB are defined here, as pure functions of one weight, so that both
+generations of Keras compute the same. Both scale a weight's update to the weight's own
+length, except for biases and the parameters of batch norm, which are neither scaled nor
+decayed: all weights of fewer than two dimensions.
 """
 
 import functools
@@ -109,7 +109,7 @@ def lamb(
     round are corrected for their bias as those of a new run.
 
     Returns:
-      The new weight, and "mean" and "square" of the gradients with their "age" in steps.
+      The new weight, and "mean" and "square" of gradients with their "age" in steps.
     """
     age = slots["age"] + 1.0
     mean = _BETA_1 * slots["mean"] + (1 - _BETA_1) * gradient

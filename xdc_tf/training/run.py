@@ -1,7 +1,8 @@
 """A run made ready: its records read and checked, its model, data and state built."""
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -18,7 +19,7 @@ from xdc_tf.data.dataset_info import DatasetInfo, Examples
 from xdc_tf.models import two_stream
 from xdc_tf.models.encoder_files import load_encoder
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
-from xdc_tf.training import optimizers, settings, supervision, trained_run
+from xdc_tf.training import optimizers, settings, supervision, trained_run, workers
 from xdc_tf.training.checkpoints import Checkpoints, Progress, new_progress
 from xdc_tf.training.monitoring import Monitor
 
@@ -32,6 +33,7 @@ class Records(NamedTuple):
     true_labels: np.ndarray  # [num_rows] int32, -1 where unknown
     trained: np.ndarray  # [num_rows] bool
     held_out: np.ndarray  # [num_rows] bool, labelled but never trained on
+    share: workers.Share  # what this process reads of them
 
 
 class Run(NamedTuple):
@@ -75,7 +77,9 @@ def prepare(
         )
     method = supervision.with_heads(method, config["kmeans"]["num_heads"])
     starts = _encoders_to_start_from(config, method)
-    records = _read_records(config, records_dir, supervision.modalities(method))
+    records = _read_records(
+        config, records_dir, supervision.modalities(method), strategy
+    )
     layers = settings.training_layers(config)
     num_labels = _num_labels(config, method, records)
     _check_sizes(config, records, strategy)
@@ -117,7 +121,11 @@ def prepare(
     for stream, encoder in starts.items():
         model.encoders[stream].set_weights(encoder.get_weights())
     progress = new_progress()
-    _claim_workdir(workdir, config, records, allow_config_change)
+    workers.on_chief(
+        strategy,
+        lambda: _claim_workdir(workdir, config, records, allow_config_change),
+    )
+    is_chief = records.share.number == 0
     return Run(
         config=config,
         workdir=workdir,
@@ -134,9 +142,10 @@ def prepare(
             optimizer=optimizer,
             label_tables=tables,
             progress=progress,
+            writes=is_chief,
         ),
         monitor=Monitor(
-            os.path.join(workdir, work.TENSORBOARD_DIR),
+            os.path.join(workdir, work.TENSORBOARD_DIR) if is_chief else None,
             num_rounds=config["num_rounds"],
             batch_size=config["training"]["batch_size"],
         ),
@@ -170,7 +179,9 @@ def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
     return encoders
 
 
-def _read_records(config, records_dir: str, modalities: Sequence[str]) -> Records:
+def _read_records(
+    config, records_dir: str, modalities: Sequence[str], strategy
+) -> Records:
     compat.enable_remote_paths(records_dir)
     info = dataset_info.read_dataset_info(records_dir)
     examples = dataset_info.read_examples(records_dir)
@@ -187,7 +198,8 @@ def _read_records(config, records_dir: str, modalities: Sequence[str]) -> Record
     trained = np.zeros(info.num_rows, bool)
     trained[examples.example_indices] = True
     trained &= ~held_out
-    return Records(records_dir, info, examples, true_labels, trained, held_out)
+    own = workers.share(info, examples, strategy)
+    return Records(records_dir, info, examples, true_labels, trained, held_out, own)
 
 
 def _num_labels(config, method, records: Records) -> dict[str, int]:
@@ -217,21 +229,35 @@ def _num_labels(config, method, records: Records) -> dict[str, int]:
 
 def _check_sizes(config, records: Records, strategy) -> None:
     num_devices = strategy.num_replicas_in_sync
-    sizes = {
-        "training.batch_size": config["training"]["batch_size"],
-        "features.batch_size": config["features"]["batch_size"],
-    }
-    for key, size in sizes.items():
-        if size < 1 or size % num_devices:
+    batch_size = config["training"]["batch_size"]
+    parts = config["training"]["accumulate_steps"]
+    if parts < 1:
+        raise ValueError(
+            f"config.training.accumulate_steps={parts} must be at least 1."
+        )
+    for key, size, divisor in (
+        ("training.batch_size", batch_size, num_devices * parts),
+        ("features.batch_size", config["features"]["batch_size"], num_devices),
+    ):
+        if size < 1 or size % divisor:
+            told = f" times training.accumulate_steps={parts}"
             raise ValueError(
-                f"config.{key}={size} is not a multiple of the {num_devices} devices."
+                f"config.{key}={size} is not a multiple of the {num_devices} devices"
+                f"{told if divisor > num_devices else ''}."
             )
     num_trained = int(records.trained.sum())
-    if num_trained < sizes["training.batch_size"]:
+    if num_trained < batch_size:
         raise ValueError(
             f"{records.directory} has {num_trained} examples to train on, fewer than "
-            f"config.training.batch_size={sizes['training.batch_size']}; lower it or "
-            "convert more videos."
+            f"config.training.batch_size={batch_size}; lower it or convert more videos."
+        )
+    own = records.share
+    fewest = workers.gathered(strategy, records.trained[own.rows].sum()).min()
+    if fewest < batch_size // own.count:
+        raise ValueError(
+            f"A worker's files of {records.directory} have {fewest} examples to train "
+            f"on, fewer than its part of config.training.batch_size={batch_size}; "
+            "lower it, use fewer workers, or convert with a lower --rows_per_shard."
         )
 
 
@@ -260,25 +286,32 @@ def training_batches(
 ) -> Iterator[dict[str, tf.Tensor]]:
     """Distributed training batches from the run's present step on.
 
+    Each process draws its part of every batch from its own files, over and over; the
+    passes of some may be shorter than those of others.
+
     Args:
       run: where it stands.
-      balanced: draw from all clusters of the present label tables equally often.
+      balanced: draw from all clusters of the present label tables equally often, of
+        those that a process's own files have.
 
     Raises:
       ValueError: if they are to be balanced and there are no labels.
     """
-    training = run.config["training"]
+    training, own = run.config["training"], run.records.share
+    trained = np.zeros_like(run.records.trained)
+    trained[own.rows] = run.records.trained[own.rows]
     draws = None
     if balanced:
         labels = {source: table.numpy() for source, table in run.label_tables.items()}
-        draws = balance.expected_draws(labels, run.records.trained)
-    passes, batches = divmod(int(run.progress.step), batches_per_pass(run))
+        draws = balance.expected_draws(labels, trained)
+    batch_size = training["batch_size"] // own.count
+    passes, batches = divmod(int(run.progress.step), int(trained.sum()) // batch_size)
     dataset = pipeline.training_batches(
-        dataset_info.shard_paths(run.records.directory, run.records.info),
+        _own_files(run),
         clip=settings.clip(run.config, run.records.info),
         augmentation=Augmentation(**run.config["augmentation"]),
-        batch_size=training["batch_size"],
-        keep=run.records.trained,
+        batch_size=batch_size,
+        keep=trained,
         draws=draws,
         seed=run.config["seed"],
         shuffle_buffer=training["shuffle_buffer"],
@@ -286,25 +319,80 @@ def training_batches(
         modalities=supervision.modalities(run.method),
         skip_batches=batches,
     )
-    return iter(_distribute(run, dataset))
+    return iter(_distribute(run, dataset, batch_size))
 
 
-def evaluation_batches(run: Run, *, num_clips: int = 1, keep: np.ndarray | None = None):
-    """Distributed centre clips of all examples, or of those to keep; repeatable."""
+def evaluation_batches(
+    run: Run, *, num_clips: int = 1, keep: np.ndarray | None = None
+) -> Iterable[dict[str, tf.Tensor]]:
+    """Distributed centre clips of all examples, or of those to keep; repeatable.
+
+    Every process sees the examples of its own files, and all get the same number of
+    batches, the last of padding alone where a process has fewer examples.
+    """
+    own = run.records.share
+    batch_size = run.config["features"]["batch_size"] // own.count
     dataset = pipeline.evaluation_batches(
-        dataset_info.shard_paths(run.records.directory, run.records.info),
+        _own_files(run),
         clip=settings.clip(run.config, run.records.info),
-        batch_size=run.config["features"]["batch_size"],
+        batch_size=batch_size,
         num_clips=num_clips,
         keep=keep,
         modalities=supervision.modalities(run.method),
     )
-    return _distribute(run, dataset)
-
-
-def _distribute(run: Run, dataset: tf.data.Dataset):
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
+    if own.count == 1:
+        return _distribute(run, dataset, batch_size)
+    wanted = run.records.trained | run.records.held_out
+    wanted = wanted if keep is None else wanted & keep
+    num_batches = -(-num_clips * int(wanted[own.rows].sum()) // batch_size)
+    padding = {
+        name: tf.fill(
+            spec.shape,
+            tf.cast(
+                pipeline.PADDING_INDEX if name == "example_index" else 0, spec.dtype
+            ),
+        )
+        for name, spec in dataset.element_spec.items()
+    }
+    endless = dataset.concatenate(tf.data.Dataset.from_tensors(padding).repeat())
+    return _First(
+        _distribute(run, endless, batch_size),
+        int(workers.gathered(run.strategy, num_batches).max()),
     )
-    return run.strategy.experimental_distribute_dataset(dataset.with_options(options))
+
+
+class _First:
+    """The first batches of an endless data set, each time that it is iterated over."""
+
+    def __init__(self, batches: Iterable, number: int):
+        self._batches, self._number = batches, number
+
+    def __iter__(self):
+        return itertools.islice(self._batches, self._number)
+
+
+def _own_files(run: Run) -> list[str]:
+    return [
+        os.path.join(run.records.directory, name) for name in run.records.share.files
+    ]
+
+
+def _distribute(run: Run, dataset: tf.data.Dataset, batch_size: int):
+    """Splits this process's batches over its devices."""
+    own = run.records.share
+    if own.count == 1:
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.OFF
+        )
+        return run.strategy.experimental_distribute_dataset(
+            dataset.with_options(options)
+        )
+    per_device = batch_size * own.count // run.strategy.num_replicas_in_sync
+    if per_device < batch_size:
+        dataset = dataset.rebatch(per_device, drop_remainder=True)
+    # Of a data set that may end, processes tell each other so before every batch.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return run.strategy.distribute_datasets_from_function(
+        lambda _: dataset.apply(endless)
+    )
