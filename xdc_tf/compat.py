@@ -267,6 +267,26 @@ def set_learning_rate(
     _inner_optimizer(optimizer).learning_rate.assign(value)
 
 
+def lost_worker(num_workers: int) -> str | None:
+    """What TensorFlow's coordination service says of a worker that is lost, if any.
+
+    It has no public name in either generation.
+
+    Args:
+        num_workers: how many there are in the cluster of this process.
+    """
+    from tensorflow.python.eager import context
+
+    try:
+        states = context.context().get_task_states([("worker", num_workers)])
+    except tf.errors.OpError as error:
+        return f"worker 0 cannot be reached: {error.message.splitlines()[0]}"
+    for number, error in enumerate(states):
+        if error is not None:
+            return f"worker {number}: {str(error) or type(error).__name__}"
+    return None
+
+
 def _is_loss_scaled(optimizer: keras.optimizers.Optimizer) -> bool:
     return hasattr(optimizer, "inner_optimizer")
 

@@ -6,7 +6,8 @@ from xdc_tf import compat
 from xdc_tf.clustering import features
 from xdc_tf.data import pipeline
 from xdc_tf.training import monitoring, train_step
-from xdc_tf.training.run import evaluation_batches, prepare, training_batches
+from xdc_tf.training.batches import evaluation_batches, training_batches
+from xdc_tf.training.run import prepare
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
 

@@ -30,14 +30,13 @@ from xdc_tf.training import (
     train_step,
     workers,
 )
-from xdc_tf.training.checkpoints import Phase
-from xdc_tf.training.run import (
-    Run,
+from xdc_tf.training.batches import (
     batches_per_pass,
     evaluation_batches,
-    prepare,
     training_batches,
 )
+from xdc_tf.training.checkpoints import Phase
+from xdc_tf.training.run import Run, prepare
 
 _POSITION = "the position (round, phase, step, first step of the round)"
 
@@ -125,6 +124,7 @@ def prepare_work(run: Run) -> Work:
             run.optimizer,
             strategy=run.strategy,
             global_batch_size=run.config["training"]["batch_size"],
+            accumulate_steps=run.config["training"]["accumulate_steps"],
             harvest=harvest.wanted,
         ),
         evaluate=train_step.make_evaluation_step(

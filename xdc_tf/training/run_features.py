@@ -14,7 +14,8 @@ from xdc_tf.clustering.feature_store import FeatureStore, RowState
 from xdc_tf.clustering.features import ClipFeatures, ExampleFeatures, Features
 from xdc_tf.models import folding
 from xdc_tf.training import settings, supervision, workers
-from xdc_tf.training.run import Run, evaluation_batches
+from xdc_tf.training.batches import evaluation_batches
+from xdc_tf.training.run import Run
 
 
 def open_store(run: Run) -> FeatureStore | None:
