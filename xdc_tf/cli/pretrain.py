@@ -37,7 +37,7 @@ _WORKER_TIMEOUT_SECS = flags.DEFINE_float(
     "worker_timeout_secs",
     7200,
     "With several workers (TF_CONFIG): stop with exit code 75 if one lets the others "
-    "wait for longer where they meet; 0: never. Longer than the slowest worker's lag in "
+    "wait for longer where they meet; 0: never. Set it above the slowest one's lag in "
     "extracting features. A worker that has died is noticed within seconds.",
     lower_bound=0,
 )
