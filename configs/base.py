@@ -125,8 +125,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "sgd"  # or lars, lamb, for large batches
     c.optimizer.learning_rate = 0.01  # for the whole batch, or for reference_batch_size
-    # 0, or the batch that learning_rate is stated for; the rate then grows in proportion
-    # to training.batch_size (Goyal et al. 2017).
+    # 0, or the batch that learning_rate is stated for; the rate then grows with
+    # training.batch_size in proportion (Goyal et al. 2017).
     c.optimizer.reference_batch_size = 0
     c.optimizer.momentum = 0.9  # of sgd and lars
     c.optimizer.trust_coefficient = 0.001  # of lars: a step's length by the weight's
