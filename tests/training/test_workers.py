@@ -9,7 +9,7 @@ ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
 
 
 def test_files_are_dealt_by_their_examples_the_largest_first():
-    assert workers.deal([5, 9, 4, 2, 3], 2) == [[1, 3], [0, 2, 4]]
+    assert workers.deal([5, 9, 4, 2, 3], 2) == [[1, 4], [0, 2, 3]]
 
 
 def test_no_worker_goes_without_a_file_even_if_all_are_empty():
