@@ -1,8 +1,8 @@
 """The one module that knows which TensorFlow generation runs.
 
-The first generation is TensorFlow 2.15 with Keras 2, tensorflow-io and
-tensorflow-addons; the second is TensorFlow 2.21 with Keras 3, where those two packages
-no longer import. Everything else in the project is written to what both offer.
+The first generation is TensorFlow 2.15 with Keras 2 and tensorflow-io; the second is
+TensorFlow 2.21 with Keras 3, where that package no longer imports. Everything else in
+the project is written to what both offer.
 """
 
 import importlib
@@ -240,8 +240,8 @@ def apply_gradients(
 
     Call it in replica context (inside `strategy.run`). If the optimizer is
     `loss_scaled` the gradients are those of the scaled loss; they are unscaled here.
-    Keras 2 can be told not to sum again. Keras 3 cannot: it sums
-    whatever it is given, so it is given each replica's equal share.
+    Keras 2 can be told not to sum again. Keras 3 cannot: it sums whatever it is given,
+    so it is given each replica's equal share.
     """
     gradients, variables = zip(*gradients_and_variables, strict=True)
     if KERAS_3:
