@@ -28,7 +28,8 @@ from xdc_tf.clustering.feature_store import FeatureStore, RowState
 from xdc_tf.clustering.features import Features
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.training import pretrain, run_features, settings, supervision, train_step
-from xdc_tf.training.run import Run, evaluation_batches, prepare
+from xdc_tf.training.batches import evaluation_batches
+from xdc_tf.training.run import Run, prepare
 from xdc_tf.training.settings import FROM_PASS, FROM_TRAINING
 
 

@@ -65,7 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.audio_encoder.depth = 18  # 10, 18 or 34
     c.audio_encoder.width = 1.0
     c.batch_norm_momentum = 0.9  # kept share at each update
-    c.synchronized_batch_norm = False  # statistics over all devices
+    c.synchronized_batch_norm = False  # statistics over all devices of all machines
     c.precision = "float32"  # or mixed_bfloat16, mixed_float16
 
     # Clustering, once per round.
@@ -107,7 +107,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Training on one round's labels.
     c.training = ml_collections.ConfigDict()
-    c.training.batch_size = 32  # over all devices
+    c.training.batch_size = 32  # over all devices of all machines, for one update
+    # Parts of each device's batch that are computed one after the other, their
+    # gradients added up, to take less memory; batch norm sees one part at a time.
+    c.training.accumulate_steps = 1
     c.training.shuffle_buffer = 2048  # clips
     c.training.epochs_per_round = 10  # the most, where patience is set
     # Epochs without a lower held-out loss after which a round ends; 0: never early.
@@ -120,9 +123,13 @@ def get_config() -> ml_collections.ConfigDict:
     c.training.balance_clusters = False
 
     c.optimizer = ml_collections.ConfigDict()
-    c.optimizer.name = "sgd"  # or lamb, for large batches
-    c.optimizer.learning_rate = 0.01  # for the whole batch
-    c.optimizer.momentum = 0.9
+    c.optimizer.name = "sgd"  # or lars, lamb, for large batches
+    c.optimizer.learning_rate = 0.01  # for the whole batch, or for reference_batch_size
+    # 0, or the batch that learning_rate is stated for; the rate then grows with
+    # training.batch_size in proportion (Goyal et al. 2017).
+    c.optimizer.reference_batch_size = 0
+    c.optimizer.momentum = 0.9  # of sgd and lars
+    c.optimizer.trust_coefficient = 0.001  # of lars: a step's length by the weight's
     c.optimizer.weight_decay = 1e-4
     c.optimizer.warmup_steps = 100  # in every round
     c.optimizer.schedule = "cosine"  # or steps, constant

@@ -76,25 +76,49 @@ def test_two_sgd_steps_with_momentum_give_the_values_worked_out_by_hand(num_repl
     np.testing.assert_allclose(_first_weight(model), 1 - 0.25 * gradient, rtol=1e-6)
 
 
+def _slot_optimizer():
+    """w = w - rate * (g + the g of the step before), with a count beside it."""
+
+    def update(weight, gradient, slots, rate):
+        change = gradient + slots["last"]
+        new = {"last": gradient, "count": slots["count"] + 1.0}
+        return weight - rate * change, new
+
+    return compat.SlotOptimizer(
+        update, slots=("last",), scalar_slots=("count",), name="own"
+    )
+
+
 @pytest.mark.parametrize("num_replicas", [1, 2])
-def test_the_first_lamb_step_moves_by_the_weights_norm_along_the_gradients_sign(
+def test_two_steps_of_a_slot_optimizer_give_the_values_worked_out_by_hand(
     num_replicas,
 ):
     strategy = _strategy(num_replicas)
-    model, optimizer = _model_and_optimizer(strategy, lambda: compat.lamb(0.0))
-    _step_fn(strategy, model, optimizer)(ROW)
-    # m / sqrt(v) is the sign of the gradient, of the same norm as the weight.
-    np.testing.assert_allclose(_first_weight(model), [0.9, 0.9], rtol=1e-5)
+    model, optimizer = _model_and_optimizer(strategy, _slot_optimizer)
+    step = _step_fn(strategy, model, optimizer)
+    step(ROW)
+    step(ROW)
+    gradient = num_replicas * np.array([1.0, 2.0])
+    np.testing.assert_allclose(_first_weight(model), 1 - 0.3 * gradient, rtol=1e-6)
+    counts = [
+        slot.numpy()
+        for slot in compat.optimizer_variables(optimizer)
+        if not slot.shape.rank
+    ]
+    assert counts == [2.0, 2.0]
 
 
 @pytest.mark.parametrize(
-    "make_optimizer, num_slots",
-    [(lambda: compat.sgd(0.5), 2), (lambda: compat.lamb(0.0), 4)],
+    "make_optimizer, shapes",
+    [
+        (lambda: compat.sgd(0.5), [(2, 1)] * 2),
+        (_slot_optimizer, [(), (), (2, 1), (2, 1)]),
+    ],
 )
-def test_optimizer_variables_are_the_slots_alone(make_optimizer, num_slots):
+def test_optimizer_variables_are_the_slots_alone(make_optimizer, shapes):
     _, optimizer = _model_and_optimizer(_strategy(1), make_optimizer)
     slots = compat.optimizer_variables(optimizer)
-    assert [tuple(slot.shape) for slot in slots] == [(2, 1)] * num_slots
+    assert sorted(tuple(slot.shape) for slot in slots) == shapes
 
 
 def test_slots_reset_to_zero_give_a_fresh_optimizers_step():
@@ -113,7 +137,7 @@ def test_slots_reset_to_zero_give_a_fresh_optimizers_step():
     "make_optimizer",
     [
         lambda: compat.sgd(0.5),
-        lambda: compat.lamb(0.0),
+        _slot_optimizer,
         lambda: compat.loss_scaled(compat.sgd(0.5)),
     ],
 )

@@ -1,8 +1,8 @@
 """The one module that knows which TensorFlow generation runs.
 
-The first generation is TensorFlow 2.15 with Keras 2, tensorflow-io and
-tensorflow-addons; the second is TensorFlow 2.21 with Keras 3, where those two packages
-no longer import. Everything else in the project is written to what both offer.
+The first generation is TensorFlow 2.15 with Keras 2 and tensorflow-io; the second is
+TensorFlow 2.21 with Keras 3, where that package no longer imports. Everything else in
+the project is written to what both offer.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import io
 import re
 import types
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
@@ -121,19 +121,75 @@ def sgd(momentum: float, *, nesterov: bool = False) -> keras.optimizers.Optimize
     return keras.optimizers.SGD(0.0, float(momentum), nesterov=nesterov, **arguments)
 
 
-def lamb(weight_decay: float) -> keras.optimizers.Optimizer:
-    """LAMB (You et al., 2020), for large batches. See `set_learning_rate`.
+class SlotOptimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer that is one pure function of a weight and what is kept for it.
 
-    The first generation uses tensorflow-addons, where the decay is part of the update
-    that the trust ratio scales; the second uses Keras's own, which decays the weights
-    by learning rate times `weight_decay` before the update and outside the trust ratio.
-    With weight_decay=0 they compute the same.
+    The generations' own optimizers of large batches differ from each other; what is
+    made of this computes the same on both. See `set_learning_rate`.
     """
-    if KERAS_3:
-        decay = float(weight_decay)
-        return keras.optimizers.Lamb(0.0, epsilon=1e-6, weight_decay=decay)
-    addons = _import_quietly("tensorflow_addons")
-    return addons.optimizers.LAMB(0.0, epsilon=1e-6, weight_decay=weight_decay)
+
+    def __init__(
+        self,
+        update: Callable[..., tuple[tf.Tensor, dict[str, tf.Tensor]]],
+        *,
+        slots: Sequence[str],
+        scalar_slots: Sequence[str] = (),
+        name: str,
+    ):
+        """Makes an optimizer of learning rate 0; `build_optimizer` makes its slots.
+
+        Args:
+          update: update(weight, gradient, slots, learning_rate) -> the new weight and
+            the new slots, tensors of the weight's dtype; slots are by name, and zero
+            at first.
+          slots: names of the slots of the weight's shape.
+          scalar_slots: names of the slots that are scalars.
+          name: of the optimizer.
+        """
+        if KERAS_3:
+            super().__init__(0.0, name=name)
+        else:
+            super().__init__(name=name, jit_compile=False)
+            self._learning_rate = self._build_learning_rate(0.0)
+        self._update = update
+        self._slot_names = tuple(slots), tuple(scalar_slots)
+        self._slots_made = False
+
+    def build(self, variables: Sequence) -> None:
+        """Makes the slots of all variables."""
+        if self._slots_made:
+            return
+        super().build(variables)
+        names, scalar_names = self._slot_names
+        slots = {name: [] for name in names + scalar_names}
+        for variable in variables:
+            for name in names:
+                # The generations call these arguments differently.
+                slots[name].append(self.add_variable_from_reference(variable, name))
+            for name in scalar_names:
+                slots[name].append(
+                    self.add_variable(shape=(), dtype=variable.dtype, name=name)
+                )
+        self._slots = slots
+        self._slots_made = self._built = True
+
+    def update_step(self, gradient, variable, learning_rate=None) -> None:
+        """Updates one weight; Keras 2 gives no learning rate."""
+        if KERAS_3:
+            number = self._get_variable_index(variable)
+        else:
+            number = self._index_dict[self._var_key(variable)]
+            learning_rate = self.learning_rate
+        slots = {name: made[number] for name, made in self._slots.items()}
+        new, new_slots = self._update(
+            tf.convert_to_tensor(variable),
+            tf.convert_to_tensor(gradient),
+            {name: tf.convert_to_tensor(slot) for name, slot in slots.items()},
+            tf.cast(learning_rate, variable.dtype),
+        )
+        for name, slot in slots.items():
+            (slot.value if KERAS_3 else slot).assign(new_slots[name])
+        variable.assign(new)
 
 
 def loss_scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -159,15 +215,8 @@ def scale_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Ten
 def build_optimizer(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[tf.Variable]
 ) -> None:
-    """Creates the optimizer's variables now; call it under the strategy's scope.
-
-    The optimizers of tensorflow-addons are of Keras's older kind, without `build`.
-    """
-    inner = _inner_optimizer(optimizer)
-    if hasattr(inner, "build"):
-        optimizer.build(list(variables))
-    else:
-        inner._create_all_weights(list(variables))
+    """Creates the optimizer's variables now; call it under the strategy's scope."""
+    optimizer.build(list(variables))
 
 
 def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
@@ -191,8 +240,8 @@ def apply_gradients(
 
     Call it in replica context (inside `strategy.run`). If the optimizer is
     `loss_scaled` the gradients are those of the scaled loss; they are unscaled here.
-    Keras 2 and tensorflow-addons can be told not to sum again. Keras 3 cannot: it sums
-    whatever it is given, so it is given each replica's equal share.
+    Keras 2 can be told not to sum again. Keras 3 cannot: it sums whatever it is given,
+    so it is given each replica's equal share.
     """
     gradients, variables = zip(*gradients_and_variables, strict=True)
     if KERAS_3:
@@ -214,9 +263,26 @@ def set_learning_rate(
     """Assigns the learning rate, 0 in a new optimizer; works inside a `tf.function`.
 
     Call it on a built optimizer in cross-replica context, outside `strategy.run`.
-    Optimizers of tensorflow-addons have no variable to assign to until they are built.
     """
     _inner_optimizer(optimizer).learning_rate.assign(value)
+
+
+def lost_worker(num_workers: int) -> str | None:
+    """Whether a worker of this process's cluster is lost, and how that is known.
+
+    TensorFlow's coordination service knows it, which has no public name in either
+    generation. It marks all workers when it has lost one, and does not say which.
+
+    Args:
+        num_workers: how many there are.
+    """
+    from tensorflow.python.eager import context
+
+    try:
+        states = context.context().get_task_states([("worker", num_workers)])
+    except tf.errors.OpError:
+        return "worker 0 cannot be reached"
+    return "no heartbeat" if any(error is not None for error in states) else None
 
 
 def _is_loss_scaled(optimizer: keras.optimizers.Optimizer) -> bool:

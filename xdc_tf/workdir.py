@@ -31,6 +31,14 @@ def heads_file(workdir: str, stream: str) -> str:
     return os.path.join(workdir, f"{stream}_heads.npz")
 
 
+def features_dir(workdir: str, *, worker: int, num_workers: int) -> str:
+    """Path of a process's features; a single one has no directory of its own."""
+    features = os.path.join(workdir, FEATURES_DIR)
+    return (
+        features if num_workers == 1 else os.path.join(features, f"worker_{worker:03d}")
+    )
+
+
 def round_dir(workdir: str, round_index: int) -> str:
     """Path of a round's label tables."""
     return os.path.join(workdir, LABELS_DIR, f"round_{round_index:03d}")

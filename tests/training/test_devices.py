@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from xdc_tf.training import devices
@@ -14,3 +16,37 @@ def test_all_visible_devices_are_taken_by_default():
 def test_more_devices_than_there_are_is_an_error():
     with pytest.raises(ValueError, match="num_devices=3 exceeds the 2 visible"):
         devices.make_strategy(3)
+
+
+def tf_config(workers, *, index=0, kind="worker", **jobs):
+    cluster = {"worker": workers} | jobs
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+def test_tf_config_counts_the_workers(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert devices.num_workers_of_environment() == 1
+    monkeypatch.setenv("TF_CONFIG", tf_config(["a:1", "b:1", "c:1"], index=2))
+    assert devices.num_workers_of_environment() == 3
+
+
+def test_a_single_worker_is_a_machine_of_its_own(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", tf_config(["localhost:1"]))
+    assert devices.make_strategy(1).num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("worker", "cannot be read"),
+        ('{"cluster": {"worker": ["a:1"]}}', "cannot be read \\('task'\\)"),
+        (tf_config(["a:1", "b:1"], index=2), "this one among them"),
+        (tf_config(["a:1", "a:1"]), "each once"),
+        (tf_config(["a:1", "b:1"], ps=["c:1"]), "workers alone"),
+        (tf_config(["a:1", "b:1"], kind="evaluator"), "workers alone"),
+    ],
+)
+def test_a_tf_config_that_cannot_be_is_shown_with_one_that_can(text, told, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=f"TF_CONFIG=.*{told}.*HOST:PORT"):
+        devices.make_strategy()

@@ -142,9 +142,28 @@ def test_layers_take_batch_norm_weight_decay_and_seed_from_the_config(config):
         assert layers.weight_decay == 0.25
 
 
-def test_lamb_decays_weights_itself_so_layers_do_not(config):
-    config["optimizer"] |= {"name": "lamb", "weight_decay": 0.25}
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_lars_and_lamb_decay_weights_themselves_so_layers_do_not(name, config):
+    config["optimizer"] |= {"name": name, "weight_decay": 0.25}
     assert settings.training_layers(config).weight_decay == 0.0
+
+
+def test_the_learning_rate_is_that_of_the_whole_batch_by_default(config):
+    config["training"]["batch_size"] = 512
+    config["optimizer"]["learning_rate"] = 0.01
+    assert settings.schedule(config).peak == 0.01
+
+
+def test_the_learning_rate_grows_with_the_batch_from_its_reference(config):
+    config["training"]["batch_size"] = 512
+    config["optimizer"] |= {"learning_rate": 0.01, "reference_batch_size": 32}
+    assert settings.schedule(config).peak == pytest.approx(0.16)
+
+
+def test_a_negative_reference_batch_is_an_error(config):
+    config["optimizer"]["reference_batch_size"] = -1
+    with pytest.raises(ValueError, match="reference_batch_size=-1 .*batch_size"):
+        settings.schedule(config)
 
 
 def test_an_unknown_precision_is_named_with_those_there_are(config):

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,7 +7,8 @@ from xdc_tf import compat
 from xdc_tf.clustering import features
 from xdc_tf.data import clips, pipeline
 from xdc_tf.training import monitoring, train_step
-from xdc_tf.training.run import evaluation_batches, prepare, training_batches
+from xdc_tf.training.batches import evaluation_batches, training_batches
+from xdc_tf.training.run import prepare
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
 
@@ -33,6 +35,7 @@ def make_step(run, *, harvest=False):
         run.optimizer,
         strategy=run.strategy,
         global_batch_size=run.config["training"]["batch_size"],
+        accumulate_steps=run.config["training"]["accumulate_steps"],
         harvest=harvest,
     )
 
@@ -55,6 +58,80 @@ def test_two_devices_take_the_same_first_step_as_one(
         assert means_of_two[head]["loss"] == pytest.approx(means["loss"], rel=1e-5)
     for of_one, of_two in zip(weights_of_one, weights_of_two, strict=True):
         np.testing.assert_allclose(of_two, of_one, rtol=1e-4, atol=1e-5)
+
+
+def test_two_devices_have_the_losses_of_one_for_five_steps(
+    tiny_config, tiny_records, tmp_path, two_devices
+):
+    # Batch norm sees the whole batch on both; alone, each device would see its half.
+    tiny_config["synchronized_batch_norm"] = True
+    losses = []
+    for name, strategy in {"one": ONE_DEVICE, "two": two_devices}.items():
+        run = make_run(tiny_config, tiny_records, tmp_path / name, strategy)
+        compat.set_learning_rate(run.optimizer, 0.02)
+        step, batches = make_step(run), training_batches(run)
+        means = [monitoring.head_means([step(next(batches)).sums]) for _ in range(5)]
+        losses.append([[one["loss"] for one in heads.values()] for heads in means])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def without_batch_norm(run):
+    """The run with batch norm by its moving statistics, whatever the batch."""
+    for encoder in run.model.encoders.values():
+        for layer in encoder.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    return run
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_gradients_of_parts_make_the_step_of_the_whole_batch(
+    num_devices, tiny_config, tiny_records, tmp_path, two_devices
+):
+    tiny_config["optimizer"]["weight_decay"] = 0.1
+    strategy = ONE_DEVICE if num_devices == 1 else two_devices
+    whole = without_batch_norm(make_run(tiny_config, tiny_records, tmp_path / "whole"))
+    expected = make_step(whole, harvest=True)(next(training_batches(whole)))
+    tiny_config["training"]["accumulate_steps"] = 2
+    run = without_batch_norm(
+        make_run(tiny_config, tiny_records, tmp_path / "parts", strategy)
+    )
+    result = make_step(run, harvest=True)(next(training_batches(run)))
+    means = monitoring.head_means([result.sums])
+    for head, values in monitoring.head_means([expected.sums]).items():
+        assert means[head] == pytest.approx(values, rel=1e-5)
+    for of_parts, of_whole in zip(weights(run), weights(whole), strict=True):
+        np.testing.assert_allclose(of_parts, of_whole, rtol=1e-4, atol=1e-6)
+    found = features.examples_on_host(strategy, result.encoded)
+    wanted = features.examples_on_host(ONE_DEVICE, expected.encoded)
+    np.testing.assert_array_equal(found.example_index, wanted.example_index)
+    for stream, rows in wanted.streams.items():
+        np.testing.assert_allclose(found.streams[stream], rows, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_on_two_devices_share_their_batch_norm_statistics(
+    tiny_config, tiny_records, tmp_path, two_devices
+):
+    tiny_config["synchronized_batch_norm"] = True
+    tiny_config["training"]["accumulate_steps"] = 2
+    one = make_run(tiny_config, tiny_records, tmp_path / "one")
+    batch = next(training_batches(one))
+    # The first part of two devices has their first examples, 0 and 2 of the batch.
+    make_step(one)(
+        {name: tf.gather(rows, [0, 2, 1, 3]) for name, rows in batch.items()}
+    )
+    two = make_run(tiny_config, tiny_records, tmp_path / "two", two_devices)
+    make_step(two)(next(training_batches(two)))
+    for of_one, of_two in zip(weights(one), weights(two), strict=True):
+        np.testing.assert_allclose(of_two, of_one, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_parts_do_not_divide_is_an_error(
+    tiny_config, tiny_records, tmp_path
+):
+    tiny_config["training"]["accumulate_steps"] = 3
+    with pytest.raises(ValueError, match="batch_size=4 .* training.accumulate_steps=3"):
+        make_run(tiny_config, tiny_records, tmp_path)
 
 
 def test_the_loss_before_training_is_the_log_of_the_number_of_clusters(
@@ -171,9 +248,13 @@ def test_a_step_returns_no_features_unasked(tiny_config, tiny_records, tmp_path)
     assert make_step(run)(next(training_batches(run))).encoded is None
 
 
-def test_lamb_learns(tiny_config, tiny_records, tmp_path):
-    tiny_config["optimizer"]["name"] = "lamb"
+@pytest.mark.parametrize(("name", "rate"), [("lars", 10.0), ("lamb", 0.1)])
+def test_optimizers_of_large_batches_learn(
+    name, rate, tiny_config, tiny_records, tmp_path
+):
+    tiny_config["optimizer"]["name"] = name
     run = make_run(tiny_config, tiny_records, tmp_path)
+    compat.set_learning_rate(run.optimizer, rate)
     step, batch = make_step(run), next(training_batches(run))
     first = monitoring.head_means([step(batch).sums])
     for _ in range(5):

@@ -1,7 +1,9 @@
 """Pretrains encoders by cross-modal deep clustering."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 from absl import flags
 from ml_collections import config_flags
@@ -31,6 +33,14 @@ _NUM_DEVICES = flags.DEFINE_integer(
     0,
     "How many GPUs to train on; 0: all. Without any, logical devices of the CPU.",
 )
+_WORKER_TIMEOUT_SECS = flags.DEFINE_float(
+    "worker_timeout_secs",
+    7200,
+    "With several workers (TF_CONFIG): stop with exit code 75 if one lets the others "
+    "wait for longer where they meet; 0: never. Set it above the slowest one's lag in "
+    "extracting features. A worker that has died is noticed within seconds.",
+    lower_bound=0,
+)
 _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
     "allow_config_change",
     False,
@@ -41,16 +51,31 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 def main(argv):
     del argv
     config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
-    from xdc_tf.training import devices
+    from xdc_tf.training import devices, lost_workers, workers
     from xdc_tf.training.pretrain import pretrain
 
-    pretrain(
-        config,
-        workdir=_WORKDIR.value,
-        records_dir=_RECORDS.value,
-        strategy=devices.make_strategy(_NUM_DEVICES.value),
-        allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+    strategy = devices.make_strategy(
+        _NUM_DEVICES.value, worker_timeout_secs=_WORKER_TIMEOUT_SECS.value
     )
+    number, num_workers = workers.place(strategy)
+    with lost_workers.leaving(num_workers), _only_of_chief(number):
+        pretrain(
+            config,
+            workdir=_WORKDIR.value,
+            records_dir=_RECORDS.value,
+            strategy=strategy,
+            allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+        )
+
+
+@contextlib.contextmanager
+def _only_of_chief(number: int) -> Iterator[None]:
+    """The progress of one worker, and the errors of all."""
+    if number == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def run():

@@ -52,6 +52,7 @@ class FeatureStore:
         widths: Mapping[str, int],
         dtype: str,
         made_with: Mapping[str, Any],
+        example_indices: np.ndarray | None = None,
     ):
         """Opens the store in a directory, or makes one there with all rows empty.
 
@@ -64,6 +65,8 @@ class FeatureStore:
           widths: features per row, by stream.
           dtype: one of DTYPES.
           made_with: settings that all rows depend on, JSON values.
+          example_indices: [num_rows] int64, ascending: the example of each row, which
+            must follow from made_with; None if row i is of example i.
 
         Raises:
           ValueError: if a file of the store is damaged.
@@ -81,6 +84,7 @@ class FeatureStore:
                 }
             )
         )
+        self._example_indices = example_indices
         self._record = _read_record(directory)
         if self._record.get("form") != form:
             _make_files(directory, num_rows=num_rows, widths=widths, dtype=dtype)
@@ -135,6 +139,9 @@ class FeatureStore:
           FloatingPointError: on features that are not finite, or not in the dtype.
           OSError: if the disk fails.
         """
+        index = examples.example_index
+        if self._example_indices is not None:
+            index = np.searchsorted(self._example_indices, index)
         for stream, file in self._streams.items():
             features = examples.streams[stream]
             with np.errstate(over="ignore"):
@@ -153,8 +160,7 @@ class FeatureStore:
                     f"example_index {examples.example_index[first]}, up to "
                     f"{np.abs(features[first]).max()}; {remedy}."
                 )
-            file.write(examples.example_index, rows)
-        index = examples.example_index
+            file.write(index, rows)
         if len(index):
             self._states[index] = state
             self._uncommitted.append((int(index.min()), int(index.max())))

@@ -113,12 +113,25 @@ def average_statistics(
     """Gives all replicas the mean of their batch-norm statistics, in place.
 
     Each replica moves its own, from its own part of a batch. Until they are averaged an
-    example's features depend on the replica that computes them. Call it outside of
-    `strategy.run`; works inside a `tf.function`.
+    example's features depend on the replica that computes them. Replicas of other
+    processes are averaged over too, so that all processes call it together. Call it
+    outside of `strategy.run`; works inside a `tf.function`.
     """
     if strategy.num_replicas_in_sync == 1:
         return
-    for encoder in encoders:
-        for statistic in compat.tf_variables(encoder.non_trainable_variables):
-            parts = strategy.experimental_local_results(statistic)
-            statistic.assign(tf.add_n([tf.identity(p) for p in parts]) / len(parts))
+    statistics = [
+        statistic
+        for encoder in encoders
+        for statistic in compat.tf_variables(encoder.non_trainable_variables)
+    ]
+
+    def own_values():
+        return tf.concat([tf.reshape(one, [-1]) for one in statistics], axis=0)
+
+    # One reduction for all of them.
+    means = strategy.reduce(
+        tf.distribute.ReduceOp.MEAN, strategy.run(own_values), axis=None
+    )
+    sizes = [statistic.shape.num_elements() for statistic in statistics]
+    for statistic, mean in zip(statistics, tf.split(means, sizes), strict=True):
+        statistic.assign(tf.reshape(mean, statistic.shape))

@@ -2,6 +2,7 @@
 
 import enum
 import os
+import tempfile
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -58,8 +59,21 @@ class Checkpoints:
         optimizer,
         label_tables: dict[str, tf.Variable],
         progress: Progress,
+        writes: bool = True,
     ):
+        """Takes what is to be saved.
+
+        Args:
+          workdir: of the run.
+          model: its encoders and heads.
+          optimizer: with all its variables built.
+          label_tables: by label source.
+          progress: where the run stands.
+          writes: whether this process writes checkpoints; all processes of a run call
+            `save`, since statistics of batch norm are read by all of them together.
+        """
         self._progress = progress
+        self._writes = writes
         checkpoint = tf.train.Checkpoint(
             encoders=dict(model.encoders),
             heads=dict(model.heads),
@@ -71,9 +85,13 @@ class Checkpoints:
             checkpoint, os.path.join(workdir, work.CHECKPOINTS_DIR), max_to_keep=2
         )
 
-    def save(self) -> str:
-        """Saves under the present step; returns the checkpoint's path."""
-        return self._manager.save(checkpoint_number=self._number())
+    def save(self) -> None:
+        """Saves under the present step."""
+        if self._writes:
+            self._manager.save(checkpoint_number=self._number())
+            return
+        with tempfile.TemporaryDirectory() as directory:
+            self._manager.checkpoint.write(os.path.join(directory, "ckpt"))
 
     def _number(self) -> int:
         # The step, with the phase behind it: a round's labels are saved before its

@@ -49,8 +49,13 @@ def head_means(sums: list[HeadSums]) -> dict[str, dict[str, float]]:
 class Monitor:
     """Writes TensorBoard events and progress lines of one run."""
 
-    def __init__(self, log_dir: str, *, num_rounds: int, batch_size: int):
-        self._writer = tf.summary.create_file_writer(log_dir)
+    def __init__(self, log_dir: str | None, *, num_rounds: int, batch_size: int):
+        # Only one process of a run has a log_dir.
+        self._writer = (
+            tf.summary.create_noop_writer()
+            if log_dir is None
+            else tf.summary.create_file_writer(log_dir)
+        )
         self._num_rounds = num_rounds
         self._batch_size = batch_size
         self._last = (time.monotonic(), 0)

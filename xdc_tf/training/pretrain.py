@@ -28,15 +28,17 @@ from xdc_tf.training import (
     settings,
     supervision,
     train_step,
+    workers,
 )
-from xdc_tf.training.checkpoints import Phase
-from xdc_tf.training.run import (
-    Run,
+from xdc_tf.training.batches import (
     batches_per_pass,
     evaluation_batches,
-    prepare,
     training_batches,
 )
+from xdc_tf.training.checkpoints import Phase
+from xdc_tf.training.run import Run, prepare
+
+_POSITION = "the position (round, phase, step, first step of the round)"
 
 
 class Work(NamedTuple):
@@ -83,7 +85,11 @@ def pretrain(
         strategy=strategy,
         allow_config_change=allow_config_change,
     )
-    if run.checkpoints.restore():
+    restored = run.checkpoints.restore()
+    workers.check_same(
+        run.strategy, [int(value) for value in run.progress[:4]], _POSITION
+    )
+    if restored:
         print(f"Going on from step {int(run.progress.step)} in {workdir}.", flush=True)
         work_of_rounds = prepare_work(run)
     else:
@@ -101,6 +107,8 @@ def pretrain(
         # What the finished encoders see; a further round would train on it.
         assign_labels(run, work_of_rounds, num_rounds)
     run.monitor.close()
+    # None leaves before the others are done: they would take it for lost.
+    workers.any_process(run.strategy, False)
     print(f"{workdir} has all its {num_rounds} rounds.", flush=True)
 
 
@@ -116,6 +124,7 @@ def prepare_work(run: Run) -> Work:
             run.optimizer,
             strategy=run.strategy,
             global_batch_size=run.config["training"]["batch_size"],
+            accumulate_steps=run.config["training"]["accumulate_steps"],
             harvest=harvest.wanted,
         ),
         evaluate=train_step.make_evaluation_step(
@@ -175,11 +184,15 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
         clusterings = pseudo_labels.cluster(
             extracted,
             sources,
-            fitted_rows=run.records.trained,
+            fitted_rows=run.records.trained[run.records.share.rows],
             settings=settings.kmeans(run.config),
             seed=_round_seed(run, round_index, "clustering"),
             strategy=run.strategy,
         )
+        clusterings = {
+            name: clustering._replace(labels=_labels_of_all(run, clustering.labels))
+            for name, clustering in clusterings.items()
+        }
         criteria = settings.health(run.config)
         found = health.report(
             clusterings,
@@ -189,7 +202,10 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
             round_index=round_index,
         )
         run.monitor.clusterings(clusterings, found)
-        write_label_tables(run, round_index, clusterings, found)
+        workers.on_chief(
+            run.strategy,
+            lambda: write_label_tables(run, round_index, clusterings, found),
+        )
         if round_index < run.config["num_rounds"]:
             health.check(found, criteria)
         for source, clustering in clusterings.items():
@@ -203,6 +219,13 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
     run.progress.stale_epochs.assign(0)
     run.progress.phase.assign(Phase.TRAIN)
     run.checkpoints.save()
+
+
+def _labels_of_all(run: Run, labels: np.ndarray) -> np.ndarray:
+    records = run.records
+    return workers.labels_of_all(
+        run.strategy, records.share, labels, records.info.num_rows
+    )
 
 
 def write_label_tables(
@@ -317,6 +340,15 @@ def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
 def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
     """Saves the round's encoders and heads and moves on to the next round."""
     save_encoders(run, work_of_rounds)
+    workers.on_chief(run.strategy, lambda: save_heads(run, round_index))
+    work_of_rounds.harvest.commit()
+    run.progress.round_index.assign(round_index + 1)
+    run.progress.phase.assign(Phase.CLUSTER)
+    run.checkpoints.save()
+
+
+def save_heads(run: Run, round_index: int) -> None:
+    """Writes the heads, and what encoders.json tells."""
     for stream, sources in run.method.supervision.items():
         layers = {
             source: run.model.heads[supervision.head_name(stream, source)]
@@ -335,16 +367,18 @@ def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
     }
     path = os.path.join(run.workdir, work.ENCODERS_FILE)
     files.write_text(path, json.dumps(told) + "\n")
-    work_of_rounds.harvest.commit()
-    run.progress.round_index.assign(round_index + 1)
-    run.progress.phase.assign(Phase.CLUSTER)
-    run.checkpoints.save()
 
 
 def save_encoders(run: Run, work_of_rounds: Work, *, initial: bool = False) -> None:
     """Writes every encoder as a .keras file that opens without this project."""
-    for stream, encoder in work_of_rounds.portable_encoders.items():
+    portable = work_of_rounds.portable_encoders
+    for stream, encoder in portable.items():
         encoder.set_weights(run.model.encoders[stream].get_weights())
-        encoder_files.save_encoder(
-            encoder, work.encoder_file(run.workdir, stream, initial=initial)
-        )
+
+    def save() -> None:
+        for stream, encoder in portable.items():
+            encoder_files.save_encoder(
+                encoder, work.encoder_file(run.workdir, stream, initial=initial)
+            )
+
+    workers.on_chief(run.strategy, save)

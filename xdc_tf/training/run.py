@@ -1,7 +1,7 @@
 """A run made ready: its records read and checked, its model, data and state built."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -10,15 +10,13 @@ import tensorflow as tf
 
 from xdc_tf import compat
 from xdc_tf import workdir as work
-from xdc_tf.clustering import balance
 from xdc_tf.clustering.label_tables import NO_LABEL
-from xdc_tf.data import dataset_info, pipeline
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data import dataset_info
 from xdc_tf.data.dataset_info import DatasetInfo, Examples
 from xdc_tf.models import two_stream
 from xdc_tf.models.encoder_files import load_encoder
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
-from xdc_tf.training import optimizers, settings, supervision, trained_run
+from xdc_tf.training import optimizers, settings, supervision, trained_run, workers
 from xdc_tf.training.checkpoints import Checkpoints, Progress, new_progress
 from xdc_tf.training.monitoring import Monitor
 
@@ -32,6 +30,7 @@ class Records(NamedTuple):
     true_labels: np.ndarray  # [num_rows] int32, -1 where unknown
     trained: np.ndarray  # [num_rows] bool
     held_out: np.ndarray  # [num_rows] bool, labelled but never trained on
+    share: workers.Share  # what this process reads of them
 
 
 class Run(NamedTuple):
@@ -75,7 +74,9 @@ def prepare(
         )
     method = supervision.with_heads(method, config["kmeans"]["num_heads"])
     starts = _encoders_to_start_from(config, method)
-    records = _read_records(config, records_dir, supervision.modalities(method))
+    records = _read_records(
+        config, records_dir, supervision.modalities(method), strategy
+    )
     layers = settings.training_layers(config)
     num_labels = _num_labels(config, method, records)
     _check_sizes(config, records, strategy)
@@ -102,6 +103,7 @@ def prepare(
             model.trainable_variables,
             momentum=config["optimizer"]["momentum"],
             weight_decay=config["optimizer"]["weight_decay"],
+            trust_coefficient=config["optimizer"]["trust_coefficient"],
             scale_loss=config["precision"] == "mixed_float16",
         )
         no_labels = np.full_like(records.true_labels, NO_LABEL)
@@ -116,7 +118,11 @@ def prepare(
     for stream, encoder in starts.items():
         model.encoders[stream].set_weights(encoder.get_weights())
     progress = new_progress()
-    _claim_workdir(workdir, config, records, allow_config_change)
+    workers.on_chief(
+        strategy,
+        lambda: _claim_workdir(workdir, config, records, allow_config_change),
+    )
+    is_chief = records.share.number == 0
     return Run(
         config=config,
         workdir=workdir,
@@ -133,9 +139,10 @@ def prepare(
             optimizer=optimizer,
             label_tables=tables,
             progress=progress,
+            writes=is_chief,
         ),
         monitor=Monitor(
-            os.path.join(workdir, work.TENSORBOARD_DIR),
+            os.path.join(workdir, work.TENSORBOARD_DIR) if is_chief else None,
             num_rounds=config["num_rounds"],
             batch_size=config["training"]["batch_size"],
         ),
@@ -169,7 +176,9 @@ def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
     return encoders
 
 
-def _read_records(config, records_dir: str, modalities: Sequence[str]) -> Records:
+def _read_records(
+    config, records_dir: str, modalities: Sequence[str], strategy
+) -> Records:
     compat.enable_remote_paths(records_dir)
     info = dataset_info.read_dataset_info(records_dir)
     examples = dataset_info.read_examples(records_dir)
@@ -186,7 +195,8 @@ def _read_records(config, records_dir: str, modalities: Sequence[str]) -> Record
     trained = np.zeros(info.num_rows, bool)
     trained[examples.example_indices] = True
     trained &= ~held_out
-    return Records(records_dir, info, examples, true_labels, trained, held_out)
+    own = workers.share(info, examples, strategy)
+    return Records(records_dir, info, examples, true_labels, trained, held_out, own)
 
 
 def _num_labels(config, method, records: Records) -> dict[str, int]:
@@ -216,21 +226,35 @@ def _num_labels(config, method, records: Records) -> dict[str, int]:
 
 def _check_sizes(config, records: Records, strategy) -> None:
     num_devices = strategy.num_replicas_in_sync
-    sizes = {
-        "training.batch_size": config["training"]["batch_size"],
-        "features.batch_size": config["features"]["batch_size"],
-    }
-    for key, size in sizes.items():
-        if size < 1 or size % num_devices:
+    batch_size = config["training"]["batch_size"]
+    parts = config["training"]["accumulate_steps"]
+    if parts < 1:
+        raise ValueError(
+            f"config.training.accumulate_steps={parts} must be at least 1."
+        )
+    for key, size, divisor in (
+        ("training.batch_size", batch_size, num_devices * parts),
+        ("features.batch_size", config["features"]["batch_size"], num_devices),
+    ):
+        if size < 1 or size % divisor:
+            told = f" times training.accumulate_steps={parts}"
             raise ValueError(
-                f"config.{key}={size} is not a multiple of the {num_devices} devices."
+                f"config.{key}={size} is not a multiple of the {num_devices} devices"
+                f"{told if divisor > num_devices else ''}."
             )
     num_trained = int(records.trained.sum())
-    if num_trained < sizes["training.batch_size"]:
+    if num_trained < batch_size:
         raise ValueError(
             f"{records.directory} has {num_trained} examples to train on, fewer than "
-            f"config.training.batch_size={sizes['training.batch_size']}; lower it or "
-            "convert more videos."
+            f"config.training.batch_size={batch_size}; lower it or convert more videos."
+        )
+    own = records.share
+    fewest = workers.gathered(strategy, records.trained[own.rows].sum()).min()
+    if fewest < batch_size // own.count:
+        raise ValueError(
+            f"A worker's files of {records.directory} have {fewest} examples to train "
+            f"on, fewer than its part of config.training.batch_size={batch_size}; "
+            "lower it, use fewer workers, or convert with a lower --rows_per_shard."
         )
 
 
@@ -247,63 +271,3 @@ def _claim_workdir(workdir, config, records: Records, allow_config_change) -> No
     work.claim(workdir, config, allow_change=allow_config_change)
     os.makedirs(own_copy, exist_ok=True)
     dataset_info.write_dataset_info(own_copy, records.info)
-
-
-def batches_per_pass(run: Run) -> int:
-    """Training batches in one pass over the data set."""
-    return int(run.records.trained.sum()) // run.config["training"]["batch_size"]
-
-
-def training_batches(
-    run: Run, *, balanced: bool = False
-) -> Iterator[dict[str, tf.Tensor]]:
-    """Distributed training batches from the run's present step on.
-
-    Args:
-      run: where it stands.
-      balanced: draw from all clusters of the present label tables equally often.
-
-    Raises:
-      ValueError: if they are to be balanced and there are no labels.
-    """
-    training = run.config["training"]
-    draws = None
-    if balanced:
-        labels = {source: table.numpy() for source, table in run.label_tables.items()}
-        draws = balance.expected_draws(labels, run.records.trained)
-    passes, batches = divmod(int(run.progress.step), batches_per_pass(run))
-    dataset = pipeline.training_batches(
-        dataset_info.shard_paths(run.records.directory, run.records.info),
-        clip=settings.clip(run.config, run.records.info),
-        augmentation=Augmentation(**run.config["augmentation"]),
-        batch_size=training["batch_size"],
-        keep=run.records.trained,
-        draws=draws,
-        seed=run.config["seed"],
-        shuffle_buffer=training["shuffle_buffer"],
-        first_epoch=passes,
-        modalities=supervision.modalities(run.method),
-        skip_batches=batches,
-    )
-    return iter(_distribute(run, dataset))
-
-
-def evaluation_batches(run: Run, *, num_clips: int = 1, keep: np.ndarray | None = None):
-    """Distributed centre clips of all examples, or of those to keep; repeatable."""
-    dataset = pipeline.evaluation_batches(
-        dataset_info.shard_paths(run.records.directory, run.records.info),
-        clip=settings.clip(run.config, run.records.info),
-        batch_size=run.config["features"]["batch_size"],
-        num_clips=num_clips,
-        keep=keep,
-        modalities=supervision.modalities(run.method),
-    )
-    return _distribute(run, dataset)
-
-
-def _distribute(run: Run, dataset: tf.data.Dataset):
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
-    )
-    return run.strategy.experimental_distribute_dataset(dataset.with_options(options))

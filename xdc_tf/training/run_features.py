@@ -1,9 +1,10 @@
 """A run's features: by a pass over the data set, or harvested from its training."""
 
-import os
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import tensorflow as tf
 
 from xdc_tf import files
@@ -12,8 +13,9 @@ from xdc_tf.clustering import features
 from xdc_tf.clustering.feature_store import FeatureStore, RowState
 from xdc_tf.clustering.features import ClipFeatures, ExampleFeatures, Features
 from xdc_tf.models import folding
-from xdc_tf.training import settings, supervision
-from xdc_tf.training.run import Run, evaluation_batches
+from xdc_tf.training import settings, supervision, workers
+from xdc_tf.training.batches import evaluation_batches
+from xdc_tf.training.run import Run
 
 
 def open_store(run: Run) -> FeatureStore | None:
@@ -26,10 +28,11 @@ def open_store(run: Run) -> FeatureStore | None:
     if not supervision.clustered_sources(run.method):
         return None
     wanted = settings.features(run.config)
-    info = run.records.info
+    info, own = run.records.info, run.records.share
+    several = own.count > 1
     return FeatureStore(
-        os.path.join(run.workdir, work.FEATURES_DIR),
-        num_rows=info.num_rows,
+        work.features_dir(run.workdir, worker=own.number, num_workers=own.count),
+        num_rows=len(own.rows),
         widths={
             stream: encoder.output_shape[-1]
             for stream, encoder in run.model.encoders.items()
@@ -40,7 +43,10 @@ def open_store(run: Run) -> FeatureStore | None:
             "clip": settings.clip(run.config, info)._asdict(),
             "clips_per_video": wanted.clips_per_video,
             "precision": run.config["precision"],
+            # By which the files of records are dealt.
+            **({"worker": [own.number, own.count]} if several else {}),
         },
+        example_indices=own.rows if several else None,
     )
 
 
@@ -99,7 +105,7 @@ def _encoders_sha256(run: Run, round_index: int) -> dict[str, str]:
 def to_cluster(
     run: Run, store: FeatureStore, extract_clips: Callable, round_index: int
 ) -> Features:
-    """All examples' features for a round's clustering.
+    """The features of this process's examples for a round's clustering.
 
     What the store does not hold yet is computed by a pass over just these examples. A
     pass that was killed goes on where it was, with the same batches.
@@ -110,19 +116,28 @@ def to_cluster(
       extract_clips: of make_extract_clips.
       round_index: the round; after the last one, the number of rounds.
 
+    Returns:
+      Features by row of the run's share: by example_index in a run of one process.
+
     Raises:
       FloatingPointError: on features that are not finite.
       OSError: if the disk fails.
     """
+    encoders = workers.told_by_chief(
+        run.strategy, lambda: json.dumps(_encoders_sha256(run, round_index))
+    )
     store.keep_only(
         harvested_in=harvested_in(run, round_index),
-        extracted_by=_encoders_sha256(run, round_index),
+        extracted_by=json.loads(encoders),
     )
-    examples = run.records.trained | run.records.held_out
-    before = store.states[examples]
-    missing = examples & (store.states == RowState.EMPTY)
+    own = run.records.share.rows
+    examples = np.zeros_like(run.records.trained)
+    examples[own] = (run.records.trained | run.records.held_out)[own]
+    before = store.states[examples[own]]
+    missing = examples.copy()
+    missing[own] &= store.states == RowState.EMPTY
     started = time.monotonic()
-    if missing.any():
+    if workers.any_process(run.strategy, missing.any()):
         batches = evaluation_batches(
             run,
             num_clips=settings.features(run.config).clips_per_video,

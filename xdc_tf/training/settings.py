@@ -13,6 +13,7 @@ from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.training.optimizers import DECAYING
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -101,9 +102,9 @@ def portable_layers(config: Mapping[str, Any]) -> LayerSettings:
     """What an encoder's layers keep outside of the run: float32, local batch norm."""
     return LayerSettings(
         batch_norm_momentum=config["batch_norm_momentum"],
-        # LAMB decays the weights itself; a penalty would decay them twice.
+        # These decay the weights themselves; a penalty would decay them twice.
         weight_decay=0.0
-        if config["optimizer"]["name"] == "lamb"
+        if config["optimizer"]["name"] in DECAYING
         else config["optimizer"]["weight_decay"],
         seed=config["seed"],
     )
@@ -191,12 +192,20 @@ def health(config: Mapping[str, Any]) -> HealthSettings:
 
 
 def schedule(config: Mapping[str, Any]) -> Schedule:
-    """Shape of a round's learning rate.
+    """Shape of a round's learning rate, for the global batch.
 
     Raises:
-      ValueError: on an unknown schedule name.
+      ValueError: on an unknown schedule name, or a reference batch that cannot be.
     """
     optimizer = config["optimizer"]
+    peak, reference = optimizer["learning_rate"], optimizer["reference_batch_size"]
+    if reference < 0:
+        raise ValueError(
+            f"config.optimizer.reference_batch_size={reference} must be the batch that "
+            "learning_rate is stated for, or 0 for training.batch_size."
+        )
+    if reference:
+        peak *= config["training"]["batch_size"] / reference
     if optimizer["schedule"] not in SCHEDULES:
         raise ValueError(
             f"config.optimizer.schedule={optimizer['schedule']!r} is unknown; choose "
@@ -204,7 +213,7 @@ def schedule(config: Mapping[str, Any]) -> Schedule:
         )
     return Schedule(
         name=optimizer["schedule"],
-        peak=optimizer["learning_rate"],
+        peak=peak,
         warmup_steps=optimizer["warmup_steps"],
         decay_shares=tuple(optimizer["decay_shares"]),
         decay_factor=optimizer["decay_factor"],

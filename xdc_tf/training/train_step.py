@@ -95,6 +95,14 @@ def _count(mask):
     return tf.reduce_sum(tf.cast(mask, tf.float32))
 
 
+class _Gradients(NamedTuple):
+    """What one replica computes from its part of the batch."""
+
+    sums: dict[str, dict[str, tf.Tensor]]
+    streams: dict[str, tf.Tensor]  # the features that the heads read; empty if unwanted
+    gradients: list[tf.Tensor]
+
+
 def make_train_step(
     model: TwoStream,
     method: supervision.Method,
@@ -103,19 +111,22 @@ def make_train_step(
     *,
     strategy: tf.distribute.Strategy,
     global_batch_size: int,
+    accumulate_steps: int = 1,
     harvest: bool = False,
 ) -> Callable[[dict], StepResult]:
     """The function that takes a distributed batch and updates.
 
     The loss of each head is its summed cross-entropy over all devices divided by the
     global batch size, and the heads' losses are added up, or averaged over several
-    clusterings of one source; so n devices take the same step as one. With `harvest`
-    it returns the features that it computed on the way.
+    clusterings of one source; so n devices take the same step as one. Every device
+    computes its batch in `accumulate_steps` equal parts, one after the other, and adds
+    their gradients up: the same step, but for batch norm, which sees a part at a time.
+    With `harvest` it returns the features that it computed on the way.
     """
     variables = model.trainable_variables
     weights = supervision.head_weights(method)
 
-    def replica_step(batch):
+    def replica_gradients(batch):
         context = tf.distribute.get_replica_context()
         with tf.GradientTape() as tape:
             encoded = encode(model, method, batch, training=True)
@@ -123,18 +134,78 @@ def make_train_step(
             losses = [one["loss"] * weights[head] for head, one in sums.items()]
             loss = tf.add_n(losses) / global_batch_size
             if model.penalties:
-                # Every device adds its share, since gradients are summed over them.
-                loss += tf.add_n(model.penalties) / context.num_replicas_in_sync
+                # Every part adds its share, since gradients are summed over them.
+                num_parts = context.num_replicas_in_sync * accumulate_steps
+                loss += tf.add_n(model.penalties) / num_parts
             scaled_loss = compat.scale_loss(optimizer, loss)
         gradients = tape.gradient(scaled_loss, variables)
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        return _Gradients(sums, encoded.streams if harvest else {}, gradients)
+
+    def replica_zeros(batch):
+        part_size = batch["example_index"].shape[0] // accumulate_steps
+        return _Gradients(
+            {
+                head: {key: tf.zeros([]) for key in ("loss", "correct", "labelled")}
+                for head in weights
+            },
+            {
+                stream: tf.zeros([accumulate_steps, part_size, one.output_shape[-1]])
+                for stream, one in model.encoders.items()
+                if harvest
+            },
+            [tf.zeros(variable.shape, variable.dtype) for variable in variables],
+        )
+
+    def replica_add(batch, number, before):
+        own = {
+            name: tf.reshape(rows, [accumulate_steps, -1, *rows.shape[1:]])[number]
+            for name, rows in batch.items()
+        }
+        added = replica_gradients(own)
+        return _Gradients(
+            tf.nest.map_structure(tf.add, before.sums, added.sums),
+            {
+                stream: tf.tensor_scatter_nd_update(rows, [[number]], [added_rows])
+                for (stream, rows), added_rows in zip(
+                    before.streams.items(), added.streams.values(), strict=True
+                )
+            },
+            [a + b for a, b in zip(before.gradients, added.gradients, strict=True)],
+        )
+
+    def all_gradients(batch):
+        if accumulate_steps == 1:
+            return strategy.run(replica_gradients, args=(batch,))
+        # Outside of the replicas: they cannot meet in a loop of their own, as they do
+        # for synchronised batch norm.
+        _, found = tf.while_loop(
+            lambda number, _: number < accumulate_steps,
+            lambda number, before: (
+                number + 1,
+                strategy.run(replica_add, args=(batch, number, before)),
+            ),
+            (0, strategy.run(replica_zeros, args=(batch,))),
+            parallel_iterations=1,
+        )
+        return found
+
+    def replica_update(batch, found):
+        context = tf.distribute.get_replica_context()
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, found.gradients)
         compat.apply_gradients(optimizer, zip(gradients, variables, strict=True))
-        return sums, encoded if harvest else None
+        if not harvest:
+            return None
+        streams = {
+            stream: tf.reshape(rows, [-1, rows.shape[-1]])
+            for stream, rows in found.streams.items()
+        }
+        return ExampleFeatures(batch["example_index"], streams)
 
     @tf.function
     def train_step(batch):
-        sums, encoded = strategy.run(replica_step, args=(batch,))
-        return StepResult(_sum_over_devices(strategy, sums), encoded)
+        found = all_gradients(batch)
+        encoded = strategy.run(replica_update, args=(batch, found))
+        return StepResult(_sum_over_devices(strategy, found.sums), encoded)
 
     return train_step
 
@@ -163,7 +234,7 @@ def make_evaluation_step(
 
 
 def _sum_over_devices(strategy, sums):
-    return tf.nest.map_structure(
-        lambda value: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None),
-        sums,
-    )
+    """The same structure of scalars, added up in one reduction."""
+    stacked = strategy.run(lambda *scalars: tf.stack(scalars), tf.nest.flatten(sums))
+    total = strategy.reduce(tf.distribute.ReduceOp.SUM, stacked, axis=None)
+    return tf.nest.pack_sequence_as(sums, tf.unstack(total))

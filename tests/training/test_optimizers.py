@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf import compat
+from xdc_tf.training import optimizers
+
+KERNEL = np.array([[3.0, 0.0], [0.0, 4.0]], np.float32)  # of length 5
+BIAS = np.array([1.0, -2.0], np.float32)
+GRADIENTS = {
+    "kernel": np.array([[0.6, 0.0], [0.0, -0.8]], np.float32),  # of length 1
+    "bias": np.array([0.5, 0.25], np.float32),
+}
+
+
+def variables():
+    return [tf.Variable(KERNEL), tf.Variable(BIAS)]
+
+
+def make(name, weights, **changes):
+    settings = {
+        "momentum": 0.5,
+        "weight_decay": 0.1,
+        "trust_coefficient": 0.01,
+        "scale_loss": False,
+    }
+    optimizer = optimizers.make(name, weights, **(settings | changes))
+    compat.set_learning_rate(optimizer, 0.2)
+    return optimizer
+
+
+def step(optimizer, weights, scale=1.0):
+    gradients = [tf.constant(scale * value) for value in GRADIENTS.values()]
+
+    @tf.function
+    def apply():
+        compat.apply_gradients(optimizer, zip(gradients, weights, strict=True))
+
+    apply()
+    return [weight.numpy() for weight in weights]
+
+
+def test_lars_scales_a_kernels_step_by_lengths_and_leaves_a_bias_as_sgd_has_it():
+    weights = variables()
+    kernel, bias = step(make("lars", weights), weights)
+    # 0.01 * 5 / (1 + 0.1 * 5) = 1 / 30
+    moved = 0.2 / 30 * (GRADIENTS["kernel"] + 0.1 * KERNEL)
+    np.testing.assert_allclose(kernel, KERNEL - moved, rtol=1e-6)
+    np.testing.assert_allclose(bias, BIAS - 0.2 * GRADIENTS["bias"], rtol=1e-6)
+
+
+def test_the_second_step_of_lars_keeps_a_part_of_the_first():
+    weights = variables()
+    optimizer = make("lars", weights, weight_decay=0.0)
+    first, _ = step(optimizer, weights)
+    second, bias = step(optimizer, weights)
+    # Lengths: of the gradient 1, of the weight before the second step as it was.
+    velocity = 0.2 * 0.01 * 5 * GRADIENTS["kernel"]
+    np.testing.assert_allclose(first, KERNEL - velocity, rtol=1e-6)
+    velocity = 0.5 * velocity + 0.2 * 0.01 * np.linalg.norm(first) * GRADIENTS["kernel"]
+    np.testing.assert_allclose(second, first - velocity, rtol=1e-6)
+    np.testing.assert_allclose(bias, BIAS - 0.2 * 2.5 * GRADIENTS["bias"], rtol=1e-6)
+
+
+def lamb_in_numpy(weight, gradients, *, decay, scaled):
+    """The update of the paper in float64, with the rate 0.2."""
+    weight = weight.astype(np.float64)
+    mean, square = np.zeros_like(weight), np.zeros_like(weight)
+    for age, gradient in enumerate(gradients, start=1):
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * np.square(gradient)
+        change = mean / (1 - 0.9**age) / (np.sqrt(square / (1 - 0.999**age)) + 1e-6)
+        if scaled:
+            change += decay * weight
+            change *= np.linalg.norm(weight) / np.linalg.norm(change)
+        weight = weight - 0.2 * change
+    return weight
+
+
+def test_three_steps_of_lamb_are_those_of_the_paper():
+    weights = variables()
+    optimizer = make("lamb", weights)
+    scales = (1.0, -0.5, 2.0)
+    for scale in scales:
+        kernel, bias = step(optimizer, weights, scale)
+    for found, start, name, scaled in (
+        (kernel, KERNEL, "kernel", True),
+        (bias, BIAS, "bias", False),
+    ):
+        gradients = [scale * GRADIENTS[name].astype(np.float64) for scale in scales]
+        expected = lamb_in_numpy(start, gradients, decay=0.1, scaled=scaled)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_decay_of_lamb_lies_within_the_trust_ratio():
+    weights = variables()
+    kernel, _ = step(make("lamb", weights, weight_decay=1e6), weights)
+    # All of the change is decay then, scaled to the weight's own length: w - 0.2 w.
+    np.testing.assert_allclose(kernel, 0.8 * KERNEL, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_a_weight_of_zero_moves_all_the_same(name):
+    weights = [tf.Variable(np.zeros([2, 2], np.float32)), tf.Variable(BIAS)]
+    kernel, _ = step(make(name, weights), weights)
+    assert np.isfinite(kernel).all() and np.abs(kernel).sum() > 0
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "lamb"])
+def test_cleared_slots_give_the_first_step_of_a_new_optimizer(name):
+    weights = variables()
+    optimizer = make(name, weights)
+    first = step(optimizer, weights)
+    step(optimizer, weights, 3.0)
+    optimizers.clear_slots(optimizer)
+    for weight, start in zip(weights, (KERNEL, BIAS), strict=True):
+        weight.assign(start)
+    for again, once in zip(step(optimizer, weights), first, strict=True):
+        np.testing.assert_allclose(again, once, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_slots_are_restored_from_a_checkpoint(name, tmp_path):
+    weights = variables()
+    optimizer = make(name, weights)
+    step(optimizer, weights)
+    path = tf.train.Checkpoint(weights=weights, optimizer=optimizer).save(
+        str(tmp_path / "ckpt")
+    )
+    expected = step(optimizer, weights)
+    others = variables()
+    other = make(name, others)
+    status = tf.train.Checkpoint(weights=others, optimizer=other).restore(path)
+    status.assert_existing_objects_matched()
+    for found, wanted in zip(step(other, others), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_loss_scaling_leaves_the_step_as_it_is(name):
+    plain, scaled = variables(), variables()
+    expected = step(make(name, plain), plain)
+    optimizer = make(name, scaled, scale_loss=True)
+    factor = float(compat.scale_loss(optimizer, tf.constant(1.0)))
+    for found, wanted in zip(step(optimizer, scaled, factor), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_two_replicas_with_summed_gradients_take_the_step_of_one(name, two_devices):
+    weights = variables()
+    expected = step(make(name, weights), weights)
+    with two_devices.scope():
+        mirrored = variables()
+        optimizer = make(name, mirrored)
+
+    @tf.function
+    def apply():
+        def replica_step():
+            compat.apply_gradients(
+                optimizer,
+                zip(map(tf.constant, GRADIENTS.values()), mirrored, strict=True),
+            )
+
+        two_devices.run(replica_step)
+
+    apply()
+    for variable, wanted in zip(mirrored, expected, strict=True):
+        for copy in two_devices.experimental_local_results(variable):
+            np.testing.assert_allclose(copy.numpy(), wanted, rtol=1e-6)

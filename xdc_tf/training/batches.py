@@ -1,0 +1,136 @@
+"""A run's batches, of this process's files and on its devices."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.clustering import balance
+from xdc_tf.data import pipeline
+from xdc_tf.data.augment import Augmentation
+from xdc_tf.training import settings, supervision, workers
+from xdc_tf.training.run import Run
+
+
+def batches_per_pass(run: Run) -> int:
+    """Training batches in one pass over the data set."""
+    return int(run.records.trained.sum()) // run.config["training"]["batch_size"]
+
+
+def training_batches(
+    run: Run, *, balanced: bool = False
+) -> Iterator[dict[str, tf.Tensor]]:
+    """Distributed training batches from the run's present step on.
+
+    Each process draws its part of every batch from its own files, over and over; the
+    passes of some may be shorter than those of others.
+
+    Args:
+      run: where it stands.
+      balanced: draw from all clusters of the present label tables equally often, of
+        those that a process's own files have.
+
+    Raises:
+      ValueError: if they are to be balanced and there are no labels.
+    """
+    training, own = run.config["training"], run.records.share
+    trained = np.zeros_like(run.records.trained)
+    trained[own.rows] = run.records.trained[own.rows]
+    draws = None
+    if balanced:
+        labels = {source: table.numpy() for source, table in run.label_tables.items()}
+        draws = balance.expected_draws(labels, trained)
+    batch_size = training["batch_size"] // own.count
+    passes, batches = divmod(int(run.progress.step), int(trained.sum()) // batch_size)
+    dataset = pipeline.training_batches(
+        _own_files(run),
+        clip=settings.clip(run.config, run.records.info),
+        augmentation=Augmentation(**run.config["augmentation"]),
+        batch_size=batch_size,
+        keep=trained,
+        draws=draws,
+        seed=run.config["seed"],
+        shuffle_buffer=training["shuffle_buffer"],
+        first_epoch=passes,
+        modalities=supervision.modalities(run.method),
+        skip_batches=batches,
+    )
+    return iter(_distribute(run, dataset, batch_size))
+
+
+def evaluation_batches(
+    run: Run, *, num_clips: int = 1, keep: np.ndarray | None = None
+) -> Iterable[dict[str, tf.Tensor]]:
+    """Distributed centre clips of all examples, or of those to keep; repeatable.
+
+    Every process sees the examples of its own files, and all get the same number of
+    batches, the last of padding alone where a process has fewer examples.
+    """
+    own = run.records.share
+    batch_size = run.config["features"]["batch_size"] // own.count
+    dataset = pipeline.evaluation_batches(
+        _own_files(run),
+        clip=settings.clip(run.config, run.records.info),
+        batch_size=batch_size,
+        num_clips=num_clips,
+        keep=keep,
+        modalities=supervision.modalities(run.method),
+    )
+    if own.count == 1:
+        return _distribute(run, dataset, batch_size)
+    wanted = run.records.trained | run.records.held_out
+    wanted = wanted if keep is None else wanted & keep
+    num_batches = -(-num_clips * int(wanted[own.rows].sum()) // batch_size)
+    padding = {
+        name: tf.fill(
+            spec.shape,
+            tf.cast(
+                pipeline.PADDING_INDEX if name == "example_index" else 0, spec.dtype
+            ),
+        )
+        for name, spec in dataset.element_spec.items()
+    }
+    endless = dataset.concatenate(tf.data.Dataset.from_tensors(padding).repeat())
+    return _First(
+        _distribute(run, endless, batch_size),
+        int(workers.gathered(run.strategy, num_batches).max()),
+    )
+
+
+class _First:
+    """The first batches of an endless data set, each time that it is iterated over."""
+
+    def __init__(self, batches: Iterable, number: int):
+        self._batches, self._number = batches, number
+
+    def __iter__(self):
+        return itertools.islice(self._batches, self._number)
+
+
+def _own_files(run: Run) -> list[str]:
+    return [
+        os.path.join(run.records.directory, name) for name in run.records.share.files
+    ]
+
+
+def _distribute(run: Run, dataset: tf.data.Dataset, batch_size: int):
+    """Splits this process's batches over its devices."""
+    own = run.records.share
+    if own.count == 1:
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.OFF
+        )
+        return run.strategy.experimental_distribute_dataset(
+            dataset.with_options(options)
+        )
+    per_device = batch_size * own.count // run.strategy.num_replicas_in_sync
+    if per_device < batch_size:
+        dataset = dataset.rebatch(per_device, drop_remainder=True)
+    # Of a data set that may end, processes tell each other so before every batch.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return run.strategy.distribute_datasets_from_function(
+        lambda _: dataset.apply(endless)
+    )
