@@ -6,8 +6,14 @@ import os
 _BLOCK_BYTES = 1 << 20
 
 
-def write_text(path: str, text: str) -> None:
-    """Writes a file under a temporary name and renames it when complete."""
+def write_text(path: str, text: str, *, sync: bool = False) -> None:
+    """Writes a file under a temporary name and renames it when complete.
+
+    Args:
+      path: local or remote.
+      text: of the file.
+      sync: return when a local file is on disk, so that it outlives a power cut.
+    """
     temporary = path + ".tmp"
     if "://" in path:
         gfile = _remote_files(path)
@@ -17,7 +23,23 @@ def write_text(path: str, text: str) -> None:
     else:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-        os.replace(temporary, path)
+        put(temporary, path) if sync else os.replace(temporary, path)
+
+
+def put(temporary: str, path: str) -> None:
+    """Gives a complete file its name, after its contents are on disk."""
+    sync_path(temporary)
+    os.replace(temporary, path)
+    sync_path(os.path.dirname(path) or ".")
+
+
+def sync_path(path: str) -> None:
+    """Returns when a file's contents, or the names in a directory, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_text(path: str) -> str:

@@ -6,7 +6,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from xdc_tf import program
+from xdc_tf import program, signals
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -41,16 +41,18 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 def main(argv):
     del argv
     config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
-    from xdc_tf.training import devices
-    from xdc_tf.training.pretrain import pretrain
+    with signals.listening() as stop:
+        from xdc_tf.training import devices
+        from xdc_tf.training.pretrain import pretrain
 
-    pretrain(
-        config,
-        workdir=_WORKDIR.value,
-        records_dir=_RECORDS.value,
-        strategy=devices.make_strategy(_NUM_DEVICES.value),
-        allow_config_change=_ALLOW_CONFIG_CHANGE.value,
-    )
+        pretrain(
+            config,
+            workdir=_WORKDIR.value,
+            records_dir=_RECORDS.value,
+            strategy=devices.make_strategy(_NUM_DEVICES.value),
+            allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+            stop=stop,
+        )
 
 
 def run():

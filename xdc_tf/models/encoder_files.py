@@ -7,6 +7,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from xdc_tf import files
+
 
 class Head(NamedTuple):
     """A linear classifier on an encoder's features.
@@ -25,7 +27,7 @@ def save_encoder(encoder: keras.Model, path: str) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = path.removesuffix(".keras") + ".tmp.keras"
     encoder.save(temporary)
-    os.replace(temporary, path)
+    files.put(temporary, path)
 
 
 def load_encoder(path: str) -> keras.Model:
@@ -60,7 +62,7 @@ def save_heads(heads: Mapping[str, Head], path: str) -> None:
     temporary = path + ".tmp"
     with open(temporary, "wb") as file:
         np.savez(file, **arrays)
-    os.replace(temporary, path)
+    files.put(temporary, path)
 
 
 def load_heads(path: str) -> dict[str, Head]:
