@@ -1,18 +1,20 @@
 """Text files, local or remote, written whole or not at all; checksums of files."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 
 _BLOCK_BYTES = 1 << 20
 
 
-def write_text(path: str, text: str, *, sync: bool = False) -> None:
+def write_text(path: str, text: str) -> None:
     """Writes a file under a temporary name and renames it when complete.
 
-    Args:
-      path: local or remote.
-      text: of the file.
-      sync: return when a local file is on disk, so that it outlives a power cut.
+    A local file is on disk when this returns.
+
+    Raises:
+      OSError: if a local file cannot be written; names the path.
     """
     temporary = path + ".tmp"
     if "://" in path:
@@ -20,20 +22,38 @@ def write_text(path: str, text: str, *, sync: bool = False) -> None:
         with gfile.GFile(temporary, "w") as file:
             file.write(text)
         gfile.rename(temporary, path, overwrite=True)
-    else:
+        return
+    with placing(path, temporary):
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-        put(temporary, path) if sync else os.replace(temporary, path)
 
 
-def put(temporary: str, path: str) -> None:
-    """Gives a complete file its name, after its contents are on disk."""
-    sync_path(temporary)
-    os.replace(temporary, path)
-    sync_path(os.path.dirname(path) or ".")
+@contextlib.contextmanager
+def placing(path: str, temporary: str) -> Iterator[str]:
+    """Gives a file its name when it is complete and on disk.
+
+    Args:
+      path: the name.
+      temporary: where it is written, on the same file system; removed on an error.
+
+    Raises:
+      OSError: if it cannot be written; names the path.
+    """
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(os.path.dirname(path) or ".")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        # An error in writing, unlike one in opening, names no file.
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), path) from error
 
 
-def sync_path(path: str) -> None:
+def sync(path: str) -> None:
     """Returns when a file's contents, or the names in a directory, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -57,7 +57,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         _print_error("interrupted")
         code = 130
     except signals.Stopped as stopped:
-        _print_error(f"stopped by {stopped}; the same command goes on from here")
+        _print_error(f"stopped by {stopped}; the same command goes on")
         code = signals.EXIT_CODE
     except Exception:
         traceback.print_exc()

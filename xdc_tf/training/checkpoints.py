@@ -179,10 +179,9 @@ class Checkpoints:
             self._write_index([*kept, name][-self._keep :])
             self._remove_unnamed()
         except OSError as error:
-            told = error if path in str(error) else f"{path}: {error}"
             self._error = OSError(
-                f"The checkpoint cannot be written: {told}. Those before it are "
-                "intact; make room or the directory writable, and restart."
+                f"The checkpoint {path} cannot be written: {error}. Those before it "
+                "are intact; make room or the directory writable, and restart."
             )
         finally:
             for source in tf.io.gfile.glob(in_memory + ".*"):
@@ -192,7 +191,7 @@ class Checkpoints:
         lines = [f'model_checkpoint_path: "{names[-1]}"'] if names else []
         lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
         path = os.path.join(self._directory, _INDEX_FILE)
-        files.write_text(path, "".join(line + "\n" for line in lines), sync=True)
+        files.write_text(path, "".join(line + "\n" for line in lines))
 
     def _named(self) -> list[str]:
         """The names of the checkpoints that are whole, oldest first."""
@@ -262,8 +261,7 @@ def _first_line(error: Exception) -> str:
 
 def _copy(source: str, path: str) -> None:
     """Copies a file from memory to disk, under its name when all of it is there."""
-    temporary = path + ".tmp"
-    with tf.io.gfile.GFile(source, "rb") as taken, open(temporary, "wb") as file:
-        while block := taken.read(_COPY_BYTES):
-            file.write(block)
-    files.put(temporary, path)
+    with files.placing(path, path + ".tmp") as temporary:
+        with tf.io.gfile.GFile(source, "rb") as taken, open(temporary, "wb") as file:
+            while block := taken.read(_COPY_BYTES):
+                file.write(block)

@@ -1,5 +1,6 @@
 """What a run tells: progress lines on the terminal and curves in TensorBoard."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -60,6 +61,7 @@ class Monitor:
         profile_steps: tuple[int, int] = (0, 0),
     ):
         self.profiler = Profiler(log_dir, profile_steps)
+        self._log_dir = log_dir
         self._writer = tf.summary.create_file_writer(log_dir)
         self._num_rounds = num_rounds
         self._batch_size = batch_size
@@ -101,7 +103,7 @@ class Monitor:
         secs = max(now - before, 1e-9)
         rate, waited = (step - step_before) / secs, self._waited_secs / secs
         self.start_timer(step)
-        with self._writer.as_default(step=step):
+        with self._events(step=step):
             tf.summary.scalar("training/learning_rate", learning_rate)
             tf.summary.scalar("training/clips_per_sec", rate * self._batch_size)
             tf.summary.scalar("training/input_wait_share", waited)
@@ -133,7 +135,7 @@ class Monitor:
                 f"step {step}; the last checkpoint is intact. Lower "
                 "config.optimizer.learning_rate or raise warmup_steps, and restart."
             )
-        with self._writer.as_default(step=step):
+        with self._events(step=step):
             self._head_scalars("held_out", means)
         total = sum(values["loss"] for values in means.values())
         print(
@@ -153,7 +155,7 @@ class Monitor:
 
     def skipped(self, count: int, *, step: int, told: str) -> None:
         """Reports a step that was left out, as the count-th of the run."""
-        with self._writer.as_default(step=step):
+        with self._events(step=step):
             tf.summary.scalar("training/skipped_steps", count)
         print(f"warning: {told}", file=sys.stderr, flush=True)
 
@@ -174,12 +176,12 @@ class Monitor:
         for name, measures in found["clusterings"].items():
             scalars |= {f"{name}/{key}": value for key, value in measures.items()}
             scalars[f"{name}/collapsed"] = float(name in found["collapses"])
-        with self._writer.as_default(step=found["round"]):
+        with self._events(step=found["round"]):
             for name, value in scalars.items():
                 tf.summary.scalar(f"clusters/{name}", value)
             for name, clustering in clusterings.items():
                 tf.summary.histogram(f"clusters/{name}/sizes", clustering.sizes)
-        self._writer.flush()
+            self._writer.flush()
         finished = found["round"] == self._num_rounds
         when = "end" if finished else f"round {found['round'] + 1}/{self._num_rounds}"
         shown = {
@@ -196,10 +198,23 @@ class Monitor:
         if found["collapses"]:
             print(f"warning: {health.told(found)}", file=sys.stderr, flush=True)
 
+    @contextlib.contextmanager
+    def _events(self, *, step: int) -> Iterator[None]:
+        """Writes summaries; raises OSError if that fails."""
+        try:
+            with self._writer.as_default(step=step):
+                yield
+        except tf.errors.OpError as error:
+            raise OSError(f"{self._log_dir} cannot be written: {error}") from error
+
     def close(self) -> None:
-        """Writes what is buffered."""
-        self.profiler.close()
-        self._writer.close()
+        """Writes what is buffered; curves that cannot be written are no error here."""
+        try:
+            self.profiler.close()
+            self._writer.close()
+        except tf.errors.OpError as error:
+            told = f"{self._log_dir} cannot be written: {error}"
+            print(f"warning: {told}", file=sys.stderr, flush=True)
 
 
 def _duration(secs: float) -> str:

@@ -59,7 +59,7 @@ def save_with_heads(
         }
         encoder_files.save_heads(heads, work.heads_file(directory, stream))
     path = os.path.join(directory, work.ENCODERS_FILE)
-    files.write_text(path, json.dumps(told) + "\n", sync=True)
+    files.write_text(path, json.dumps(told) + "\n")
 
 
 def save_finished_round(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
