@@ -2,6 +2,7 @@
 
 import enum
 import glob
+import hashlib
 import os
 import sys
 import threading
@@ -15,6 +16,7 @@ from xdc_tf import workdir as work
 from xdc_tf.models.two_stream import TwoStream
 
 _INDEX_FILE = "checkpoint"  # names the whole checkpoints; TensorFlow's name and form
+_SUMS_ENDING = ".sha256"  # of a checkpoint's files, as `sha256sum --check` reads it
 _COPY_BYTES = 1 << 24
 
 
@@ -173,9 +175,11 @@ class Checkpoints:
             if len(kept) != len(self._named()):
                 self._write_index(kept)  # what is overwritten is not whole meanwhile
             self._remove_unnamed()  # what a killed process or a full disk has left
-            # The data before their index, as TensorFlow has it.
+            sums = ""
             for source in sorted(tf.io.gfile.glob(in_memory + ".*")):
-                _copy(source, path + source.removeprefix(in_memory))
+                ending = source.removeprefix(in_memory)
+                sums += f"{_copy(source, path + ending)}  {name}{ending}\n"
+            files.write_text(path + _SUMS_ENDING, sums)
             self._write_index([*kept, name][-self._keep :])
             self._remove_unnamed()
         except OSError as error:
@@ -231,37 +235,46 @@ class Checkpoints:
             path = os.path.join(self._directory, name)
             if damage:
                 print(f"warning: {damage}; going back to {path}.", file=sys.stderr)
-            try:
-                self._checkpoint.read(path).assert_existing_objects_matched()
-            except (
-                tf.errors.DataLossError,
-                tf.errors.NotFoundError,
-                tf.errors.OutOfRangeError,
-            ) as error:
-                damage = f"{path} is damaged ({_first_line(error)})"
-                continue
-            except (AssertionError, ValueError, tf.errors.OpError) as error:
-                raise ValueError(
-                    f"{path} does not fit the model of this configuration "
-                    f"({_first_line(error)}); use another --workdir."
-                ) from error
-            return path
+            damage = _damage(path)
+            if not damage:
+                break
         if damage:
             raise ValueError(
                 f"{damage}, and so is every checkpoint before it; restore the "
                 "directory from a copy, or use another --workdir."
             )
-        return None
+        if not names:
+            return None
+        try:
+            self._checkpoint.read(path).assert_existing_objects_matched()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise ValueError(
+                f"{path} does not fit the model of this configuration "
+                f"({str(error).splitlines()[0]}); use another --workdir."
+            ) from error
+        return path
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+def _damage(path: str) -> str:
+    """What is wrong with the files of a checkpoint; empty if they are as written."""
+    try:
+        with open(path + _SUMS_ENDING, encoding="utf-8") as file:
+            sums = [line.split("  ", 1) for line in file.read().splitlines()]
+        for expected, name in sums:
+            found = os.path.join(os.path.dirname(path), name)
+            if files.sha256(found) != expected:
+                return f"{found} is damaged (its SHA-256 is another)"
+    except (OSError, ValueError) as error:
+        return f"{path} is damaged ({error})"
+    return "" if sums else f"{path}{_SUMS_ENDING} is empty"
 
 
-def _copy(source: str, path: str) -> None:
-    """Copies a file from memory to disk, under its name when all of it is there."""
+def _copy(source: str, path: str) -> str:
+    """Copies a file from memory to disk, whole or not at all; returns its SHA-256."""
+    digest = hashlib.sha256()
     with files.placing(path, path + ".tmp") as temporary:
         with tf.io.gfile.GFile(source, "rb") as taken, open(temporary, "wb") as file:
             while block := taken.read(_COPY_BYTES):
                 file.write(block)
+                digest.update(block)
+    return digest.hexdigest()
