@@ -33,7 +33,7 @@ from absl import app, flags
 PHASES = ("extraction", "clustering", "training", "saving", "exporting")
 _TIMES = flags.DEFINE_integer("times", 20, "How many runs are killed.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
-_PHASES = flags.DEFINE_list("phases", PHASES, "Where to kill, in turn.")
+_PHASES = flags.DEFINE_list("phases", list(PHASES), "Where to kill, in turn.")
 _RECORDS = flags.DEFINE_string("records", None, "Records; else made for this.")
 _SOURCE = flags.DEFINE_string("source", "training", "config.features.source.")
 _TIMEOUT_SECS = 900.0
