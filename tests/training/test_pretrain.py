@@ -92,6 +92,7 @@ def test_two_devices_run_all_rounds(tiny_config, tiny_records, tmp_path, two_dev
 
 
 KILLED_IN_A_STEP = """
+import threading
 from xdc_tf.training import train_step
 make = train_step.make_train_step
 def make_deadly(*args, **kwargs):
@@ -99,6 +100,9 @@ def make_deadly(*args, **kwargs):
     def deadly(batch):
         calls.append(batch)
         if len(calls) == 4:
+            for thread in threading.enumerate():
+                if thread.name == "checkpoint":
+                    thread.join()
             os.kill(os.getpid(), signal.SIGKILL)
         return step(batch)
     return deadly

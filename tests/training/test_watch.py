@@ -120,12 +120,12 @@ def spoiled(monkeypatch):
     steps = {2: None}
 
     def spoiling(run, **arguments):
-        with run.strategy.scope():
-            for number, batch in enumerate(training_batches(run, **arguments), 1):
-                if number in steps:
-                    steps[number] = batch["example_index"].numpy().tolist()
+        for number, batch in enumerate(training_batches(run, **arguments), 1):
+            if number in steps:
+                steps[number] = batch["example_index"].numpy().tolist()
+                with run.strategy.scope():
                     batch = with_nan(batch)
-                yield batch
+            yield batch
 
     prepared = pretrain.prepare_work
 
