@@ -185,35 +185,31 @@ def run_process(workdir: str, records: str, moment: Moment | None) -> Ended:
         sys.stderr.flush()
         os._exit(code)
     os.close(write_end)
-    phases, active, killed_in = _watch(process, read_end, moment)
+    ended, too_long = _watch(process, read_end, moment)
     os.close(read_end)
-    _, status = os.waitpid(process, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code == -signal.SIGKILL and killed_in == "too long":
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if too_long:
         raise RuntimeError(f"{workdir} took over {_TIMEOUT_SECS} s; see {log}.")
     if code not in (0, -signal.SIGKILL):
         raise RuntimeError(f"{workdir} failed with {code}; see {log}.")
-    return Ended(killed_in if code else None, phases)
+    # One that ended just before its signal was not killed.
+    return ended if code else ended._replace(killed_in=None)
 
 
-def _watch(process: int, read_end: int, moment: Moment | None):
-    """Reads what a process announces until it ends, and kills it."""
+def _watch(process: int, read_end: int, moment: Moment | None) -> tuple[Ended, bool]:
+    """Reads what a process announces, and kills it; also, if it takes too long."""
     phases, active, seen = [], [], collections.Counter()
-    killed_in, buffered = None, b""
-    kill_at = time.monotonic() + _TIMEOUT_SECS
-    reason = "too long"
+    kill_at, too_long = time.monotonic() + _TIMEOUT_SECS, True
+    buffered = b""
     while True:
-        ready, _, _ = select.select(
-            [read_end], [], [], max(0.0, kill_at - time.monotonic())
-        )
-        if not ready:
+        secs = max(0.0, kill_at - time.monotonic())
+        if not select.select([read_end], [], [], secs)[0]:
             os.kill(process, signal.SIGKILL)
-            killed_in = reason or (active[-1][0] if active else "between")
-            kill_at = float("inf")
-            return phases, active, killed_in
+            killed_in = active[-1][0] if active else "between"
+            return Ended(killed_in, phases), too_long
         received = os.read(read_end, 1 << 16)
         if not received:
-            return phases, active, killed_in
+            return Ended(None, phases), False
         *lines, buffered = (buffered + received).split(b"\n")
         for line in lines:
             what, phase = line.decode().split()
@@ -221,11 +217,11 @@ def _watch(process: int, read_end: int, moment: Moment | None):
                 seen[phase] += 1
                 active.append((phase, time.monotonic()))
                 if moment and (phase, seen[phase]) == moment[:2]:
-                    kill_at, reason = time.monotonic() + moment.secs, None
+                    kill_at, too_long = time.monotonic() + moment.secs, False
             else:
-                began = next(one for one in reversed(active) if one[0] == phase)
-                active.remove(began)
-                phases.append((phase, time.monotonic() - began[1]))
+                begun = next(one for one in reversed(active) if one[0] == phase)
+                active.remove(begun)
+                phases.append((phase, time.monotonic() - begun[1]))
 
 
 def fingerprints(workdir: str) -> dict[str, str]:
