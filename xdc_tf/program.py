@@ -193,7 +193,8 @@ def _without_start_up_noise() -> Iterator[None]:
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, *signals.SIGNALS):
+            signal.signal(number, signal.SIG_IGN)
         os.close(write_end)
         with os.fdopen(read_end, "rb") as lines:
             for line in lines:
