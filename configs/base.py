@@ -117,6 +117,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.training.patience = 0
     c.training.held_out_share = 0.05  # of the videos; pseudo-labelled, never trained on
     c.training.max_steps_per_epoch = 0  # 0: the whole data set
+    # So many steps of a run whose loss or gradients are not finite are left out; one
+    # more stops it.
+    c.training.skip_nonfinite = 0
     # Draw from all clusters equally often, whatever their sizes (supervised: from all
     # classes). A video of a small cluster then comes several times per epoch, up to
     # number of videos / num_clusters; shuffle_buffer should be larger than that.
@@ -138,5 +141,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.decay_factor = 0.1
 
     c.checkpoint_every_steps = 500
+    c.checkpoints = ml_collections.ConfigDict()
+    c.checkpoints.keep = 2  # the last so many
     c.log_every_steps = 20
+    c.profile_steps = (0, 0)  # first and last step of the run to profile; 0, 0: none
+    # The same bits in every run on the same devices, killed or not; slower on GPUs.
+    c.deterministic = False
     return c

@@ -212,6 +212,14 @@ def scale_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Ten
     return optimizer.scale_loss(loss) if KERAS_3 else optimizer.get_scaled_loss(loss)
 
 
+def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | None:
+    """What the loss is multiplied with now; None unless `loss_scaled`."""
+    if not _is_loss_scaled(optimizer):
+        return None
+    scale = optimizer.dynamic_scale if KERAS_3 else optimizer.loss_scale
+    return tf.convert_to_tensor(scale, tf.float32)
+
+
 def build_optimizer(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[tf.Variable]
 ) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 
 from absl import app, flags
 
+from xdc_tf import signals
+
 # What bad input raises: wrong values, a loss that is not finite, missing files, ...
 USER_ERRORS = (ValueError, FloatingPointError, OSError)
 # What a configuration file or a --config.KEY=VALUE raises while flags are parsed.
@@ -35,7 +37,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """Parses the flags, runs `main` and leaves with an exit code; never returns.
 
     0 for success and for `--help`; 1 for a mistake in flags or input, told in one
-    `error: ...` line; 130 for Ctrl-C. Any other exception is a bug and shows its
+    `error: ...` line; 130 for Ctrl-C; 75 if a command that listens for them (signals)
+    has stopped for SIGTERM or SIGUSR1. Any other exception is a bug and shows its
     traceback. The flag `--debug` shows the traceback of mistakes too, and the messages
     of TensorFlow that are otherwise silenced.
 
@@ -53,6 +56,9 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except KeyboardInterrupt:
         _print_error("interrupted")
         code = 130
+    except signals.Stopped as stopped:
+        _print_error(f"stopped by {stopped}; the same command goes on")
+        code = signals.EXIT_CODE
     except Exception:
         traceback.print_exc()
     _leave(code if isinstance(code, int) else int(code is not None))
@@ -187,7 +193,8 @@ def _without_start_up_noise() -> Iterator[None]:
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, *signals.SIGNALS):
+            signal.signal(number, signal.SIG_IGN)
         os.close(write_end)
         with os.fdopen(read_end, "rb") as lines:
             for line in lines:

@@ -1,8 +1,12 @@
 """The files of a run's work directory, by name; WORKSPACE.md lists what they hold."""
 
+import contextlib
+import fcntl
 import json
 import os
 import re
+import socket
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +21,60 @@ LABELS_DIR = "labels"
 FEATURES_DIR = "features"
 TENSORBOARD_DIR = "tensorboard"
 INITIAL_DIR = "initial"
+BEST_DIR = "best"
+LOCK_FILE = "lock"
 _ROUND = re.compile(r"round_(\d+)")
+
+
+class Lock:
+    """A work directory's lock, which keeps a second run out of it.
+
+    It goes with the process that holds it, however that ends; the file stays.
+    """
+
+    def __init__(self, workdir: str):
+        """Takes the lock, at once or not at all.
+
+        Where the file system has no locks, that is told, and the run goes on.
+
+        Raises:
+          BlockingIOError: if another run has it; names that one's host and process.
+          OSError: if the directory cannot be written.
+        """
+        path = os.path.join(workdir, LOCK_FILE)
+        self._file = open(path, "a+", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise BlockingIOError(
+                f"{workdir} is in use by {holder}; wait for that run, end it, or use "
+                "another --workdir."
+            ) from None
+        except OSError as error:
+            print(
+                f"warning: {path} cannot be locked here ({error}); see to it yourself "
+                "that no other run uses this work directory.",
+                file=sys.stderr,
+                flush=True,
+            )
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without it
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._file.flush()
+
+    def release(self) -> None:
+        """Lets others have the directory."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self.release()
 
 
 def encoder_file(workdir: str, stream: str, *, initial: bool = False) -> str:
@@ -80,6 +137,12 @@ def read_config(workdir: str) -> dict[str, Any]:
     return config
 
 
+def check_local(workdir: str) -> None:
+    """Raises ValueError for a remote path."""
+    if "://" in workdir:
+        raise ValueError(f"--workdir={workdir} must be a local directory.")
+
+
 def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> None:
     """Makes a work directory for a configuration, or checks that it is its own.
 
@@ -95,8 +158,7 @@ def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> Non
     """
     # Through JSON, so that tuples compare equal to the lists that they are read as.
     config = json.loads(json.dumps(config))
-    if "://" in workdir:
-        raise ValueError(f"--workdir={workdir} must be a local directory.")
+    check_local(workdir)
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, CONFIG_FILE)
     if os.path.exists(path):

@@ -69,11 +69,13 @@ def deadly_average(batches):
                 os.kill(os.getpid(), signal.SIGKILL)
     return average(counted())
 
-def deadly_checkpoint(self):
+def deadly_checkpoint(self, **arguments):
     saves.append(self)
     if len(saves) == deadly_save:
+        self.wait()
+        arguments["first"]()
         os.kill(os.getpid(), signal.SIGKILL)
-    return save(self)
+    return save(self, **arguments)
 
 features.average_clips, Checkpoints.save = deadly_average, deadly_checkpoint
 from xdc_tf.training.pretrain import pretrain
@@ -228,7 +230,7 @@ def test_a_step_is_written_when_the_next_one_comes_or_at_a_commit(tmp_path):
     assert audio[:, 0].tolist() == [0, 0, 0, 0]
     harvest.add(encoded([2, 3], [3.0, 4.0]), round_index=0, step=2)
     assert audio[:, 0].tolist() == [1, 0, 2, 0]
-    harvest.commit()
+    harvest.prepare_commit()()
     assert audio[:, 0].tolist() == [1, 0, 3, 4]
     assert store.features().present.tolist() == [True, False, True, True]
 
@@ -238,13 +240,13 @@ def test_harvested_features_that_are_not_finite_stop_with_round_and_step(tmp_pat
     harvest.add(encoded([0, 2], [1.0, np.nan]), round_index=1, step=7)
     told = "audio .*example_index 2.* in round 2, step 7; the last checkpoint"
     with pytest.raises(FloatingPointError, match=told):
-        harvest.commit()
+        harvest.prepare_commit()()
 
 
 def test_another_round_starts_with_an_empty_store(tmp_path):
     store, harvest = make_harvest(tmp_path)
     harvest.add(encoded([0, 2], [1.0, 2.0]), round_index=0, step=1)
-    harvest.commit()
+    harvest.prepare_commit()()
     harvest.start_round(0)
     assert store.states.any()
     harvest.start_round(1)

@@ -4,7 +4,7 @@ import json
 
 from absl import flags, logging
 
-from xdc_tf import program
+from xdc_tf import program, signals
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run to export.", required=True
@@ -25,19 +25,20 @@ _RESULTS = flags.DEFINE_list(
 
 def main(argv):
     del argv
-    from xdc_tf import files
-    from xdc_tf.export import export_run
-
     # TensorFlow narrates the saving at this level.
     logging.set_verbosity(logging.WARNING)
     optional = {"licence": _LICENCE.value} if _LICENCE.value else {}
-    paths = export_run.export(
-        _WORKDIR.value,
-        _OUT.value,
-        formats=_FORMATS.value,
-        results=[json.loads(files.read_text(path)) for path in _RESULTS.value],
-        **optional,
-    )
+    with signals.listening():
+        from xdc_tf import files
+        from xdc_tf.export import export_run
+
+        paths = export_run.export(
+            _WORKDIR.value,
+            _OUT.value,
+            formats=_FORMATS.value,
+            results=[json.loads(files.read_text(path)) for path in _RESULTS.value],
+            **optional,
+        )
     for path in paths:
         print(f"Exported {path}")
 

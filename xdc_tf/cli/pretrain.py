@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import config_flags
 
-from xdc_tf import program
+from xdc_tf import program, signals
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -51,21 +51,23 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 def main(argv):
     del argv
     config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
-    from xdc_tf.training import devices, lost_workers, workers
-    from xdc_tf.training.pretrain import pretrain
+    with signals.listening() as stop:
+        from xdc_tf.training import devices, lost_workers, workers
+        from xdc_tf.training.pretrain import pretrain
 
-    strategy = devices.make_strategy(
-        _NUM_DEVICES.value, worker_timeout_secs=_WORKER_TIMEOUT_SECS.value
-    )
-    number, num_workers = workers.place(strategy)
-    with lost_workers.leaving(num_workers), _only_of_chief(number):
-        pretrain(
-            config,
-            workdir=_WORKDIR.value,
-            records_dir=_RECORDS.value,
-            strategy=strategy,
-            allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+        strategy = devices.make_strategy(
+            _NUM_DEVICES.value, worker_timeout_secs=_WORKER_TIMEOUT_SECS.value
         )
+        number, num_workers = workers.place(strategy)
+        with lost_workers.leaving(num_workers), _only_of_chief(number):
+            pretrain(
+                config,
+                workdir=_WORKDIR.value,
+                records_dir=_RECORDS.value,
+                strategy=strategy,
+                allow_config_change=_ALLOW_CONFIG_CHANGE.value,
+                stop=stop,
+            )
 
 
 @contextlib.contextmanager

@@ -17,11 +17,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from xdc_tf import signals
 from xdc_tf.clustering.features import ExampleFeatures, Features
 
 DTYPES = ("float32", "float16")
@@ -176,11 +177,15 @@ class FeatureStore:
           FloatingPointError, OSError: see write.
         """
         committed = time.monotonic()
-        for examples in groups:
-            self.write(examples, RowState.EXTRACTED)
-            if time.monotonic() - committed >= COMMIT_SECS:
-                self.commit()
-                committed = time.monotonic()
+        try:
+            for examples in groups:
+                self.write(examples, RowState.EXTRACTED)
+                if time.monotonic() - committed >= COMMIT_SECS:
+                    self.commit()
+                    committed = time.monotonic()
+        except signals.Stopped:
+            self.commit()
+            raise
         self.commit()
 
     def commit(self) -> None:
@@ -189,14 +194,27 @@ class FeatureStore:
         Raises:
           OSError: if the disk fails.
         """
+        self.prepare_commit()()
+
+    def prepare_commit(self) -> Callable[[], None]:
+        """The part of a commit that waits for the disk, for another thread to call.
+
+        It may run while further rows are written, but not beside another commit. It
+        raises OSError if the disk fails.
+        """
         if not self._uncommitted:
-            return
-        for file in self._streams.values():
-            file.sync()
+            return lambda: None
         firsts, lasts = zip(*self._uncommitted, strict=True)
-        self._rows.write_run(min(firsts), self._states[min(firsts) : max(lasts) + 1])
-        self._rows.sync()
+        first, states = min(firsts), self._states[min(firsts) : max(lasts) + 1].copy()
         self._uncommitted.clear()
+
+        def commit() -> None:
+            for file in self._streams.values():
+                file.sync()
+            self._rows.write_run(first, states)
+            self._rows.sync()
+
+        return commit
 
     def features(self) -> Features:
         """All rows, as read-only memory maps, and which of them are filled."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from xdc_tf import files
+
 
 class Head(NamedTuple):
     """A linear classifier on an encoder's features.
@@ -21,11 +23,14 @@ class Head(NamedTuple):
 
 
 def save_encoder(encoder: keras.Model, path: str) -> None:
-    """Writes an encoder whole or not at all; makes the folder."""
+    """Writes an encoder whole or not at all; makes the folder.
+
+    Raises:
+      OSError: if it cannot be written; names the path.
+    """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = path.removesuffix(".keras") + ".tmp.keras"
-    encoder.save(temporary)
-    os.replace(temporary, path)
+    with files.placing(path, path.removesuffix(".keras") + ".tmp.keras") as temporary:
+        encoder.save(temporary)
 
 
 def load_encoder(path: str) -> keras.Model:
@@ -51,16 +56,19 @@ def load_encoder(path: str) -> keras.Model:
 
 
 def save_heads(heads: Mapping[str, Head], path: str) -> None:
-    """Writes an encoder's heads, by the source of their labels, whole or not at all."""
+    """Writes an encoder's heads, by the source of their labels, whole or not at all.
+
+    Raises:
+      OSError: if they cannot be written; names the path.
+    """
     arrays = {
         f"{source}/{name}": np.asarray(value, np.float32)
         for source, head in heads.items()
         for name, value in head._asdict().items()
     }
-    temporary = path + ".tmp"
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(temporary, path)
+    with files.placing(path, path + ".tmp") as temporary:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
 
 
 def load_heads(path: str) -> dict[str, Head]:

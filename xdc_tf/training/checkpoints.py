@@ -1,14 +1,23 @@
-"""Where a run stands, and its checkpoints."""
+"""Where a run stands, and its checkpoints: saved beside the training, whole or not."""
 
 import enum
+import glob
+import hashlib
 import os
-import tempfile
+import sys
+import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from xdc_tf import files
 from xdc_tf import workdir as work
 from xdc_tf.models.two_stream import TwoStream
+
+_INDEX_FILE = "checkpoint"  # names the whole checkpoints; TensorFlow's name and form
+_SUMS_ENDING = ".sha256"  # of a checkpoint's files, as `sha256sum --check` reads it
+_COPY_BYTES = 1 << 24
 
 
 class Phase(enum.IntEnum):
@@ -26,10 +35,11 @@ class Progress(NamedTuple):
 
     round_index: tf.Variable  # int64, from 0
     phase: tf.Variable  # int64, a Phase
-    step: tf.Variable  # int64, updates since the start of the run
+    step: tf.Variable  # int64, batches trained on since the start of the run
     round_first_step: tf.Variable  # int64, `step` when the round's training began
     best_loss: tf.Variable  # float64, the round's lowest held-out loss
     stale_epochs: tf.Variable  # int64, epochs since then
+    skipped: tf.Variable  # int64, steps without an update, since they were not finite
 
 
 def new_progress() -> Progress:
@@ -45,11 +55,26 @@ def new_progress() -> Progress:
         round_first_step=variable(0, tf.int64),
         best_loss=variable(float("inf"), tf.float64),
         stale_epochs=variable(0, tf.int64),
+        skipped=variable(0, tf.int64),
     )
 
 
+def check_keep(keep: int) -> None:
+    """Raises ValueError if so many checkpoints cannot be kept."""
+    if keep < 1:
+        raise ValueError(
+            f"config.checkpoints.keep={keep} must be at least 1; with 2, a run goes on "
+            "from the former one where the last is damaged."
+        )
+
+
 class Checkpoints:
-    """Saves and restores everything that a run changes."""
+    """Saves and restores everything that a run changes.
+
+    A checkpoint is taken into memory at once, by TensorFlow's own writer on its file
+    system `ram://`, and copied to disk by a thread while training goes on; at most one
+    at a time. The index file names a checkpoint when all of it is on disk.
+    """
 
     def __init__(
         self,
@@ -59,6 +84,7 @@ class Checkpoints:
         optimizer,
         label_tables: dict[str, tf.Variable],
         progress: Progress,
+        keep: int = 2,
         writes: bool = True,
     ):
         """Takes what is to be saved.
@@ -69,51 +95,195 @@ class Checkpoints:
           optimizer: with all its variables built.
           label_tables: by label source.
           progress: where the run stands.
+          keep: how many checkpoints stay on disk; at least 1.
           writes: whether this process writes checkpoints; all processes of a run call
             `save`, since statistics of batch norm are read by all of them together.
         """
-        self._progress = progress
+        self._keep = keep
         self._writes = writes
-        checkpoint = tf.train.Checkpoint(
+        self._progress = progress
+        self._directory = os.path.join(workdir, work.CHECKPOINTS_DIR)
+        self._checkpoint = tf.train.Checkpoint(
             encoders=dict(model.encoders),
             heads=dict(model.heads),
             optimizer=optimizer,
             label_tables=dict(label_tables),
             progress=progress._asdict(),
         )
-        self._manager = tf.train.CheckpointManager(
-            checkpoint, os.path.join(workdir, work.CHECKPOINTS_DIR), max_to_keep=2
-        )
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
 
-    def save(self) -> None:
-        """Saves under the present step."""
-        if self._writes:
-            self._manager.save(checkpoint_number=self._number())
-            return
-        with tempfile.TemporaryDirectory() as directory:
-            self._manager.checkpoint.write(os.path.join(directory, "ckpt"))
+    def save(
+        self, *, first: Callable[[], None] | None = None, wait: bool = True
+    ) -> None:
+        """Saves the present state, after the checkpoint before has been written.
 
-    def _number(self) -> int:
-        # The step, with the phase behind it: a round's labels are saved before its
-        # first update, at the same step as the end of the round before.
-        step, phase = int(self._progress.step), int(self._progress.phase)
-        return 2 * step + phase
-
-    def restore(self) -> str | None:
-        """Restores the latest checkpoint; returns its path, or None without one.
+        Args:
+          first: called by the writing thread before anything is written: what a
+            checkpoint must find on disk.
+          wait: return when the checkpoint is on disk; else when it is in memory.
 
         Raises:
-          ValueError: if it does not fit the model.
+          OSError: if the disk failed, with this checkpoint (only if `wait`) or the one
+            before. Those that the index file names are intact.
         """
-        path = self._manager.latest_checkpoint
-        if path is None:
+        self.wait()
+        name = f"ckpt-{self._number()}"
+        in_memory = f"ram://checkpoint-{id(self)}/{name}"
+        self._checkpoint.write(in_memory)
+        self._thread = threading.Thread(
+            target=self._write, args=(in_memory, name, first), name="checkpoint"
+        )
+        self._thread.start()
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more.
+
+        Raises:
+          OSError: if the disk failed.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        """Waits, also where another error ends the run, which is then the one told."""
+        try:
+            self.wait()
+        except OSError as unsaved:
+            if error is None:
+                raise
+            print(f"warning: {unsaved}", file=sys.stderr, flush=True)
+
+    def _number(self) -> int:
+        # Grows with every save: at a step lie the end of a round's training, the round
+        # after it, and that one with its labels.
+        step, phase = int(self._progress.step), int(self._progress.phase)
+        return 2 * (step + int(self._progress.round_index)) + phase
+
+    def _write(self, in_memory: str, name: str, first) -> None:
+        path = os.path.join(self._directory, name)
+        try:
+            if first is not None:
+                first()
+            if self._writes:
+                self._copy_to_disk(in_memory, path)
+        except OSError as error:
+            self._error = OSError(
+                f"The checkpoint {path} cannot be written: {error}. Those before it "
+                "are intact; make room or the directory writable, and restart."
+            )
+        finally:
+            for source in tf.io.gfile.glob(in_memory + ".*"):
+                tf.io.gfile.remove(source)
+
+    def _copy_to_disk(self, in_memory: str, path: str) -> None:
+        name = os.path.basename(path)
+        os.makedirs(self._directory, exist_ok=True)
+        kept = [one for one in self._named() if one != name]
+        if len(kept) != len(self._named()):
+            self._write_index(kept)  # what is overwritten is not whole meanwhile
+        self._remove_unnamed()  # what a killed process or a full disk has left
+        sums = ""
+        for source in sorted(tf.io.gfile.glob(in_memory + ".*")):
+            ending = source.removeprefix(in_memory)
+            sums += f"{_copy(source, path + ending)}  {name}{ending}\n"
+        files.write_text(path + _SUMS_ENDING, sums)
+        self._write_index([*kept, name][-self._keep :])
+        self._remove_unnamed()
+
+    def _write_index(self, names: list[str]) -> None:
+        lines = [f'model_checkpoint_path: "{names[-1]}"'] if names else []
+        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
+        path = os.path.join(self._directory, _INDEX_FILE)
+        files.write_text(path, "".join(line + "\n" for line in lines))
+
+    def _named(self) -> list[str]:
+        """The names of the checkpoints that are whole, oldest first."""
+        path = os.path.join(self._directory, _INDEX_FILE)
+        if not os.path.exists(path):
+            return []
+        state = tf.train.get_checkpoint_state(self._directory)
+        if state is None:
+            raise ValueError(
+                f"{path} is damaged; write the line model_checkpoint_path: "
+                '"ckpt-N" with the highest N there is into it, or use another '
+                "--workdir."
+            )
+        # A file written elsewhere may hold whole paths.
+        return [os.path.basename(one) for one in state.all_model_checkpoint_paths]
+
+    def _remove_unnamed(self) -> None:
+        named = set(self._named())
+        for path in glob.glob(os.path.join(glob.escape(self._directory), "ckpt-*")):
+            if os.path.basename(path).split(".")[0] not in named:
+                os.remove(path)
+
+    def restore(self) -> str | None:
+        """Restores the latest checkpoint that is intact.
+
+        One that is damaged is told on the standard error.
+
+        Returns:
+          The checkpoint's path, or None if none has been saved.
+
+        Raises:
+          ValueError: if it does not fit the model, or none is intact.
+        """
+        names = self._named()
+        damage = ""
+        for name in reversed(names):
+            path = os.path.join(self._directory, name)
+            if damage:
+                print(f"warning: {damage}; going back to {path}.", file=sys.stderr)
+            damage = _damage(path)
+            if not damage:
+                break
+        if damage:
+            raise ValueError(
+                f"{damage}, and so is every checkpoint before it; restore the "
+                "directory from a copy, or use another --workdir."
+            )
+        if not names:
             return None
         try:
-            status = self._manager.checkpoint.restore(path)
-            status.assert_existing_objects_matched()
+            self._checkpoint.read(path).assert_existing_objects_matched()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise ValueError(
                 f"{path} does not fit the model of this configuration "
                 f"({str(error).splitlines()[0]}); use another --workdir."
             ) from error
         return path
+
+
+def _damage(path: str) -> str:
+    """What is wrong with the files of a checkpoint; empty if they are as written."""
+    try:
+        with open(path + _SUMS_ENDING, encoding="utf-8") as file:
+            sums = [line.split("  ", 1) for line in file.read().splitlines()]
+        for expected, name in sums:
+            found = os.path.join(os.path.dirname(path), name)
+            if files.sha256(found) != expected:
+                return f"{found} is damaged (its SHA-256 is another)"
+    except (OSError, ValueError) as error:
+        return f"{path} is damaged ({error})"
+    return "" if sums else f"{path}{_SUMS_ENDING} is empty"
+
+
+def _copy(source: str, path: str) -> str:
+    """Copies a file from memory to disk, whole or not at all; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with files.placing(path, path + ".tmp") as temporary:
+        with tf.io.gfile.GFile(source, "rb") as taken, open(temporary, "wb") as file:
+            while block := taken.read(_COPY_BYTES):
+                file.write(block)
+                digest.update(block)
+    return digest.hexdigest()

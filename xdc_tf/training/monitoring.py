@@ -1,8 +1,9 @@
 """What a run tells: progress lines on the terminal and curves in TensorBoard."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from xdc_tf.clustering import health
 from xdc_tf.clustering.label_tables import Clustering
+from xdc_tf.training.profiling import Profiler
 
 HeadSums = Mapping[str, Mapping[str, tf.Tensor]]
 # Measures of clusterings that are worth the terminal's room.
@@ -27,13 +29,14 @@ def head_means(sums: list[HeadSums]) -> dict[str, dict[str, float]]:
     """Head sums of several batches -> "loss" and "accuracy" per labelled example.
 
     Args:
-      sums: what train_step returns, of at least one batch.
+      sums: what train_step returns.
 
     Returns:
       For each head its mean loss and accuracy; NaN where no example had a label.
+      Nothing without a batch.
     """
     means = {}
-    for head in sums[0]:
+    for head in sums[0] if sums else ():
         total = {
             key: float(np.sum([float(one[head][key]) for one in sums]))
             for key in ("loss", "correct", "labelled")
@@ -49,8 +52,17 @@ def head_means(sums: list[HeadSums]) -> dict[str, dict[str, float]]:
 class Monitor:
     """Writes TensorBoard events and progress lines of one run."""
 
-    def __init__(self, log_dir: str | None, *, num_rounds: int, batch_size: int):
-        # Only one process of a run has a log_dir.
+    def __init__(
+        self,
+        log_dir: str | None,
+        *,
+        num_rounds: int,
+        batch_size: int,
+        profile_steps: tuple[int, int] = (0, 0),
+    ):
+        """Reports to `log_dir`; only one process of a run has one."""
+        self.profiler = Profiler(log_dir or "", profile_steps if log_dir else (0, 0))
+        self._log_dir = log_dir
         self._writer = (
             tf.summary.create_noop_writer()
             if log_dir is None
@@ -59,11 +71,22 @@ class Monitor:
         self._num_rounds = num_rounds
         self._batch_size = batch_size
         self._last = (time.monotonic(), 0)
-        self._started = time.monotonic()
+        self._waited_secs = 0.0  # for batches, since then
 
     def start_timer(self, step: int) -> None:
         """Counts clips per second from now on; time spent elsewhere stays out."""
         self._last = (time.monotonic(), step)
+        self._waited_secs = 0.0
+
+    def timed(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """The batches, with the time that the steps wait for them counted."""
+        while True:
+            started = time.monotonic()
+            batch = next(batches, None)
+            self._waited_secs += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch
 
     def training(
         self,
@@ -79,17 +102,16 @@ class Monitor:
 
         Returns:
           head_means of the batches.
-
-        Raises:
-          FloatingPointError: on a loss that is not finite; names round and step.
         """
         means = head_means(sums)
         now, (before, step_before) = time.monotonic(), self._last
-        rate = (step - step_before) / max(now - before, 1e-9)
-        self._last = (now, step)
-        with self._writer.as_default(step=step):
+        secs = max(now - before, 1e-9)
+        rate, waited = (step - step_before) / secs, self._waited_secs / secs
+        self.start_timer(step)
+        with self._events(step=step):
             tf.summary.scalar("training/learning_rate", learning_rate)
             tf.summary.scalar("training/clips_per_sec", rate * self._batch_size)
+            tf.summary.scalar("training/input_wait_share", waited)
             self._head_scalars("training", means)
         losses = {head: values["loss"] for head, values in means.items()}
         rounds_after = self._num_rounds - round_index - 1
@@ -97,24 +119,28 @@ class Monitor:
         print(
             f"round {round_index + 1}/{self._num_rounds}  "
             f"step {step_in_round}/{steps_in_round}  "
-            f"{rate * self._batch_size:.1f} clips/s  "
+            f"{rate * self._batch_size:.1f} clips/s  input wait {waited:.0%}  "
             + "  ".join(f"{head} {loss:.3f}" for head, loss in losses.items())
             + f"  {_duration(steps_left / max(rate, 1e-9))} of training left",
             flush=True,
         )
-        if not np.isfinite(list(losses.values())).all():
-            self._writer.flush()
-            raise FloatingPointError(
-                f"The loss is {losses} in round {round_index + 1} within the "
-                f"{len(sums)} steps up to {step}; the last checkpoint is intact. Lower "
-                "config.optimizer.learning_rate or raise warmup_steps, and restart."
-            )
         return means
 
     def held_out(self, sums: list[HeadSums], *, round_index: int, step: int) -> float:
-        """Reports an epoch's end; returns the heads' mean held-out loss, added up."""
+        """Reports an epoch's end; returns the heads' mean held-out loss, added up.
+
+        Raises:
+          FloatingPointError: on a loss that is not finite; names round and step.
+        """
         means = head_means(sums)
-        with self._writer.as_default(step=step):
+        losses = [float(head["loss"]) for one in sums for head in one.values()]
+        if not np.isfinite(losses).all():
+            raise FloatingPointError(
+                f"The held-out loss is not finite in round {round_index + 1} after "
+                f"step {step}; the last checkpoint is intact. Lower "
+                "config.optimizer.learning_rate or raise warmup_steps, and restart."
+            )
+        with self._events(step=step):
             self._head_scalars("held_out", means)
         total = sum(values["loss"] for values in means.values())
         print(
@@ -131,6 +157,12 @@ class Monitor:
         for head, values in means.items():
             for key, value in values.items():
                 tf.summary.scalar(f"{group}/{head}/{key}", value)
+
+    def skipped(self, count: int, *, step: int, told: str) -> None:
+        """Reports a step that was left out, as the count-th of the run."""
+        with self._events(step=step):
+            tf.summary.scalar("training/skipped_steps", count)
+        print(f"warning: {told}", file=sys.stderr, flush=True)
 
     def clusterings(
         self,
@@ -149,12 +181,12 @@ class Monitor:
         for name, measures in found["clusterings"].items():
             scalars |= {f"{name}/{key}": value for key, value in measures.items()}
             scalars[f"{name}/collapsed"] = float(name in found["collapses"])
-        with self._writer.as_default(step=found["round"]):
+        with self._events(step=found["round"]):
             for name, value in scalars.items():
                 tf.summary.scalar(f"clusters/{name}", value)
             for name, clustering in clusterings.items():
                 tf.summary.histogram(f"clusters/{name}/sizes", clustering.sizes)
-        self._writer.flush()
+            self._writer.flush()
         finished = found["round"] == self._num_rounds
         when = "end" if finished else f"round {found['round'] + 1}/{self._num_rounds}"
         shown = {
@@ -171,9 +203,23 @@ class Monitor:
         if found["collapses"]:
             print(f"warning: {health.told(found)}", file=sys.stderr, flush=True)
 
+    @contextlib.contextmanager
+    def _events(self, *, step: int) -> Iterator[None]:
+        """Writes summaries; raises OSError if that fails."""
+        try:
+            with self._writer.as_default(step=step):
+                yield
+        except tf.errors.OpError as error:
+            raise OSError(f"{self._log_dir} cannot be written: {error}") from error
+
     def close(self) -> None:
-        """Writes what is buffered."""
-        self._writer.close()
+        """Writes what is buffered; curves that cannot be written are no error here."""
+        try:
+            self.profiler.close()
+            self._writer.close()
+        except tf.errors.OpError as error:
+            told = f"{self._log_dir} cannot be written: {error}"
+            print(f"warning: {told}", file=sys.stderr, flush=True)
 
 
 def _duration(secs: float) -> str:

@@ -1,16 +1,14 @@
 """Pretraining: rounds of clustering and training on the clusters (XDC, section 3)."""
 
+import contextlib
 import itertools
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat, files
+from xdc_tf import compat
 from xdc_tf import workdir as work
 from xdc_tf.clustering import (
     features,
@@ -19,12 +17,12 @@ from xdc_tf.clustering import (
     label_tables,
     pseudo_labels,
 )
-from xdc_tf.clustering.feature_store import FeatureStore
-from xdc_tf.models import encoder_files, two_stream
+from xdc_tf.models import two_stream
+from xdc_tf.signals import Stop
 from xdc_tf.training import (
     optimizers,
     run_features,
-    schedules,
+    saved_encoders,
     settings,
     supervision,
     train_step,
@@ -37,21 +35,9 @@ from xdc_tf.training.batches import (
 )
 from xdc_tf.training.checkpoints import Phase
 from xdc_tf.training.run import Run, prepare
+from xdc_tf.training.train_round import Work, train_round
 
 _POSITION = "the position (round, phase, step, first step of the round)"
-
-
-class Work(NamedTuple):
-    """What every round does, traced once, and what it does it with."""
-
-    train: Callable
-    evaluate: Callable
-    extract_clips: Callable
-    store: FeatureStore | None
-    harvest: run_features.Harvest
-    training_batches: Iterator | None  # None: balanced, anew in every round
-    held_out_batches: Iterable
-    portable_encoders: Mapping[str, keras.Model]  # receive weights to be saved
 
 
 def pretrain(
@@ -61,6 +47,7 @@ def pretrain(
     records_dir: str,
     strategy: tf.distribute.Strategy,
     allow_config_change: bool = False,
+    stop: Stop | None = None,
 ) -> None:
     """Pretrains, from the start or from the last checkpoint in the work directory.
 
@@ -70,14 +57,20 @@ def pretrain(
       records_dir: records by data_prep.convert.
       strategy: the devices.
       allow_config_change: go on in a work directory of another configuration.
+      stop: whether signals ask the process to leave; None: they do not.
 
     Raises:
       FileNotFoundError: without records.
       ValueError: on settings that do not fit each other, the records or the work
         directory.
-      FloatingPointError: on a loss that is not finite.
+      BlockingIOError: if another run is at work in the directory.
+      OSError: if the disk fails.
+      FloatingPointError: on a loss or gradient that is not finite.
       CollapseError: on collapsed clusters, where config.health.on_collapse is stop.
+      Stopped: if a signal asked for it, after what is done has been saved.
     """
+    if config["deterministic"]:
+        tf.config.experimental.enable_op_determinism()
     run = prepare(
         config,
         workdir=workdir,
@@ -85,31 +78,39 @@ def pretrain(
         strategy=strategy,
         allow_config_change=allow_config_change,
     )
+    with run.lock or contextlib.nullcontext():
+        with contextlib.closing(run.monitor), run.checkpoints:
+            run_rounds(run, stop or Stop())
+        # None leaves before the others are done: they would take it for lost.
+        workers.any_process(run.strategy, False)
+    print(f"{workdir} has all its {config['num_rounds']} rounds.", flush=True)
+
+
+def run_rounds(run: Run, stop: Stop) -> None:
+    """Does what a run has left to do."""
     restored = run.checkpoints.restore()
     workers.check_same(
         run.strategy, [int(value) for value in run.progress[:4]], _POSITION
     )
     if restored:
-        print(f"Going on from step {int(run.progress.step)} in {workdir}.", flush=True)
+        step = int(run.progress.step)
+        print(f"Going on from step {step} in {run.workdir}.", flush=True)
         work_of_rounds = prepare_work(run)
     else:
         work_of_rounds = prepare_work(run)
         start_encoders(run, work_of_rounds)
         # What the first clustering has extracted belongs to these encoders' files.
         run.checkpoints.save()
-    num_rounds = config["num_rounds"]
+    num_rounds = run.config["num_rounds"]
     for round_index in range(int(run.progress.round_index), num_rounds):
         if run.progress.phase == Phase.CLUSTER:
             assign_labels(run, work_of_rounds, round_index)
-        train_round(run, work_of_rounds, round_index)
-        finish_round(run, work_of_rounds, round_index)
+        with stop.deferred():
+            train_round(run, work_of_rounds, round_index, stop=stop)
+            finish_round(run, work_of_rounds, round_index)
     if run.progress.phase == Phase.CLUSTER:
         # What the finished encoders see; a further round would train on it.
         assign_labels(run, work_of_rounds, num_rounds)
-    run.monitor.close()
-    # None leaves before the others are done: they would take it for lost.
-    workers.any_process(run.strategy, False)
-    print(f"{workdir} has all its {num_rounds} rounds.", flush=True)
 
 
 def prepare_work(run: Run) -> Work:
@@ -171,7 +172,7 @@ def start_encoders(run: Run, work_of_rounds: Work) -> None:
         ),
         strategy=run.strategy,
     )
-    save_encoders(run, work_of_rounds, initial=True)
+    saved_encoders.save_initial(run, work_of_rounds.portable_encoders)
 
 
 def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
@@ -268,117 +269,10 @@ def _round_seed(run: Run, round_index: int, purpose: str) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
 
-def train_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
-    """Trains on the round's labels until its epochs are over or patience runs out."""
-    config, training = run.config, run.config["training"]
-    steps_per_epoch = batches_per_pass(run)
-    if training["max_steps_per_epoch"]:
-        steps_per_epoch = min(steps_per_epoch, training["max_steps_per_epoch"])
-    num_steps = steps_per_epoch * training["epochs_per_round"]
-    schedule = settings.schedule(config)
-    already_done = int(run.progress.step) - int(run.progress.round_first_step)
-    harvest = work_of_rounds.harvest
-    harvest.start_round(round_index)
-    if _out_of_patience(run):
-        return
-    batches = work_of_rounds.training_batches
-    if batches is None:
-        batches = training_batches(run, balanced=True)
-    run.monitor.start_timer(int(run.progress.step))
-    unreported = []
-    for done in range(already_done + 1, num_steps + 1):
-        rate = schedules.learning_rate(schedule, done - 1, num_steps)
-        compat.set_learning_rate(run.optimizer, rate)
-        result = work_of_rounds.train(next(batches))
-        unreported.append(result.sums)
-        step = int(run.progress.step.assign_add(1))
-        harvest.add(result.encoded, round_index=round_index, step=step)
-        end_of_epoch = done % steps_per_epoch == 0
-        save_now = step % config["checkpoint_every_steps"] == 0
-        if len(unreported) >= config["log_every_steps"] or end_of_epoch or save_now:
-            run.monitor.training(
-                unreported,
-                round_index=round_index,
-                step=step,
-                step_in_round=done,
-                steps_in_round=num_steps,
-                learning_rate=rate,
-            )
-            unreported = []
-        if end_of_epoch or save_now:
-            two_stream.average_statistics(run.model.encoders.values(), run.strategy)
-        if end_of_epoch and run.records.held_out.any():
-            measure_held_out(run, work_of_rounds, round_index)
-            if _out_of_patience(run):
-                return
-        if save_now:
-            harvest.commit()
-            run.checkpoints.save()
-
-
-def _out_of_patience(run: Run) -> bool:
-    return 0 < run.config["training"]["patience"] <= run.progress.stale_epochs
-
-
-def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
-    """Measures the loss on the held-out examples and counts epochs without progress."""
-    harvest, step = work_of_rounds.harvest, int(run.progress.step)
-    sums = []
-    for batch in work_of_rounds.held_out_batches:
-        result = work_of_rounds.evaluate(batch)
-        sums.append(result.sums)
-        harvest.add(result.encoded, round_index=round_index, step=step)
-    loss = run.monitor.held_out(sums, round_index=round_index, step=step)
-    if loss < run.progress.best_loss:
-        run.progress.best_loss.assign(loss)
-        run.progress.stale_epochs.assign(0)
-    else:
-        run.progress.stale_epochs.assign_add(1)
-    run.monitor.start_timer(step)
-
-
 def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
     """Saves the round's encoders and heads and moves on to the next round."""
-    save_encoders(run, work_of_rounds)
-    workers.on_chief(run.strategy, lambda: save_heads(run, round_index))
-    work_of_rounds.harvest.commit()
+    saved_encoders.save_finished_round(run, work_of_rounds.portable_encoders)
+    commit = work_of_rounds.harvest.prepare_commit()
     run.progress.round_index.assign(round_index + 1)
     run.progress.phase.assign(Phase.CLUSTER)
-    run.checkpoints.save()
-
-
-def save_heads(run: Run, round_index: int) -> None:
-    """Writes the heads, and what encoders.json tells."""
-    for stream, sources in run.method.supervision.items():
-        layers = {
-            source: run.model.heads[supervision.head_name(stream, source)]
-            for source in sources
-        }
-        heads = {
-            source: encoder_files.Head(layer.kernel.numpy(), layer.bias.numpy())
-            for source, layer in layers.items()
-        }
-        encoder_files.save_heads(heads, work.heads_file(run.workdir, stream))
-    best_loss = float(run.progress.best_loss)
-    told = {
-        "rounds": round_index + 1,
-        "steps": int(run.progress.step),
-        "held_out_loss": best_loss if np.isfinite(best_loss) else None,
-    }
-    path = os.path.join(run.workdir, work.ENCODERS_FILE)
-    files.write_text(path, json.dumps(told) + "\n")
-
-
-def save_encoders(run: Run, work_of_rounds: Work, *, initial: bool = False) -> None:
-    """Writes every encoder as a .keras file that opens without this project."""
-    portable = work_of_rounds.portable_encoders
-    for stream, encoder in portable.items():
-        encoder.set_weights(run.model.encoders[stream].get_weights())
-
-    def save() -> None:
-        for stream, encoder in portable.items():
-            encoder_files.save_encoder(
-                encoder, work.encoder_file(run.workdir, stream, initial=initial)
-            )
-
-    workers.on_chief(run.strategy, save)
+    run.checkpoints.save(first=commit)

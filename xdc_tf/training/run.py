@@ -16,7 +16,15 @@ from xdc_tf.data.dataset_info import DatasetInfo, Examples
 from xdc_tf.models import two_stream
 from xdc_tf.models.encoder_files import load_encoder
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
-from xdc_tf.training import optimizers, settings, supervision, trained_run, workers
+from xdc_tf.training import (
+    checkpoints,
+    optimizers,
+    profiling,
+    settings,
+    supervision,
+    trained_run,
+    workers,
+)
 from xdc_tf.training.checkpoints import Checkpoints, Progress, new_progress
 from xdc_tf.training.monitoring import Monitor
 
@@ -47,6 +55,7 @@ class Run(NamedTuple):
     progress: Progress
     checkpoints: Checkpoints
     monitor: Monitor
+    lock: work.Lock
     pretrained_streams: frozenset[str]  # whose encoders start from config.init_from
 
 
@@ -61,6 +70,7 @@ def prepare(
     """Checks that everything fits together, claims the work directory, builds the run.
 
     Raises:
+      BlockingIOError: if another run is at work in the directory.
       FileNotFoundError: without records.
       ValueError: on settings that do not fit each other, the records or the work
         directory; nothing has been written then.
@@ -84,6 +94,8 @@ def prepare(
     settings.schedule(config)
     settings.health(config)
     settings.features(config)
+    checkpoints.check_keep(config["checkpoints"]["keep"])
+    profile_steps = profiling.check_steps(config["profile_steps"])
 
     with strategy.scope():
         model = two_stream.build(
@@ -118,7 +130,7 @@ def prepare(
     for stream, encoder in starts.items():
         model.encoders[stream].set_weights(encoder.get_weights())
     progress = new_progress()
-    workers.on_chief(
+    lock = workers.on_chief(
         strategy,
         lambda: _claim_workdir(workdir, config, records, allow_config_change),
     )
@@ -139,13 +151,16 @@ def prepare(
             optimizer=optimizer,
             label_tables=tables,
             progress=progress,
+            keep=config["checkpoints"]["keep"],
             writes=is_chief,
         ),
         monitor=Monitor(
             os.path.join(workdir, work.TENSORBOARD_DIR) if is_chief else None,
             num_rounds=config["num_rounds"],
             batch_size=config["training"]["batch_size"],
+            profile_steps=profile_steps,
         ),
+        lock=lock,
         pretrained_streams=frozenset(starts),
     )
 
@@ -258,7 +273,19 @@ def _check_sizes(config, records: Records, strategy) -> None:
         )
 
 
-def _claim_workdir(workdir, config, records: Records, allow_config_change) -> None:
+def _claim_workdir(workdir, config, records: Records, allow_config_change) -> work.Lock:
+    work.check_local(workdir)
+    os.makedirs(workdir, exist_ok=True)
+    lock = work.Lock(workdir)
+    try:
+        _claim_locked(workdir, config, records, allow_config_change)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def _claim_locked(workdir, config, records: Records, allow_config_change) -> None:
     own_copy = os.path.join(workdir, work.RECORDS_DIR)
     if os.path.exists(own_copy):
         before = dataset_info.read_dataset_info(own_copy)

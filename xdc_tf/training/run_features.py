@@ -194,15 +194,24 @@ class Harvest:
         self._write()
         self._last = encoded, f"in round {round_index + 1}, step {step}"
 
-    def commit(self) -> None:
-        """Returns when all features are on disk, as a checkpoint must find them.
+    def forget_last(self) -> None:
+        """Leaves the features of the step that was added last out."""
+        self._last = None
+
+    def prepare_commit(self) -> Callable[[], None] | None:
+        """Writes the features of all steps; a checkpoint must find them on disk.
+
+        Returns:
+          What returns when they are on disk, or None if there is nothing to do; see
+          FeatureStore.prepare_commit.
 
         Raises:
           FloatingPointError, OSError: see add.
         """
-        if self.wanted:
-            self._write()
-            self._store.commit()
+        if not self.wanted:
+            return None
+        self._write()
+        return self._store.prepare_commit()
 
     def _write(self) -> None:
         if self._last is None:

@@ -19,10 +19,14 @@ class StepResult(NamedTuple):
       sums: of head_losses, over all devices.
       encoded: the features that the heads read, distributed, with example_index -1 for
         padding (features.examples_on_host takes it); None if not asked for.
+      finite: bool scalar, whether an update was wanted: if a loss or gradient is not
+        finite, weights, optimizer and statistics are as before the step. With loss
+        scaling True as long as a lower scale may help. None in evaluation.
     """
 
     sums: dict[str, dict[str, tf.Tensor]]
     encoded: ExampleFeatures | None
+    finite: tf.Tensor | None = None
 
 
 def encode(
@@ -125,6 +129,12 @@ def make_train_step(
     """
     variables = model.trainable_variables
     weights = supervision.head_weights(method)
+    # Batch norm moves them on the way forward, before the loss is known.
+    statistics = [
+        statistic
+        for encoder in model.encoders.values()
+        for statistic in compat.tf_variables(encoder.non_trainable_variables)
+    ]
 
     def replica_gradients(batch):
         context = tf.distribute.get_replica_context()
@@ -189,25 +199,70 @@ def make_train_step(
         )
         return found
 
-    def replica_update(batch, found):
+    def replica_statistics():
+        return [tf.identity(statistic) for statistic in statistics]
+
+    def replica_total(gradients):
         context = tf.distribute.get_replica_context()
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, found.gradients)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+
+    def replica_update(gradients):
         compat.apply_gradients(optimizer, zip(gradients, variables, strict=True))
-        if not harvest:
-            return None
+
+    def replica_undo(before):
+        for statistic, value in zip(statistics, before, strict=True):
+            statistic.assign(value)
+
+    def replica_encoded(batch, parts):
         streams = {
             stream: tf.reshape(rows, [-1, rows.shape[-1]])
-            for stream, rows in found.streams.items()
+            for stream, rows in parts.items()
         }
         return ExampleFeatures(batch["example_index"], streams)
 
     @tf.function
     def train_step(batch):
+        before = strategy.run(replica_statistics)
         found = all_gradients(batch)
-        encoded = strategy.run(replica_update, args=(batch, found))
-        return StepResult(_sum_over_devices(strategy, found.sums), encoded)
+        gradients = strategy.run(replica_total, args=(found.gradients,))
+        sums = _sum_over_devices(strategy, found.sums)
+        # Summed over the devices, gradients are the same on all of them.
+        own = [strategy.experimental_local_results(one)[0] for one in gradients]
+        finite_gradients = _all_finite(own)
+        finite = _all_finite([one["loss"] for one in sums.values()])
+        scale = compat.loss_scale(optimizer)
+        if scale is None:
+            finite &= finite_gradients
+            tf.cond(
+                finite,
+                lambda: _run(strategy, replica_update, gradients),
+                lambda: _run(strategy, replica_undo, before),
+            )
+        else:
+            # The optimizer itself leaves out the update, and lowers the scale.
+            finite &= finite_gradients | (scale > 1.0)
+            strategy.run(replica_update, args=(gradients,))
+            tf.cond(
+                finite_gradients,
+                lambda: True,
+                lambda: _run(strategy, replica_undo, before),
+            )
+        encoded = None
+        if harvest:
+            encoded = strategy.run(replica_encoded, args=(batch, found.streams))
+        return StepResult(sums, encoded, finite)
 
     return train_step
+
+
+def _run(strategy, function, argument):
+    """Runs for its effect, as a branch of tf.cond."""
+    strategy.run(function, args=(argument,))
+    return True
+
+
+def _all_finite(tensors):
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(one)) for one in tensors])
 
 
 def make_evaluation_step(

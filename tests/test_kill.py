@@ -1,0 +1,25 @@
+"""Runs killed by SIGKILL: benchmarks/kill.py, in short."""
+
+import os
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def test_runs_killed_while_saving_and_in_clustering_end_with_the_same_bits(
+    tiny_records,
+):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.kill", "--times=2"),
+            *("--phases=saving,clustering", f"--records={tiny_records / 'train'}"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 the same, bit for bit" in done.stdout

@@ -1,0 +1,107 @@
+"""A run's encoders and heads as files, for other programs."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from xdc_tf import files
+from xdc_tf import workdir as work
+from xdc_tf.clustering import whole_directories
+from xdc_tf.models import encoder_files
+from xdc_tf.training import supervision, workers
+from xdc_tf.training.run import Run
+
+
+def save_initial(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
+    """Writes the encoders that the run starts from.
+
+    Args:
+      run: whose encoders; all processes call this.
+      portable_encoders: by stream, float32 ones that receive the weights.
+
+    Raises:
+      OSError: if the disk fails, here and in all functions of this module.
+    """
+    _take_weights(run, portable_encoders)
+    workers.on_chief(
+        run.strategy,
+        lambda: _write_encoders(portable_encoders, run.workdir, initial=True),
+    )
+
+
+def save_finished_round(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
+    """Writes encoders and heads after a round, the run's result so far."""
+    best_loss = float(run.progress.best_loss)
+    told = {
+        "rounds": int(run.progress.round_index) + 1,
+        "steps": int(run.progress.step),
+        "held_out_loss": best_loss if np.isfinite(best_loss) else None,
+    }
+    _take_weights(run, portable_encoders)
+    workers.on_chief(
+        run.strategy,
+        lambda: _write_with_heads(run, portable_encoders, run.workdir, told=told),
+    )
+
+
+def save_best(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
+    """Writes encoders and heads of the round's lowest held-out loss so far, as one."""
+    told = {
+        "round": int(run.progress.round_index),  # whose labels the heads know
+        "steps": int(run.progress.step),
+        "held_out_loss": float(run.progress.best_loss),
+    }
+
+    def write() -> None:
+        with whole_directories.replacing(Path(run.workdir, work.BEST_DIR)) as partial:
+            _write_with_heads(run, portable_encoders, str(partial), told=told)
+
+    _take_weights(run, portable_encoders)
+    workers.on_chief(run.strategy, write)
+
+
+def _take_weights(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
+    for stream, encoder in portable_encoders.items():
+        # Statistics of batch norm are read from all processes together.
+        encoder.set_weights(run.model.encoders[stream].get_weights())
+
+
+def _write_encoders(
+    portable_encoders: Mapping[str, keras.Model],
+    directory: str,
+    *,
+    initial: bool = False,
+) -> None:
+    """As .keras files that open without this project."""
+    for stream, encoder in portable_encoders.items():
+        encoder_files.save_encoder(
+            encoder, work.encoder_file(directory, stream, initial=initial)
+        )
+
+
+def _write_with_heads(
+    run: Run,
+    portable_encoders: Mapping[str, keras.Model],
+    directory: str,
+    *,
+    told: Mapping[str, Any],
+) -> None:
+    """Encoders, heads and what is told of them: rounds, steps, loss."""
+    _write_encoders(portable_encoders, directory)
+    for stream, sources in run.method.supervision.items():
+        layers = {
+            source: run.model.heads[supervision.head_name(stream, source)]
+            for source in sources
+        }
+        heads = {
+            source: encoder_files.Head(layer.kernel.numpy(), layer.bias.numpy())
+            for source, layer in layers.items()
+        }
+        encoder_files.save_heads(heads, work.heads_file(directory, stream))
+    path = os.path.join(directory, work.ENCODERS_FILE)
+    files.write_text(path, json.dumps(told) + "\n")

@@ -1,0 +1,130 @@
+"""One round's training on its labels, with what watches over it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import keras
+
+from xdc_tf import compat
+from xdc_tf.clustering.feature_store import FeatureStore
+from xdc_tf.models import two_stream
+from xdc_tf.signals import Stop
+from xdc_tf.training import (
+    run_features,
+    saved_encoders,
+    schedules,
+    settings,
+    workers,
+)
+from xdc_tf.training.batches import batches_per_pass, training_batches
+from xdc_tf.training.run import Run
+from xdc_tf.training.watch import Watch
+
+
+class Work(NamedTuple):
+    """What every round does, traced once, and what it does it with."""
+
+    train: Callable
+    evaluate: Callable
+    extract_clips: Callable
+    store: FeatureStore | None
+    harvest: run_features.Harvest
+    training_batches: Iterator | None  # None: balanced, anew in every round
+    held_out_batches: Iterable
+    portable_encoders: Mapping[str, keras.Model]  # receive weights to be saved
+
+
+def train_round(
+    run: Run, work_of_rounds: Work, round_index: int, *, stop: Stop
+) -> None:
+    """Trains on the round's labels until its epochs are over or patience runs out.
+
+    Args:
+      run: where it stands; of its round, the first steps may be done.
+      work_of_rounds: of the run.
+      round_index: from 0.
+      stop: looked at after each step: if it is requested, the run is saved there.
+
+    Raises:
+      Stopped: after that.
+      FloatingPointError: on a step that is not finite and is not to be skipped.
+      OSError: if the disk fails.
+    """
+    config, training = run.config, run.config["training"]
+    steps_per_epoch = batches_per_pass(run)
+    if training["max_steps_per_epoch"]:
+        steps_per_epoch = min(steps_per_epoch, training["max_steps_per_epoch"])
+    num_steps = steps_per_epoch * training["epochs_per_round"]
+    schedule = settings.schedule(config)
+    already_done = int(run.progress.step) - int(run.progress.round_first_step)
+    harvest = work_of_rounds.harvest
+    harvest.start_round(round_index)
+    if _out_of_patience(run):
+        return
+    batches = work_of_rounds.training_batches
+    if batches is None:
+        batches = training_batches(run, balanced=True)
+    watch = Watch(run, harvest, round_index=round_index)
+    steps_to_do = range(already_done + 1, num_steps + 1)
+    run.monitor.start_timer(int(run.progress.step))
+    # The steps first: zip takes no batch that would be lost when they are over.
+    for done, batch in zip(steps_to_do, run.monitor.timed(batches), strict=False):
+        step = int(run.progress.step) + 1
+        rate = schedules.learning_rate(schedule, done - 1, num_steps)
+        compat.set_learning_rate(run.optimizer, rate)
+        with run.monitor.profiler.step(step):
+            result = work_of_rounds.train(batch)
+        run.progress.step.assign(step)
+        watch.add(result, example_index=batch["example_index"], step=step)
+        end_of_epoch = done % steps_per_epoch == 0
+        # All processes save together, whichever has been asked to leave.
+        leaving = workers.any_process(run.strategy, stop.requested)
+        save_now = leaving or step % config["checkpoint_every_steps"] == 0
+        if step % config["log_every_steps"] == 0 or end_of_epoch or save_now:
+            run.monitor.training(
+                watch.settle(),
+                round_index=round_index,
+                step=step,
+                step_in_round=done,
+                steps_in_round=num_steps,
+                learning_rate=rate,
+            )
+        if end_of_epoch or save_now:
+            two_stream.average_statistics(run.model.encoders.values(), run.strategy)
+        if end_of_epoch and run.records.held_out.any():
+            measure_held_out(run, work_of_rounds, round_index)
+        if save_now:
+            watch.check_weights(step=step)
+            run.checkpoints.save(first=harvest.prepare_commit(), wait=leaving)
+            stop.check()
+        if _out_of_patience(run):
+            return
+
+
+def _out_of_patience(run: Run) -> bool:
+    return 0 < run.config["training"]["patience"] <= run.progress.stale_epochs
+
+
+def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
+    """Measures the loss on the held-out examples; saves the encoders if it is lowest.
+
+    Otherwise it counts an epoch without progress.
+
+    Raises:
+      FloatingPointError: on a loss that is not finite.
+      OSError: if the disk fails.
+    """
+    harvest, step = work_of_rounds.harvest, int(run.progress.step)
+    sums = []
+    for batch in work_of_rounds.held_out_batches:
+        result = work_of_rounds.evaluate(batch)
+        sums.append(result.sums)
+        harvest.add(result.encoded, round_index=round_index, step=step)
+    loss = run.monitor.held_out(sums, round_index=round_index, step=step)
+    if loss < run.progress.best_loss:
+        run.progress.best_loss.assign(loss)
+        run.progress.stale_epochs.assign(0)
+        saved_encoders.save_best(run, work_of_rounds.portable_encoders)
+    else:
+        run.progress.stale_epochs.assign_add(1)
+    run.monitor.start_timer(step)
