@@ -27,6 +27,7 @@ from xdc_tf.clustering import agreement, features, pseudo_labels
 from xdc_tf.clustering.feature_store import FeatureStore, RowState
 from xdc_tf.clustering.features import Features
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.signals import Stop
 from xdc_tf.training import pretrain, run_features, settings, supervision, train_step
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.run import Run, prepare
@@ -102,7 +103,7 @@ def run_rounds(
     pretrain.start_encoders(run, work_of_rounds)
     for round_index in range(num_rounds):
         pretrain.assign_labels(run, work_of_rounds, round_index)
-        pretrain.train_round(run, work_of_rounds, round_index)
+        pretrain.train_round(run, work_of_rounds, round_index, stop=Stop())
         pretrain.finish_round(run, work_of_rounds, round_index)
         yield round_index + 1, run, work_of_rounds
     run.monitor.close()

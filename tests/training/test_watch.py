@@ -10,7 +10,8 @@ import tensorflow as tf
 from xdc_tf import compat
 from xdc_tf import workdir as work
 from xdc_tf.training import pretrain, train_step
-from xdc_tf.training.run import prepare, training_batches
+from xdc_tf.training.batches import training_batches
+from xdc_tf.training.run import prepare
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
 
