@@ -3,7 +3,7 @@
     python -m benchmarks.kill --times=20
 
 A run pretrains and exports without interruption. Then as many runs are killed, each at
-a random moment of a phase of its own (extraction, clustering, training, saving,
+a random moment of a phase of its own (extraction, clustering, a training step, saving,
 exporting in turn; of a phase that comes several times, any of them), every third a
 second time after its restart, and restarted until done. Their label tables, encoders,
 heads, features, last checkpoints and exports must be those of the first, bit for bit.
@@ -124,7 +124,7 @@ def pretrain_and_export(workdir: str, records: str, announce: Callable) -> None:
 
     from xdc_tf.clustering import pseudo_labels
     from xdc_tf.export import export_run
-    from xdc_tf.training import pretrain, run_features, saved_encoders
+    from xdc_tf.training import pretrain, run_features, saved_encoders, train_step
     from xdc_tf.training.checkpoints import Checkpoints
 
     def announced(phase, function):
@@ -141,13 +141,16 @@ def pretrain_and_export(workdir: str, records: str, announce: Callable) -> None:
         (run_features, "to_cluster", "extraction"),
         (pseudo_labels, "cluster", "clustering"),
         (pretrain, "write_label_tables", "clustering"),
-        (pretrain, "train_round", "training"),
         (saved_encoders, "save_finished_round", "saving"),
         (saved_encoders, "save_best", "saving"),
         (Checkpoints, "_write", "saving"),
         (export_run, "export", "exporting"),
     ):
         setattr(owner, name, announced(phase, getattr(owner, name)))
+    make = train_step.make_train_step
+    train_step.make_train_step = lambda *args, **kwargs: announced(
+        "training", make(*args, **kwargs)
+    )
     pretrain.pretrain(
         tiny_config(),
         workdir=workdir,
@@ -222,6 +225,8 @@ def _watch(process: int, read_end: int, moment: Moment | None) -> tuple[Ended, b
                 begun = next(one for one in reversed(active) if one[0] == phase)
                 active.remove(begun)
                 phases.append((phase, time.monotonic() - begun[1]))
+                if not too_long and phase == moment.phase:
+                    kill_at = 0.0  # it was shorter this time: at its end, then
 
 
 def fingerprints(workdir: str) -> dict[str, str]:
@@ -278,14 +283,10 @@ def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
 def random_moment(
     draws: random.Random, phase: str, whole: list[tuple[str, float]]
 ) -> Moment:
-    """A moment of a phase, all of them in an uninterrupted run equally likely."""
+    """A moment of a phase, any time that it came in an uninterrupted run."""
     lengths = [secs for name, secs in whole if name == phase]
-    at = draws.uniform(0.0, sum(lengths))
-    for nth, secs in enumerate(lengths, 1):
-        if at <= secs:
-            return Moment(phase, nth, at)
-        at -= secs
-    return Moment(phase, len(lengths), lengths[-1])
+    nth = draws.randrange(len(lengths))
+    return Moment(phase, nth + 1, draws.uniform(0.0, lengths[nth]))
 
 
 def main(argv):
