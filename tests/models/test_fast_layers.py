@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf.models import audio_resnet, fast_layers, folding, video_resnet
-from xdc_tf.models.fast_layers import PLANAR, SPATIAL, Forms
+from xdc_tf.models.fast_layers import MIXED, PLANAR, SPATIAL
 from xdc_tf.models.layers import LayerSettings
 
 SPATIAL_KERNEL, TEMPORAL_KERNEL, POINT = (1, 3, 3), (3, 1, 1), (1, 1, 1)
@@ -26,7 +26,7 @@ def correlation(clips, kernel, strides):
     return np.einsum("bxyzcthw,thwcd->bxyzd", windows[:, ::t, ::h, ::w], kernel)
 
 
-@pytest.mark.parametrize("form", [PLANAR, SPATIAL])
+@pytest.mark.parametrize("form", [PLANAR, SPATIAL, MIXED])
 @pytest.mark.parametrize(
     ("size", "strides"),
     [
@@ -43,7 +43,7 @@ def test_every_form_is_the_convolution_padded_by_half_a_kernel(
     form, size, strides, side
 ):
     clips, kernel = random(2, 5, side, side, 3), random(*size, 3, 4, seed=1)
-    found = fast_layers.convolve(clips, kernel, strides, Forms(form, form, form))
+    found = fast_layers.convolve(clips, kernel, strides, form)
     np.testing.assert_allclose(found, correlation(clips, kernel, strides), atol=1e-4)
 
 
@@ -51,23 +51,20 @@ def test_every_form_is_the_convolution_padded_by_half_a_kernel(
     ("size", "strides"),
     [(SPATIAL_KERNEL, (1, 2, 2)), (TEMPORAL_KERNEL, (2, 1, 1)), (POINT, (2, 2, 2))],
 )
-@pytest.mark.parametrize(
-    "forms", [Forms(PLANAR, SPATIAL, PLANAR), Forms(SPATIAL, PLANAR, SPATIAL)]
-)
-def test_gradients_of_mixed_forms_are_those_of_the_convolution(size, strides, forms):
-    clips, kernel = random(2, 5, 7, 7, 3), random(*size, 3, 4, seed=1)
+@pytest.mark.parametrize("form", [PLANAR, MIXED])
+@pytest.mark.parametrize("side", [6, 7])
+def test_gradients_are_those_of_the_3d_convolution(size, strides, form, side):
+    clips, kernel = random(2, 5, side, side, 3), random(*size, 3, 4, seed=1)
 
     @tf.function(autograph=False)
-    def gradients(forms):
+    def gradients(form):
         with tf.GradientTape() as tape:
             tape.watch([clips, kernel])
-            output = fast_layers.convolve(clips, kernel, strides, forms)
-            weights = random(*output.shape, seed=2)
-            loss = tf.reduce_sum(output * weights)
+            output = fast_layers.convolve(clips, kernel, strides, form)
+            loss = tf.reduce_sum(output * random(*output.shape, seed=2))
         return tape.gradient(loss, [clips, kernel])
 
-    found, wanted = gradients(forms), gradients(Forms(SPATIAL, SPATIAL, SPATIAL))
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(gradients(form), gradients(SPATIAL), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
@@ -77,7 +74,7 @@ def test_a_whole_kernel_has_no_planar_form():
             random(1, 3, 3, 3, 1),
             random(3, 3, 3, 1, 1),
             (1, 1, 1),
-            Forms(PLANAR, PLANAR, PLANAR),
+            PLANAR,
         )
 
 
@@ -123,7 +120,7 @@ def test_an_encoder_of_fast_layers_computes_and_learns_what_keras_s_does(
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
     for one, other in zip(gradients, wanted_gradients, strict=True):
         scale = np.abs(other).max()
-        np.testing.assert_allclose(one / scale, other / scale, atol=5e-3)
+        np.testing.assert_allclose(one / scale, other / scale, atol=2e-2)
     np.testing.assert_allclose(after, wanted_after, rtol=0.05, atol=0.01)
 
 

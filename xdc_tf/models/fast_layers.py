@@ -8,113 +8,137 @@ convolution are about twenty times slower (`python -m benchmarks.convolutions`).
 the operations are Keras's.
 """
 
-from typing import NamedTuple
-
 import keras
 import tensorflow as tf
 
-PLANAR, SPATIAL = "2d", "3d"
+# How a convolution is computed.
+PLANAR = "2d"  # output and gradients as 2-d convolutions
+SPATIAL = "3d"  # as 3-d ones
+MIXED = "mixed"  # output and the kernel's gradient in 2-d, the input's in 3-d
 
-
-class Forms(NamedTuple):
-    """How a convolution is computed, PLANAR or SPATIAL.
-
-    Attributes:
-      output: in the forward pass.
-      input_gradient: in the backward pass, to the layer before.
-      kernel_gradient: in the backward pass, for the update.
-    """
-
-    output: str
-    input_gradient: str
-    kernel_gradient: str
-
-
-# On CPUs, by compute type; other types and devices take SPATIAL for 3-d kernels and
-# PLANAR for 2-d ones throughout, as Keras does.
-FORMS = {
-    "float32": Forms(PLANAR, SPATIAL, PLANAR),
-    "bfloat16": Forms(SPATIAL, SPATIAL, SPATIAL),
-}
+# On CPUs, by compute type; other types and devices take what Keras does.
+FORMS = {"float32": MIXED, "bfloat16": SPATIAL}
 
 
 def convolve(
-    clips: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int, int], forms: Forms
+    clips: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int, int], form: str
 ) -> tf.Tensor:
     """3-d convolution with kernel // 2 zeros on each side.
 
     Args:
       clips: [B, T, H, W, C].
-      kernel: [t, h, w, C, D], odd sizes; t or h and w are 1 for a PLANAR form.
+      kernel: [t, h, w, C, D], odd sizes; t or h and w are 1 unless it is SPATIAL.
       strides: in time, height and width.
-      forms: how to compute it.
+      form: PLANAR, SPATIAL or MIXED.
 
     Returns:
       [B, ceil(T / strides[0]), ceil(H / strides[1]), ceil(W / strides[2]), D].
+
+    Raises:
+      ValueError: on another kernel in a form that is not SPATIAL.
     """
-    if len(set(forms)) == 1:
-        return _CONVOLVE[forms.output](clips, kernel, strides)
-
-    @tf.custom_gradient
-    def differentiable(clips, kernel):
-        def gradients(upstream):
-            found = []
-            for form, source in (
-                (forms.input_gradient, clips),
-                (forms.kernel_gradient, kernel),
-            ):
-                with tf.GradientTape() as tape:
-                    tape.watch(source)
-                    # Nothing needs this output: a graph computes the gradient alone.
-                    output = _CONVOLVE[form](clips, kernel, strides)
-                found.append(tape.gradient(output, source, upstream))
-            return found
-
-        return _CONVOLVE[forms.output](clips, kernel, strides), gradients
-
-    return differentiable(clips, kernel)
+    time, height, width = kernel.shape[:3]
+    if form == SPATIAL:
+        return _convolve_spatial(clips, kernel, strides)
+    if time > 1 and max(height, width) > 1:
+        raise ValueError(
+            f"A kernel of {time} x {height} x {width} has no 2-d form; use {SPATIAL!r}."
+        )
+    if time == 1 and strides[0] > 1:
+        clips = clips[:, :: strides[0]]
+        strides = (1, *strides[1:])
+    if form == PLANAR:
+        return _convolve_planar(clips, kernel, strides)
+    return _convolve_mixed(clips, kernel, strides)
 
 
 def _convolve_spatial(clips, kernel, strides):
     if max(strides) == 1:
         return tf.nn.conv3d(clips, kernel, [1, 1, 1, 1, 1], "SAME")
     # "SAME" would pad the far side alone where the stride leaves a remainder.
-    pads = [[size // 2, size // 2] for size in kernel.shape[:3]]
-    if any(map(any, pads)):
-        clips = tf.pad(clips, [[0, 0], *pads, [0, 0]])
+    pads = _pads(kernel)
+    if max(map(max, pads)):
+        clips = tf.pad(clips, pads)
     return tf.nn.conv3d(clips, kernel, [1, *strides, 1], "VALID")
 
 
 def _convolve_planar(clips, kernel, strides):
-    time, height, width = kernel.shape[:3]
-    pads = [[size // 2, size // 2] for size in kernel.shape[:3]]
-    if time == 1:
-        clips = clips[:, :: strides[0]]
-        batch, frames, rows, columns, channels = _shape(clips)
-        images = tf.reshape(clips, [batch * frames, rows, columns, channels])
-        output = tf.nn.conv2d(
-            images, kernel[0], strides[1:], [[0, 0], pads[1], pads[2], [0, 0]]
-        )
-        return tf.reshape(output, [batch, frames, *_shape(output)[1:]])
-    if (height, width) != (1, 1):
-        raise ValueError(
-            f"A kernel of {time} x {height} x {width} has no 2-d form; use '3d'."
-        )
-    clips = clips[:, :, :: strides[1], :: strides[2]]
-    batch, frames, rows, columns, channels = _shape(clips)
-    images = tf.reshape(clips, [batch, frames, rows * columns, channels])
+    planar_strides, pads = _planar(kernel, strides)
     output = tf.nn.conv2d(
-        images, kernel[:, 0], [strides[0], 1], [[0, 0], pads[0], [0, 0], [0, 0]]
+        _images(clips, kernel), _planar_kernel(kernel), planar_strides, pads
     )
-    frames = _shape(output)[1]
-    return tf.reshape(output, [batch, frames, rows, columns, kernel.shape[-1]])
+    batch, frames, rows, columns, _ = _shape(clips)
+    if kernel.shape[0] > 1:
+        shape = [batch, _shape(output)[1], rows, columns]
+    else:
+        shape = [batch, frames, *_shape(output)[1:3]]
+    return tf.reshape(output, [*shape, kernel.shape[-1]])
 
 
-_CONVOLVE = {SPATIAL: _convolve_spatial, PLANAR: _convolve_planar}
+def _convolve_mixed(clips, kernel, strides):
+    @tf.custom_gradient
+    def differentiable(clips, kernel):
+        def gradients(upstream):
+            pads = _pads(kernel)
+            sizes = [
+                size + sum(pad) for size, pad in zip(_shape(clips), pads, strict=True)
+            ]
+            of_padded = tf.raw_ops.Conv3DBackpropInputV2(
+                input_sizes=tf.stack(sizes),
+                filter=kernel,
+                out_backprop=upstream,
+                strides=[1, *strides, 1],
+                padding="VALID",
+            )
+            of_clips = tf.slice(of_padded, [pad[0] for pad in pads], _shape(clips))
+            planar_strides, planar_pads = _planar(kernel, strides)
+            of_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                input=_images(clips, kernel),
+                filter_sizes=_planar_kernel(kernel).shape,
+                out_backprop=_images(upstream, kernel),
+                strides=[1, *planar_strides, 1],
+                padding="EXPLICIT",
+                explicit_paddings=[one for pad in planar_pads for one in pad],
+            )
+            return of_clips, tf.reshape(of_kernel, kernel.shape)
+
+        return _convolve_planar(clips, kernel, strides), gradients
+
+    return differentiable(clips, kernel)
+
+
+def _pads(kernel):
+    sizes = [1, *kernel.shape[:3], 1]
+    return [[size // 2, size // 2] for size in sizes]
+
+
+def _planar(kernel, strides):
+    """Strides and pads of the 2-d convolution."""
+    pads = _pads(kernel)
+    if kernel.shape[0] > 1:
+        # Space is one axis of the images, which the kernel does not reach along.
+        if max(strides[1:]) > 1:
+            raise ValueError(f"strides={strides} with a kernel in time alone.")
+        return (strides[0], 1), [[0, 0], pads[1], [0, 0], [0, 0]]
+    return strides[1:], [[0, 0], pads[2], pads[3], [0, 0]]
+
+
+def _planar_kernel(kernel):
+    return kernel[:, 0] if kernel.shape[0] > 1 else kernel[0]
+
+
+def _images(clips, kernel):
+    """The view of clips [B, T, H, W, C] that a kernel in time, or in space, sees."""
+    batch, frames, rows, columns, channels = _shape(clips)
+    if kernel.shape[0] > 1:
+        return tf.reshape(clips, [batch, frames, rows * columns, channels])
+    return tf.reshape(clips, [batch * frames, rows, columns, channels])
 
 
 def _shape(tensor: tf.Tensor) -> list:
     """Sizes, as numbers where they are known."""
+    if None not in tensor.shape.as_list():
+        return tensor.shape.as_list()
     dynamic = tf.shape(tensor)
     return [
         dynamic[axis] if size is None else size
@@ -122,13 +146,14 @@ def _shape(tensor: tf.Tensor) -> list:
     ]
 
 
-def _forms(layer: keras.layers.Layer, kernel_size: tuple[int, ...]) -> Forms:
-    if len(kernel_size) == 3 and kernel_size[0] > 1 and max(kernel_size[1:]) > 1:
-        return Forms(SPATIAL, SPATIAL, SPATIAL)
-    stock = PLANAR if len(kernel_size) == 2 else SPATIAL
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    fast = None if on_gpu else FORMS.get(layer.compute_dtype)
-    return fast or Forms(stock, stock, stock)
+def _form(layer: keras.layers.Layer) -> str:
+    size = layer.kernel_size
+    if len(size) == 3 and size[0] > 1 and max(size[1:]) > 1:
+        return SPATIAL
+    stock = PLANAR if len(size) == 2 else SPATIAL
+    if tf.config.list_physical_devices("GPU"):
+        return stock
+    return FORMS.get(layer.compute_dtype, stock)
 
 
 class Conv3D(keras.layers.Conv3D):
@@ -140,8 +165,7 @@ class Conv3D(keras.layers.Conv3D):
     def call(self, inputs):
         """See convolve."""
         kernel = tf.convert_to_tensor(self.kernel, self.compute_dtype)
-        forms = _forms(self, self.kernel_size)
-        output = convolve(inputs, kernel, self.strides, forms)
+        output = convolve(inputs, kernel, self.strides, _form(self))
         if self.use_bias:
             bias = tf.convert_to_tensor(self.bias, self.compute_dtype)
             output = tf.nn.bias_add(output, bias)
@@ -157,10 +181,8 @@ class Conv2D(keras.layers.Conv2D):
     def call(self, inputs):
         """See convolve."""
         kernel = tf.convert_to_tensor(self.kernel, self.compute_dtype)
-        forms = _forms(self, self.kernel_size)
-        output = convolve(
-            inputs[:, tf.newaxis], kernel[tf.newaxis], (1, *self.strides), forms
-        )[:, 0]
+        clips, strides = inputs[:, tf.newaxis], (1, *self.strides)
+        output = convolve(clips, kernel[tf.newaxis], strides, _form(self))[:, 0]
         if self.use_bias:
             bias = tf.convert_to_tensor(self.bias, self.compute_dtype)
             output = tf.nn.bias_add(output, bias)
