@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import config_flags
 
-from xdc_tf import program, signals
+from xdc_tf import freed_memory, program, signals
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -51,6 +51,7 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 def main(argv):
     del argv
     config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
+    freed_memory.keep()
     with signals.listening() as stop:
         from xdc_tf.training import devices, lost_workers, workers
         from xdc_tf.training.pretrain import pretrain

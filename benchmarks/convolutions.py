@@ -1,0 +1,119 @@
+"""The forms of a convolution, by type and pass: what fast_layers.FORMS was chosen by.
+
+    python -m benchmarks.convolutions
+
+prints, for the convolutions of R(2+1)D-18 on 8 x 112 x 112 clips, the milliseconds of
+output, input's gradient and kernel's gradient as 2-d and as 3-d convolutions, and the
+sum over the network. In bfloat16 the 2-d gradients take seconds.
+"""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from xdc_tf.models import fast_layers
+from xdc_tf.models.video_resnet import mid_planes
+
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips.")
+_TYPES = flags.DEFINE_list("types", ["float32", "bfloat16"], "Of all tensors.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls; the median counts.")
+
+_FORMS = (fast_layers.PLANAR, fast_layers.SPATIAL)
+
+
+def convolutions():
+    """Name, clip [T, H, W, C], kernel, strides and occurrences of each."""
+    spatial, temporal = (1, 3, 3), (3, 1, 1)
+    yield "stem spatial", (8, 112, 112, 3), (1, 7, 7, 3, 45), (1, 2, 2), 1
+    yield "stem temporal", (8, 56, 56, 45), (*temporal, 45, 64), (1, 1, 1), 1
+    for stage in range(1, 5):
+        planes = 64 * 2 ** (stage - 1)
+        frames, side = 8 >> (stage - 1), 56 >> (stage - 1)
+        number = 4
+        if stage > 1:
+            number, before = 3, planes // 2
+            mid = mid_planes(before, planes)
+            yield (
+                f"stage {stage} spatial, halving",
+                (2 * frames, 2 * side, 2 * side, before),
+                (*spatial, before, mid),
+                (1, 2, 2),
+                1,
+            )
+            yield (
+                f"stage {stage} temporal, halving",
+                (2 * frames, side, side, mid),
+                (*temporal, mid, planes),
+                (2, 1, 1),
+                1,
+            )
+        mid, clip = mid_planes(planes, planes), (frames, side, side)
+        ones = (1, 1, 1)
+        kernel = (*spatial, planes, mid)
+        yield f"stage {stage} spatial", (*clip, planes), kernel, ones, number
+        kernel = (*temporal, mid, planes)
+        yield f"stage {stage} temporal", (*clip, mid), kernel, ones, number
+
+
+def milliseconds(clip, kernel, strides, form: str, dtype: str) -> np.ndarray:
+    """[3] of output, input's gradient and kernel's gradient."""
+    clips = tf.cast(tf.random.normal([_BATCH_SIZE.value, *clip]), dtype)
+    weights = tf.cast(0.05 * tf.random.normal(kernel), dtype)
+    upstream = tf.ones_like(fast_layers.convolve(clips, weights, strides, form))
+
+    def output(clips, weights, upstream):
+        del upstream
+        return fast_layers.convolve(clips, weights, strides, form)
+
+    def gradient(number):
+        def compute(clips, weights, upstream):
+            with tf.GradientTape() as tape:
+                tape.watch([clips, weights])
+                result = fast_layers.convolve(clips, weights, strides, form)
+            return tape.gradient(result, (clips, weights)[number], upstream)
+
+        return compute
+
+    def median(compute):
+        @tf.function(autograph=False)
+        def timed(*arguments):
+            # One number, so that fetching the result costs nothing.
+            return tf.reshape(compute(*arguments), [-1])[0]
+
+        timed(clips, weights, upstream)
+        secs = []
+        for _ in range(_REPEATS.value):
+            start = time.perf_counter()
+            timed(clips, weights, upstream).numpy()
+            secs.append(time.perf_counter() - start)
+        return 1000 * float(np.median(secs))
+
+    return np.array([median(one) for one in (output, gradient(0), gradient(1))])
+
+
+def main(_) -> None:
+    """Prints a table for each type."""
+    for dtype in _TYPES.value:
+        print(f"\n{dtype}, batch {_BATCH_SIZE.value}, ms\n")
+        names = [
+            f"{what}, {form}"
+            for form in _FORMS
+            for what in ("output", "input", "kernel")
+        ]
+        print(f"| convolution | times | {' | '.join(names)} |")
+        print("|---|--:|" + "--:|" * len(names))
+        total = 0.0
+        for name, clip, kernel, strides, number in convolutions():
+            found = np.concatenate(
+                [milliseconds(clip, kernel, strides, form, dtype) for form in _FORMS]
+            )
+            total = total + number * found
+            cells = " | ".join(f"{one:.1f}" for one in found)
+            print(f"| {name} | {number} | {cells} |", flush=True)
+        print(f"| all | | {' | '.join(f'{one:.0f}' for one in total)} |")
+
+
+if __name__ == "__main__":
+    app.run(main)
