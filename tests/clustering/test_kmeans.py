@@ -237,8 +237,8 @@ def test_two_replicas_fill_empty_clusters_as_one_device(two_devices):
 
 def test_chunks_give_what_one_piece_gives(monkeypatch):
     rows = gaussian_rows(103, width=5)  # a shape of its own, so that it is traced here
-    monkeypatch.setattr(kmeans, "_MOST_BLOCK_ROWS", 10)
-    monkeypatch.setattr(kmeans, "_FEWEST_BLOCK_ROWS", 1)
+    monkeypatch.setattr(fit_sizes, "MOST_BLOCK_ROWS", 10)
+    monkeypatch.setattr(fit_sizes, "_FEWEST_BLOCK_ROWS", 1)
     start = rows[:6]
     result = fit_plain(rows, num_clusters=6, initial_centroids=start)
     oracle = KMeans(6, init=start, n_init=1, max_iter=20, tol=0).fit(rows)
@@ -402,8 +402,8 @@ def memory_mapped(directory, rows, dtype="f4", name="rows.npy"):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of ten rows, so that a few hundred rows take many."""
-    monkeypatch.setattr(kmeans, "_MOST_BLOCK_ROWS", 10)
-    monkeypatch.setattr(kmeans, "_FEWEST_BLOCK_ROWS", 1)
+    monkeypatch.setattr(fit_sizes, "MOST_BLOCK_ROWS", 10)
+    monkeypatch.setattr(fit_sizes, "_FEWEST_BLOCK_ROWS", 1)
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f2"])
