@@ -24,7 +24,7 @@ def make(
     *,
     momentum: float,
     weight_decay: float,
-    trust_coefficient: float,
+    trust_coefficient: float = 0.001,
     scale_loss: bool,
 ):
     """Makes an optimizer with all its variables built, so that it can be restored.
@@ -79,7 +79,7 @@ def lars(
     *,
     momentum: float,
     weight_decay: float,
-    trust_coefficient: float,
+    trust_coefficient: float = 0.001,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """One step of LARS (You et al. 2017, algorithm 1): v = m v + rate ratio (g + d w).
 
