@@ -79,7 +79,7 @@ def lars(
     *,
     momentum: float,
     weight_decay: float,
-    trust_coefficient: float = 0.001,
+    trust_coefficient: float,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """One step of LARS (You et al. 2017, algorithm 1): v = m v + rate ratio (g + d w).
 
