@@ -14,7 +14,7 @@ _BLOCK_SCORES = 1 << 23
 # k-means++ chooses from a sample of the rows; more of them cost time for hardly less
 # inertia.
 _MIN_SAMPLE_ROWS = 4096
-_SAMPLE_ROWS_PER_CLUSTER = 16
+_SAMPLE_ROWS_PER_CLUSTER = 8
 
 
 def product_dtype(precision: str) -> tf.DType:
