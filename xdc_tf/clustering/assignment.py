@@ -42,6 +42,7 @@ class Settings(NamedTuple):
 
 
 def no_labels(own: Rows, num_fits: int) -> tf.Tensor:
+    """[n, R] int32 of -1, the labels before the first iteration."""
     return tf.fill([own.fitted.shape[0], num_fits], -1)
 
 

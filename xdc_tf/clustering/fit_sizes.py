@@ -11,8 +11,8 @@ from xdc_tf.clustering.rows import Products
 # More clusters get smaller blocks, so that a block's scores stay within 32 MB.
 MOST_BLOCK_ROWS, _FEWEST_BLOCK_ROWS = 8192, 512
 _BLOCK_SCORES = 1 << 23
-# k-means++ chooses from a sample of the rows; more of them cost time for hardly less
-# inertia.
+# k-means++ chooses from a sample of the rows. Twice as many cost twice the time, for
+# 0.2% less inertia in the end (docs/clustering.md, 400,000 rows).
 _MIN_SAMPLE_ROWS = 4096
 _SAMPLE_ROWS_PER_CLUSTER = 8
 
