@@ -24,7 +24,7 @@ from data_prep.workers import (
     convert_row,
     map_in_processes,
 )
-from xdc_tf.data import dataset_info, log_mel, records
+from xdc_tf.data import dataset_info, log_mel, record_index, records
 from xdc_tf.data.dataset_info import (
     AUDIO,
     MODALITIES,
@@ -87,6 +87,9 @@ def convert_manifest(
     if tf.io.gfile.exists(os.path.join(out_dir, dataset_info.INFO_FILE)):
         info = dataset_info.read_dataset_info(out_dir)
         _check_same_conversion(out_dir, info, promised)
+        for path in dataset_info.shard_paths(out_dir, info):
+            if not tf.io.gfile.exists(path + record_index.SUFFIX):
+                record_index.index_shard(path)
         print(f"{out_dir} is complete: {info.num_examples} examples. Nothing to do.")
         return info
     tf.io.gfile.makedirs(out_dir)
@@ -110,7 +113,7 @@ def convert_manifest(
             file = f"records-{shard_index:05d}-of-{num_shards:05d}.tfrecord"
             path = os.path.join(out_dir, file)
             num_before = len(examples)
-            with tf.io.TFRecordWriter(path + ".tmp") as writer:
+            with record_index.ShardWriter(path) as writer:
                 # rows first: at their end, zip must not have taken another outcome.
                 for row, outcome in zip(rows, outcomes, strict=False):
                     if outcome.result is None:
@@ -124,7 +127,6 @@ def convert_manifest(
                         if outcome.result.log_mel is not None:
                             moments = _add(moments, outcome.result.log_mel)
                     progress.update()
-            tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
             shards.append(ShardInfo(file, len(examples) - num_before))
     if len(examples) + len(quarantine) != len(manifest.rows):
         raise RuntimeError(

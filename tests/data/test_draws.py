@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import pipeline, records
+from xdc_tf.data import pipeline, record_index, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 
@@ -34,7 +34,7 @@ def shards(tmp_path_factory):
     paths = []
     for number, indices in enumerate(SHARDS):
         paths.append(str(folder / f"{number}.tfrecord"))
-        with tf.io.TFRecordWriter(paths[-1]) as writer:
+        with record_index.ShardWriter(paths[-1]) as writer:
             for index in indices:
                 writer.write(serialized_example(index))
     return paths

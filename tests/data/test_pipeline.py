@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import pipeline, records
+from xdc_tf.data import pipeline, record_index, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 
@@ -73,7 +73,7 @@ def serialized_example(index, frames_jpeg=None, **changed):
 
 
 def write_shard(path, *serialized):
-    with tf.io.TFRecordWriter(str(path)) as writer:
+    with record_index.ShardWriter(str(path)) as writer:
         for one in serialized:
             writer.write(one)
     return str(path)

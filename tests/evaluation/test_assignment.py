@@ -259,6 +259,6 @@ def test_weights_without_clusters_are_an_error(imported_run, tiny_records, tmp_p
 def test_records_that_lack_an_example_are_an_error(tiny_run, tiny_records, tmp_path):
     records = tmp_path / "records"
     shutil.copytree(tiny_records / "test", records)
-    (records / "records-00001-of-00002.tfrecord").write_bytes(b"")
+    (records / "records-00001-of-00002.tfrecord.index").write_bytes(b"")
     with pytest.raises(ValueError, match="seed1_000008.mp4: the records do not hold"):
         _assign(tiny_run, records, tmp_path / "assigned.csv")

@@ -65,8 +65,8 @@ def _size(**changes):
     return size._replace(**changes)
 
 
-def _parts(size, cluster, *, bytes_per_video=1000.0):
-    found = times.parts(size, cluster, EFFICIENCY, bytes_per_video=bytes_per_video)
+def _parts(size, cluster, *, bytes_per_clip=1000.0):
+    found = times.parts(size, cluster, EFFICIENCY, bytes_per_clip=bytes_per_clip)
     return {part.name: part for part in found}
 
 
@@ -138,8 +138,7 @@ def test_extraction_has_all_clips_of_all_videos_before_each_round_and_at_the_end
     per_clip = 2 * (4e-3 + 1e-3)
     assert part.total_secs == pytest.approx(4 * 1000 * 2 * per_clip)
     assert part.clips_per_sec == pytest.approx(1 / per_clip)
-    # A record is read once for its two clips.
-    assert part.bytes_per_sec == pytest.approx(1000 / (2 * per_clip))
+    assert part.bytes_per_sec == pytest.approx(1000 / per_clip)
 
 
 def test_training_has_all_steps_of_all_rounds():
@@ -150,16 +149,16 @@ def test_training_has_all_steps_of_all_rounds():
     assert part.clips_per_sec == pytest.approx(100 / step)
 
 
-def test_a_part_takes_as_long_as_its_records_where_storage_is_slow():
+def test_a_part_takes_as_long_as_reading_its_clips_where_storage_is_slow():
     part = _parts(_size(), _cluster(storage=1e3))[times.TRAINING]
     assert part.bound == "storage"
-    # 90 batches of 100 are 10 epochs of 900 videos, passes over 1,000.
-    assert part.total_secs == pytest.approx(3 * 10 * 1000 * 1.0)
+    # 90 batches of 100 clips of 1000 bytes in each of 3 rounds.
+    assert part.total_secs == pytest.approx(3 * 9000 * 1.0)
 
 
-def test_a_pass_over_the_held_out_videos_reads_all_records():
+def test_a_pass_over_the_held_out_videos_reads_theirs_alone():
     part = _parts(_size(), _cluster(storage=1e3))[times.HELD_OUT]
-    assert part.secs_per_round == pytest.approx(10 * 1000)
+    assert part.secs_per_round == pytest.approx(10 * 100)
 
 
 def test_machines_read_side_by_side():
@@ -222,7 +221,7 @@ def _tiny_plan(config, *, num_devices=2, **changes):
     arguments = {
         "num_videos": 100,
         "cluster": _cluster(num_devices),
-        "recordings": Recordings(1e4, 1e3, "a test"),
+        "recordings": Recordings(1e4, 1e3, 1e3, "a test"),
         "efficiency": EFFICIENCY,
         "decoded_pixels_per_sec": 1e6,
         "price_per_device_hour": 3.0,
@@ -341,13 +340,19 @@ def test_assumed_recordings_by_hand(tiny_config):
     assert found.bytes_per_video == pytest.approx(
         300 * 0.2 * found.frame_pixels + 500 * 40 * 4
     )
+    # 4 frames, each 3.75 after the other; 0.5 s of sound.
+    assert found.bytes_per_clip == pytest.approx(
+        12.25 * 0.2 * found.frame_pixels + 25 * 40 * 4
+    )
 
 
-def test_measured_recordings_are_the_sizes_of_their_files(tiny_records):
+def test_measured_recordings_are_the_sizes_of_their_files(tiny_config, tiny_records):
     from xdc_tf.data import dataset_info
 
     directory = tiny_records / "train"
     info = dataset_info.read_dataset_info(str(directory))
-    found = run_size.recordings_of(str(directory), info)
+    found = run_size.recordings_of(tiny_config, str(directory), info)
     sizes = [path.stat().st_size for path in directory.glob("*.tfrecord")]
     assert found.bytes_per_video == pytest.approx(math.fsum(sizes) / 24)
+    # Its clips are shorter than its videos of 12 frames.
+    assert 0 < found.bytes_per_clip < found.bytes_per_video

@@ -95,7 +95,7 @@ def main(argv):
             info, supervision.modalities(method), _RECORDS.value
         )
         settings.check_log_mel(config, info, _RECORDS.value)
-        recordings = run_size.recordings_of(_RECORDS.value, info)
+        recordings = run_size.recordings_of(config, _RECORDS.value, info)
         num_classes = len(info.label_names) or None
         num_videos = info.num_examples if num_videos is None else num_videos
     else:

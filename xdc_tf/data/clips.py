@@ -131,28 +131,25 @@ def frame_indices(
     return tf.math.floormod(tf.cast(numbers, tf.int32), num_available)
 
 
-def cut_log_mel(
-    log_mel: tf.Tensor, *, start_secs: tf.Tensor, settings: ClipSettings
+def log_mel_rows(
+    start_secs: tf.Tensor, *, num_available: tf.Tensor, settings: ClipSettings
 ) -> tf.Tensor:
-    """The sound that belongs to the clip that starts at start_secs.
+    """Numbers of the log-mel rows that belong to the clip that starts at start_secs.
 
     Args:
-      log_mel: [L, M] float32, the recording's whole log-mel spectrogram.
       start_secs: float64 scalar, where the clip's frames start.
+      num_available: int32 scalar, rows in the recording.
       settings: the clip's shape.
 
     Returns:
-      [num_mel_frames, M] float32, centred on the frames and shifted inwards at the
-      edges of the recording; a recording shorter than this repeats from its start.
+      [num_mel_frames] int32, centred on the frames and shifted inwards at the edges of
+      the recording; a recording shorter than this repeats from its start.
     """
-    available = tf.shape(log_mel)[0]
     center_secs = start_secs + settings.duration_secs / 2
     first = tf.round((center_secs - settings.audio_secs / 2) / settings.mel_hop_secs)
-    latest = tf.maximum(available - settings.num_mel_frames, 0)
+    latest = tf.maximum(num_available - settings.num_mel_frames, 0)
     first = tf.clip_by_value(tf.cast(first, tf.int32), 0, latest)
-    numbers = first + tf.range(settings.num_mel_frames)
-    cut = tf.gather(log_mel, tf.math.floormod(numbers, available))
-    return tf.ensure_shape(cut, [settings.num_mel_frames, settings.num_mels])
+    return tf.math.floormod(first + tf.range(settings.num_mel_frames), num_available)
 
 
 def crop_window(
@@ -215,7 +212,7 @@ def to_bytes(frames: tf.Tensor) -> tf.Tensor:
 
 
 def decode_crop(
-    jpegs: tf.Tensor,
+    jpegs: Sequence[tf.Tensor],
     *,
     top: tf.Tensor,
     left: tf.Tensor,
@@ -234,7 +231,7 @@ def decode_crop(
     That is the mean over 2 x 2, 4 x 4 or 8 x 8 pixels up to about one level of 255.
 
     Args:
-      jpegs: [T] string, the clip's frames.
+      jpegs: T scalar strings, the clip's frames.
       top: see crop_window.
       left: see crop_window.
       share: see crop_window.
@@ -253,7 +250,7 @@ def decode_crop(
         return tf.stack(
             [
                 tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, ratio=ratio)
-                for jpeg in tf.unstack(jpegs, settings.num_frames)
+                for jpeg in jpegs
             ]
         )
 

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import augment, clips, records
+from xdc_tf.data import augment, clips, record_index
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
+from xdc_tf.data.record_index import Entry
 
 PADDING_INDEX = -1
 _MAX_OPEN_SHARDS = 16
@@ -79,14 +80,9 @@ def training_batches(
             tf.random.stateless_uniform([2], epoch_seed, 0, tf.int64.max, tf.int64)
         )
 
-        def parse(serialized):
-            return records.parse_example(
-                serialized, num_filters=clip.num_mels, modalities=modalities
-            )
-
-        def cut(example, nth_draw):
+        def cut(path, entry, nth_draw):
             example_seed = tf.random.experimental.stateless_fold_in(
-                epoch_seed, example["example_index"]
+                epoch_seed, entry.example_index
             )
             example_seed = tf.where(
                 nth_draw == 0,
@@ -96,43 +92,40 @@ def training_batches(
             start_seed, change_seed = tf.unstack(
                 tf.random.experimental.stateless_split(example_seed, 2)
             )
-            start = clips.random_start(start_seed, _recording_secs(example), clip)
-            return {**_cut_clip(example, start, clip), "seed": change_seed}
+            start = clips.random_start(start_seed, _recording_secs(entry), clip)
+            part = _find_clip(path, entry, start, clip, modalities)
+            return {**part, "seed": change_seed}
 
-        def cut_draws(example):
+        def cut_draws(path, entry):
             # No example has the index -1.
             offset_seed = tf.random.experimental.stateless_fold_in(epoch_seed, -1)
             offset = tf.random.stateless_uniform([], offset_seed, dtype=tf.float64)
-            count = _num_draws(ends, example["example_index"], offset)
-            return tf.data.Dataset.range(count).map(lambda nth: cut(example, nth))
+            count = _num_draws(ends, entry.example_index, offset)
+            return tf.data.Dataset.range(count).map(lambda nth: cut(path, entry, nth))
 
-        def read(file):
-            # Cut here, so that what waits for its turn are clips and not whole videos;
-            # and so that many draws of an example alternate with other shards'.
-            serialized = _records_of(file, shards)
+        def find(path):
+            # An interleaved shard at a time, so that many draws of an example
+            # alternate with other shards'.
+            entries = _entries(path, kept)
             if ends is None:
                 first = tf.constant(0, tf.int64)
-                return serialized.map(lambda one: cut(parse(one), first))
-            return serialized.map(parse).flat_map(cut_draws)
+                return entries.map(lambda path, entry: cut(path, entry, first))
+            return entries.flat_map(cut_draws)
 
         in_parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         in_order = (
             tf.data.Dataset.from_tensor_slices(files)
             .shuffle(len(shards), seed=file_seed)
             .interleave(
-                read, cycle_length=min(len(shards), _MAX_OPEN_SHARDS), **in_parallel
+                find, cycle_length=min(len(shards), _MAX_OPEN_SHARDS), **in_parallel
             )
         )
-        if ends is None:
-            in_order = in_order.filter(
-                lambda example: tf.gather(kept, example["example_index"])
-            )
         in_order = in_order.shuffle(shuffle_buffer, seed=order_seed)
         already_seen = tf.where(epoch == first_epoch, skip_batches * batch_size, 0)
         return (
             in_order.skip(tf.cast(already_seen, tf.int64))
             .map(
-                lambda example: _decode_random(example, clip, augmentation),
+                lambda part: _decode_random(part, clip, augmentation),
                 **in_parallel,
             )
             .batch(batch_size, drop_remainder=True)
@@ -182,31 +175,27 @@ def evaluation_batches(
             "start to the next's."
         )
 
-    def start_times(example):
-        recording_secs = _recording_secs(example)
+    def start_times(entry):
+        recording_secs = _recording_secs(entry)
         if stride_secs is None:
             return clips.uniform_starts(recording_secs, num_clips, clip)
         return clips.dense_starts(recording_secs, stride_secs, clip)
 
-    def cut_all(example):
-        starts = start_times(example)
-        return tf.data.Dataset.from_tensor_slices(starts).map(
-            lambda start: {**_cut_clip(example, start, clip), "start_secs": start}
+    def cut_all(path, entry):
+        return tf.data.Dataset.from_tensor_slices(start_times(entry)).map(
+            lambda start: {
+                **_find_clip(path, entry, start, clip, modalities),
+                "start_secs": start,
+            }
         )
 
-    examples = _records_of(list(shards), shards).map(
-        lambda serialized: records.parse_example(
-            serialized, num_filters=clip.num_mels, modalities=modalities
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    if keep is not None:
-        kept = tf.constant(keep)
-        examples = examples.filter(lambda one: tf.gather(kept, one["example_index"]))
+    kept = None if keep is None else tf.constant(keep)
     return (
-        examples.flat_map(cut_all)
+        tf.data.Dataset.from_tensor_slices(list(shards))
+        .flat_map(lambda path: _entries(path, kept))
+        .flat_map(cut_all)
         .map(
-            lambda example: _decode_center(example, clip),
+            lambda part: _decode_center(part, clip),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .batch(batch_size)
@@ -215,10 +204,14 @@ def evaluation_batches(
     )
 
 
-def _records_of(files, shards: Sequence[str]) -> tf.data.Dataset:
-    # Records are megabytes: from a local file, a buffer in between is one more copy.
-    is_remote = any("://" in path for path in shards)
-    return tf.data.TFRecordDataset(files, buffer_size=None if is_remote else 0)
+def _entries(path: tf.Tensor, kept: tf.Tensor | None) -> tf.data.Dataset:
+    """The kept examples of a shard: its path and what its index says of them."""
+    entries = tf.data.TFRecordDataset(path + record_index.SUFFIX).map(
+        lambda serialized: (path, record_index.parse_entry(serialized))
+    )
+    if kept is None:
+        return entries
+    return entries.filter(lambda _, entry: tf.gather(kept, entry.example_index))
 
 
 def _ends_of_draws(draws: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -249,42 +242,86 @@ def _num_draws(ends: tf.Tensor, index: tf.Tensor, offset: tf.Tensor) -> tf.Tenso
     return tf.cast(after - tf.minimum(tf.floor(before), ends[-1]), tf.int64)
 
 
-def _recording_secs(example):
+def _recording_secs(entry: Entry):
     """Float64 length by the times, which every record has, whatever its modalities."""
-    return tf.cast(example["end_us"] - example["start_us"], tf.float64) / 1e6
+    return tf.cast(entry.end_us - entry.start_us, tf.float64) / 1e6
 
 
-def _cut_clip(example, start_secs, clip: ClipSettings):
-    """The clip's part of what was parsed: its frames still JPEG, its log-mel."""
-    cut = {"example_index": example["example_index"]}
-    if "frames_jpeg" in example:
-        num_available = tf.shape(example["frames_jpeg"])[0]
+def _find_clip(path, entry: Entry, start_secs, clip: ClipSettings, modalities):
+    """Where a clip's frames and log-mel rows are: little, for it waits in a shuffle."""
+    part = {
+        "example_index": entry.example_index,
+        "path": path,
+        "shard_bytes": entry.shard_bytes,
+    }
+    if VIDEO in modalities:
+        num_available = tf.size(entry.frame_positions)
         # A record's frame_rate is float32: at 29.97, an hour in, off by 1/400 frame.
-        frame_rate = tf.cast(num_available, tf.float64) / _recording_secs(example)
+        frame_rate = tf.cast(num_available, tf.float64) / _recording_secs(entry)
         numbers = clips.frame_indices(
             start_secs,
             num_available=num_available,
             frame_rate=frame_rate,
             settings=clip,
         )
-        cut["jpegs"] = tf.gather(example["frames_jpeg"], numbers)
-    if "log_mel" in example:
-        cut["log_mel"] = clips.cut_log_mel(
-            example["log_mel"], start_secs=start_secs, settings=clip
+        part["frame_positions"] = tf.gather(entry.frame_positions, numbers)
+        part["frame_bytes"] = tf.gather(entry.frame_bytes, numbers)
+    if AUDIO in modalities:
+        part["log_mel_rows"] = clips.log_mel_rows(
+            start_secs,
+            num_available=tf.cast(entry.num_log_mel_rows, tf.int32),
+            settings=clip,
         )
-    return cut
+        part["log_mel_position"] = entry.log_mel_position
+        part["log_mel_row_bytes"] = entry.log_mel_row_bytes
+    return part
 
 
-def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
-    place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
-        tf.unstack(tf.random.experimental.stateless_split(example["seed"], 6))
+def _read_jpegs(part, clip: ClipSettings):
+    """[num_frames] string; all that lies between the first and the last is read."""
+    positions, sizes = part["frame_positions"], part["frame_bytes"]
+    first, end = tf.reduce_min(positions), tf.reduce_max(positions + sizes)
+    piece = record_index.read_bytes(
+        part["path"], first, end - first, part["shard_bytes"]
     )
-    decoded = {"example_index": example["example_index"]}
-    if "jpegs" in example:
+    # One by one: together, each would be cut from a copy of the piece.
+    return [
+        tf.strings.substr(piece, position, size)
+        for position, size in zip(
+            tf.unstack(positions - first, clip.num_frames),
+            tf.unstack(sizes, clip.num_frames),
+            strict=True,
+        )
+    ]
+
+
+def _read_log_mel(part, clip: ClipSettings):
+    """[num_mel_frames, num_mels] float32."""
+    rows, row_bytes = part["log_mel_rows"], part["log_mel_row_bytes"]
+    first = tf.reduce_min(rows)
+    num_rows = tf.cast(tf.reduce_max(rows) - first + 1, tf.int64)
+    piece = record_index.read_bytes(
+        part["path"],
+        part["log_mel_position"] + tf.cast(first, tf.int64) * row_bytes,
+        num_rows * row_bytes,
+        part["shard_bytes"],
+    )
+    as_bytes = tf.reshape(tf.io.decode_raw(piece, tf.uint8), [num_rows, row_bytes])
+    values = tf.reshape(as_bytes[:, -4 * clip.num_mels :], [-1, clip.num_mels, 4])
+    log_mel = tf.gather(tf.bitcast(values, tf.float32), rows - first)
+    return tf.ensure_shape(log_mel, [clip.num_mel_frames, clip.num_mels])
+
+
+def _decode_random(part, clip: ClipSettings, augmentation: Augmentation):
+    place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
+        tf.unstack(tf.random.experimental.stateless_split(part["seed"], 6))
+    )
+    decoded = {"example_index": part["example_index"]}
+    if "frame_positions" in part:
         draws = tf.random.stateless_uniform([3], place_seed)
         smallest = augmentation.min_crop_share or clip.crop_share
         frames = clips.decode_crop(
-            example["jpegs"],
+            _read_jpegs(part, clip),
             top=draws[0],
             left=draws[1],
             share=smallest + draws[2] * (clip.crop_share - smallest),
@@ -298,8 +335,8 @@ def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
             frames = clips.to_bytes(255.0 * colors)
         decoded[VIDEO] = frames
         decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
-    if "log_mel" in example:
-        log_mel = example["log_mel"]
+    if "log_mel_rows" in part:
+        log_mel = _read_log_mel(part, clip)
         if augmentation.gain_db:
             log_mel = augment.change_gain(log_mel, gain_seed, augmentation.gain_db)
         log_mel = _normalize_log_mel(log_mel, clip)
@@ -315,19 +352,20 @@ def _decode_random(example, clip: ClipSettings, augmentation: Augmentation):
     return decoded
 
 
-def _decode_center(example, clip: ClipSettings):
-    decoded = {name: example[name] for name in ("example_index", "start_secs")}
-    if "jpegs" in example:
+def _decode_center(part, clip: ClipSettings):
+    decoded = {name: part[name] for name in ("example_index", "start_secs")}
+    if "frame_positions" in part:
         decoded[VIDEO] = clips.decode_crop(
-            example["jpegs"],
+            _read_jpegs(part, clip),
             top=tf.constant(0.5),
             left=tf.constant(0.5),
             share=tf.constant(clip.crop_share),
             settings=clip,
         )
         decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
-    if "log_mel" in example:
-        decoded[AUDIO] = _normalize_log_mel(example["log_mel"], clip)[..., None]
+    if "log_mel_rows" in part:
+        log_mel = _normalize_log_mel(_read_log_mel(part, clip), clip)
+        decoded[AUDIO] = log_mel[..., None]
     return decoded
 
 

@@ -88,7 +88,7 @@ def make(
         num_classes=num_classes,
     )
     parts = times.parts(
-        size, cluster, efficiency, bytes_per_video=recordings.bytes_per_video
+        size, cluster, efficiency, bytes_per_clip=recordings.bytes_per_clip
     )
     memory = needs.memory(size, cluster)
     usable = USABLE_SHARE * cluster.device.memory_bytes

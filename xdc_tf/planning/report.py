@@ -146,8 +146,8 @@ def assumptions(plan: Plan) -> list[str]:
         f"{device.link_bytes_per_sec / 1e9:.4g} GB/s in a machine and "
         f"{plan.cluster.network_bytes_per_sec / 1e9:.4g} GB/s between machines",
         f"records: {plan.recordings.bytes_per_video / 1e6:.4g} MB a video "
-        f"({plan.recordings.source}); every pass reads "
-        "all of them whole, also over the held-out videos alone",
+        f"({plan.recordings.source}), of which a clip reads "
+        f"{plan.recordings.bytes_per_clip / 1e3:.4g} kB",
         f"storage gives {plan.cluster.storage_bytes_per_sec / 1e9:.4g} GB/s to each "
         "machine; rates of reading and cores are those at which devices do not wait",
         "rounds have all their epochs and k-means all its iterations; labels.csv has "

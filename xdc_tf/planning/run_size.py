@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from xdc_tf import compat
 from xdc_tf.clustering.pseudo_labels import KMeansSettings
-from xdc_tf.data import dataset_info
+from xdc_tf.data import dataset_info, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.models import folding, two_stream
 from xdc_tf.planning import operations
@@ -30,11 +30,13 @@ class Recordings(NamedTuple):
 
     Attributes:
       bytes_per_video: of its record.
+      bytes_per_clip: of it that are read for a clip.
       frame_pixels: of a stored frame.
       source: where these are from.
     """
 
     bytes_per_video: float
+    bytes_per_clip: float
     frame_pixels: float
     source: str
 
@@ -273,15 +275,24 @@ def _clusterings(method, encoders, kmeans, num_videos) -> tuple[ClusteringSize, 
     return tuple(found)
 
 
-def recordings_of(records_dir: str, info: DatasetInfo) -> Recordings:
-    """What the records of a directory are like, from the sizes of their files."""
+def recordings_of(
+    config: Mapping[str, Any], records_dir: str, info: DatasetInfo
+) -> Recordings:
+    """What the records of a directory are like, from its files' sizes and an index."""
     compat.enable_remote_paths(records_dir)
-    num_bytes = sum(
-        tf.io.gfile.stat(path).length
-        for path in dataset_info.shard_paths(records_dir, info)
-    )
+    paths = dataset_info.shard_paths(records_dir, info)
+    num_bytes = sum(tf.io.gfile.stat(path).length for path in paths)
+    some = tf.data.TFRecordDataset(paths[0] + record_index.SUFFIX)
+    frame_bytes = [
+        record_index.parse_entry(serialized).frame_bytes for serialized in some
+    ]
     return Recordings(
         bytes_per_video=num_bytes / max(1, info.num_examples),
+        bytes_per_clip=_bytes_per_clip(
+            config,
+            frame_bytes=float(np.mean(np.concatenate(frame_bytes or [[0]]))),
+            frames_per_sec=info.fps,
+        ),
         frame_pixels=info.short_side**2 * _ASPECT_RATIO,
         source=f"sizes of the {len(info.shards)} files of {records_dir}, frames 16:9",
     )
@@ -298,15 +309,34 @@ def assumed_recordings(
     """Records of videos of that length, frames 16:9, with all that a method needs."""
     wanted = supervision.modalities(supervision.method(config["method"]))
     pixels = short_side**2 * _ASPECT_RATIO
-    log_mel = config["log_mel"]
+    frame_bytes = pixels * jpeg_bytes_per_pixel
     bytes_per_sec = {
-        VIDEO: frames_per_sec * pixels * jpeg_bytes_per_pixel,
-        AUDIO: 1000 / log_mel["hop_ms"] * log_mel["num_filters"] * 4,
+        VIDEO: frames_per_sec * frame_bytes,
+        AUDIO: _log_mel_bytes_per_sec(config),
     }
     return Recordings(
         bytes_per_video=video_secs * sum(bytes_per_sec[name] for name in wanted),
+        bytes_per_clip=_bytes_per_clip(
+            config, frame_bytes=frame_bytes, frames_per_sec=frames_per_sec
+        ),
         frame_pixels=pixels,
         source=f"assumed: {video_secs:g} s, {frames_per_sec:g} frames/s, 16:9 with "
         f"{short_side} pixels on the short side, {jpeg_bytes_per_pixel:g} bytes per "
         "pixel as JPEG",
     )
+
+
+def _log_mel_bytes_per_sec(config) -> float:
+    return 1000 / config["log_mel"]["hop_ms"] * config["log_mel"]["num_filters"] * 4
+
+
+def _bytes_per_clip(config, *, frame_bytes: float, frames_per_sec: float) -> float:
+    """From the first frame of the clip to the last, and its sound."""
+    clip = config["clip"]
+    wanted = supervision.modalities(supervision.method(config["method"]))
+    num_frames = 1 + (clip["num_frames"] - 1) * max(1.0, frames_per_sec / clip["fps"])
+    num_bytes = {
+        VIDEO: num_frames * frame_bytes,
+        AUDIO: clip["audio_secs"] * _log_mel_bytes_per_sec(config),
+    }
+    return sum(num_bytes[name] for name in wanted)

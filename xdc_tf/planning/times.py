@@ -238,7 +238,7 @@ def parts(
     cluster: Cluster,
     efficiency: Efficiency,
     *,
-    bytes_per_video: float,
+    bytes_per_clip: float,
 ) -> list[Part]:
     """The parts of the run, in the order of a round; those that it does not have not.
 
@@ -246,10 +246,8 @@ def parts(
       size: of the run.
       cluster: its machines.
       efficiency: of products.
-      bytes_per_video: of a record. A pass reads all records whole, also those of
-        videos that it passes over.
+      bytes_per_clip: that are read of a record.
     """
-    data_set = size.num_videos * bytes_per_video
     found = []
     if size.num_extracted:
         found.append(
@@ -257,7 +255,7 @@ def parts(
                 EXTRACTION,
                 clips_secs(size.folded.values(), size, cluster, efficiency),
                 num_clips=sum(size.num_extracted) * size.clips_per_video,
-                num_bytes=data_set * sum(map(bool, size.num_extracted)),
+                bytes_per_clip=bytes_per_clip,
                 times=len(size.num_extracted),
                 cluster=cluster,
             )
@@ -280,8 +278,7 @@ def parts(
             TRAINING,
             step_secs(size, cluster, efficiency) / size.batch_size,
             num_clips=num_trained,
-            # Records of held-out videos are passed over, but read.
-            num_bytes=data_set * num_trained / size.num_trained,
+            bytes_per_clip=bytes_per_clip,
             times=size.num_rounds,
             cluster=cluster,
         )
@@ -293,7 +290,7 @@ def parts(
                 HELD_OUT,
                 clips_secs(size.encoders.values(), size, cluster, efficiency),
                 num_clips=size.num_held_out * times,
-                num_bytes=data_set * times,  # as above
+                bytes_per_clip=bytes_per_clip,
                 times=size.num_rounds,
                 cluster=cluster,
             )
@@ -302,10 +299,10 @@ def parts(
 
 
 def _part_of_clips(
-    name, secs_per_clip, *, num_clips, num_bytes, times, cluster
+    name, secs_per_clip, *, num_clips, bytes_per_clip, times, cluster
 ) -> Part:
     by_devices = num_clips * secs_per_clip
-    by_storage = num_bytes / _storage(cluster)
+    by_storage = num_clips * bytes_per_clip / _storage(cluster)
     total = max(by_devices, by_storage)
     return Part(
         name=name,
@@ -313,7 +310,7 @@ def _part_of_clips(
         total_secs=total,
         bound="storage" if by_storage > by_devices else "devices",
         clips_per_sec=1 / secs_per_clip,
-        bytes_per_sec=num_bytes / by_devices if by_devices else 0.0,
+        bytes_per_sec=bytes_per_clip / secs_per_clip,
     )
 
 
