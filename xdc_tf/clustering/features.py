@@ -75,7 +75,7 @@ def make_extract_clips(
         }
         return batch["example_index"], batch["start_secs"], features
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(batch):
         return strategy.run(replica_step, args=(batch,))
 
@@ -206,7 +206,7 @@ def refresh_batch_norm(
         for stream, encoder in encoders.items():
             encoder(encoder_input(batch, modalities[stream]), training=True)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(batch):
         strategy.run(replica_step, args=(batch,))
         two_stream.average_statistics(encoders.values(), strategy)

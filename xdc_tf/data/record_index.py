@@ -8,10 +8,10 @@ vector of little-endian int64,
     log-mel row, log-mel rows, frames' positions [T], frames' lengths [T]
 
 Positions count from the shard's first byte. The last bytes of a log-mel row are its
-values, float32. What a clip needs is read in one piece (read_bytes), from any file
-system that TensorFlow knows.
+values, float32.
 """
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -219,25 +219,63 @@ def parse_entry(serialized: tf.Tensor) -> Entry:
     return Entry(*tf.unstack(vector[:num_scalars], num_scalars), positions, sizes)
 
 
-def read_bytes(
-    path: tf.Tensor, position: tf.Tensor, num_bytes: tf.Tensor, file_bytes: tf.Tensor
+def read_pieces(
+    path: tf.Tensor, positions: tf.Tensor, sizes: tf.Tensor, file_bytes: tf.Tensor
 ) -> tf.Tensor:
-    """A part of a file as a scalar string, in one read, also within tf.data.
+    """Parts of a file, also within tf.data; what lies between them is not read.
+
+    TensorFlow's own operations read files from their beginning.
 
     Args:
-      path: scalar string.
-      position: int64 scalar, of the first byte.
-      num_bytes: int64 scalar, above 0.
+      path: scalar string, local or remote.
+      positions: [K] int64, of first bytes.
+      sizes: [K] int64.
       file_bytes: int64 scalar, size of the whole file.
 
+    Returns:
+      [K] string.
+
     Raises:
-      tf.errors.NotFoundError: if there is no such file.
-      tf.errors.InvalidArgumentError: if it has another size.
+      ValueError: if the file cannot be read or has another size; within tf.data an
+        OpError that says so.
     """
-    return tf.data.FixedLengthRecordDataset(
-        path,
-        record_bytes=num_bytes,
-        header_bytes=position,
-        footer_bytes=file_bytes - position - num_bytes,
-        buffer_size=num_bytes,
-    ).get_single_element()
+    pieces = tf.numpy_function(
+        _read_pieces, [path, positions, sizes, file_bytes], tf.string, stateful=False
+    )
+    return tf.ensure_shape(pieces, positions.shape)
+
+
+def _read_pieces(
+    path: bytes, positions: np.ndarray, sizes: np.ndarray, file_bytes: np.ndarray
+) -> np.ndarray:
+    name = path.decode()
+    try:
+        read = _read_remote if "://" in name else _read_local
+        size, pieces = read(name, zip(positions.tolist(), sizes.tolist(), strict=True))
+    except (OSError, tf.errors.OpError) as error:
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    if size != file_bytes or [len(piece) for piece in pieces] != sizes.tolist():
+        raise ValueError(
+            f"{name} has {size} bytes and not the {file_bytes} that {name}{SUFFIX} was "
+            "made for; bring back the file that belongs to it, or convert again."
+        )
+    return np.array(pieces, object)
+
+
+def _read_local(path, places) -> tuple[int, list[bytes]]:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.fstat(file).st_size, [
+            os.pread(file, size, position) for position, size in places
+        ]
+    finally:
+        os.close(file)
+
+
+def _read_remote(path, places) -> tuple[int, list[bytes]]:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        pieces = []
+        for position, size in places:
+            file.seek(position)
+            pieces.append(file.read(size))
+        return file.size(), pieces

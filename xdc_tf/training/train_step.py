@@ -220,7 +220,7 @@ def make_train_step(
         }
         return ExampleFeatures(batch["example_index"], streams)
 
-    @tf.function
+    @tf.function(autograph=False)
     def train_step(batch):
         before = strategy.run(replica_statistics)
         found = all_gradients(batch)
@@ -280,7 +280,7 @@ def make_evaluation_step(
         sums = head_losses(model, method, label_tables, encoded)
         return sums, encoded if harvest else None
 
-    @tf.function
+    @tf.function(autograph=False)
     def evaluation_step(batch):
         sums, encoded = strategy.run(replica_step, args=(batch,))
         return StepResult(_sum_over_devices(strategy, sums), encoded)
