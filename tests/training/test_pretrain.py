@@ -1,26 +1,17 @@
 import json
 import os
-import resource
-import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import program
 from xdc_tf import workdir as work
 from xdc_tf.clustering import label_tables
-from xdc_tf.models import encoder_files, two_stream
-from xdc_tf.signals import Stop, Stopped
-from xdc_tf.training import pretrain as pretrain_module
+from xdc_tf.models import encoder_files
 from xdc_tf.training import supervision
 from xdc_tf.training.pretrain import pretrain
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # 24 videos, 5 of them held out, in batches of 4.
 STEPS_PER_ROUND = 4
 
@@ -85,201 +76,6 @@ def test_imported_is_no_method_to_train_by(tiny_config, tiny_records, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_devices_run_all_rounds(tiny_config, tiny_records, tmp_path, two_devices):
-    run_pretrain(tiny_config, tiny_records, tmp_path, two_devices)
-    assert final_step(tmp_path) == 2 * STEPS_PER_ROUND
-    assert os.path.exists(work.round_dir(str(tmp_path), 1))
-
-
-KILLED_IN_A_STEP = """
-import threading
-from xdc_tf.training import train_step
-make = train_step.make_train_step
-def make_deadly(*args, **kwargs):
-    step, calls = make(*args, **kwargs), []
-    def deadly(batch):
-        calls.append(batch)
-        if len(calls) == 4:
-            for thread in threading.enumerate():
-                if thread.name == "checkpoint":
-                    thread.join()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(batch)
-    return deadly
-train_step.make_train_step = make_deadly
-"""
-KILLED_IN_CLUSTERING = """
-from xdc_tf.clustering import kmeans
-def deadly(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
-kmeans.fit_heads = deadly
-"""
-RUN = """
-import json, os, signal, sys
-import tensorflow as tf
-{patch}
-from xdc_tf.training.pretrain import pretrain
-pretrain(json.loads(sys.argv[1]), workdir=sys.argv[2], records_dir=sys.argv[3],
-         strategy=tf.distribute.OneDeviceStrategy("/CPU:0"))
-"""
-
-
-def run_process(config, records, workdir, patch):
-    arguments = [json.dumps(config), str(workdir), str(records / "train")]
-    return subprocess.run(
-        [sys.executable, "-c", RUN.format(patch=patch), *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def test_killed_in_a_round_and_in_clustering_the_run_ends_with_all_its_steps(
-    tiny_config, tiny_records, tmp_path
-):
-    killed = run_process(tiny_config, tiny_records, tmp_path, KILLED_IN_A_STEP)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    # The checkpoint of step 3 is there, the fourth step is lost.
-    assert final_step(tmp_path) == 3
-    killed = run_process(tiny_config, tiny_records, tmp_path, KILLED_IN_CLUSTERING)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert "from step 3" in killed.stdout
-    assert final_step(tmp_path) == STEPS_PER_ROUND
-    finished = run_process(tiny_config, tiny_records, tmp_path, "")
-    assert finished.returncode == 0, finished.stderr
-    assert final_step(tmp_path) == 2 * STEPS_PER_ROUND
-    for round_index in range(2):
-        table = label_tables.read(work.round_dir(str(tmp_path), round_index))
-        assert set(table.clusterings) == {"video", "audio"}
-
-
-def test_a_restarted_run_gives_the_labels_of_an_uninterrupted_one(
-    tiny_config, tiny_records, tiny_run, tmp_path
-):
-    run_pretrain(tiny_config | {"num_rounds": 1}, tiny_records, tmp_path)
-    run_pretrain(tiny_config, tiny_records, tmp_path, allow_config_change=True)
-    whole, halves = (
-        label_tables.read(work.round_dir(str(workdir), 1)).clusterings
-        for workdir in (tiny_run, tmp_path)
-    )
-    for source, clustering in whole.items():
-        np.testing.assert_array_equal(clustering.labels, halves[source].labels)
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """The function (steps) -> a Stop that is requested while that step runs."""
-
-    def stop_after(steps):
-        stop, prepared = Stop(), pretrain_module.prepare_work
-
-        def prepare_work(run):
-            work_of_rounds = prepared(run)
-            calls = []
-
-            def train(batch):
-                calls.append(batch)
-                if len(calls) == steps:
-                    stop._signal = "SIGTERM"
-                return work_of_rounds.train(batch)
-
-            return work_of_rounds._replace(train=train)
-
-        monkeypatch.setattr(pretrain_module, "prepare_work", prepare_work)
-        return stop
-
-    return stop_after
-
-
-def test_a_signal_saves_after_the_step_and_the_rest_gives_the_same_bits(
-    tiny_config, tiny_records, tiny_run, tmp_path, stop_after
-):
-    with pytest.raises(Stopped, match="SIGTERM"):
-        run_pretrain(tiny_config, tiny_records, tmp_path, stop=stop_after(2))
-    assert final_step(tmp_path) == 2
-    run_pretrain(tiny_config, tiny_records, tmp_path)
-    for stream in ("video", "audio"):
-        whole, halves = (
-            encoder_files.load_encoder(work.encoder_file(str(workdir), stream))
-            for workdir in (tiny_run, tmp_path)
-        )
-        for expected, found in zip(
-            whole.get_weights(), halves.get_weights(), strict=True
-        ):
-            np.testing.assert_array_equal(expected, found)
-
-
-def test_a_signal_in_the_last_step_of_a_round_finishes_the_round(
-    tiny_config, tiny_records, tmp_path, stop_after
-):
-    stop = stop_after(STEPS_PER_ROUND)
-    with pytest.raises(Stopped):
-        run_pretrain(tiny_config, tiny_records, tmp_path, stop=stop)
-    assert final_step(tmp_path) == STEPS_PER_ROUND
-
-
-def test_a_run_goes_on_with_other_devices(
-    tiny_config, tiny_records, tmp_path, stop_after, two_devices
-):
-    with pytest.raises(Stopped):
-        run_pretrain(tiny_config, tiny_records, tmp_path, stop=stop_after(2))
-    run_pretrain(tiny_config, tiny_records, tmp_path, two_devices)
-    assert final_step(tmp_path) == 2 * STEPS_PER_ROUND
-    assert set(label_tables.read(work.round_dir(str(tmp_path), 2)).clusterings) == {
-        "video",
-        "audio",
-    }
-
-
-def test_records_that_vanish_are_named_and_the_run_goes_on_with_them_back(
-    tiny_config, tiny_records, tmp_path, monkeypatch
-):
-    records, hidden = tmp_path / "records", tmp_path / "hidden"
-    shutil.copytree(tiny_records / "train", records / "train")
-    reset_heads = two_stream.reset_heads
-
-    def vanish(*args, **kwargs):  # between the clustering and the first step
-        os.rename(records, hidden)
-        return reset_heads(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pretrain_module.two_stream, "reset_heads", vanish)
-        with pytest.raises(tf.errors.OpError) as stopped:
-            run_pretrain(
-                tiny_config | {"method": "same_audio"}, records, tmp_path / "run"
-            )
-    assert f"{records}/train/records-0000" in program._tensorflow_user_error(
-        stopped.value
-    )
-    os.rename(hidden, records)
-    run_pretrain(tiny_config | {"method": "same_audio"}, records, tmp_path / "run")
-    assert final_step(tmp_path / "run") == 2 * STEPS_PER_ROUND
-
-
-def test_a_full_disk_names_the_file_and_with_room_the_run_goes_on(
-    tiny_config, tiny_records, tmp_path, monkeypatch
-):
-    config = tiny_config | {"method": "same_audio", "num_rounds": 1}
-    save_heads = encoder_files.save_heads
-
-    def save_on_full_disk(heads, path):
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-        try:
-            save_heads(heads, path)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(encoder_files, "save_heads", save_on_full_disk)
-        with pytest.raises(OSError, match="File too large: .*audio_heads.npz"):
-            run_pretrain(config, tiny_records, tmp_path)
-    run_pretrain(config, tiny_records, tmp_path)
-    assert final_step(tmp_path) == STEPS_PER_ROUND
-
-
 def test_the_encoders_of_the_lowest_held_out_loss_are_kept(tiny_run):
     with open(os.path.join(tiny_run, work.BEST_DIR, work.ENCODERS_FILE)) as file:
         told = json.load(file)
@@ -313,14 +109,6 @@ def test_steps_that_cannot_be_profiled_are_refused(
         )
 
 
-def test_a_second_run_in_a_work_directory_is_refused(
-    tiny_config, tiny_records, tiny_run
-):
-    with work.Lock(str(tiny_run)):
-        with pytest.raises(BlockingIOError, match="is in use by process"):
-            run_pretrain(tiny_config, tiny_records, tiny_run)
-
-
 def test_patience_ends_a_round_whose_held_out_loss_does_not_fall(
     tiny_config, tiny_records, tmp_path
 ):
@@ -340,24 +128,6 @@ def test_a_loss_that_is_not_finite_stops_with_round_and_step(
     with pytest.raises(FloatingPointError, match=r"in round 1, step 2: losses"):
         run_pretrain(tiny_config, tiny_records, tmp_path)
     assert final_step(tmp_path) == 0
-
-
-def test_another_configuration_stops_naming_the_keys(
-    tiny_config, tiny_records, tiny_run
-):
-    with pytest.raises(ValueError, match=r"seed \(0 there, 5 now\)"):
-        run_pretrain(tiny_config | {"seed": 5}, tiny_records, tiny_run)
-
-
-def test_records_of_another_manifest_stop(tiny_config, tiny_records, tiny_run):
-    with pytest.raises(ValueError, match="records of another manifest"):
-        pretrain(
-            tiny_config
-            | {"training": tiny_config["training"] | {"held_out_share": 0.0}},
-            workdir=str(tiny_run),
-            records_dir=str(tiny_records / "test"),
-            strategy=ONE_DEVICE,
-        )
 
 
 @pytest.mark.parametrize(
