@@ -33,7 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep import shards, synthetic, workers
-from xdc_tf import compat
+from xdc_tf import compat, freed_memory
 from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
@@ -112,7 +112,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
         directory,
         settings=workers.ConversionSettings(),
         num_workers=os.cpu_count(),
-        rows_per_shard=8,
+        rows_per_shard=16,
     )
     return directory
 
@@ -192,6 +192,7 @@ _measure: Callable[[], Measured]  # of a process that `start` was called in
 def start(engine: Engine, directory: str, num_clips: int, repeats: int) -> None:
     """Makes a process ready to measure, past the filling of its buffers."""
     global _measure
+    freed_memory.keep()  # as cli.pretrain does
     before = peak_mib()
     num_batches = num_clips // _BATCH_SIZE
     batches = make_batches(engine, directory, num_clips * (repeats + 1))

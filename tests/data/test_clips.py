@@ -244,6 +244,22 @@ def test_decoding_a_window_gives_the_colours_of_all_but_the_outermost_pixels(top
     np.testing.assert_array_equal(found[:, 1:-1, 1:-1], cut[:, 1:-1, 1:-1])
 
 
+@pytest.mark.parametrize("crop_size", [8, 17])  # decoded at a half, and whole
+def test_a_mirrored_clip_is_the_clip_from_right_to_left(crop_size):
+    place = {"top": tf.constant(0.3), "left": tf.constant(0.8)}
+    arguments = place | {
+        "share": tf.constant(0.5),
+        "settings": CLIP._replace(crop_size=crop_size),
+    }
+    plain, same, mirrored = (
+        clips.decode_crop(noise_jpegs(3), mirrored=mirror, **arguments).numpy()
+        for mirror in (None, tf.constant(False), tf.constant(True))
+    )
+    np.testing.assert_array_equal(same, plain)
+    # Scaling rounds alike from both sides, but for sums in another order.
+    np.testing.assert_allclose(mirrored[:, :, ::-1], plain, atol=1)
+
+
 @pytest.mark.parametrize(
     ("height", "share", "crop_size", "halvings"),
     [

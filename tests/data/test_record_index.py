@@ -135,25 +135,46 @@ def test_changed_bytes_are_refused_or_give_positions_within_the_record():
     assert 500 < num_refused < 2000
 
 
-def read(path, *numbers):
-    arguments = [tf.constant(number, tf.int64) for number in numbers]
-    return record_index.read_bytes(tf.constant(str(path)), *arguments).numpy()
+def read(path, positions, sizes, file_bytes):
+    """Within a data set, as the pipeline does."""
+    numbers = [tf.constant(one, tf.int64) for one in (positions, sizes, file_bytes)]
+    pieces = tf.data.Dataset.from_tensors(str(path)).map(
+        lambda path: record_index.read_pieces(path, *numbers)
+    )
+    return next(pieces.as_numpy_iterator()).tolist()
 
 
-def test_a_part_of_a_file_is_read(tmp_path):
+def test_parts_of_a_file_are_read(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(100)))
-    assert read(path, 30, 5, 100) == bytes(range(30, 35))
-    assert read(path, 0, 100, 100) == bytes(range(100))
+    assert read(path, [30, 0, 95], [5, 100, 5], 100) == [
+        bytes(range(30, 35)),
+        bytes(range(100)),
+        bytes(range(95, 100)),
+    ]
 
 
-def test_a_file_of_another_size_is_refused(tmp_path):
+def test_tensorflows_file_systems_read_the_same_parts(tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(bytes(101))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="file"):
-        read(path, 30, 5, 100)
+    path.write_bytes(bytes(range(100)))
+    places = [(30, 5), (0, 100), (95, 5)]
+    expected = record_index._read_local(str(path), places)
+    assert record_index._read_remote(str(path), places) == expected
+
+
+@pytest.mark.parametrize(("num_bytes", "end"), [(101, 35), (34, 35)])
+def test_a_file_of_another_size_is_refused(num_bytes, end, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(num_bytes))
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=f"file has {num_bytes} bytes and not the 100 that .*file.index was made",
+    ):
+        read(path, [end - 5], [5], 100)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(tf.errors.NotFoundError, match="nothing_here"):
-        read(tmp_path / "nothing_here", 0, 1, 2)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="nothing_here cannot be read: .*No such"
+    ):
+        read(tmp_path / "nothing_here", [0], [1], 2)

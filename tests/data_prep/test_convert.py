@@ -115,7 +115,9 @@ def test_only_whole_files_lie_in_the_directory(converted):
         "examples.csv",
         "quarantine.csv",
         "records-00000-of-00002.tfrecord",
+        "records-00000-of-00002.tfrecord.index",
         "records-00001-of-00002.tfrecord",
+        "records-00001-of-00002.tfrecord.index",
     ]
 
 
@@ -237,7 +239,8 @@ def test_without_a_usable_row_no_info_is_written(tmp_path):
     with pytest.raises(ValueError, match="none of the 1 rows.*1 cannot_open"):
         convert(str(manifest), tmp_path / "records")
     names = sorted(path.name for path in (tmp_path / "records").iterdir())
-    assert names == ["quarantine.csv", "records-00000-of-00001.tfrecord"]
+    shard = "records-00000-of-00001.tfrecord"
+    assert names == ["quarantine.csv", shard, f"{shard}.index"]
 
 
 @pytest.mark.parametrize(
@@ -291,3 +294,12 @@ def test_a_missing_manifest_is_one_message_and_exit_code_1(tmp_path):
     assert done.returncode == 1
     assert "no.csv does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_lost_index_is_made_anew(manifest, tmp_path):
+    convert(manifest, tmp_path / "records")
+    index = tmp_path / "records" / "records-00001-of-00002.tfrecord.index"
+    written = index.read_bytes()
+    index.unlink()
+    convert(manifest, tmp_path / "records")
+    assert index.read_bytes() == written

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf import compat, workdir
-from xdc_tf.data import clips, dataset_info, pipeline, records
+from xdc_tf.data import clips, dataset_info, pipeline, record_index, records
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
 from xdc_tf.export import export_run, raw_input, saved_model
 from xdc_tf.models.encoder_files import load_encoder
@@ -239,7 +239,7 @@ def test_serving_frames_equals_the_evaluation_pipeline(
         height=34,
         width=50,
     )
-    with tf.io.TFRecordWriter(str(tmp_path / "record")) as writer:
+    with record_index.ShardWriter(str(tmp_path / "record")) as writer:
         writer.write(record)
     clip = settings.clip(
         workdir.read_config(str(tiny_run)),

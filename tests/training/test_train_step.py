@@ -44,22 +44,6 @@ def weights(run):
     return [variable.numpy() for variable in run.model.trainable_variables]
 
 
-def test_two_devices_take_the_same_first_step_as_one(
-    tiny_config, tiny_records, tmp_path, two_devices
-):
-    tiny_config["synchronized_batch_norm"] = True
-    results = []
-    for name, strategy in {"one": ONE_DEVICE, "two": two_devices}.items():
-        run = make_run(tiny_config, tiny_records, tmp_path / name, strategy)
-        sums = make_step(run)(next(training_batches(run))).sums
-        results.append((monitoring.head_means([sums]), weights(run)))
-    (means_of_one, weights_of_one), (means_of_two, weights_of_two) = results
-    for head, means in means_of_one.items():
-        assert means_of_two[head]["loss"] == pytest.approx(means["loss"], rel=1e-5)
-    for of_one, of_two in zip(weights_of_one, weights_of_two, strict=True):
-        np.testing.assert_allclose(of_two, of_one, rtol=1e-4, atol=1e-5)
-
-
 def test_two_devices_have_the_losses_of_one_for_five_steps(
     tiny_config, tiny_records, tmp_path, two_devices
 ):

@@ -36,18 +36,9 @@ class Augmentation(NamedTuple):
 _GREY = (0.299, 0.587, 0.114)
 
 
-def flip(frames: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors the whole clip [T, H, W, 3] left to right in half of the cases."""
-
-    def mirrored():
-        # TensorFlow has a fast way for images of three dimensions only.
-        shape = tf.shape(frames)
-        rows = tf.reshape(frames, [-1, shape[2], 3])
-        return tf.reshape(tf.reverse(rows, axis=[1]), shape)
-
-    return tf.cond(
-        tf.random.stateless_uniform([], seed) < 0.5, mirrored, lambda: frames
-    )
+def is_mirrored(seed: tf.Tensor) -> tf.Tensor:
+    """Bool scalar, in half of the cases."""
+    return tf.random.stateless_uniform([], seed) < 0.5
 
 
 def jitter_color(

@@ -218,6 +218,7 @@ def decode_crop(
     left: tf.Tensor,
     share: tf.Tensor,
     settings: ClipSettings,
+    mirrored: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Decodes one window of each frame and scales it to the crop size.
 
@@ -236,6 +237,7 @@ def decode_crop(
       left: see crop_window.
       share: see crop_window.
       settings: the clip's shape.
+      mirrored: bool scalar, whether left and right change places; None: they do not.
 
     Returns:
       [T, crop_size, crop_size, 3] uint8.
@@ -245,18 +247,25 @@ def decode_crop(
     halvings = reduction(shape, share=share, crop_size=size)
     window = crop_window(_halved(shape, halvings), top=top, left=left, share=share)
 
-    def decode(ratio):
-        # Unrolled: a loop would copy every frame once more.
-        return tf.stack(
-            [
-                tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, ratio=ratio)
-                for jpeg in jpegs
-            ]
-        )
+    def decode(ratio, mirror):
+        # Unrolled: a loop would copy every frame once more. Mirrored one by one, while
+        # they are in a processor's cache.
+        frames = [
+            tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, ratio=ratio)
+            for jpeg in jpegs
+        ]
+        return tf.stack([tf.reverse(one, [1]) if mirror else one for one in frames])
 
+    ways = [False] if mirrored is None else [False, True]
+    if mirrored is not None:
+        halvings += (_MAX_HALVINGS + 1) * tf.cast(mirrored, tf.int32)
     frames = tf.switch_case(
         halvings,
-        [functools.partial(decode, 2**times) for times in range(_MAX_HALVINGS + 1)],
+        [
+            functools.partial(decode, 2**times, mirror)
+            for mirror in ways
+            for times in range(_MAX_HALVINGS + 1)
+        ],
     )
     return tf.ensure_shape(scale(frames, size), [settings.num_frames, size, size, 3])
 
