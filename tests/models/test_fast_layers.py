@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf.models import audio_resnet, fast_layers, folding, video_resnet
-from xdc_tf.models.fast_layers import MIXED, PLANAR, SPATIAL
+from xdc_tf.models.fast_layers import MIXED, PLANAR, PRODUCTS, SPATIAL
 from xdc_tf.models.layers import LayerSettings
 
 SPATIAL_KERNEL, TEMPORAL_KERNEL, POINT = (1, 3, 3), (3, 1, 1), (1, 1, 1)
@@ -26,7 +26,7 @@ def correlation(clips, kernel, strides):
     return np.einsum("bxyzcthw,thwcd->bxyzd", windows[:, ::t, ::h, ::w], kernel)
 
 
-@pytest.mark.parametrize("form", [PLANAR, SPATIAL, MIXED])
+@pytest.mark.parametrize("form", [PLANAR, SPATIAL, MIXED, PRODUCTS])
 @pytest.mark.parametrize(
     ("size", "strides"),
     [
@@ -49,9 +49,15 @@ def test_every_form_is_the_convolution_padded_by_half_a_kernel(
 
 @pytest.mark.parametrize(
     ("size", "strides"),
-    [(SPATIAL_KERNEL, (1, 2, 2)), (TEMPORAL_KERNEL, (2, 1, 1)), (POINT, (2, 2, 2))],
+    [
+        (SPATIAL_KERNEL, (1, 1, 1)),
+        (SPATIAL_KERNEL, (1, 2, 2)),
+        (TEMPORAL_KERNEL, (1, 1, 1)),
+        (TEMPORAL_KERNEL, (2, 1, 1)),
+        (POINT, (2, 2, 2)),
+    ],
 )
-@pytest.mark.parametrize("form", [PLANAR, MIXED])
+@pytest.mark.parametrize("form", [PLANAR, MIXED, PRODUCTS])
 @pytest.mark.parametrize("side", [6, 7])
 def test_gradients_are_those_of_the_3d_convolution(size, strides, form, side):
     clips, kernel = random(2, 5, side, side, 3), random(*size, 3, 4, seed=1)
@@ -66,6 +72,18 @@ def test_gradients_are_those_of_the_3d_convolution(size, strides, form, side):
 
     for one, other in zip(gradients(form), gradients(SPATIAL), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_kernel_longer_than_the_clip_has_gradients_where_it_reaches():
+    clips, kernel = random(3, 1, 4, 4, 2), random(*TEMPORAL_KERNEL, 2, 5, seed=1)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(kernel)
+        outputs = {
+            form: fast_layers.convolve(clips, kernel, (1, 1, 1), form)
+            for form in (PRODUCTS, SPATIAL)
+        }
+    found, expected = (tape.gradient(one, kernel) for one in outputs.values())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_whole_kernel_has_no_planar_form():

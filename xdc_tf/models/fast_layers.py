@@ -9,15 +9,19 @@ the operations are Keras's.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 # How a convolution is computed.
 PLANAR = "2d"  # output and gradients as 2-d convolutions
 SPATIAL = "3d"  # as 3-d ones
 MIXED = "mixed"  # output and the kernel's gradient in 2-d, the input's in 3-d
+PRODUCTS = "products"  # as 3-d ones; the kernel's gradient by matrix products
 
 # On CPUs, by compute type; other types and devices take what Keras does.
-FORMS = {"float32": MIXED, "bfloat16": SPATIAL}
+FORMS = {"float32": MIXED, "bfloat16": PRODUCTS}
+# Gradients of kernels in space are faster as products where a channel has few numbers.
+_MOST_POSITIONS = 1024
 
 
 @tf.autograph.experimental.do_not_convert  # saves a third of the start
@@ -28,19 +32,21 @@ def convolve(
 
     Args:
       clips: [B, T, H, W, C].
-      kernel: [t, h, w, C, D], odd sizes; t or h and w are 1 unless it is SPATIAL.
+      kernel: [t, h, w, C, D], odd sizes; t or h and w are 1 in PLANAR and MIXED.
       strides: in time, height and width.
-      form: PLANAR, SPATIAL or MIXED.
+      form: PLANAR, SPATIAL, MIXED or PRODUCTS.
 
     Returns:
       [B, ceil(T / strides[0]), ceil(H / strides[1]), ceil(W / strides[2]), D].
 
     Raises:
-      ValueError: on another kernel in a form that is not SPATIAL.
+      ValueError: on another kernel in these.
     """
     time, height, width = kernel.shape[:3]
     if form == SPATIAL:
         return _convolve_spatial(clips, kernel, strides)
+    if form == PRODUCTS:
+        return _convolve_products(clips, kernel, strides)
     if time > 1 and max(height, width) > 1:
         raise ValueError(
             f"A kernel of {time} x {height} x {width} has no 2-d form; use {SPATIAL!r}."
@@ -61,6 +67,53 @@ def _convolve_spatial(clips, kernel, strides):
     if max(map(max, pads)):
         clips = tf.pad(clips, pads)
     return tf.nn.conv3d(clips, kernel, [1, *strides, 1], "VALID")
+
+
+def _convolve_products(clips, kernel, strides):
+    in_space = max(kernel.shape[1:3]) > 1
+    positions = clips.shape[:4].num_elements() or 2 * _MOST_POSITIONS
+    if max(strides) > 1 or in_space and positions > _MOST_POSITIONS:
+        return _convolve_spatial(clips, kernel, strides)
+
+    @tf.custom_gradient
+    def differentiable(clips, kernel):
+        def gradients(upstream):
+            of_clips = tf.raw_ops.Conv3DBackpropInputV2(
+                input_sizes=tf.stack(_shape(clips)),
+                filter=kernel,
+                out_backprop=upstream,
+                strides=[1, 1, 1, 1, 1],
+                padding="SAME",
+            )
+            return of_clips, _kernel_gradient(clips, upstream, kernel)
+
+        return _convolve_spatial(clips, kernel, strides), gradients
+
+    return differentiable(clips, kernel)
+
+
+def _kernel_gradient(clips, upstream, kernel):
+    """For each place in the kernel, a product over all positions that it reaches."""
+    in_channels, out_channels = kernel.shape[3:]
+    sizes = _shape(clips)[1:4]
+
+    def product(place):
+        reach = [at - size // 2 for at, size in zip(place, kernel.shape, strict=False)]
+        seen, by = (
+            [
+                slice(max(0, sign * step), size - max(0, -sign * step))
+                for step, size in zip(reach, sizes, strict=True)
+            ]
+            for sign in (1, -1)
+        )
+        return tf.matmul(
+            tf.reshape(clips[:, seen[0], seen[1], seen[2]], [-1, in_channels]),
+            tf.reshape(upstream[:, by[0], by[1], by[2]], [-1, out_channels]),
+            transpose_a=True,
+        )
+
+    products = [product(place) for place in np.ndindex(*kernel.shape[:3])]
+    return tf.reshape(tf.stack(products), kernel.shape)
 
 
 def _convolve_planar(clips, kernel, strides):
