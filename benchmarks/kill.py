@@ -32,7 +32,7 @@ from benchmarks.fingerprints import differences, fingerprints
 
 PHASES = ("extraction", "clustering", "training", "saving", "exporting")
 _TIMES = flags.DEFINE_integer("times", 20, "How many runs are killed.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+_SEED = flags.DEFINE_integer("moments_seed", 0, "Of the moments.")
 _PHASES = flags.DEFINE_list("phases", list(PHASES), "Where to kill, in turn.")
 _RECORDS = flags.DEFINE_string("records", None, "Records; else made for this.")
 _SOURCE = flags.DEFINE_string("source", "training", "config.features.source.")
