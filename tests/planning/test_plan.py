@@ -50,6 +50,7 @@ def _size(**changes):
         num_head_weights=36,
         slots_per_weight=1,
         batch_size=100,
+        accumulate_steps=1,
         features_batch_size=50,
         steps_per_round=90,
         epochs_per_round=10,
@@ -189,8 +190,16 @@ def test_memory_of_a_device_by_hand():
     )
 
 
-def test_the_largest_batch_just_fits():
-    size, cluster = _size(), _cluster(2)
+def test_a_batch_in_parts_has_the_activations_of_one_and_gradients_twice():
+    memory = needs.memory(_size(accumulate_steps=5), _cluster(2))
+    assert memory.activations == 10 * (1000 + 1000 + 500)
+    assert memory.gradients == 2 * 4 * 2036
+    assert memory.batches == 50 * 2 * 200
+
+
+@pytest.mark.parametrize("accumulate_steps", [1, 3])
+def test_the_largest_batch_just_fits(accumulate_steps):
+    size, cluster = _size(accumulate_steps=accumulate_steps), _cluster(2)
     usable = needs.RESERVE_BYTES + 10**6
     largest = needs.largest_batch(size, cluster, usable_bytes=usable)
 
@@ -198,7 +207,7 @@ def test_the_largest_batch_just_fits():
         grown = size._replace(batch_size=2 * per_device)
         return needs.memory(grown, cluster).total_bytes
 
-    assert needed(largest) <= usable < needed(largest + 1)
+    assert needed(largest) <= usable < needed(largest + accumulate_steps)
 
 
 def test_storage_by_hand():

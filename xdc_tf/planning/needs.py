@@ -73,6 +73,7 @@ def memory(size: RunSize, cluster: Cluster) -> Memory:
     """Of one device."""
     encoders = size.encoders.values()
     batch = size.batch_size // cluster.num_devices
+    num_parts = size.accumulate_steps
     features_batch = size.features_batch_size // cluster.num_devices
     saved = sum(encoder.num_parameters for encoder in encoders) + size.num_head_weights
     folded = sum(encoder.num_parameters for encoder in size.folded.values())
@@ -81,10 +82,11 @@ def memory(size: RunSize, cluster: Cluster) -> Memory:
         weights += 2 * size.num_weights
     return Memory(
         weights=weights,
-        gradients=4 * size.num_weights,
+        # With several parts, of one of them and of all so far.
+        gradients=4 * size.num_weights * min(2, num_parts),
         optimizer=round(4 * size.slots_per_weight * size.num_weights),
         label_tables=4 * size.num_videos * size.num_label_tables,
-        activations=batch * _activation_bytes_per_clip(size),
+        activations=batch // num_parts * _activation_bytes_per_clip(size),
         batches=batch * _waiting_bytes_per_clip(size),
         kmeans_rows=_kmeans_rows(size, cluster),
         extraction=features_batch
@@ -131,8 +133,12 @@ def largest_batch(size: RunSize, cluster: Cluster, *, usable_bytes: float) -> in
     """
     empty = memory(size._replace(batch_size=0, features_batch_size=0), cluster)
     free = usable_bytes - empty._replace(kmeans_rows=0).total_bytes
-    per_clip = _activation_bytes_per_clip(size) + _waiting_bytes_per_clip(size)
-    return max(0, int(free // per_clip))
+    # A device's batch is a multiple of its parts.
+    per_part = (
+        _activation_bytes_per_clip(size)
+        + _waiting_bytes_per_clip(size) * size.accumulate_steps
+    )
+    return max(0, int(free // per_part)) * size.accumulate_steps
 
 
 def storage(size: RunSize, *, bytes_per_video: float) -> Storage:

@@ -40,7 +40,7 @@ class EncoderWork(NamedTuple):
       num_parameters: all variables' numbers.
       num_trainable: of those that training updates.
       width: features per clip.
-      input_bytes: of a clip.
+      input_bytes: of a clip in a batch, where frames are bytes.
       kept_bytes: activations that a training step keeps for its backward pass.
       peak_bytes: the most that are held at any moment of the backward pass, kept
         activations and gradients of activations.
@@ -119,7 +119,7 @@ def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderWork:
         num_parameters=encoder.count_params(),
         num_trainable=sum(math.prod(v.shape) for v in encoder.trainable_variables),
         width=shapes[id(encoder.output)][-1],
-        input_bytes=sizes[clip],
+        input_bytes=sizes[clip] // 4 if len(clip_shape) == 4 else sizes[clip],
         kept_bytes=sum(kept.values()),
         peak_bytes=_peak_of_backward_pass(nodes, clip),
         inference_peak_bytes=max(

@@ -73,6 +73,7 @@ class RunSize(NamedTuple):
       num_head_weights: of all heads.
       slots_per_weight: numbers that the optimizer keeps for each weight.
       batch_size: clips of a training step over all devices.
+      accumulate_steps: parts that a device computes its batch in.
       features_batch_size: the same of a step of extraction.
       steps_per_round: training steps, where patience does not end a round.
       epochs_per_round: each ends with a measurement on the held-out videos.
@@ -94,6 +95,7 @@ class RunSize(NamedTuple):
     num_head_weights: int
     slots_per_weight: float
     batch_size: int
+    accumulate_steps: int
     features_batch_size: int
     steps_per_round: int
     epochs_per_round: int
@@ -183,6 +185,7 @@ def measure(
         ),
         slots_per_weight=_slots_per_weight(config),
         batch_size=training["batch_size"],
+        accumulate_steps=training["accumulate_steps"],
         features_batch_size=config["features"]["batch_size"],
         steps_per_round=steps_per_round,
         epochs_per_round=training["epochs_per_round"],
