@@ -3,8 +3,8 @@
     python -m benchmarks.convolutions
 
 prints, for the convolutions of R(2+1)D-18 on 8 x 112 x 112 clips, the milliseconds of
-output, input's gradient and kernel's gradient as 2-d and as 3-d convolutions, and the
-sum over the network. In bfloat16 the 2-d gradients take seconds.
+output, input's gradient and kernel's gradient as 2-d and as 3-d convolutions and with
+matrix products, and the sum over the network. In bfloat16 2-d gradients take seconds.
 """
 
 import time
@@ -20,7 +20,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips.")
 _TYPES = flags.DEFINE_list("types", ["float32", "bfloat16"], "Of all tensors.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls; the median counts.")
 
-_FORMS = (fast_layers.PLANAR, fast_layers.SPATIAL)
+_FORMS = (fast_layers.PLANAR, fast_layers.SPATIAL, fast_layers.PRODUCTS)
 
 
 def convolutions():

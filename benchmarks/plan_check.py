@@ -131,7 +131,10 @@ def measure(case: str, records: str, directory: str) -> dict:
 
 def _time_run(config, records, workdir, strategy):
     """Median seconds of a training step and of a batch of extraction; widths."""
-    from xdc_tf.training import pretrain, run
+    from xdc_tf import freed_memory
+    from xdc_tf.training import batches, pretrain, run
+
+    freed_memory.keep()  # as cli.pretrain does
 
     prepared = run.prepare(
         config,
@@ -141,15 +144,15 @@ def _time_run(config, records, workdir, strategy):
         allow_config_change=False,
     )
     work = pretrain.prepare_work(prepared)
-    batches = run.training_batches(prepared)
+    training_batches = batches.training_batches(prepared)
     steps = []
     for _ in range(1 + _REPEATS.value):  # the first one is traced
-        batch = next(batches)
+        batch = next(training_batches)
         start = time.perf_counter()
         work.train(batch).sums[next(iter(prepared.model.heads))]["loss"].numpy()
         steps.append(time.perf_counter() - start)
     # All at hand before the clock runs; a batch that is not full takes as long.
-    whole = list(run.evaluation_batches(prepared))[: _REPEATS.value]
+    whole = list(batches.evaluation_batches(prepared))[: _REPEATS.value]
     list(work.extract_clips(whole[:1]))
     start = time.perf_counter()
     list(work.extract_clips(whole))

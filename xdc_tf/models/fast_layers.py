@@ -18,8 +18,14 @@ SPATIAL = "3d"  # as 3-d ones
 MIXED = "mixed"  # output and the kernel's gradient in 2-d, the input's in 3-d
 PRODUCTS = "products"  # as 3-d ones; the kernel's gradient by matrix products
 
-# On CPUs, by compute type; other types and devices take what Keras does.
-FORMS = {"float32": MIXED, "bfloat16": PRODUCTS}
+# On CPUs, by compute type and rank of the layer, of clips or of images; other types and
+# devices take what Keras does.
+FORMS = {
+    ("float32", 3): MIXED,
+    ("float32", 2): SPATIAL,
+    ("bfloat16", 3): PRODUCTS,
+    ("bfloat16", 2): PRODUCTS,
+}
 # Gradients of kernels in space are faster as products where a channel has few numbers.
 _MOST_POSITIONS = 1024
 
@@ -207,7 +213,7 @@ def _form(layer: keras.layers.Layer) -> str:
     stock = PLANAR if len(size) == 2 else SPATIAL
     if tf.config.list_physical_devices("GPU"):
         return stock
-    return FORMS.get(layer.compute_dtype, stock)
+    return FORMS.get((layer.compute_dtype, len(size)), stock)
 
 
 class Conv3D(keras.layers.Conv3D):
