@@ -33,7 +33,7 @@ class Efficiency(NamedTuple):
 
 
 # Measured by `python -m benchmarks.plan_check`: float32, a CPU with AVX-512.
-DEFAULT_EFFICIENCY = Efficiency(training=0.59, extraction=0.72, kmeans=0.6)
+DEFAULT_EFFICIENCY = Efficiency(training=0.74, extraction=0.85, kmeans=0.66)
 
 
 def parse_efficiency(texts: Sequence[str] | None) -> Efficiency:
