@@ -17,11 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import augment, clips, record_index
+from xdc_tf.data import augment, clip_reading, clips
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
-from xdc_tf.data.record_index import Entry
 
 PADDING_INDEX = -1
 _MAX_OPEN_SHARDS = 16
@@ -97,8 +96,10 @@ def training_batches(
             start_seed, change_seed = tf.unstack(
                 tf.random.experimental.stateless_split(example_seed, 2)
             )
-            start = clips.random_start(start_seed, _recording_secs(entry), clip)
-            part = _find_clip(path, entry, start, clip, modalities)
+            start = clips.random_start(
+                start_seed, clip_reading.recording_secs(entry), clip
+            )
+            part = clip_reading.find_clip(path, entry, start, clip, modalities)
             return {**part, "seed": change_seed}
 
         def cut_draws(path, entry):
@@ -111,7 +112,7 @@ def training_batches(
         def find(path):
             # An interleaved shard at a time, so that many draws of an example
             # alternate with other shards'.
-            entries = _entries(path, kept)
+            entries = clip_reading.entries(path, kept)
             if ends is None:
                 first = tf.constant(0, tf.int64)
                 return entries.map(lambda path, entry: cut(path, entry, first))
@@ -185,11 +186,11 @@ def evaluation_batches(
         )
 
     def cut(path, entry, start):
-        part = _find_clip(path, entry, start, clip, modalities)
+        part = clip_reading.find_clip(path, entry, start, clip, modalities)
         return {**part, "start_secs": start}
 
     def cut_all(path, entry):
-        recording_secs = _recording_secs(entry)
+        recording_secs = clip_reading.recording_secs(entry)
         if stride_secs is None:
             starts = clips.uniform_starts(recording_secs, num_clips, clip)
         else:
@@ -200,12 +201,14 @@ def evaluation_batches(
 
     def cut_center(path, entry):
         # As cut_all, which makes a data set of each example: a tenth of all the time.
-        (start,) = tf.unstack(clips.uniform_starts(_recording_secs(entry), 1, clip))
+        (start,) = tf.unstack(
+            clips.uniform_starts(clip_reading.recording_secs(entry), 1, clip)
+        )
         return cut(path, entry, start)
 
     kept = None if keep is None else tf.constant(keep)
     entries = tf.data.Dataset.from_tensor_slices(list(shards)).flat_map(
-        lambda path: _entries(path, kept)
+        lambda path: clip_reading.entries(path, kept)
     )
     only_center = stride_secs is None and num_clips == 1
     parts = entries.map(cut_center) if only_center else entries.flat_map(cut_all)
@@ -218,16 +221,6 @@ def evaluation_batches(
         .map(lambda batch: _fill_up(batch, batch_size))
         .prefetch(4)
     )
-
-
-def _entries(path: tf.Tensor, kept: tf.Tensor | None) -> tf.data.Dataset:
-    """The kept examples of a shard: its path and what its index says of them."""
-    entries = tf.data.TFRecordDataset(path + record_index.SUFFIX).map(
-        lambda serialized: (path, record_index.parse_entry(serialized))
-    )
-    if kept is None:
-        return entries
-    return entries.filter(lambda _, entry: tf.gather(kept, entry.example_index))
 
 
 def _ends_of_draws(draws: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -258,71 +251,11 @@ def _num_draws(ends: tf.Tensor, index: tf.Tensor, offset: tf.Tensor) -> tf.Tenso
     return tf.cast(after - tf.minimum(tf.floor(before), ends[-1]), tf.int64)
 
 
-def _recording_secs(entry: Entry):
-    """Float64 length by the times, which every record has, whatever its modalities."""
-    return tf.cast(entry.end_us - entry.start_us, tf.float64) / 1e6
-
-
-def _find_clip(path, entry: Entry, start_secs, clip: ClipSettings, modalities):
-    """Where a clip's frames and log-mel rows are: little, for it waits in a shuffle."""
-    part = {
-        "example_index": entry.example_index,
-        "path": path,
-        "shard_bytes": entry.shard_bytes,
-    }
-    if VIDEO in modalities:
-        num_available = tf.size(entry.frame_positions)
-        # A record's frame_rate is float32: at 29.97, an hour in, off by 1/400 frame.
-        frame_rate = tf.cast(num_available, tf.float64) / _recording_secs(entry)
-        numbers = clips.frame_indices(
-            start_secs,
-            num_available=num_available,
-            frame_rate=frame_rate,
-            settings=clip,
-        )
-        part["frame_positions"] = tf.gather(entry.frame_positions, numbers)
-        part["frame_bytes"] = tf.gather(entry.frame_bytes, numbers)
-    if AUDIO in modalities:
-        part["log_mel_rows"] = clips.log_mel_rows(
-            start_secs,
-            num_available=tf.cast(entry.num_log_mel_rows, tf.int32),
-            settings=clip,
-        )
-        part["log_mel_position"] = entry.log_mel_position
-        part["log_mel_row_bytes"] = entry.log_mel_row_bytes
-    return part
-
-
-def _read_clip(part, clip: ClipSettings) -> tuple[list[tf.Tensor], tf.Tensor | None]:
-    """T JPEG images and [num_mel_frames, num_mels] float32, as far as asked for."""
-    positions, sizes = [], []
-    if "frame_positions" in part:
-        positions.append(part["frame_positions"])
-        sizes.append(part["frame_bytes"])
-    if "log_mel_rows" in part:
-        rows, row_bytes = part["log_mel_rows"], part["log_mel_row_bytes"]
-        first = tf.reduce_min(rows)
-        num_rows = tf.cast(tf.reduce_max(rows) - first + 1, tf.int64)
-        begin = part["log_mel_position"] + tf.cast(first, tf.int64) * row_bytes
-        positions.append(begin[None])
-        sizes.append((num_rows * row_bytes)[None])
-    pieces = record_index.read_pieces(
-        part["path"], tf.concat(positions, 0), tf.concat(sizes, 0), part["shard_bytes"]
-    )
-    if "log_mel_rows" not in part:
-        return tf.unstack(pieces), None
-    *jpegs, log_mel = tf.unstack(pieces)
-    as_bytes = tf.reshape(tf.io.decode_raw(log_mel, tf.uint8), [num_rows, row_bytes])
-    values = tf.reshape(as_bytes[:, -4 * clip.num_mels :], [-1, clip.num_mels, 4])
-    log_mel = tf.gather(tf.bitcast(values, tf.float32), rows - first)
-    return jpegs, tf.ensure_shape(log_mel, [clip.num_mel_frames, clip.num_mels])
-
-
 def _decode_random(part, clip: ClipSettings, augmentation: Augmentation):
     place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
         tf.unstack(tf.random.experimental.stateless_split(part["seed"], 6))
     )
-    jpegs, log_mel = _read_clip(part, clip)
+    jpegs, log_mel = clip_reading.read_clip(part, clip)
     decoded = {"example_index": part["example_index"]}
     if jpegs:
         draws = tf.random.stateless_uniform([3], place_seed)
@@ -358,7 +291,7 @@ def _decode_random(part, clip: ClipSettings, augmentation: Augmentation):
 
 
 def _decode_center(part, clip: ClipSettings):
-    jpegs, log_mel = _read_clip(part, clip)
+    jpegs, log_mel = clip_reading.read_clip(part, clip)
     decoded = {name: part[name] for name in ("example_index", "start_secs")}
     if jpegs:
         decoded[VIDEO] = clips.decode_crop(
