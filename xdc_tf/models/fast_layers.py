@@ -30,7 +30,7 @@ FORMS = {
 _MOST_POSITIONS = 1024
 
 
-@tf.autograph.experimental.do_not_convert  # saves a third of the start
+@tf.autograph.experimental.do_not_convert  # starts faster
 def convolve(
     clips: tf.Tensor, kernel: tf.Tensor, strides: tuple[int, int, int], form: str
 ) -> tf.Tensor:
