@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs import synthetic as benchmark_config
-from data_prep import shards, synthetic, workers
+from data_prep import conversion_settings, synthetic
 from xdc_tf import compat
 from xdc_tf.clustering import agreement, features, pseudo_labels
 from xdc_tf.clustering.feature_store import FeatureStore, RowState
@@ -71,7 +71,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
             seed=0,
             num_workers=os.cpu_count(),
         )
-        conversion = workers.ConversionSettings(
+        conversion = conversion_settings.ConversionSettings(
             fps=8.0,
             short_side=48,
             jpeg_quality=90,
@@ -80,7 +80,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
             store_waveform=False,
             log_mel=LogMelSettings(),
         )
-        shards.convert_manifest(
+        conversion.convert_manifest(
             manifest, records, settings=conversion, num_workers=os.cpu_count()
         )
     return records

@@ -89,7 +89,7 @@ def tiny_config() -> dict[str, Any]:
 
 def make_records(directory: str) -> str:
     """Records of 24 videos of 1.5 s, in three shards."""
-    from data_prep import shards, synthetic, workers
+    from data_prep import conversion, conversion_settings, synthetic
     from xdc_tf.data.log_mel import LogMelSettings
 
     manifest = synthetic.make_benchmark(
@@ -100,10 +100,10 @@ def make_records(directory: str) -> str:
         size=32,
     )
     records = os.path.join(directory, "records")
-    shards.convert_manifest(
+    conversion.convert_manifest(
         manifest,
         records,
-        settings=workers.ConversionSettings(
+        settings=conversion_settings.ConversionSettings(
             fps=8.0,
             short_side=32,
             jpeg_quality=90,

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data_prep import shards, synthetic, workers
+from data_prep import conversion, conversion_settings, synthetic
 from xdc_tf import compat, freed_memory
 from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.augment import Augmentation
@@ -106,10 +106,10 @@ def make_records(out_dir: str, num_videos: int) -> str:
     with open(manifest, "w", newline="", encoding="utf-8") as file:
         rows = [[os.path.basename(path)] for path in paths]
         csv.writer(file).writerows([["path"], *rows])
-    shards.convert_manifest(
+    conversion.convert_manifest(
         manifest,
         directory,
-        settings=workers.ConversionSettings(),
+        settings=conversion_settings.ConversionSettings(),
         num_workers=os.cpu_count(),
         rows_per_shard=16,
     )

@@ -54,7 +54,7 @@ CASES = {
 
 def make_records(directory: str) -> str:
     """Records of some drawn videos with sound; returns their directory."""
-    from data_prep import shards, synthetic, workers
+    from data_prep import conversion, conversion_settings, synthetic
     from xdc_tf.data.log_mel import LogMelSettings
 
     manifest = synthetic.make_benchmark(
@@ -65,10 +65,10 @@ def make_records(directory: str) -> str:
         size=128,
     )
     records = os.path.join(directory, "records")
-    shards.convert_manifest(
+    conversion.convert_manifest(
         manifest,
         records,
-        settings=workers.ConversionSettings(
+        settings=conversion_settings.ConversionSettings(
             fps=8.0,
             short_side=128,
             jpeg_quality=90,

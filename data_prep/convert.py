@@ -4,17 +4,28 @@
 
 reads the manifest (CSV with the column path and optionally start_secs, end_secs, label)
 and writes shards of records, dataset_info.json, examples.csv and quarantine.csv. With
---modalities=video, files without sound are converted too, and none is read.
+--modalities=video, files without sound are converted too, and none is read; with
+--modalities=audio, sound files and the sound of videos.
+
+Interrupted, the same command goes on. --runner=NAME converts by Apache Beam instead of
+on this machine alone; --beam_option=NAME=VALUE, as often as needed, is for Beam:
+
+    python -m data_prep.convert --manifest=s3://bucket/videos.csv --out=s3://bucket/records \
+        --runner=FlinkRunner --beam_option=flink_master=host:8081
 """
 
 import os
 
 from absl import flags
 
+from data_prep.conversion_settings import ConversionSettings
+from data_prep.workers import Limits
 from xdc_tf import program
 from xdc_tf.data.dataset_info import MODALITIES
 from xdc_tf.data.log_mel import LogMelSettings
 
+_SETTINGS = ConversionSettings()
+_LIMITS = Limits()
 _LOG_MEL = LogMelSettings()
 
 _MANIFEST = flags.DEFINE_string(
@@ -29,29 +40,87 @@ _OUT = flags.DEFINE_string(
     "Directory for the records, local or remote (such as s3://...).",
     required=True,
 )
+_LABELS = flags.DEFINE_string(
+    "labels",
+    None,
+    "File of label names, one a line, whose order numbers them; default: labels.txt "
+    "beside the manifest, or else the manifest's own labels, sorted.",
+)
 _MODALITIES = flags.DEFINE_list(
-    "modalities", list(MODALITIES), "What to store: video, or video,audio."
+    "modalities", list(MODALITIES), "What to store: video, audio, or video,audio."
 )
 _NUM_WORKERS = flags.DEFINE_integer(
-    "num_workers", None, "Processes that decode; default: one per CPU.", lower_bound=1
+    "num_workers",
+    None,
+    "Processes that decode; default: one per CPU, and with --runner one for each of "
+    "the runner's workers.",
+    lower_bound=1,
 )
-_FPS = flags.DEFINE_float("fps", 30.0, "Frames per second to store.")
+_RUNNER = flags.DEFINE_string(
+    "runner",
+    None,
+    "Apache Beam runner that converts: DirectRunner, FlinkRunner, SparkRunner, "
+    "DataflowRunner; default: this machine, without Beam.",
+)
+_BEAM_OPTIONS = flags.DEFINE_multi_string(
+    "beam_option", [], "Option of Beam's own, as NAME=VALUE or NAME; may be repeated."
+)
+_FPS = flags.DEFINE_float("fps", _SETTINGS.fps, "Frames per second to store.")
 _SHORT_SIDE = flags.DEFINE_integer(
-    "short_side", 256, "Pixels of a frame's shorter side."
+    "short_side", _SETTINGS.short_side, "Pixels of a frame's shorter side."
 )
-_JPEG_QUALITY = flags.DEFINE_integer("jpeg_quality", 90, "1 to 95.")
+_JPEG_QUALITY = flags.DEFINE_integer(
+    "jpeg_quality", _SETTINGS.jpeg_quality, "1 to 95, as libjpeg counts it."
+)
 _ROWS_PER_SHARD = flags.DEFINE_integer(
-    "rows_per_shard", 64, "Manifest rows per file of records."
+    "rows_per_shard", 64, "Rows per file of records."
+)
+_SEGMENT_SECS = flags.DEFINE_float(
+    "segment_secs", None, "Cut recordings into rows of this length."
+)
+_MAX_SEGMENTS = flags.DEFINE_integer(
+    "max_segments", None, "Segments per recording at most, evenly spread over it."
 )
 _STORE_WAVEFORM = flags.DEFINE_bool(
     "store_waveform", False, "Store the waveform beside its log-mel."
 )
-_MIN_SECS = flags.DEFINE_float("min_secs", 0.5, "Quarantine what is shorter.")
+_MIN_SECS = flags.DEFINE_float(
+    "min_secs", _SETTINGS.min_secs, "Quarantine what is shorter."
+)
 _MAX_SECS = flags.DEFINE_float(
-    "max_secs", 300.0, "Quarantine what is longer; bounds the memory of a worker."
+    "max_secs",
+    _SETTINGS.max_secs,
+    "Quarantine what is longer; bounds the memory of a worker.",
+)
+_KEEP_TRUNCATED = flags.DEFINE_bool(
+    "keep_truncated",
+    False,
+    "Keep what decodes before a file's first error; truncated.csv lists these rows.",
+)
+_MAX_LENGTH_RATIO = flags.DEFINE_float(
+    "max_length_ratio",
+    _SETTINGS.max_length_ratio,
+    "Quarantine if picture or sound is this many times longer than the other, and by "
+    "more than a second.",
+)
+_MAX_FILE_MIB = flags.DEFINE_float(
+    "max_file_mib", _SETTINGS.max_file_mib, "Quarantine larger files."
+)
+_MAX_MEGAPIXELS = flags.DEFINE_float(
+    "max_megapixels", _SETTINGS.max_megapixels, "Quarantine larger pictures."
+)
+_MAX_FRAMES = flags.DEFINE_integer(
+    "max_frames",
+    _SETTINGS.max_frames,
+    "Quarantine rows with more frames to decode, whatever is stored of them.",
 )
 _TIMEOUT_SECS = flags.DEFINE_float(
-    "timeout_secs", 300.0, "Quarantine what takes longer to decode."
+    "timeout_secs", _LIMITS.timeout_secs, "Quarantine what takes longer to decode."
+)
+_WORKER_MEMORY_MIB = flags.DEFINE_float(
+    "worker_memory_mib",
+    _LIMITS.memory_mib,
+    "Quarantine what takes more memory to decode.",
 )
 _LOG_MEL_FLAGS = (
     flags.DEFINE_integer(
@@ -76,9 +145,10 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # After the flags are parsed, so that --help answers at once; and outside the top
     # level, which every worker process imports.
-    from data_prep import shards, workers
+    from data_prep.conversion import BeamRunner, convert_manifest
+    from data_prep.segments import Segmentation
 
-    settings = workers.ConversionSettings(
+    settings = ConversionSettings(
         fps=_FPS.value,
         short_side=_SHORT_SIDE.value,
         jpeg_quality=_JPEG_QUALITY.value,
@@ -87,14 +157,29 @@ def main(argv: list[str]) -> None:
         store_waveform=_STORE_WAVEFORM.value,
         log_mel=LogMelSettings(*(flag.value for flag in _LOG_MEL_FLAGS)),
         modalities=tuple(_MODALITIES.value),
+        keep_truncated=_KEEP_TRUNCATED.value,
+        max_length_ratio=_MAX_LENGTH_RATIO.value,
+        max_file_mib=_MAX_FILE_MIB.value,
+        max_megapixels=_MAX_MEGAPIXELS.value,
+        max_frames=_MAX_FRAMES.value,
     )
-    shards.convert_manifest(
+    beam = None
+    if _RUNNER.value:
+        beam = BeamRunner(_RUNNER.value, _BEAM_OPTIONS.value)
+    elif _BEAM_OPTIONS.value:
+        raise ValueError(
+            f"--beam_option={_BEAM_OPTIONS.value[0]} needs --runner, the Beam runner."
+        )
+    convert_manifest(
         _MANIFEST.value,
         _OUT.value,
         settings=settings,
-        num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,
+        num_workers=_NUM_WORKERS.value or (1 if beam else os.cpu_count() or 1),
         rows_per_shard=_ROWS_PER_SHARD.value,
-        timeout_secs=_TIMEOUT_SECS.value,
+        limits=Limits(_TIMEOUT_SECS.value, _WORKER_MEMORY_MIB.value),
+        segmentation=Segmentation(_SEGMENT_SECS.value, _MAX_SEGMENTS.value),
+        labels=_LABELS.value,
+        beam=beam,
     )
 
 

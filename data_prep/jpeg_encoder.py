@@ -1,11 +1,14 @@
 """Decoded video frames -> JPEG images as records hold them."""
 
-import io
-
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
-from PIL import Image
+import simplejpeg
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+from data_prep.reasons import DECODE_ERROR, TOO_LARGE, MediaError
+
+# Sides longer than this many times the shorter one are a mistake of the file.
+_MAX_ASPECT = 20.0
 
 
 class JpegEncoder:
@@ -22,21 +25,57 @@ class JpegEncoder:
         self.image_shape: tuple[int, int] | None = None  # height, width when upright
 
     def encode(self, frame: av.VideoFrame) -> bytes:
-        if self._stored_size is None:
-            width, height = frame.width * self._pixel_aspect, frame.height
-            scale = self._short_side / min(width, height)
-            sides = round(width * scale), round(height * scale)
-            self._stored_size = max(1, sides[0]), max(1, sides[1])
-        width, height = self._stored_size
-        # Scaling and converting to RGB in one call takes five times as long.
-        small = self._scaler.reformat(
-            frame, width, height, "yuv420p", interpolation="BICUBIC"
-        )
-        rgb = self._converter.reformat(small, format="rgb24")
+        """One frame as a JPEG image.
+
+        Raises:
+          MediaError: a shape or format that makes no image.
+        """
         # Degrees counterclockwise, as phones note it down for upright films.
-        turns = round(frame.rotation / 90)
-        image = np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns))
-        self.image_shape = self.image_shape or image.shape[:2]
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "JPEG", quality=self._quality)
-        return file.getvalue()
+        turns = round(frame.rotation / 90) % 4
+        if self._stored_size is None:
+            self._stored_size = self._fit(frame)
+            width, height = self._stored_size
+            self.image_shape = (width, height) if turns % 2 else (height, width)
+        height, width = self.image_shape[::-1] if turns % 2 else self.image_shape
+        try:
+            # Colours are converted at the small size, which costs a fifth.
+            small = self._scaler.reformat(
+                frame, width, height, "yuv420p", interpolation="BICUBIC", threads=1
+            )
+            # JPEG's own: BT.601 in its full range, whatever the film has.
+            small = self._converter.reformat(
+                small,
+                dst_colorspace=Colorspace.ITU601,
+                dst_color_range=ColorRange.JPEG,
+                threads=1,
+            )
+        except (av.FFmpegError, ValueError) as error:
+            raise MediaError(
+                DECODE_ERROR, f"picture: {frame.format.name}: {error}"
+            ) from error
+        planes = [
+            np.ascontiguousarray(np.rot90(_pixels(plane), turns))
+            for plane in small.planes
+        ]
+        return simplejpeg.encode_jpeg_yuv_planes(
+            *planes, quality=self._quality, fastdct=False
+        )
+
+    def _fit(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Width and height of the stored image, before it is turned upright."""
+        width, height = frame.width * self._pixel_aspect, frame.height
+        if not 1 / _MAX_ASPECT <= width / height <= _MAX_ASPECT:
+            raise MediaError(
+                TOO_LARGE,
+                f"picture of {frame.width}x{frame.height} pixels of aspect "
+                f"{self._pixel_aspect:g}: one side is more than {_MAX_ASPECT:g} times "
+                "the other",
+            )
+        scale = self._short_side / min(width, height)
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _pixels(plane) -> np.ndarray:
+    """[height, width] uint8 view of a plane."""
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width]

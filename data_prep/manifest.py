@@ -3,6 +3,8 @@
 Columns: `path` (relative to the manifest's folder, or absolute), and optionally
 `start_secs`, `end_secs` (a segment of the file; empty for its start or end) and
 `label` (text; empty for none). A row's number, from 0, is its example index for good.
+Paths are taken as they are: spaces, quotes, line breaks, dashes and `..` are part of a
+name. A manifest and what it names may be remote.
 """
 
 import csv
@@ -10,9 +12,14 @@ import hashlib
 import io
 import math
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_prep import remote_files
+
 COLUMNS = ("path", "start_secs", "end_secs", "label")
+# Beside a manifest: the labels of all splits of its data set.
+LABELS_FILE = "labels.txt"
 
 
 class ManifestRow(NamedTuple):
@@ -32,14 +39,16 @@ class Manifest(NamedTuple):
 
     sha256: str  # of the file's bytes
     rows: tuple[ManifestRow, ...]
-    label_names: tuple[str, ...]  # sorted, over all rows
+    label_names: tuple[str, ...]  # of the labels' file, or sorted, over all rows
 
 
-def read_manifest(path: str) -> Manifest:
+def read_manifest(path: str, *, labels: str | None = None) -> Manifest:
     """Reads and checks a manifest; the files it names are not looked at.
 
     Args:
-        path: the CSV file, UTF-8 with a header line.
+        path: the CSV file, UTF-8 with a header line; local or remote.
+        labels: file of label names, one a line; None for LABELS_FILE beside the
+            manifest if there is one, and else for the names in the manifest, sorted.
 
     Returns:
         Its rows in order.
@@ -48,13 +57,12 @@ def read_manifest(path: str) -> Manifest:
         FileNotFoundError: there is no such file.
         ValueError: a wrong header or row, with file, line, value and remedy.
     """
-    if not os.path.isfile(path):
+    if not remote_files.exists(path):
         raise FileNotFoundError(
             f"manifest {path} does not exist; give a CSV file with the columns "
             f"{','.join(COLUMNS)} (all but path optional)."
         )
-    with open(path, "rb") as file:
-        content = file.read()
+    content = remote_files.read_bytes(path)
     try:
         # Spreadsheet programs put a byte order mark in front.
         text = content.decode("utf-8-sig")
@@ -62,7 +70,8 @@ def read_manifest(path: str) -> Manifest:
         raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
     _check_columns(path, reader.fieldnames or [])
-    folder = os.path.dirname(os.path.abspath(path))
+    whole_path = path if remote_files.is_remote(path) else os.path.abspath(path)
+    folder = os.path.dirname(whole_path)
     rows: list[ManifestRow] = []
     line_of_segment: dict[tuple, int] = {}
     for values in reader:
@@ -81,8 +90,35 @@ def read_manifest(path: str) -> Manifest:
     return Manifest(
         sha256=hashlib.sha256(content).hexdigest(),
         rows=tuple(rows),
-        label_names=tuple(sorted({row.label for row in rows} - {""})),
+        label_names=_label_names(path, rows, labels),
     )
+
+
+def _label_names(
+    path: str, rows: Sequence[ManifestRow], labels: str | None
+) -> tuple[str, ...]:
+    used = {row.label for row in rows} - {""}
+    beside = os.path.join(os.path.dirname(path), LABELS_FILE)
+    if labels is None and not remote_files.exists(beside):
+        return tuple(sorted(used))
+    file = labels or beside
+    if not remote_files.exists(file):
+        raise FileNotFoundError(
+            f"file of labels {file} does not exist; give one with a name a line."
+        )
+    try:
+        lines = remote_files.read_bytes(file).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}); save it so.") from error
+    names = [line for line in lines if line]
+    unknown = sorted(used - set(names))
+    if unknown or len(set(names)) != len(names):
+        raise ValueError(
+            f"{path} has the labels {unknown[:5]}, which {file} lacks, or that file "
+            "has a name twice; complete it with names that are on no other line, or "
+            "move it away."
+        )
+    return tuple(names)
 
 
 def _check_columns(path: str, columns: list[str]) -> None:
@@ -107,9 +143,11 @@ def _read_row(
             f"{where}: not as many values as the header has columns; quote values "
             "that contain commas."
         )
-    path = values["path"].strip()
-    if not path:
+    path = values["path"]
+    if not path.strip():
         raise ValueError(f"{where}: path is empty; name a video file or drop the row.")
+    if "\0" in path:
+        raise ValueError(f"{where}: path={path!r} holds a NUL, which no name can.")
     start_secs = _read_secs(where, "start_secs", values.get("start_secs", ""))
     end_secs = _read_secs(where, "end_secs", values.get("end_secs", ""))
     if end_secs is not None and end_secs <= (start_secs or 0.0):
@@ -119,12 +157,20 @@ def _read_row(
     return ManifestRow(
         example_index=example_index,
         path=path,
-        file=os.path.normpath(os.path.join(folder, path)),
-        video_id=path + _media_fragment(start_secs, end_secs),
+        file=_locate(folder, path),
+        video_id=video_id(path, start_secs, end_secs),
         start_secs=start_secs or 0.0,
         end_secs=end_secs,
         label=values.get("label", "").strip(),
     )
+
+
+def _locate(folder: str, path: str) -> str:
+    if remote_files.is_remote(path):
+        return path
+    if remote_files.is_remote(folder):
+        return f"{folder}/{path}"
+    return os.path.normpath(os.path.join(folder, path))
 
 
 def _read_secs(where: str, column: str, text: str) -> float | None:
@@ -141,12 +187,12 @@ def _read_secs(where: str, column: str, text: str) -> float | None:
     return secs
 
 
-def _media_fragment(start_secs: float | None, end_secs: float | None) -> str:
-    """The W3C media fragment of a segment, "" for a whole file."""
+def video_id(path: str, start_secs: float | None, end_secs: float | None) -> str:
+    """The path; of a segment, with its times as a W3C media fragment."""
     if start_secs is None and end_secs is None:
-        return ""
-    fragment = f"#t={_format_secs(start_secs or 0.0)}"
-    return fragment if end_secs is None else f"{fragment},{_format_secs(end_secs)}"
+        return path
+    name = f"{path}#t={_format_secs(start_secs or 0.0)}"
+    return name if end_secs is None else f"{name},{_format_secs(end_secs)}"
 
 
 def _format_secs(secs: float) -> str:

@@ -1,339 +1,301 @@
-"""One segment of a video file -> JPEG frames and mono waveform on one time axis.
+"""Segments of one media file -> JPEG frames and mono waveforms on one time axis.
 
 Time 0 is where the file's presentation begins; frames and sound are placed by their
-timestamps, never by counting, so files with variable frame rate, late streams or gaps
-stay synchronous.
+timestamps, so files with variable frame rate, late streams or gaps stay synchronous.
 """
 
+import contextlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import av
 import numpy as np
 
-from data_prep.jpeg_encoder import JpegEncoder
-from xdc_tf.data.dataset_info import AUDIO, MODALITIES
+from data_prep import timed_frames
+from data_prep.conversion_settings import ConversionSettings
+from data_prep.pictures import PictureReader, too_long
+from data_prep.reasons import (
+    CANNOT_OPEN,
+    DECODE_ERROR,
+    LENGTH_MISMATCH,
+    NO_AUDIO,
+    NO_VIDEO,
+    SILENT_AUDIO,
+    TOO_LARGE,
+    TOO_SHORT,
+    MediaError,
+)
+from data_prep.sounds import SoundReader
+from data_prep.timed_frames import TIMESTAMP_SLACK_SECS
+from xdc_tf.data.dataset_info import AUDIO, VIDEO
 
-# Reasons for refusal.
-CANNOT_OPEN = "cannot_open"
-NO_VIDEO = "no_video"
-NO_AUDIO = "no_audio"
-SILENT_AUDIO = "silent_audio"
-TOO_SHORT = "too_short"
-TOO_LONG = "too_long"
-DECODE_ERROR = "decode_error"
-
-# Containers round timestamps, Matroska to whole milliseconds.
-_TIMESTAMP_SLACK_SECS = 1e-3
-# Decoding begins this much before the segment, so that decoders have settled.
-_SEEK_MARGIN_SECS = 1.0
-# Sound that jumps by more than this is placed anew; less is timestamp jitter.
-_AUDIO_GAP_SECS = 0.05
 # Sound may end this much before the picture (codecs end on whole blocks); past it, the
 # segment is cut where the sound ends.
 _MISSING_SOUND_SECS = 0.1
 # A file that ends this much before the time it declares was truncated.
 _MISSING_END_SECS = 1.0
+# Lengths that differ by less are never of a wrong pair.
+_LENGTH_SLACK_SECS = 1.0
 # Peak-to-peak amplitude of three steps of 16-bit sound: dither, not a recording.
 _SILENCE_PEAK_TO_PEAK = 1e-4
 
 
-class MediaError(Exception):
-    """A file that cannot be used: one of the reasons above, and the detail."""
+class Segment(NamedTuple):
+    """A stretch of a file, in seconds; to its end if end_secs is None."""
 
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+    start_secs: float = 0.0
+    end_secs: float | None = None
 
 
 class Media(NamedTuple):
-    """A decoded segment, `len(frames_jpeg) / fps` seconds long."""
+    """A decoded segment.
+
+    Attributes:
+      frames_jpeg: T JPEG images, duration_secs * fps of them; none without video.
+      height: pixels; 0 without video.
+      width: pixels; 0 without video.
+      waveform: [samples] float32 mono, nominally in [-1, 1]; None without audio.
+      duration_secs: length of the segment that is there.
+      truncated: what ended it before its time, where that is accepted; or "".
+    """
 
     frames_jpeg: list[bytes]
     height: int
     width: int
-    # [samples] float32 mono, nominally in [-1, 1]; None if no sound was asked for
     waveform: np.ndarray | None
+    duration_secs: float
+    truncated: str = ""
 
 
-def read_media(
-    path: str,
-    *,
-    start_secs: float,
-    end_secs: float | None,
-    fps: float,
-    short_side: int,
-    jpeg_quality: int,
-    sample_rate_hz: int,
-    min_secs: float,
-    max_secs: float,
-    modalities: Sequence[str] = MODALITIES,
-) -> Media:
-    """Decodes a segment; output frame i is the one on show at start_secs + i / fps.
+def read_segments(
+    path: str, segments: Sequence[Segment], settings: ConversionSettings
+) -> Iterator[Media | MediaError]:
+    """Decodes segments of a local file, reading it once if they are in order.
 
-    The segment ends at end_secs, or where the file's picture, or its sound if that is
-    wanted, ends. Frames are turned upright, brought to square pixels, and resized so
-    that their shorter side is short_side. Channels of sound are averaged.
+    Output frame i is the one on show at start_secs + i / fps, to within half a frame
+    (PictureReader.read). A segment ends at its end_secs, or where the file's picture,
+    or its sound if that is wanted, ends. Frames are turned upright, made whole if they
+    are interlaced, brought to square pixels and resized. Channels of sound are
+    averaged. With audio alone the picture is not looked at, and the other way.
 
     Args:
-        path: a local file in any format FFmpeg reads.
-        start_secs: where the segment begins.
-        end_secs: where it ends, None for the end of the file.
-        fps: frames per second to produce.
-        short_side: pixels of the shorter side.
-        jpeg_quality: 1 to 95.
-        sample_rate_hz: of the waveform.
-        min_secs: shorter segments are refused.
-        max_secs: longer ones are refused; bounds the memory.
-        modalities: video, or video and audio; without audio, no sound is decoded and
-            a file needs to have none.
+      path: a file in any format that FFmpeg reads.
+      segments: what to decode; memory is that of one of them.
+      settings: what to make of it, and the limits.
+
+    Yields:
+      For each segment what it holds, or why it cannot be used.
+    """
+    recording = None
+    with contextlib.ExitStack() as stack:
+        for segment in segments:
+            try:
+                recording = recording or stack.enter_context(_open(path, settings))
+                media = recording.read(segment)
+            except MediaError as refusal:
+                yield refusal
+                if refusal.reason in (DECODE_ERROR, CANNOT_OPEN):
+                    stack.close()  # a decoder's state after an error is anyone's guess
+                    recording = None
+                continue
+            yield media
+            if media.truncated:
+                stack.close()
+                recording = None
+
+
+@contextlib.contextmanager
+def _open(path: str, settings: ConversionSettings) -> Iterator["_Recording"]:
+    """A recording whose file is worth decoding.
 
     Raises:
-        MediaError: the file or the segment cannot be used.
+      MediaError: cannot_open, too_large, no_video or no_audio.
     """
-    if end_secs is not None and end_secs - start_secs > max_secs:
-        raise _too_long(end_secs - start_secs, max_secs)
-    with _open(path) as container:
-        stream = _video_stream(container)
-        if AUDIO in modalities:
-            _audio_stream(container)  # refuse before decoding what cannot be used
-        declared_secs = (container.duration or 0) / av.time_base
-        if end_secs is None and declared_secs - start_secs > max_secs:
-            raise _too_long(declared_secs - start_secs, max_secs)
-        encoder = JpegEncoder(short_side, jpeg_quality, stream)
-        try:
-            frames_jpeg, picture_end_secs = _read_frames(
-                container, stream, encoder, start_secs, end_secs, fps, max_secs
-            )
-        except (av.FFmpegError, OSError) as error:
-            raise MediaError(DECODE_ERROR, f"picture: {_message(error)}") from error
-    _check_length(len(frames_jpeg), fps, min_secs, "picture")
-
-    # A second pass over the file: packets of the other stream need no keeping.
-    waveform, sound_end_secs = None, math.inf
-    video_end_secs = start_secs + len(frames_jpeg) / fps
-    due_secs = min(declared_secs, end_secs or math.inf) - _MISSING_END_SECS
     try:
-        if AUDIO in modalities:
-            with _open(path) as container:
-                stream = _audio_stream(container)
-                waveform, sound_end_secs = _read_waveform(
-                    container, stream, start_secs, video_end_secs, sample_rate_hz
-                )
-        elif picture_end_secs < due_secs:
-            # The declared end may be that of a longer sound.
-            sound_end_secs = _last_packet_secs(path)
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(DECODE_ERROR, f"sound: {_message(error)}") from error
-    last_secs = max(picture_end_secs, sound_end_secs)
-    if last_secs < due_secs:
+        file_mib = os.path.getsize(path) / 2**20
+    except (OSError, ValueError) as error:
+        raise MediaError(CANNOT_OPEN, timed_frames.message(error)) from error
+    if file_mib > settings.max_file_mib:
         raise MediaError(
-            DECODE_ERROR,
-            f"truncated: ends at {last_secs:.1f} s of {declared_secs:.1f} s declared",
+            TOO_LARGE, f"{file_mib:.0f} MiB, the limit is {settings.max_file_mib:g}"
         )
-    height, width = encoder.image_shape
-    if waveform is None:
-        return Media(frames_jpeg, height, width, None)
-    if sound_end_secs + _MISSING_SOUND_SECS < video_end_secs:
-        sound_secs = sound_end_secs - start_secs + _TIMESTAMP_SLACK_SECS
-        del frames_jpeg[max(0, math.floor(sound_secs * fps)) :]
-        _check_length(len(frames_jpeg), fps, min_secs, "sound")
-        waveform = waveform[: round(len(frames_jpeg) / fps * sample_rate_hz)]
+    pictures = sounds = None
+    with contextlib.ExitStack() as stack:
+        # One for each stream: packets of the other one need no keeping.
+        container = stack.enter_context(timed_frames.open_media(path))
+        declared_secs = timed_frames.declared_secs(container)
+        if VIDEO in settings.modalities:
+            stream = timed_frames.video_stream(container)
+            if stream is None:
+                raise MediaError(NO_VIDEO, "the file has no video stream")
+            _check_size(stream, settings)
+            pictures = PictureReader(container, stream, settings)
+            if AUDIO in settings.modalities:
+                container = stack.enter_context(timed_frames.open_media(path))
+        if AUDIO in settings.modalities:
+            stream = timed_frames.audio_stream(container)
+            if stream is None:
+                raise MediaError(NO_AUDIO, "the file has no audio stream")
+            sounds = SoundReader(container, stream, settings.log_mel.sample_rate_hz)
+        yield _Recording(path, settings, declared_secs, pictures, sounds)
+
+
+def _check_size(stream, settings: ConversionSettings) -> None:
+    most = round(settings.max_megapixels * 1e6)
+    codec = stream.codec_context
+    if codec.width * codec.height > most:
+        raise MediaError(
+            TOO_LARGE,
+            f"pictures of {codec.width}x{codec.height} pixels, the limit is "
+            f"{settings.max_megapixels:g} million",
+        )
+    # Also of frames that turn out larger than the file says.
+    codec.options = {"max_pixels": str(most)}
+
+
+class _Recording(NamedTuple):
+    """An open file and its readers; None for what is not wanted."""
+
+    path: str
+    settings: ConversionSettings
+    declared_secs: float
+    pictures: PictureReader | None
+    sounds: SoundReader | None
+
+    def read(self, segment: Segment) -> Media:
+        """One segment.
+
+        Raises:
+          MediaError: it cannot be used.
+        """
+        start_secs, end_secs = segment
+        max_secs = self.settings.max_secs
+        asked_secs = (self.declared_secs if end_secs is None else end_secs) - start_secs
+        if asked_secs > max_secs:
+            raise too_long(asked_secs, max_secs)
+        if self.pictures is None:
+            return self._read_sound(segment)
+        frames_jpeg, picture_end_secs, damage = self.pictures.read(start_secs, end_secs)
+        self._judge(damage)
+        self._check_length(len(frames_jpeg) / self.settings.fps, "picture")
+        waveform, sound_end_secs = None, math.inf
+        video_end_secs = start_secs + len(frames_jpeg) / self.settings.fps
+        if self.sounds is not None:
+            waveform, sound_end_secs, sound_damage = self.sounds.read(
+                start_secs, video_end_secs
+            )
+            self._judge(sound_damage)
+            damage = damage or sound_damage
+        elif picture_end_secs < self._due_secs(end_secs):
+            # The declared end may be that of a longer sound.
+            sound_end_secs = timed_frames.last_packet_secs(self.path)
+        truncated = self._truncated(
+            max(picture_end_secs, sound_end_secs), end_secs, damage
+        )
+        if waveform is not None and not truncated:
+            self._check_lengths(segment, picture_end_secs, sound_end_secs)
+        if waveform is not None:
+            if sound_end_secs + _MISSING_SOUND_SECS < video_end_secs:
+                sound_secs = sound_end_secs - start_secs + TIMESTAMP_SLACK_SECS
+                del frames_jpeg[max(0, math.floor(sound_secs * self.settings.fps)) :]
+                self._check_length(len(frames_jpeg) / self.settings.fps, "sound")
+            rate_hz = self.settings.log_mel.sample_rate_hz
+            waveform = waveform[: round(len(frames_jpeg) / self.settings.fps * rate_hz)]
+            _check_sound(waveform)
+        return Media(
+            frames_jpeg,
+            *self.pictures.image_shape,
+            waveform,
+            duration_secs=len(frames_jpeg) / self.settings.fps,
+            truncated=truncated,
+        )
+
+    def _read_sound(self, segment: Segment) -> Media:
+        start_secs, end_secs = segment
+        rate_hz = self.settings.log_mel.sample_rate_hz
+        limit_secs = end_secs
+        if end_secs is None:
+            # A little more than is allowed, so that what is longer shows.
+            limit_secs = start_secs + self.settings.max_secs + 1
+        waveform, sound_end_secs, damage = self.sounds.read(start_secs, limit_secs)
+        self._judge(damage)
+        if sound_end_secs < limit_secs:
+            sound_secs = max(0.0, sound_end_secs - start_secs)
+            waveform = waveform[: round(sound_secs * rate_hz)]
+        duration_secs = len(waveform) / rate_hz
+        if end_secs is None and duration_secs > self.settings.max_secs:
+            raise too_long(duration_secs, self.settings.max_secs)
+        self._check_length(duration_secs, "sound")
+        truncated = self._truncated(sound_end_secs, end_secs, damage)
+        _check_sound(waveform)
+        return Media([], 0, 0, waveform, duration_secs, truncated)
+
+    def _judge(self, damage: MediaError | None) -> None:
+        """Raises what cannot be lived with."""
+        if damage is None:
+            return
+        if not self.settings.keep_truncated or damage.reason != DECODE_ERROR:
+            raise damage
+
+    def _due_secs(self, end_secs: float | None) -> float:
+        """Before this time in the file, nothing of the segment may end."""
+        return min(self.declared_secs, end_secs or math.inf) - _MISSING_END_SECS
+
+    def _truncated(
+        self, last_secs: float, end_secs: float | None, damage: MediaError | None
+    ) -> str:
+        """What ended a segment before its time, or "".
+
+        Raises:
+          MediaError: if that is not accepted.
+        """
+        if damage is None and last_secs < self._due_secs(end_secs):
+            damage = MediaError(
+                DECODE_ERROR,
+                f"truncated: ends at {last_secs:.1f} s of {self.declared_secs:.1f} s "
+                "declared",
+            )
+            self._judge(damage)
+        return damage.detail if damage else ""
+
+    def _check_length(self, secs: float, what: str) -> None:
+        least = self.settings.min_secs
+        if VIDEO in self.settings.modalities:
+            least = max(least, 1 / self.settings.fps)
+        if secs < least - 1e-6 or secs == 0:
+            raise MediaError(
+                TOO_SHORT,
+                f"{secs:.3f} s of {what} from the segment's start, need {least:.3f} s",
+            )
+
+    def _check_lengths(
+        self, segment: Segment, picture_end_secs: float, sound_end_secs: float
+    ) -> None:
+        """Refuses picture and sound that cannot be of one recording."""
+        start_secs, end_secs = segment
+        end_secs = math.inf if end_secs is None else end_secs
+        ratio = self.settings.max_length_ratio
+        picture_secs = min(picture_end_secs, end_secs) - start_secs
+        if sound_end_secs == math.inf:
+            # It goes on after the picture: how far is rarely worth a look.
+            sound_end_secs = picture_end_secs
+            if self.declared_secs - start_secs > picture_secs * ratio:
+                sound_end_secs = timed_frames.last_packet_secs(self.path)
+        sound_secs = max(0.0, min(sound_end_secs, end_secs) - start_secs)
+        shorter, longer = sorted((picture_secs, sound_secs))
+        if shorter * ratio < longer and longer - shorter > _LENGTH_SLACK_SECS:
+            raise MediaError(
+                LENGTH_MISMATCH,
+                f"{picture_secs:.1f} s of picture and {sound_secs:.1f} s of sound, the "
+                f"limit is {ratio:g} times",
+            )
+
+
+def _check_sound(waveform: np.ndarray) -> None:
     if not np.isfinite(waveform).all():
         raise MediaError(DECODE_ERROR, "sound: samples that are not finite numbers")
     if np.ptp(waveform) < _SILENCE_PEAK_TO_PEAK:
         raise MediaError(
             SILENT_AUDIO, f"peak-to-peak amplitude {np.ptp(waveform):.1e} of at most 2"
         )
-    return Media(frames_jpeg, height, width, waveform)
-
-
-def _open(path: str) -> av.container.InputContainer:
-    try:
-        # Tags in odd encodings are no reason to refuse a file.
-        return av.open(path, metadata_errors="ignore")
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(CANNOT_OPEN, _message(error)) from error
-
-
-def _message(error: OSError | av.FFmpegError) -> str:
-    """The error in words, without its number and the path that is known anyway."""
-    return error.strerror or str(error)
-
-
-def _video_stream(container) -> av.VideoStream:
-    for stream in container.streams.video:
-        # The cover picture of a music file is a video stream to FFmpeg.
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            stream.codec_context.thread_count = 1  # processes are the parallelism
-            return stream
-    raise MediaError(NO_VIDEO, "the file has no video stream")
-
-
-def _audio_stream(container) -> av.AudioStream:
-    if not container.streams.audio:
-        raise MediaError(NO_AUDIO, "the file has no audio stream")
-    return container.streams.audio[0]
-
-
-def _check_length(num_frames: int, fps: float, min_secs: float, what: str) -> None:
-    if num_frames < max(1, min_secs * fps - 1e-6):
-        raise MediaError(
-            TOO_SHORT,
-            f"{num_frames / fps:.3f} s of {what} from the segment's start, need "
-            f"{max(min_secs, 1 / fps):.3f} s",
-        )
-
-
-def _too_long(secs: float, max_secs: float) -> MediaError:
-    return MediaError(
-        TOO_LONG,
-        f"{secs:.1f} s, the limit is {max_secs:.1f} s; cut it into segments with "
-        "start_secs and end_secs, or raise the limit",
-    )
-
-
-def _timed_frames(
-    container, stream, start_secs: float
-) -> Iterator[tuple[float, av.frame.Frame]]:
-    """Yields (secs, frame) in order of presentation, from before start_secs on."""
-    origin_secs = (container.start_time or 0) / av.time_base
-    if start_secs > _SEEK_MARGIN_SECS:
-        secs = origin_secs + start_secs - _SEEK_MARGIN_SECS
-        target = int(secs / stream.time_base)
-        container.seek(target, stream=stream)
-        first = next(container.decode(stream), None)
-        if first is None or _frame_secs(first, 0.0) - origin_secs > start_secs:
-            # No key frame between there and the segment (formats without an index,
-            # such as MPEG-TS): read from the beginning.
-            container.seek(min(0, container.start_time or 0))
-        else:
-            container.seek(target, stream=stream)
-    expected_secs = origin_secs
-    for frame in container.decode(stream):
-        secs = _frame_secs(frame, expected_secs)
-        expected_secs = secs + _duration_secs(frame, stream)
-        yield secs - origin_secs, frame
-
-
-def _last_packet_secs(path: str) -> float:
-    """Time in the file where its last packet ends, whatever stream it belongs to."""
-    last_secs = 0.0
-    with _open(path) as container:
-        origin_secs = (container.start_time or 0) / av.time_base
-        for packet in container.demux():
-            timestamp = packet.pts if packet.pts is not None else packet.dts
-            if timestamp is not None:
-                end = (timestamp + (packet.duration or 0)) * packet.time_base
-                last_secs = max(last_secs, float(end) - origin_secs)
-    return last_secs
-
-
-def _frame_secs(frame, expected_secs: float) -> float:
-    # AVI has decoding times only.
-    timestamp = frame.pts if frame.pts is not None else frame.dts
-    return expected_secs if timestamp is None else float(timestamp * frame.time_base)
-
-
-def _duration_secs(frame, stream) -> float:
-    if isinstance(frame, av.AudioFrame):
-        return frame.samples / frame.sample_rate
-    if frame.duration:
-        return float(frame.duration * frame.time_base)
-    return float(1 / stream.average_rate) if stream.average_rate else 0.0
-
-
-def _read_frames(
-    container,
-    stream,
-    encoder: JpegEncoder,
-    start_secs: float,
-    end_secs: float | None,
-    fps: float,
-    max_secs: float,
-) -> tuple[list[bytes], float]:
-    """The segment's frames as JPEG; none when it begins past the video's end.
-
-    Returns:
-        The frames, and the time in the file where the picture ended; infinite if the
-        segment was over before.
-    """
-    frames_jpeg: list[bytes] = []
-    limit = math.inf
-    if end_secs is not None:
-        limit = math.floor((end_secs - start_secs + _TIMESTAMP_SLACK_SECS) * fps)
-
-    def show(frame, until_secs: float) -> None:
-        """Appends the frame for each output instant before until_secs."""
-        shown_secs = until_secs - start_secs - _TIMESTAMP_SLACK_SECS
-        jpeg = None
-        while len(frames_jpeg) < limit and len(frames_jpeg) / fps < shown_secs:
-            if len(frames_jpeg) >= max_secs * fps + 1:
-                raise _too_long(until_secs - start_secs, max_secs)
-            # A frame on show at several instants is compressed once.
-            jpeg = jpeg or encoder.encode(frame)
-            frames_jpeg.append(jpeg)
-
-    shown, until_secs = None, 0.0
-    for secs, frame in _timed_frames(container, stream, start_secs):
-        # The first frame also stands for the instants before it.
-        if shown is not None:
-            show(shown, secs)
-        if len(frames_jpeg) >= limit:
-            return frames_jpeg, math.inf
-        shown, until_secs = frame, secs + _duration_secs(frame, stream)
-    if shown is None:
-        raise MediaError(DECODE_ERROR, "picture: no frame could be decoded")
-    show(shown, until_secs)
-    # The last instant may have less than a whole 1 / fps of video behind it.
-    shown_secs = until_secs - start_secs + _TIMESTAMP_SLACK_SECS
-    del frames_jpeg[max(0, math.floor(shown_secs * fps)) :]
-    return frames_jpeg, until_secs
-
-
-def _read_waveform(
-    container, stream, start_secs: float, end_secs: float, sample_rate_hz: int
-) -> tuple[np.ndarray, float]:
-    """The waveform of [start_secs, end_secs), zero where the file has no sound.
-
-    Returns:
-        [samples] float32, and the time in the file where the sound ended; infinite if
-        it went on past end_secs.
-    """
-    waveform = np.zeros(round((end_secs - start_secs) * sample_rate_hz), np.float32)
-    resampler = None
-    expected_secs, kind, position = -math.inf, None, 0
-    sound_end_secs = 0.0
-
-    def place(frames) -> None:
-        """Writes resampled frames at `position` and moves it on."""
-        nonlocal position
-        for frame in frames:
-            samples = frame.to_ndarray().mean(axis=0, dtype=np.float32)
-            skipped = max(0, -position)
-            kept = samples[skipped : max(0, len(waveform) - position)]
-            waveform[position + skipped : position + skipped + len(kept)] = kept
-            position += len(samples)
-
-    for secs, frame in _timed_frames(container, stream, start_secs):
-        # Some more than asked for, since the resampler holds back its last samples.
-        if secs > end_secs + _AUDIO_GAP_SECS:
-            sound_end_secs = math.inf
-            break
-        jumped = abs(secs - expected_secs) > _AUDIO_GAP_SECS
-        frame_kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if jumped or frame_kind != kind:
-            if resampler is not None:
-                place(resampler.resample(None))
-            # Channels stay: FFmpeg's mix to mono would exceed full scale.
-            resampler = av.AudioResampler(format="fltp", rate=sample_rate_hz)
-            kind = frame_kind
-            position = round((secs - start_secs) * sample_rate_hz)
-        expected_secs = sound_end_secs = secs + _duration_secs(frame, stream)
-        frame.pts = None
-        place(resampler.resample(frame))
-    if resampler is not None:
-        place(resampler.resample(None))
-    return waveform, sound_end_secs

@@ -1,260 +1,186 @@
-"""Manifest rows -> shards of records, a quarantine report and dataset_info.json.
+"""Rows -> one shard of records with its index, and a report of what became of them.
 
-Shard k holds the usable ones of rows [k * rows_per_shard, (k + 1) * rows_per_shard), in
-their order, so that its bytes depend neither on the number of workers nor on who
-finished first. Files appear under their final name when complete, dataset_info.json
-last of all.
+A shard is the unit of a conversion: whoever makes it, a pool of processes here or a
+machine elsewhere, it has the same bytes. Its report is written when the shard and its
+index have their names, so a shard with a report is complete.
 """
 
-import collections
 import functools
+import json
 import math
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
-from data_prep.manifest import Manifest, ManifestRow, read_manifest
-from data_prep.workers import (
-    ConversionSettings,
-    ConvertedRow,
-    Outcome,
-    convert_row,
-    map_in_processes,
-)
-from xdc_tf.data import dataset_info, log_mel, record_index, records
-from xdc_tf.data.dataset_info import (
-    AUDIO,
-    MODALITIES,
-    VIDEO,
-    DatasetInfo,
-    ExampleRow,
-    ShardInfo,
-    order_modalities,
-)
+from data_prep.conversion_settings import ConversionSettings
+from data_prep.manifest import ManifestRow
+from data_prep.rows import ConvertedRow, convert_rows, group_rows
+from data_prep.workers import Limits, Outcome, map_groups
+from xdc_tf import compat, files
+from xdc_tf.data import record_index, records
+from xdc_tf.data.dataset_info import ExampleRow
 
-QUARANTINE_FILE = "quarantine.csv"
-_QUARANTINE_COLUMNS = ("path", "start_secs", "reason", "detail")
-_CONVERTIBLE = ((VIDEO,), MODALITIES)
+PROGRESS_DIR = "progress"
 
 
-class _Moments(NamedTuple):
-    """Running sums over all log-mel values."""
+class Shard(NamedTuple):
+    """A shard to be made: rows [number * rows_per_shard, ...) of the conversion."""
+
+    number: int
+    num_shards: int
+    rows: Sequence[ManifestRow]
+
+    @property
+    def file(self) -> str:
+        """Its name in the directory."""
+        return f"records-{self.number:05d}-of-{self.num_shards:05d}.tfrecord"
+
+
+class RefusedRow(NamedTuple):
+    """A line of quarantine.csv; field names are its columns."""
+
+    path: str
+    start_secs: float
+    reason: str
+    detail: str
+
+
+class TruncatedRow(NamedTuple):
+    """A line of truncated.csv, of a row kept in part; field names are its columns."""
+
+    example_index: int
+    path: str
+    start_secs: float
+    detail: str
+
+
+class Moments(NamedTuple):
+    """Sums over log-mel values."""
 
     count: int = 0
     total: float = 0.0
     total_squares: float = 0.0
 
 
-def convert_manifest(
-    manifest_path: str,
+class ShardReport(NamedTuple):
+    """What became of a shard's rows.
+
+    Attributes:
+      file: name of the shard.
+      num_bytes: of the shard and of its index.
+      examples: lines of examples.csv.
+      refused: lines of quarantine.csv.
+      truncated: lines of truncated.csv.
+      moments: of the log-mel values.
+    """
+
+    file: str
+    num_bytes: tuple[int, int]
+    examples: list[ExampleRow]
+    refused: list[RefusedRow]
+    truncated: list[TruncatedRow]
+    moments: Moments
+
+
+def cut_into_shards(rows: Sequence[ManifestRow], rows_per_shard: int) -> list[Shard]:
+    """All shards of a conversion, in order."""
+    num_shards = math.ceil(len(rows) / rows_per_shard)
+    return [
+        Shard(k, num_shards, rows[k * rows_per_shard : (k + 1) * rows_per_shard])
+        for k in range(num_shards)
+    ]
+
+
+def convert_shards(
+    shards: Sequence[Shard],
     out_dir: str,
     *,
     settings: ConversionSettings,
+    label_indices: Mapping[str, int],
     num_workers: int,
-    rows_per_shard: int = 64,
-    timeout_secs: float = 300.0,
-) -> DatasetInfo:
-    """Converts the videos of a manifest, and prints a summary.
+    limits: Limits,
+    tell: Callable[[Outcome], None] = lambda outcome: None,
+) -> None:
+    """Makes shards, their indices and their reports.
 
     Args:
-        manifest_path: CSV file, see data_prep.manifest.
-        out_dir: directory of the records, local or remote (s3://...). If it is complete
-            and of the same manifest and settings, nothing is done; what an unfinished
-            conversion left in it is replaced.
-        settings: what to store.
-        num_workers: processes that decode.
-        rows_per_shard: manifest rows per file of records.
-        timeout_secs: wall-clock limit per row.
-
-    Returns:
-        What dataset_info.json says.
-
-    Raises:
-        FileNotFoundError: no such manifest.
-        ValueError: bad settings or manifest, out_dir complete with others, or no row
-            usable.
+      shards: what to make.
+      out_dir: directory of the records, local or remote; PROGRESS_DIR in it exists.
+      settings: what to store.
+      label_indices: by label.
+      num_workers: processes that decode.
+      limits: of a row.
+      tell: called with each row's outcome.
     """
-    _validate(settings, num_workers, rows_per_shard, timeout_secs)
-    manifest = read_manifest(manifest_path)
-    if "://" in out_dir:
-        from xdc_tf import compat
-
-        compat.enable_remote_paths(out_dir)
-    promised = _promised_info(manifest, settings, rows_per_shard)
-    if tf.io.gfile.exists(os.path.join(out_dir, dataset_info.INFO_FILE)):
-        info = dataset_info.read_dataset_info(out_dir)
-        _check_same_conversion(out_dir, info, promised)
-        for path in dataset_info.shard_paths(out_dir, info):
-            if not tf.io.gfile.exists(path + record_index.SUFFIX):
-                record_index.index_shard(path)
-        print(f"{out_dir} is complete: {info.num_examples} examples. Nothing to do.")
-        return info
-    tf.io.gfile.makedirs(out_dir)
-    _remove_leftovers(out_dir)
-
-    outcomes = map_in_processes(
-        functools.partial(convert_row, settings=settings),
-        manifest.rows,
+    compat.enable_remote_paths(out_dir)
+    outcomes = map_groups(
+        functools.partial(convert_rows, settings=settings),
+        (group for shard in shards for group in group_rows(shard.rows)),
         num_workers=num_workers,
-        timeout_secs=timeout_secs,
+        limits=limits,
     )
-    examples: list[ExampleRow] = []
-    quarantine: list[tuple[ManifestRow, Outcome]] = []
-    shards: list[ShardInfo] = []
-    moments = _Moments()
-    num_shards = math.ceil(len(manifest.rows) / rows_per_shard)
-    with tqdm(total=len(manifest.rows), unit="video", disable=None) as progress:
-        for shard_index in range(num_shards):
-            first = shard_index * rows_per_shard
-            rows = manifest.rows[first : first + rows_per_shard]
-            file = f"records-{shard_index:05d}-of-{num_shards:05d}.tfrecord"
-            path = os.path.join(out_dir, file)
-            num_before = len(examples)
-            with record_index.ShardWriter(path) as writer:
-                # rows first: at their end, zip must not have taken another outcome.
-                for row, outcome in zip(rows, outcomes, strict=False):
-                    if outcome.result is None:
-                        quarantine.append((row, outcome))
-                    else:
-                        label = _label_index(row, manifest)
-                        writer.write(_encode(row, label, outcome.result, settings.fps))
-                        examples.append(
-                            _example_row(row, file, outcome.result, settings.fps)
+    for shard in shards:
+        # rows first: at their end, zip must not have taken another outcome.
+        pairs = zip(shard.rows, outcomes, strict=False)
+        report = _write_shard(shard, pairs, out_dir, settings.fps, label_indices, tell)
+        if len(report.examples) + len(report.refused) != len(shard.rows):
+            raise RuntimeError(
+                f"{shard.file}: {len(report.examples)} converted and "
+                f"{len(report.refused)} quarantined rows of {len(shard.rows)}."
+            )
+        _write_report(out_dir, shard, report)
+
+
+def _write_shard(
+    shard: Shard,
+    pairs: Iterable[tuple[ManifestRow, Outcome]],
+    out_dir: str,
+    fps: float,
+    label_indices: Mapping[str, int],
+    tell: Callable[[Outcome], None],
+) -> ShardReport:
+    path = os.path.join(out_dir, shard.file)
+    report = ShardReport(shard.file, (0, 0), [], [], [], Moments())
+    with record_index.ShardWriter(path) as writer:
+        for row, outcome in pairs:
+            converted = outcome.result
+            if converted is None:
+                report.refused.append(
+                    RefusedRow(row.path, row.start_secs, outcome.reason, outcome.detail)
+                )
+            else:
+                label = label_indices[row.label] if row.label else records.NO_LABEL
+                writer.write(_encode(row, label, converted, fps))
+                report.examples.append(
+                    ExampleRow(
+                        example_index=row.example_index,
+                        video_id=row.video_id,
+                        label=row.label,
+                        shard=shard.file,
+                        start_secs=round(row.start_secs, 6),
+                        end_secs=round(row.start_secs + converted.duration_secs, 6),
+                    )
+                )
+                if converted.truncated:
+                    report.truncated.append(
+                        TruncatedRow(
+                            row.example_index,
+                            row.path,
+                            row.start_secs,
+                            converted.truncated,
                         )
-                        if outcome.result.log_mel is not None:
-                            moments = _add(moments, outcome.result.log_mel)
-                    progress.update()
-            shards.append(ShardInfo(file, len(examples) - num_before))
-    if len(examples) + len(quarantine) != len(manifest.rows):
-        raise RuntimeError(
-            f"{len(examples)} converted and {len(quarantine)} quarantined rows do not "
-            f"make the {len(manifest.rows)} rows of {manifest_path}."
-        )
-    _write_quarantine(out_dir, quarantine)
-    if not examples:
-        raise ValueError(
-            f"none of the {len(manifest.rows)} rows of {manifest_path} could be used "
-            f"({_count_reasons(quarantine)}); "
-            f"see {os.path.join(out_dir, QUARANTINE_FILE)}."
-        )
-    mean, std = _mean_and_std(moments)
-    info = promised._replace(
-        num_examples=len(examples),
-        num_quarantined=len(quarantine),
-        log_mel_mean=mean,
-        log_mel_std=std,
-        shards=tuple(shards),
-    )
-    dataset_info.write_examples(out_dir, examples)
-    dataset_info.write_dataset_info(out_dir, info)
-    print(
-        f"{len(examples)} of {len(manifest.rows)} rows converted into {len(shards)} "
-        f"shards in {out_dir}; {len(quarantine)} quarantined"
-        + (
-            f" ({_count_reasons(quarantine)}), see {QUARANTINE_FILE}."
-            if quarantine
-            else "."
-        )
-    )
-    return info
-
-
-def _validate(
-    settings: ConversionSettings,
-    num_workers: int,
-    rows_per_shard: int,
-    timeout_secs: float,
-) -> None:
-    modalities = order_modalities(settings.modalities)
-    if modalities not in _CONVERTIBLE:
-        raise ValueError(
-            f"modalities={','.join(modalities)} cannot be converted; choose "
-            f"{' or '.join(','.join(names) for names in _CONVERTIBLE)}."
-        )
-    if settings.store_waveform and AUDIO not in modalities:
-        raise ValueError(
-            f"store_waveform needs sound, and modalities={','.join(modalities)} leaves "
-            "it out; add audio to modalities or drop store_waveform."
-        )
-    log_mel.validate(settings.log_mel)
-    positive = {
-        "fps": settings.fps,
-        "short_side": settings.short_side,
-        "max_secs": settings.max_secs,
-        "num_workers": num_workers,
-        "rows_per_shard": rows_per_shard,
-        "timeout_secs": timeout_secs,
-    }
-    for name, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}.")
-    if not 1 <= settings.jpeg_quality <= 95:
-        raise ValueError(
-            f"jpeg_quality must be from 1 to 95, got {settings.jpeg_quality}."
-        )
-    if not 0 <= settings.min_secs <= settings.max_secs:
-        raise ValueError(
-            f"need 0 <= min_secs <= max_secs, got min_secs={settings.min_secs}, "
-            f"max_secs={settings.max_secs}."
-        )
-
-
-def _promised_info(
-    manifest: Manifest, settings: ConversionSettings, rows_per_shard: int
-) -> DatasetInfo:
-    """What is known before converting; the results are still zero."""
-    return DatasetInfo(
-        manifest_sha256=manifest.sha256,
-        num_rows=len(manifest.rows),
-        num_examples=0,
-        num_quarantined=0,
-        fps=settings.fps,
-        short_side=settings.short_side,
-        jpeg_quality=settings.jpeg_quality,
-        min_secs=settings.min_secs,
-        max_secs=settings.max_secs,
-        has_waveform=settings.store_waveform,
-        rows_per_shard=rows_per_shard,
-        log_mel=settings.log_mel,
-        log_mel_mean=0.0,
-        log_mel_std=0.0,
-        label_names=manifest.label_names,
-        shards=(),
-        modalities=order_modalities(settings.modalities),
-    )
-
-
-def _check_same_conversion(
-    out_dir: str, info: DatasetInfo, promised: DatasetInfo
-) -> None:
-    results = ("num_examples", "num_quarantined", "log_mel_mean", "log_mel_std")
-    differing = [
-        f"{key}: {was} there, {asked} asked for"
-        for key, was, asked in zip(info._fields, info, promised, strict=True)
-        if key not in (*results, "shards") and was != asked
-    ]
-    if differing:
-        raise ValueError(
-            f"{out_dir} is a complete conversion of another manifest or with other "
-            f"settings ({'; '.join(differing)}); choose another --out or delete it."
-        )
-
-
-def _remove_leftovers(out_dir: str) -> None:
-    """Deletes shards of an unfinished conversion, of which there may have been more."""
-    for path in tf.io.gfile.glob(os.path.join(out_dir, "records-*-of-*.tfrecord*")):
-        tf.io.gfile.remove(path)
-
-
-def _label_index(row: ManifestRow, manifest: Manifest) -> int:
-    return manifest.label_names.index(row.label) if row.label else records.NO_LABEL
+                    )
+                if converted.log_mel is not None:
+                    moments = add(report.moments, _moments(converted.log_mel))
+                    report = report._replace(moments=moments)
+            tell(outcome)
+    return report._replace(num_bytes=_sizes(path))
 
 
 def _encode(row: ManifestRow, label: int, converted: ConvertedRow, fps: float) -> bytes:
-    end_secs = row.start_secs + len(converted.frames_jpeg) / fps
     return records.encode_example(
         example_index=row.example_index,
         data_path=row.path,
@@ -262,7 +188,7 @@ def _encode(row: ManifestRow, label: int, converted: ConvertedRow, fps: float) -
         frames_jpeg=converted.frames_jpeg,
         log_mel=converted.log_mel,
         start_us=round(row.start_secs * 1e6),
-        end_us=round(end_secs * 1e6),
+        end_us=round((row.start_secs + converted.duration_secs) * 1e6),
         frame_rate=fps,
         height=converted.height,
         width=converted.width,
@@ -272,50 +198,55 @@ def _encode(row: ManifestRow, label: int, converted: ConvertedRow, fps: float) -
     )
 
 
-def _example_row(
-    row: ManifestRow, file: str, converted: ConvertedRow, fps: float
-) -> ExampleRow:
-    return ExampleRow(
-        example_index=row.example_index,
-        video_id=row.video_id,
-        label=row.label,
-        shard=file,
-        start_secs=round(row.start_secs, 6),
-        end_secs=round(row.start_secs + len(converted.frames_jpeg) / fps, 6),
+def _moments(values: np.ndarray) -> Moments:
+    return Moments(
+        values.size,
+        float(values.sum(dtype=np.float64)),
+        float(np.square(values, dtype=np.float64).sum()),
     )
 
 
-def _add(moments: _Moments, values: np.ndarray) -> _Moments:
-    return _Moments(
-        count=moments.count + values.size,
-        total=moments.total + float(values.sum(dtype=np.float64)),
-        total_squares=moments.total_squares
-        + float(np.square(values, dtype=np.float64).sum()),
+def add(left: Moments, right: Moments) -> Moments:
+    """Sums over both."""
+    return Moments(*(a + b for a, b in zip(left, right, strict=True)))
+
+
+def _sizes(path: str) -> tuple[int, int]:
+    """Bytes of a shard and of its index; -1 where there is none."""
+    names = path, path + record_index.SUFFIX
+    return tuple(
+        tf.io.gfile.stat(name).length if tf.io.gfile.exists(name) else -1
+        for name in names
     )
 
 
-def _mean_and_std(moments: _Moments) -> tuple[float, float]:
-    """0 and 1, which change nothing, if there were no values."""
-    if not moments.count:
-        return 0.0, 1.0
-    mean = moments.total / moments.count
-    variance = moments.total_squares / moments.count - mean * mean
-    return mean, math.sqrt(max(variance, 0.0))
+def _report_path(out_dir: str, shard: Shard) -> str:
+    return os.path.join(out_dir, PROGRESS_DIR, shard.file + ".json")
 
 
-def _write_quarantine(
-    out_dir: str, quarantine: list[tuple[ManifestRow, Outcome]]
-) -> None:
-    dataset_info.write_csv(
-        os.path.join(out_dir, QUARANTINE_FILE),
-        _QUARANTINE_COLUMNS,
-        (
-            (row.path, row.start_secs, outcome.reason, outcome.detail)
-            for row, outcome in quarantine
-        ),
+def _write_report(out_dir: str, shard: Shard, report: ShardReport) -> None:
+    # JSON keeps floats to the last bit.
+    files.write_text(_report_path(out_dir, shard), json.dumps(report._asdict()))
+
+
+def read_reports(out_dir: str, shards: Sequence[Shard]) -> list[ShardReport | None]:
+    """The reports of shards that are complete; None for those still to be made."""
+    return [_read_report(out_dir, shard) for shard in shards]
+
+
+def _read_report(out_dir: str, shard: Shard) -> ShardReport | None:
+    try:
+        values = json.loads(files.read_text(_report_path(out_dir, shard)))
+    except FileNotFoundError:
+        return None
+    report = ShardReport(
+        file=values["file"],
+        num_bytes=tuple(values["num_bytes"]),
+        examples=[ExampleRow(*row) for row in values["examples"]],
+        refused=[RefusedRow(*row) for row in values["refused"]],
+        truncated=[TruncatedRow(*row) for row in values["truncated"]],
+        moments=Moments(*values["moments"]),
     )
-
-
-def _count_reasons(quarantine: list[tuple[ManifestRow, Outcome]]) -> str:
-    counts = collections.Counter(outcome.reason for _, outcome in quarantine)
-    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    # After a power cut, names may be there before the bytes.
+    whole = report.num_bytes == _sizes(os.path.join(out_dir, shard.file))
+    return report if whole else None

@@ -1,203 +1,194 @@
-"""What runs in worker processes, and the pool that runs it.
+"""A pool of processes in which a failure costs one item: a crash, a hang, a leak.
 
-Nothing here imports TensorFlow: a worker needs PyAV and NumPy only.
+Nothing here imports TensorFlow: a worker is as large as the function that it runs.
 """
 
+import collections
 import multiprocessing
+import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import connection as mp_connection
 from typing import Any, NamedTuple
 
-import numpy as np
+from data_prep.reasons import CRASHED, OUT_OF_MEMORY, TIMEOUT, UNEXPECTED_ERROR
 
-from data_prep.manifest import ManifestRow
-from data_prep.media import MediaError, read_media
-from xdc_tf.data.dataset_info import MODALITIES
-from xdc_tf.data.log_mel import LogMelSettings, log_mel
-
-# Reasons for refusal beside those of data_prep.media.
-TIMEOUT = "timeout"
-CRASHED = "crashed"
-UNEXPECTED_ERROR = "unexpected_error"
-
-# Results may wait for the turn of an earlier task, this many per worker.
-_WAITING_PER_WORKER = 4
-
-
-class ConversionSettings(NamedTuple):
-    """Everything that decides what is stored for a row.
-
-    `log_mel` and `store_waveform` are for conversions with audio among `modalities`.
-    """
-
-    fps: float = 30.0
-    short_side: int = 256
-    jpeg_quality: int = 90
-    min_secs: float = 0.5
-    max_secs: float = 300.0
-    store_waveform: bool = False
-    log_mel: LogMelSettings = LogMelSettings()
-    modalities: tuple[str, ...] = MODALITIES
-
-
-class ConvertedRow(NamedTuple):
-    """What is stored for a row of the manifest."""
-
-    frames_jpeg: list[bytes]
-    height: int
-    width: int
-    log_mel: np.ndarray | None  # [L, M] float32; None without audio
-    waveform: np.ndarray | None  # [samples] float32; None unless it is to be stored
+# Outcomes may wait for the turn of an earlier one, this many per worker.
+_WAITING_PER_WORKER = 8
 
 
 class Outcome(NamedTuple):
-    """What became of a task: a result, or the reason and detail of its failure."""
+    """What became of an item: a result, or the reason and detail of its failure."""
 
     result: Any = None
     reason: str = ""
     detail: str = ""
 
 
-def convert_row(row: ManifestRow, settings: ConversionSettings) -> Outcome:
-    """Decodes one row of the manifest.
+class Limits(NamedTuple):
+    """What an item may take of a worker: wall-clock time, and memory for data."""
 
-    Returns:
-        An Outcome with a ConvertedRow, or with why the file cannot be used.
-    """
-    try:
-        media = read_media(
-            row.file,
-            start_secs=row.start_secs,
-            end_secs=row.end_secs,
-            fps=settings.fps,
-            short_side=settings.short_side,
-            jpeg_quality=settings.jpeg_quality,
-            sample_rate_hz=settings.log_mel.sample_rate_hz,
-            modalities=settings.modalities,
-            min_secs=settings.min_secs,
-            max_secs=settings.max_secs,
-        )
-    except MediaError as error:
-        return Outcome(reason=error.reason, detail=error.detail)
-    waveform = media.waveform
-    return Outcome(
-        ConvertedRow(
-            frames_jpeg=media.frames_jpeg,
-            height=media.height,
-            width=media.width,
-            log_mel=None if waveform is None else log_mel(waveform, settings.log_mel),
-            waveform=waveform if settings.store_waveform else None,
-        )
-    )
+    timeout_secs: float = 300.0
+    memory_mib: float = 2048.0
 
 
-def map_in_processes(
-    function: Callable[[Any], Outcome],
-    tasks: Sequence[Any],
+class _Task(NamedTuple):
+    """Items for one call of the function, numbered from `first`."""
+
+    first: int
+    items: Sequence[Any]
+
+
+def map_groups(
+    function: Callable[[Sequence[Any]], Iterator[Outcome]],
+    groups: Iterable[Sequence[Any]],
     *,
     num_workers: int,
-    timeout_secs: float,
+    limits: Limits,
 ) -> Iterator[Outcome]:
-    """Applies a function to tasks in worker processes, results in order of the tasks.
+    """Applies a function to groups of items in worker processes, outcomes in order.
 
-    A task that raises, kills its process, or takes longer than timeout_secs costs that
-    task alone: its outcome says so, and a fresh process takes over.
+    An item whose processing raises, kills its process, or exceeds a limit costs that
+    item alone: its outcome says so, and a fresh process takes the rest of its group.
 
     Args:
-        function: importable by name, or a functools.partial of such.
-        tasks: arguments.
-        num_workers: processes.
-        timeout_secs: wall-clock limit of a task.
+      function: from a group to an outcome for each of its items, in order; importable
+        by name, or a functools.partial of such.
+      groups: sequences of items.
+      num_workers: processes.
+      limits: of an item.
 
     Yields:
-        The outcome of each task.
+      The outcome of each item.
     """
+    waiting = _number(groups)
+    again: collections.deque[_Task] = collections.deque()  # rests of groups
     workers: list[_Worker] = []
     finished: dict[int, Outcome] = {}
-    next_task = next_result = 0
+    next_item, upcoming = 0, next(waiting, None)
     try:
-        while next_result < len(tasks):
-            window_end = next_result + _WAITING_PER_WORKER * num_workers
-            while next_task < min(len(tasks), window_end):
-                worker = _idle_worker(workers, function, num_workers)
+        while True:
+            end_of_window = next_item + _WAITING_PER_WORKER * num_workers
+            while again or (upcoming and upcoming.first < end_of_window):
+                worker = _idle_worker(workers, function, num_workers, limits)
                 if worker is None:
                     break
-                worker.start(next_task, tasks[next_task], timeout_secs)
-                next_task += 1
-            busy = [worker for worker in workers if worker.task is not None]
-            first_deadline = min(worker.deadline for worker in busy)
+                if again:
+                    worker.start(again.popleft())
+                else:
+                    worker.start(upcoming)
+                    upcoming = next(waiting, None)
+            # One that is far ahead waits in its pipe.
+            heard = [w for w in workers if w.task and w.task.first < end_of_window]
+            if not heard:
+                return  # the first item's worker is always heard
+            for worker in workers:
+                if worker.task and worker not in heard:
+                    worker.allow_more_time()
+            earliest = min(worker.deadline for worker in heard)
             ready = mp_connection.wait(
-                [worker.connection for worker in busy],
-                timeout=max(0.0, first_deadline - time.monotonic()),
+                [worker.connection for worker in heard],
+                timeout=max(0.0, earliest - time.monotonic()),
             )
-            for worker in busy:
-                task = worker.task
+            for worker in heard:
                 if worker.connection in ready:
-                    finished[task] = worker.receive()
+                    outcome, item, rest = worker.receive()
                 elif time.monotonic() >= worker.deadline:
-                    worker.stop()
-                    finished[task] = Outcome(
-                        reason=TIMEOUT, detail=f"not done after {timeout_secs:g} s"
-                    )
+                    outcome, item, rest = worker.time_out()
+                else:
+                    continue
+                finished[item] = outcome
+                if rest:
+                    again.append(rest)
             workers = [worker for worker in workers if not worker.stopped]
-            while next_result in finished:
-                yield finished.pop(next_result)
-                next_result += 1
+            while next_item in finished:
+                yield finished.pop(next_item)
+                next_item += 1
     finally:
         for worker in workers:
             worker.stop()
 
 
-class _Worker:
-    """A process that answers one task at a time."""
+def _number(groups: Iterable[Sequence[Any]]) -> Iterator[_Task]:
+    first = 0
+    for items in groups:
+        if items:
+            yield _Task(first, items)
+            first += len(items)
 
-    def __init__(self, function: Callable[[Any], Outcome]):
+
+class _Worker:
+    """A process that works on one task at a time.
+
+    Attributes:
+      task: what is left of it, the item in work first; None without one.
+    """
+
+    def __init__(self, function: Callable, limits: Limits):
         # A fresh interpreter: forking a process that runs TensorFlow's threads hangs.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(function, theirs), daemon=True
+            target=_serve, args=(function, theirs, limits.memory_mib), daemon=True
         )
         self.process.start()
         # With only the child holding its end, its death reads as end of file.
         theirs.close()
-        self.task: int | None = None
+        self.task: _Task | None = None
         self.deadline = 0.0
         self.stopped = False
+        self._timeout_secs = limits.timeout_secs
 
-    def start(self, task: int, argument: Any, timeout_secs: float) -> None:
+    def start(self, task: _Task) -> None:
         self.task = task
-        self.deadline = time.monotonic() + timeout_secs
+        self.allow_more_time()
         try:
-            self.connection.send(argument)
+            self.connection.send(task.items)
         except OSError:
             pass  # it died just now: receive() finds the end of file and says so
 
-    def receive(self) -> Outcome:
-        self.task = None
+    def allow_more_time(self) -> None:
+        self.deadline = time.monotonic() + self._timeout_secs
+
+    def receive(self) -> tuple[Outcome, int, _Task | None]:
+        """The outcome of an item, its number, and what others are to do of the task."""
         try:
             outcome = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            outcome = Outcome(
-                reason=CRASHED, detail=f"process ended with {self.process.exitcode}"
-            )
-        if outcome.reason in (CRASHED, UNEXPECTED_ERROR):
-            self.process.join(timeout=5)  # it is printing its traceback
-            self.stop()
-        return outcome
+            return self._fail(CRASHED, f"process ended with {self.process.exitcode}")
+        if outcome.reason in (OUT_OF_MEMORY, UNEXPECTED_ERROR):
+            self.process.join(timeout=5)  # it may be printing its traceback
+            return self._fail(outcome.reason, outcome.detail)
+        item, self.task = self.task.first, _rest(self.task)
+        self.allow_more_time()
+        return outcome, item, None
+
+    def time_out(self) -> tuple[Outcome, int, _Task | None]:
+        """Like receive, for one that takes too long."""
+        return self._fail(TIMEOUT, f"not done after {self._timeout_secs:g} s")
+
+    def _fail(self, reason: str, detail: str) -> tuple[Outcome, int, _Task | None]:
+        task = self.task
+        self.stop()
+        return Outcome(reason=reason, detail=detail), task.first, _rest(task)
 
     def stop(self) -> None:
         self.process.kill()
         self.process.join()
         self.connection.close()
-        self.stopped = True
+        self.task, self.stopped = None, True
+
+
+def _rest(task: _Task) -> _Task | None:
+    if len(task.items) == 1:
+        return None
+    return _Task(task.first + 1, task.items[1:])
 
 
 def _idle_worker(
-    workers: list[_Worker], function: Callable[[Any], Outcome], num_workers: int
+    workers: list[_Worker], function: Callable, num_workers: int, limits: Limits
 ) -> _Worker | None:
     """A worker without a task, started if there may be one more; None if all work."""
     for worker in [worker for worker in workers if worker.task is None]:
@@ -207,28 +198,42 @@ def _idle_worker(
         workers.remove(worker)
     if len(workers) >= num_workers:
         return None
-    workers.append(_Worker(function))
+    workers.append(_Worker(function, limits))
     return workers[-1]
 
 
-def _serve(function: Callable[[Any], Outcome], connection) -> None:
+def _serve(function: Callable, connection, memory_mib: float) -> None:
     """Answers tasks until the other end closes."""
     # An interrupt from the terminal is for the main process, which then stops this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limit = int(memory_mib * 2**20)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     while True:
         try:
-            argument = connection.recv()
+            items = connection.recv()
         except (EOFError, OSError):
             return
         try:
-            outcome = function(argument)
-        except Exception as error:
-            # It costs this task alone. What state it left is unknown, so the process
-            # ends, with the traceback on the terminal, and a fresh one takes over.
-            detail = f"{type(error).__name__}: {error}"
-            connection.send(Outcome(reason=UNEXPECTED_ERROR, detail=detail))
+            for outcome in function(items):
+                connection.send(outcome)
+                if outcome.reason == OUT_OF_MEMORY:
+                    return  # what state that left is unknown: a fresh process goes on
+        except OSError as error:
+            if isinstance(error, BrokenPipeError | ConnectionError):
+                return  # the main process is gone
+            _confess(connection, error)
             raise
-        try:
-            connection.send(outcome)
-        except OSError:  # the main process is gone
+        except MemoryError:
+            connection.send(
+                Outcome(reason=OUT_OF_MEMORY, detail=f"more than {memory_mib:g} MiB")
+            )
             return
+        except Exception as error:
+            # It costs this item alone; the traceback is for the terminal.
+            _confess(connection, error)
+            raise
+
+
+def _confess(connection, error: Exception) -> None:
+    detail = f"{type(error).__name__}: {error}"
+    connection.send(Outcome(reason=UNEXPECTED_ERROR, detail=detail))

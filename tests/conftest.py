@@ -29,11 +29,11 @@ def tiny_records(tmp_path_factory):
 
     24 and 12 videos of 1.5 s, 8 frames per second, 32 x 32 pixels, in 3 and 2 shards.
     """
-    from data_prep import shards, synthetic, workers
+    from data_prep import conversion, conversion_settings, synthetic
     from xdc_tf.data.log_mel import LogMelSettings
 
     root = tmp_path_factory.mktemp("tiny")
-    settings = workers.ConversionSettings(
+    settings = conversion_settings.ConversionSettings(
         fps=8.0,
         short_side=32,
         jpeg_quality=90,
@@ -50,7 +50,7 @@ def tiny_records(tmp_path_factory):
             duration_secs=1.5,
             size=32,
         )
-        shards.convert_manifest(
+        conversion.convert_manifest(
             manifest,
             str(root / name),
             settings=settings,

@@ -11,8 +11,8 @@ import tensorflow as tf
 from media_files import SAMPLE_RATE_HZ, tone, write_media
 from PIL import Image
 
-from data_prep.shards import convert_manifest
-from data_prep.workers import ConversionSettings
+from data_prep.conversion import convert_manifest
+from data_prep.conversion_settings import ConversionSettings
 from xdc_tf.data import dataset_info, records
 from xdc_tf.data.log_mel import log_mel
 
@@ -250,7 +250,7 @@ def test_without_a_usable_row_no_info_is_written(tmp_path):
         ({"jpeg_quality": 101}, "jpeg_quality must be from 1 to 95, got 101"),
         ({"min_secs": 400.0}, "min_secs=400.0"),
         ({"modalities": ("video",)}, "store_waveform needs sound"),
-        ({"modalities": ("audio",)}, "modalities=audio cannot be .* video or video,a"),
+        ({"max_length_ratio": 0.5}, "max_length_ratio must be 1 or more, got 0.5"),
         ({"modalities": ("smell",)}, "modalities=.'smell'. must be one or more of"),
     ],
 )

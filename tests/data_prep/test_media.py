@@ -6,21 +6,27 @@ import pytest
 from media_files import SAMPLE_RATE_HZ, grey_of_time, tone, write_media
 from PIL import Image
 
-from data_prep.media import MediaError, read_media
+from data_prep.conversion_settings import ConversionSettings
+from data_prep.media import Segment, read_segments
+from data_prep.reasons import MediaError
+from xdc_tf.data.log_mel import LogMelSettings
+
+SETTINGS = ConversionSettings(
+    fps=10.0, short_side=48, jpeg_quality=95, min_secs=0.1, max_secs=10.0
+)
 
 
-def read(path, **changed):
-    settings = {
-        "start_secs": 0.0,
-        "end_secs": None,
-        "fps": 10.0,
-        "short_side": 48,
-        "jpeg_quality": 95,
-        "sample_rate_hz": SAMPLE_RATE_HZ,
-        "min_secs": 0.1,
-        "max_secs": 10.0,
-    }
-    return read_media(str(path), **settings | changed)
+def read(path, *, start_secs=0.0, end_secs=None, sample_rate_hz=None, **changed):
+    """One segment; raises its refusal."""
+    settings = SETTINGS._replace(**changed)
+    if sample_rate_hz:
+        log_mel = LogMelSettings(sample_rate_hz=sample_rate_hz)
+        settings = settings._replace(log_mel=log_mel)
+    segments = [Segment(start_secs, end_secs)]
+    (media,) = read_segments(str(path), segments, settings)
+    if isinstance(media, MediaError):
+        raise media
+    return media
 
 
 def greys(media):

@@ -7,7 +7,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable
+import types
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,15 @@ VIDEO, AUDIO = "video", "audio"
 MODALITIES: tuple[str, ...] = (VIDEO, AUDIO)
 
 
+# Keys that files of earlier programs lack, and what they mean there.
+_SINCE_VERSION_1 = {
+    "modalities": list(MODALITIES),
+    "segment_secs": None,
+    "max_segments": None,
+    "limits": {},
+}
+
+
 class ShardInfo(NamedTuple):
     """One file of records."""
 
@@ -38,7 +48,9 @@ class DatasetInfo(NamedTuple):
     `num_quarantined` refused. `log_mel_mean` and `log_mel_std` are over all log-mel
     values of all examples. `label_names` is sorted; labels are indices into it.
     `modalities` is what the records hold, in the order of MODALITIES; without audio
-    `log_mel` says nothing, the mean is 0 and the deviation 1.
+    `log_mel` says nothing, the mean is 0 and the deviation 1. Rows are those of the
+    manifest, or with `segment_secs` their segments, of which each has up to
+    `max_segments`. `limits` is what else decided which rows were refused, by name.
     """
 
     manifest_sha256: str
@@ -58,6 +70,9 @@ class DatasetInfo(NamedTuple):
     label_names: tuple[str, ...]
     shards: tuple[ShardInfo, ...]
     modalities: tuple[str, ...] = MODALITIES
+    segment_secs: float | None = None
+    max_segments: int | None = None
+    limits: Mapping[str, float] = types.MappingProxyType({})
     format_version: int = FORMAT_VERSION
 
 
@@ -123,7 +138,8 @@ def check_modalities(info: DatasetInfo, wanted: Iterable[str], directory: str) -
 def read_dataset_info(records_dir: str) -> DatasetInfo:
     """Reads dataset_info.json of a directory of records.
 
-    A file from before the modalities were listed is of records that hold both.
+    A file of an earlier program is of records that hold both modalities and of rows
+    that are not cut.
 
     Raises:
         FileNotFoundError: the directory has none: no records, or an unfinished
@@ -146,7 +162,7 @@ def read_dataset_info(records_dir: str) -> DatasetInfo:
             f"{path} has format_version {version!r}, this program reads "
             f"{FORMAT_VERSION}; convert again."
         )
-    values = {"modalities": list(MODALITIES)} | values
+    values = _SINCE_VERSION_1 | values
     differing = set(values) ^ set(DatasetInfo._fields)
     if differing:
         raise ValueError(
@@ -169,12 +185,17 @@ def read_dataset_info(records_dir: str) -> DatasetInfo:
 
 def write_dataset_info(records_dir: str, info: DatasetInfo) -> None:
     """Writes dataset_info.json, whole or not at all."""
-    values = info._asdict() | {
+    text = json.dumps(to_json(info), indent=2, ensure_ascii=False) + "\n"
+    files.write_text(os.path.join(records_dir, INFO_FILE), text)
+
+
+def to_json(info: DatasetInfo) -> dict:
+    """What dataset_info.json holds, of types that JSON has."""
+    return info._asdict() | {
         "log_mel": info.log_mel._asdict(),
+        "limits": dict(info.limits),
         "shards": [shard._asdict() for shard in info.shards],
     }
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    files.write_text(os.path.join(records_dir, INFO_FILE), text)
 
 
 def read_examples(records_dir: str) -> Examples:

@@ -12,6 +12,7 @@ values, float32.
 """
 
 import os
+import secrets
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -57,17 +58,20 @@ class Entry(NamedTuple):
 class ShardWriter:
     """Writes a shard and its index; they get their names when both are complete.
 
+    Whoever else writes the same ones at the same time does not disturb.
+
     with ShardWriter(path) as writer:
         writer.write(records.encode_example(...))
     """
 
     def __init__(self, path: str):
         self._path = path
+        self._temporary = temporary_name(path)
         self._entries: list[Entry] = []
         self._num_bytes = 0
 
     def __enter__(self):
-        self._writer = tf.io.TFRecordWriter(self._path + ".tmp")
+        self._writer = tf.io.TFRecordWriter(self._temporary)
         return self
 
     def write(self, serialized: bytes) -> None:
@@ -84,7 +88,14 @@ class ShardWriter:
         self._writer.close()
         if error_type is None:
             _write_index(self._path, self._entries, self._num_bytes)
-            tf.io.gfile.rename(self._path + ".tmp", self._path, overwrite=True)
+            tf.io.gfile.rename(self._temporary, self._path, overwrite=True)
+        else:
+            tf.io.gfile.remove(self._temporary)
+
+
+def temporary_name(path: str) -> str:
+    """A name beside a file for what is not complete yet, like no other."""
+    return f"{path}.{secrets.token_hex(4)}.tmp"
 
 
 def index_shard(path: str) -> None:
@@ -106,7 +117,7 @@ def index_shard(path: str) -> None:
 
 
 def _write_index(path: str, entries: list[Entry], num_bytes: int) -> None:
-    temporary = path + SUFFIX + ".tmp"
+    temporary = temporary_name(path + SUFFIX)
     with tf.io.TFRecordWriter(temporary) as writer:
         for entry in entries:
             parts = entry._replace(shard_bytes=num_bytes)

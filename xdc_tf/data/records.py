@@ -28,18 +28,21 @@ WAVEFORM = "WAVEFORM/feature/floats"
 
 NO_LABEL = -1
 
+# Of keys that not every record has.
+_DEFAULTS = {FRAME_RATE: 0.0, HEIGHT: 0, WIDTH: 0, LABEL_INDEX: NO_LABEL}
+
 
 def encode_example(
     *,
     example_index: int,
     data_path: str,
     video_id: str,
-    frames_jpeg: Sequence[bytes],
+    frames_jpeg: Sequence[bytes] = (),
     start_us: int,
     end_us: int,
-    frame_rate: float,
-    height: int,
-    width: int,
+    frame_rate: float = 0.0,
+    height: int = 0,
+    width: int = 0,
     label: int = NO_LABEL,
     label_text: str = "",
     log_mel: np.ndarray | None = None,
@@ -51,7 +54,8 @@ def encode_example(
         example_index: row number in the manifest.
         data_path: the file, as the manifest names it.
         video_id: name of this segment, unique in the manifest.
-        frames_jpeg: T JPEG images of height x width at frame_rate.
+        frames_jpeg: T JPEG images of height x width at frame_rate; without any, none of
+            the keys of images is written.
         start_us: start of the segment in its file, microseconds.
         end_us: end of the segment in its file, microseconds.
         frame_rate: frames per second.
@@ -71,16 +75,18 @@ def encode_example(
         EXAMPLE_INDEX: _int64_feature(example_index),
         START_TIMESTAMP: _int64_feature(start_us),
         END_TIMESTAMP: _int64_feature(end_us),
-        FRAME_RATE: _float_feature([frame_rate]),
-        HEIGHT: _int64_feature(height),
-        WIDTH: _int64_feature(width),
     }
+    feature_lists = {}
+    if frames_jpeg:
+        context[FRAME_RATE] = _float_feature([frame_rate])
+        context[HEIGHT] = _int64_feature(height)
+        context[WIDTH] = _int64_feature(width)
+        feature_lists[FRAMES] = [_bytes_feature(jpeg) for jpeg in frames_jpeg]
     if label != NO_LABEL:
         context[LABEL_INDEX] = _int64_feature(label)
         # Readers differ in which of the two they look for.
         context[LABEL_TEXT] = _bytes_feature(label_text)
         context[LABEL_STRING] = _bytes_feature(label_text)
-    feature_lists = {FRAMES: [_bytes_feature(jpeg) for jpeg in frames_jpeg]}
     if log_mel is not None:
         feature_lists[LOG_MEL] = [_float_feature(row.tolist()) for row in log_mel]
     if waveform is not None:
@@ -118,8 +124,9 @@ def parse_example(
     Returns:
         Scalars example_index int64, label int64 (-1 when absent), data_path string,
         video_id string, start_us int64, end_us int64, frame_rate float32, height int64,
-        width int64. "video" adds frames_jpeg [T] string, "audio" log_mel [L, M]
-        float32, with_waveform waveform [samples] float32.
+        width int64 (these three 0 where there are no frames). "video" adds frames_jpeg
+        [T] string, "audio" log_mel [L, M] float32, with_waveform waveform [samples]
+        float32.
 
     Raises:
         ValueError: on an unknown modality, or none.
@@ -138,9 +145,9 @@ def parse_example(
     context_features = {
         key: tf.io.FixedLenFeature([], dtype) for key, dtype in scalars.values()
     }
-    context_features[LABEL_INDEX] = tf.io.FixedLenFeature(
-        [], tf.int64, default_value=NO_LABEL
-    )
+    for key, default in _DEFAULTS.items():
+        dtype = tf.float32 if key == FRAME_RATE else tf.int64
+        context_features[key] = tf.io.FixedLenFeature([], dtype, default_value=default)
     sequence_features = {}
     if VIDEO in modalities:
         sequence_features[FRAMES] = tf.io.FixedLenSequenceFeature([], tf.string)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data_prep.shards import QUARANTINE_FILE
+from data_prep.conversion import QUARANTINE_FILE
 from xdc_tf import compat, files
 from xdc_tf import workdir as work
 from xdc_tf.clustering.features import make_extract, make_extract_clips

@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_prep.conversion import QUARANTINE_FILE
 from data_prep.manifest import ManifestRow, read_manifest
-from data_prep.shards import QUARANTINE_FILE
 from xdc_tf import compat, files
 from xdc_tf.data import dataset_info
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo, Examples

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from data_prep.shards import QUARANTINE_FILE
+from data_prep.conversion import QUARANTINE_FILE
 from xdc_tf.clustering.features import ClipFeatures
 from xdc_tf.data import dataset_info
 from xdc_tf.evaluation.new_videos import Row

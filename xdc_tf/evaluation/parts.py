@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from data_prep import shards
+from data_prep.conversion import QUARANTINE_FILE, convert_manifest
+from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
-from data_prep.workers import ConversionSettings
+from data_prep.workers import Limits
 from xdc_tf.data import dataset_info, pipeline
-from xdc_tf.data.dataset_info import MODALITIES, VIDEO
 from xdc_tf.evaluation import new_videos
 from xdc_tf.evaluation.new_videos import Records, Row, VideoFiles
 from xdc_tf.training.trained_run import TrainedRun
@@ -122,7 +122,7 @@ def conversion_settings(run: TrainedRun, conversion: Conversion) -> ConversionSe
         min_secs=conversion.min_secs,
         max_secs=conversion.max_secs,
         log_mel=run.log_mel,
-        modalities=(VIDEO,) if run.modalities == (VIDEO,) else MODALITIES,
+        modalities=run.modalities,
     )
     if info is None:
         return wanted
@@ -234,16 +234,16 @@ def _convert(
     try:
         # Its summary names places that will be gone.
         with contextlib.redirect_stdout(io.StringIO()):
-            info = shards.convert_manifest(
+            info = convert_manifest(
                 manifest,
                 records_dir,
                 settings=converted,
                 num_workers=conversion.num_workers,
-                timeout_secs=conversion.timeout_secs,
+                limits=Limits(timeout_secs=conversion.timeout_secs),
             )
     except ValueError:
         # Without a usable row there are reasons, but no records.
-        if not os.path.exists(os.path.join(records_dir, shards.QUARANTINE_FILE)):
+        if not os.path.exists(os.path.join(records_dir, QUARANTINE_FILE)):
             raise
     else:
         examples = dataset_info.read_examples(records_dir)

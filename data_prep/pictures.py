@@ -1,0 +1,176 @@
+"""The picture of a file, read forwards: JPEG frames at regular instants."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import av
+
+from data_prep.conversion_settings import ConversionSettings
+from data_prep.jpeg_encoder import JpegEncoder
+from data_prep.reasons import DECODE_ERROR, TOO_LARGE, TOO_LONG, MediaError
+from data_prep.timed_frames import (
+    TIMESTAMP_SLACK_SECS,
+    media_error,
+    timed_frames,
+)
+
+# Frames up to a segment this much later are decoded: a jump would land before it.
+_SKIP_SECS = 5.0
+# A record is a protocol buffer, which ends at 2 GiB.
+_MAX_RECORD_BYTES = 1 << 30
+
+
+class Pictured(NamedTuple):
+    """The frames of a segment.
+
+    Attributes:
+      frames_jpeg: T JPEG images.
+      end_secs: time in the file where the picture ended; infinite if it went on.
+      error: what ended it before its time, or None.
+    """
+
+    frames_jpeg: list[bytes]
+    end_secs: float
+    error: MediaError | None
+
+
+class _Shown(NamedTuple):
+    """A decoded frame and the times in the file between which it is on show."""
+
+    secs: float
+    end_secs: float
+    frame: av.VideoFrame
+
+
+class PictureReader:
+    """Reads segments of one video stream; in order of their starts, each frame once."""
+
+    def __init__(self, container, stream: av.VideoStream, settings: ConversionSettings):
+        self._container = container
+        self._stream = stream
+        self._settings = settings
+        self._encoder = JpegEncoder(settings.short_side, settings.jpeg_quality, stream)
+        self._frames: Iterator | None = None
+        self._shown: _Shown | None = None
+        self._next: _Shown | None = None
+        self._jpeg = b""  # of the frame on show, once it was asked for
+        self._read_to_secs = 0.0
+        self._num_decoded = 0
+        self._error: MediaError | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the frames, once there are any."""
+        return self._encoder.image_shape
+
+    def read(self, start_secs: float, end_secs: float | None) -> Pictured:
+        """The frames at start_secs + i / fps, none if it begins past the end.
+
+        An instant shows the frame that a player would show then. A frame may come up
+        to half a frame early, of the file's or the output's rate, whichever is higher:
+        so the frame at an instant is the nearest one, or, in a gap, the one before it.
+
+        Args:
+          start_secs: of the segment.
+          end_secs: of the segment; None for the end of the file.
+
+        Raises:
+          MediaError: too_long, too_large, or decode_error if there is no frame at all.
+        """
+        settings, fps = self._settings, self._settings.fps
+        frames_jpeg: list[bytes] = []
+        num_bytes, limit = 0, math.inf
+        if end_secs is not None:
+            limit = math.floor((end_secs - start_secs + TIMESTAMP_SLACK_SECS) * fps)
+        self._num_decoded, self._error = 0, None
+        self._go_to(start_secs)
+        while len(frames_jpeg) < limit:
+            secs = start_secs + len(frames_jpeg) / fps
+            while self._next and self._replaced_secs() <= secs:
+                self._advance()
+            if self._shown is None:
+                raise self._error or MediaError(
+                    DECODE_ERROR, "picture: no frame can be decoded"
+                )
+            if self._next is None:
+                shown_secs = self._shown.end_secs - start_secs + TIMESTAMP_SLACK_SECS
+                # The last instant must have a whole 1 / fps of video behind it.
+                limit = min(limit, math.floor(shown_secs * fps))
+                if len(frames_jpeg) >= limit:
+                    break
+            if len(frames_jpeg) > settings.max_secs * fps:
+                raise too_long(len(frames_jpeg) / fps, settings.max_secs)
+            # A frame on show at several instants is compressed once.
+            self._jpeg = self._jpeg or self._encoder.encode(self._shown.frame)
+            frames_jpeg.append(self._jpeg)
+            num_bytes += len(self._jpeg)
+            if num_bytes > _MAX_RECORD_BYTES:
+                raise MediaError(
+                    TOO_LARGE,
+                    f"more than {_MAX_RECORD_BYTES >> 20} MiB of frames in a record; "
+                    "cut the file with segment_secs",
+                )
+        self._read_to_secs = start_secs + len(frames_jpeg) / fps
+        if self._error:
+            self._error.detail += f" after {self._num_decoded} frames"
+        picture_end_secs = math.inf
+        if self._shown and not self._next:
+            picture_end_secs = self._shown.end_secs
+        return Pictured(frames_jpeg, picture_end_secs, self._error)
+
+    def _go_to(self, start_secs: float) -> None:
+        """Reads on, or jumps, to where the segment starts."""
+        ahead_secs = start_secs - self._read_to_secs
+        if self._frames and -TIMESTAMP_SLACK_SECS <= ahead_secs < _SKIP_SECS:
+            return
+        self._shown = self._next = None
+        self._frames = timed_frames(self._container, self._stream, start_secs)
+        self._advance()
+        self._advance()
+
+    def _replaced_secs(self) -> float:
+        """When the next frame comes in place of the one on show."""
+        apart_secs = self._next.secs - self._shown.secs
+        half_secs = min(1 / self._settings.fps, apart_secs) / 2
+        # Of two that are as near, the one on show.
+        return self._next.secs - max(0.0, half_secs - TIMESTAMP_SLACK_SECS)
+
+    def _advance(self) -> None:
+        """Shows the next frame, and decodes the one after it unless there is none.
+
+        Raises:
+          MediaError: too_large. A decoder's error is kept; it ends the picture.
+        """
+        if self._next is not None:
+            self._shown, self._next, self._jpeg = self._next, None, b""
+        try:
+            found = next(self._frames, None)
+        except (av.FFmpegError, OSError, MemoryError) as error:
+            self._error = media_error(error, "picture")
+            return
+        if found is None:
+            return
+        secs, duration_secs, frame = found
+        if frame.is_corrupt:
+            self._error = MediaError(DECODE_ERROR, "picture: damaged frame")
+            return
+        self._num_decoded += 1
+        if self._num_decoded > self._settings.max_frames:
+            raise MediaError(
+                TOO_LARGE, f"more than {self._settings.max_frames} frames to decode"
+            )
+        shown = _Shown(secs, secs + duration_secs, frame)
+        if self._shown is None:
+            self._shown, self._jpeg = shown, b""
+        else:
+            self._next = shown
+
+
+def too_long(secs: float, max_secs: float) -> MediaError:
+    """The refusal of a row that is longer than allowed."""
+    return MediaError(
+        TOO_LONG,
+        f"{secs:.1f} s, the limit is {max_secs:.1f} s; cut it with segment_secs, or by "
+        "start_secs and end_secs, or raise the limit",
+    )

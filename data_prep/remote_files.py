@@ -1,0 +1,124 @@
+"""Manifests and media on object stores, through fsspec; local ones as they are.
+
+Nothing here imports TensorFlow, whose own file systems read and write the records.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+
+from data_prep.reasons import CANNOT_OPEN, TOO_LARGE, MediaError
+
+# Scheme -> what pip installs for it.
+_PACKAGES = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "hdfs": "pyarrow",
+}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_BLOCK_BYTES = 1 << 20
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names a file system, as in s3://bucket/file."""
+    return _SCHEME.match(path) is not None
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+      FileNotFoundError: there is none.
+      OSError: it cannot be read.
+      ValueError: a file system that cannot be reached from here.
+    """
+    with _open(path) as file:
+        return file.read()
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+      ValueError: a file system that cannot be reached from here.
+    """
+    if not is_remote(path):
+        return os.path.isfile(path)
+    system, name = _file_system(path)
+    return system.isfile(name)
+
+
+@contextlib.contextmanager
+def local_copy(path: str, *, limit_bytes: int) -> Iterator[str]:
+    """A local path with the content: of a remote file a copy, while the block lasts.
+
+    Args:
+      path: local or remote.
+      limit_bytes: of a copy.
+
+    Raises:
+      MediaError: cannot_open, or too_large.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    # Formats that only the suffix tells keep theirs.
+    suffix = re.sub(r"[^.\w]", "", os.path.splitext(path)[1])
+    with tempfile.NamedTemporaryFile(prefix="media-", suffix=suffix) as copy:
+        # Libraries of many file systems have many errors.
+        try:
+            with _open(path) as file:
+                while block := file.read(_BLOCK_BYTES):
+                    copy.write(block)
+                    if copy.tell() > limit_bytes:
+                        raise MediaError(
+                            TOO_LARGE,
+                            f"more than {limit_bytes / 2**20:g} MiB, the limit",
+                        )
+        except MediaError:
+            raise
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise MediaError(
+                CANNOT_OPEN, f"{type(error).__name__}: {error}" if str(error) else path
+            ) from error
+        copy.flush()
+        yield copy.name
+
+
+def _open(path: str):
+    if not is_remote(path):
+        return open(path, "rb")
+    system, name = _file_system(path)
+    # Blocks of the library's own, which reads ahead.
+    return system.open(name, "rb")
+
+
+def _file_system(path: str):
+    """fsspec's file system of a path, and the path's name in it."""
+    scheme = _SCHEME.match(path)[1].lower()
+    if scheme not in _PACKAGES:
+        raise ValueError(
+            f"{path}: unknown file system {scheme!r}; use a local path or one of "
+            f"{', '.join(known + '://' for known in _PACKAGES)}."
+        )
+    try:
+        import fsspec
+
+        options = {}
+        endpoint = os.environ.get("S3_ENDPOINT")
+        if scheme == "s3" and endpoint:
+            # The variable that TensorFlow's own file system goes by.
+            if "://" not in endpoint:
+                endpoint = f"https://{endpoint}"
+            options["endpoint_url"] = endpoint
+        return fsspec.core.url_to_fs(path, **options)
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: {scheme}:// needs pip install fsspec {_PACKAGES[scheme]}."
+        ) from error

@@ -1,0 +1,147 @@
+"""Long recordings -> rows of a few seconds each."""
+
+import csv
+import functools
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from data_prep import timed_frames
+from data_prep.manifest import ManifestRow, video_id
+from data_prep.reasons import MediaError
+from data_prep.remote_files import local_copy
+from data_prep.workers import Limits, Outcome, map_groups
+
+_COLUMNS = ("row", "start_secs", "end_secs")
+
+
+class Segmentation(NamedTuple):
+    """How recordings are cut.
+
+    Attributes:
+      segment_secs: length of a segment; None to leave rows whole.
+      max_segments: of a row of the manifest, evenly spread over it; None for all.
+    """
+
+    segment_secs: float | None = None
+    max_segments: int | None = None
+
+
+def validate(segmentation: Segmentation, min_secs: float, max_secs: float) -> None:
+    """Checks a segmentation.
+
+    Raises:
+      ValueError: names the setting, its value and the remedy.
+    """
+    secs, most = segmentation
+    if most is not None and (secs is None or most < 1):
+        raise ValueError(
+            f"max_segments={most} must be 1 or more, and needs segment_secs."
+        )
+    if secs is not None and not max(min_secs, 1e-3) <= secs <= max_secs:
+        raise ValueError(
+            f"segment_secs={secs:g} must be from min_secs={min_secs:g} to "
+            f"max_secs={max_secs:g}."
+        )
+
+
+def cut_rows(
+    rows: Sequence[ManifestRow],
+    segmentation: Segmentation,
+    *,
+    min_secs: float,
+    max_file_mib: float,
+    num_workers: int,
+    limits: Limits,
+) -> Iterator[list[ManifestRow]]:
+    """Cuts rows by the lengths that their files declare.
+
+    The last segment may be shorter, down to min_secs; what is less belongs to none. A
+    row whose length cannot be told stays whole: its conversion says why.
+
+    Yields:
+      For each row its segments, numbered through from 0.
+    """
+    tell = functools.partial(_tell_lengths, limit_bytes=int(max_file_mib * 2**20))
+    lengths = map_groups(
+        tell, [[row] for row in rows], num_workers=num_workers, limits=limits
+    )
+    number = 0
+    for row, outcome in zip(rows, lengths, strict=True):
+        end_secs = outcome.result
+        if row.end_secs is not None and end_secs is not None:
+            end_secs = min(end_secs, row.end_secs)
+        pieces = [(row.start_secs, row.end_secs)]
+        if end_secs is not None:
+            pieces = cut(row.start_secs, end_secs, segmentation, min_secs) or pieces
+        yield [make_segment(row, number + k, *piece) for k, piece in enumerate(pieces)]
+        number += len(pieces)
+
+
+def cut(
+    start_secs: float, end_secs: float, segmentation: Segmentation, min_secs: float
+) -> list[tuple[float, float]]:
+    """Starts and ends of the segments of a stretch; see Segmentation."""
+    secs, most = segmentation
+    # Not less than a microsecond, in which times are kept.
+    whole = math.floor((end_secs - start_secs) / secs + 1e-6)
+    starts = [start_secs + k * secs for k in range(whole)]
+    pieces = [(start, start + secs) for start in starts]
+    rest_start = start_secs + whole * secs
+    if end_secs - rest_start >= max(min_secs, 1e-3):
+        pieces.append((rest_start, end_secs))
+    if most is not None and len(pieces) > most:
+        # The middles of as many equal parts.
+        pieces = [pieces[int((k + 0.5) * len(pieces) / most)] for k in range(most)]
+    return [(round(start, 6), round(end, 6)) for start, end in pieces]
+
+
+def make_segment(
+    row: ManifestRow, number: int, start_secs: float, end_secs: float | None
+) -> ManifestRow:
+    """A segment of a row, as a row of its own."""
+    whole = (start_secs, end_secs) == (row.start_secs, row.end_secs)
+    return row._replace(
+        example_index=number,
+        start_secs=start_secs,
+        end_secs=end_secs,
+        video_id=row.video_id if whole else video_id(row.path, start_secs, end_secs),
+    )
+
+
+def write_cuts(cuts: Sequence[Sequence[ManifestRow]]) -> str:
+    """Segments as CSV text: number of the manifest's row, start, end."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for number, segments in enumerate(cuts):
+        writer.writerows(
+            (number, segment.start_secs, segment.end_secs) for segment in segments
+        )
+    return text.getvalue()
+
+
+def read_cuts(text: str, rows: Sequence[ManifestRow]) -> list[ManifestRow]:
+    """The segments that write_cuts has written."""
+    return [
+        make_segment(
+            rows[int(values["row"])],
+            number,
+            float(values["start_secs"]),
+            float(values["end_secs"]) if values["end_secs"] else None,
+        )
+        for number, values in enumerate(csv.DictReader(io.StringIO(text, newline="")))
+    ]
+
+
+def _tell_lengths(rows: Sequence[ManifestRow], limit_bytes: int) -> Iterator[Outcome]:
+    """Where each row's file ends, as it declares or else as its packets say."""
+    for row in rows:
+        try:
+            with local_copy(row.file, limit_bytes=limit_bytes) as path:
+                with timed_frames.open_media(path) as container:
+                    secs = timed_frames.declared_secs(container)
+                yield Outcome(secs or timed_frames.last_packet_secs(path))
+        except MediaError as error:
+            yield Outcome(reason=error.reason, detail=error.detail)

@@ -1,0 +1,111 @@
+"""The sound of a file, read forwards: mono waveforms on the file's time axis."""
+
+import math
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from data_prep.reasons import MediaError
+from data_prep.timed_frames import media_error, timed_frames
+
+# Sound this far from where its samples, counted, would be is placed anew: a gap, or a
+# clock that drifts. Less is a container's rounding.
+_MISPLACED_SECS = 0.01
+_SKIP_SECS = 5.0
+
+
+class SoundReader:
+    """Reads segments of one audio stream; in order of their starts, each frame once."""
+
+    def __init__(self, container, stream: av.AudioStream, sample_rate_hz: int):
+        self._container = container
+        self._stream = stream
+        self._rate_hz = sample_rate_hz
+        self._frames: Iterator | None = None
+
+    def read(
+        self, start_secs: float, end_secs: float
+    ) -> tuple[np.ndarray, float, MediaError | None]:
+        """The waveform of [start_secs, end_secs), zero where there is no sound.
+
+        Channels are averaged.
+
+        Args:
+          start_secs: of the segment.
+          end_secs: of the segment.
+
+        Returns:
+          [samples] float32, nominally in [-1, 1]; the time in the file where the sound
+          ended, infinite if it went on past end_secs; and what ended it before its
+          time, or None.
+        """
+        first = round(start_secs * self._rate_hz)
+        end = first + round((end_secs - start_secs) * self._rate_hz)
+        self._go_to(first, start_secs)
+        error = None
+        try:
+            while self._filled < end and self._decode():
+                pass
+        except (av.FFmpegError, OSError, MemoryError) as found:
+            error = media_error(found, f"sound after {self._sound_end_secs:.2f} s")
+        waveform = np.zeros(end - first, np.float32)
+        for position, samples in self._chunks:
+            skipped = max(0, first - position)
+            kept = samples[skipped : max(0, end - position)]
+            at = position + skipped - first
+            waveform[at : at + len(kept)] = kept
+        self._chunks = [
+            chunk for chunk in self._chunks if chunk[0] + len(chunk[1]) > end
+        ]
+        self._read_to = end
+        went_on = self._filled >= end and error is None
+        return waveform, math.inf if went_on else self._sound_end_secs, error
+
+    def _go_to(self, first: int, start_secs: float) -> None:
+        """Reads on, or jumps, to where the segment starts."""
+        if self._frames:
+            # Segments' ends may be rounded by a sample.
+            ahead = first - self._read_to
+            if -1 <= ahead < _SKIP_SECS * self._rate_hz:
+                return
+        self._frames = timed_frames(self._container, self._stream, start_secs)
+        self._resampler, self._kind = None, None
+        self._chunks: list[tuple[int, np.ndarray]] = []
+        self._filled = first  # all samples before this number are there
+        self._position = 0  # of the next sample that the resampler gives
+        self._expected_secs = 0.0
+        self._sound_end_secs = 0.0
+
+    def _decode(self) -> bool:
+        """Places the sound of one more frame; False at the end."""
+        found = next(self._frames, None)
+        if found is None:
+            self._flush()
+            return False
+        secs, duration_secs, frame = found
+        kind = frame.format.name, frame.layout.name, frame.sample_rate
+        misplaced = abs(secs - self._expected_secs) > _MISPLACED_SECS
+        if kind != self._kind or misplaced:
+            self._flush()
+            # Channels stay: FFmpeg's mix to mono would exceed full scale.
+            self._resampler = av.AudioResampler(format="fltp", rate=self._rate_hz)
+            self._kind, self._expected_secs = kind, secs
+            self._position = round(secs * self._rate_hz)
+        self._expected_secs += duration_secs
+        self._sound_end_secs = secs + duration_secs
+        frame.pts = None
+        self._place(self._resampler.resample(frame))
+        return True
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            self._place(self._resampler.resample(None))
+            self._resampler = self._kind = None
+
+    def _place(self, frames) -> None:
+        for frame in frames:
+            samples = frame.to_ndarray().mean(axis=0, dtype=np.float32)
+            self._chunks.append((self._position, samples))
+            self._position += len(samples)
+            self._filled = max(self._filled, self._position)
