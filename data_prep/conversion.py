@@ -30,6 +30,9 @@ from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, order_modalities
 QUARANTINE_FILE = "quarantine.csv"
 TRUNCATED_FILE = "truncated.csv"
 
+_LIMITS = Limits()
+_WHOLE_ROWS = Segmentation()
+
 _PLAN_FILE = "plan.json"
 _CUTS_FILE = "segments.csv"
 # Progress where there is no terminal, in seconds.
@@ -50,8 +53,8 @@ def convert_manifest(
     settings: ConversionSettings,
     num_workers: int,
     rows_per_shard: int = 64,
-    limits: Limits = Limits(),
-    segmentation: Segmentation = Segmentation(),
+    limits: Limits = _LIMITS,
+    segmentation: Segmentation = _WHOLE_ROWS,
     labels: str | None = None,
     beam: BeamRunner | None = None,
 ) -> DatasetInfo:

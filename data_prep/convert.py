@@ -10,8 +10,9 @@ and writes shards of records, dataset_info.json, examples.csv and quarantine.csv
 Interrupted, the same command goes on. --runner=NAME converts by Apache Beam instead of
 on this machine alone; --beam_option=NAME=VALUE, as often as needed, is for Beam:
 
-    python -m data_prep.convert --manifest=s3://bucket/videos.csv --out=s3://bucket/records \
-        --runner=FlinkRunner --beam_option=flink_master=host:8081
+    python -m data_prep.convert --manifest=s3://bucket/videos.csv \
+        --out=s3://bucket/records --runner=FlinkRunner \
+        --beam_option=flink_master=host:8081
 """
 
 import os

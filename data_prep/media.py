@@ -7,6 +7,7 @@ timestamps, so files with variable frame rate, late streams or gaps stay synchro
 import contextlib
 import math
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -113,9 +114,12 @@ def _open(path: str, settings: ConversionSettings) -> Iterator["_Recording"]:
       MediaError: cannot_open, too_large, no_video or no_audio.
     """
     try:
-        file_mib = os.path.getsize(path) / 2**20
+        status = os.stat(path)
     except (OSError, ValueError) as error:
         raise MediaError(CANNOT_OPEN, timed_frames.message(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(CANNOT_OPEN, "not a file but a directory or device")
+    file_mib = status.st_size / 2**20
     if file_mib > settings.max_file_mib:
         raise MediaError(
             TOO_LARGE, f"{file_mib:.0f} MiB, the limit is {settings.max_file_mib:g}"
@@ -190,9 +194,8 @@ class _Recording(NamedTuple):
         elif picture_end_secs < self._due_secs(end_secs):
             # The declared end may be that of a longer sound.
             sound_end_secs = timed_frames.last_packet_secs(self.path)
-        truncated = self._truncated(
-            max(picture_end_secs, sound_end_secs), end_secs, damage
-        )
+        last_secs = max(picture_end_secs, sound_end_secs)
+        truncated = self._truncated(last_secs, end_secs, damage, len(frames_jpeg))
         if waveform is not None and not truncated:
             self._check_lengths(segment, picture_end_secs, sound_end_secs)
         if waveform is not None:
@@ -227,7 +230,7 @@ class _Recording(NamedTuple):
         if end_secs is None and duration_secs > self.settings.max_secs:
             raise too_long(duration_secs, self.settings.max_secs)
         self._check_length(duration_secs, "sound")
-        truncated = self._truncated(sound_end_secs, end_secs, damage)
+        truncated = self._truncated(sound_end_secs, end_secs, damage, 0)
         _check_sound(waveform)
         return Media([], 0, 0, waveform, duration_secs, truncated)
 
@@ -243,7 +246,11 @@ class _Recording(NamedTuple):
         return min(self.declared_secs, end_secs or math.inf) - _MISSING_END_SECS
 
     def _truncated(
-        self, last_secs: float, end_secs: float | None, damage: MediaError | None
+        self,
+        last_secs: float,
+        end_secs: float | None,
+        damage: MediaError | None,
+        num_frames: int,
     ) -> str:
         """What ended a segment before its time, or "".
 
@@ -254,7 +261,7 @@ class _Recording(NamedTuple):
             damage = MediaError(
                 DECODE_ERROR,
                 f"truncated: ends at {last_secs:.1f} s of {self.declared_secs:.1f} s "
-                "declared",
+                f"declared, after {num_frames} frames",
             )
             self._judge(damage)
         return damage.detail if damage else ""

@@ -125,7 +125,9 @@ class PictureReader:
         if self._frames and -TIMESTAMP_SLACK_SECS <= ahead_secs < _SKIP_SECS:
             return
         self._shown = self._next = None
-        self._frames = timed_frames(self._container, self._stream, start_secs)
+        self._frames = timed_frames(
+            self._container, self._stream, start_secs, rewind=self._frames is not None
+        )
         self._advance()
         self._advance()
 

@@ -43,12 +43,13 @@ class SoundReader:
         first = round(start_secs * self._rate_hz)
         end = first + round((end_secs - start_secs) * self._rate_hz)
         self._go_to(first, start_secs)
-        error = None
+        self._num_decoded, error = 0, None
         try:
             while self._filled < end and self._decode():
                 pass
         except (av.FFmpegError, OSError, MemoryError) as found:
-            error = media_error(found, f"sound after {self._sound_end_secs:.2f} s")
+            error = media_error(found, "sound")
+            error.detail += f" after {self._num_decoded} frames"
         waveform = np.zeros(end - first, np.float32)
         for position, samples in self._chunks:
             skipped = max(0, first - position)
@@ -69,7 +70,9 @@ class SoundReader:
             ahead = first - self._read_to
             if -1 <= ahead < _SKIP_SECS * self._rate_hz:
                 return
-        self._frames = timed_frames(self._container, self._stream, start_secs)
+        self._frames = timed_frames(
+            self._container, self._stream, start_secs, rewind=self._frames is not None
+        )
         self._resampler, self._kind = None, None
         self._chunks: list[tuple[int, np.ndarray]] = []
         self._filled = first  # all samples before this number are there
@@ -83,6 +86,7 @@ class SoundReader:
         if found is None:
             self._flush()
             return False
+        self._num_decoded += 1
         secs, duration_secs, frame = found
         kind = frame.format.name, frame.layout.name, frame.sample_rate
         misplaced = abs(secs - self._expected_secs) > _MISPLACED_SECS

@@ -59,6 +59,8 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
         except (av.FFmpegError, OSError, ValueError) as error:
             raise MediaError(CANNOT_OPEN, message(error)) from error
         stack.enter_context(contextlib.closing(container))
+        if not container.streams:
+            raise MediaError(CANNOT_OPEN, "the file has no stream that can be read")
         yield container
 
 
@@ -114,10 +116,18 @@ def last_packet_secs(path: str) -> float:
 
 
 def timed_frames(
-    container, stream, start_secs: float
+    container, stream, start_secs: float, *, rewind: bool
 ) -> Iterator[tuple[float, float, av.frame.Frame]]:
-    """Yields (secs, duration_secs, frame) as presented, from before start_secs on."""
+    """Yields (secs, duration_secs, frame) as presented, from before start_secs on.
+
+    Args:
+      container: of open_media.
+      stream: of the container.
+      start_secs: time in the file.
+      rewind: whether the container may have been read from.
+    """
     origin_secs = (container.start_time or 0) / av.time_base
+    beginning = min(0, container.start_time or 0)
     if start_secs > _SEEK_MARGIN_SECS:
         secs = origin_secs + start_secs - _SEEK_MARGIN_SECS
         target = int(secs / stream.time_base)
@@ -126,9 +136,11 @@ def timed_frames(
         if first is None or _frame_secs(first, 0.0) - origin_secs > start_secs:
             # No key frame between there and the segment (formats without an index,
             # such as MPEG-TS): read from the beginning.
-            container.seek(min(0, container.start_time or 0))
+            container.seek(beginning)
         else:
             container.seek(target, stream=stream)
+    elif rewind:
+        container.seek(beginning)
     expected_secs = origin_secs
     frames = container.decode(stream)
     for frame in progressive(frames) if stream.type == "video" else frames:

@@ -2,6 +2,7 @@ import io
 
 import av
 import numpy as np
+import odd_media
 import pytest
 from media_files import SAMPLE_RATE_HZ, grey_of_time, tone, write_media
 from PIL import Image
@@ -262,3 +263,144 @@ def test_a_short_segment_is_refused(two_secs):
 @pytest.mark.parametrize("end_secs", [None, 2.0])
 def test_a_long_segment_is_refused(two_secs, end_secs):
     assert refusal(two_secs, end_secs=end_secs, max_secs=1.5) == "too_long"
+
+
+def read_all(path, segments, **changed):
+    segments = [Segment(*segment) for segment in segments]
+    return list(read_segments(str(path), segments, SETTINGS._replace(**changed)))
+
+
+@pytest.fixture(scope="module")
+def six_secs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("media") / "six_secs.mkv"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 6 * SAMPLE_RATE_HZ)
+    return write_media(
+        path, secs=6.0, waveform=noise.astype(np.float32), audio_codec="pcm_s16le"
+    )
+
+
+def test_segments_side_by_side_make_the_whole(six_secs):
+    (whole,) = read_all(six_secs, [(0.0, 6.0)])
+    parts = read_all(six_secs, [(0.0, 1.5), (1.5, 3.0), (3.0, 4.3), (4.3, None)])
+    assert whole.frames_jpeg == [jpeg for part in parts for jpeg in part.frames_jpeg]
+    joined = np.concatenate([part.waveform for part in parts])
+    np.testing.assert_array_equal(whole.waveform, joined)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [[(4.0, 5.0), (0.5, 1.0)], [(0.0, 3.0), (1.0, 2.0)], [(0.2, 0.4), (5.5, 5.9)]],
+)
+def test_segments_in_any_order_are_those_read_alone(six_secs, segments):
+    for media, segment in zip(read_all(six_secs, segments), segments, strict=True):
+        (alone,) = read_all(six_secs, [segment])
+        assert media.frames_jpeg == alone.frames_jpeg
+        np.testing.assert_array_equal(media.waveform, alone.waveform)
+
+
+def test_a_refused_segment_leaves_the_others(six_secs):
+    outcomes = read_all(six_secs, [(0.0, 1.0), (9.0, 10.0), (2.0, 3.0)])
+    assert [getattr(outcome, "reason", "") for outcome in outcomes] == [
+        "",
+        "too_short",
+        "",
+    ]
+    expected = [grey_of_time(2 + i / 10) for i in range(10)]
+    np.testing.assert_allclose(greys(outcomes[2]), expected, atol=3)
+
+
+@pytest.mark.parametrize(("source_fps", "fps"), [(30, 12.5), (24, 30.0), (25, 7.0)])
+def test_a_frame_comes_within_half_a_frame_of_its_time(tmp_path, source_fps, fps):
+    grey = lambda secs: 16 + 8 * round(secs * source_fps)  # noqa: E731
+    path = write_media(
+        tmp_path / "a.mkv",
+        secs=25 / source_fps,
+        fps=source_fps,
+        grey=grey,
+        waveform=tone(1.2),
+        audio_codec="pcm_s16le",
+    )
+    media = read(path, fps=fps)
+    times_secs = (np.array(greys(media)) - 16) / 8 / source_fps
+    error_secs = np.abs(times_secs - np.arange(len(times_secs)) / fps)
+    assert error_secs.max() <= 0.5 / source_fps + 0.002 + 1 / 255
+
+
+def test_interlaced_frames_are_made_whole(tmp_path):
+    def roughness(path):
+        media = read(path, fps=25.0, short_side=64, modalities=("video",))
+        images = [Image.open(io.BytesIO(jpeg)).convert("L") for jpeg in media[0]]
+        return np.mean([np.abs(np.diff(np.float32(i), axis=0)).mean() for i in images])
+
+    path = tmp_path / "a.mkv"
+    tags = {"x264-params": "tff=1"}
+    odd_media.write(
+        path, size=(96, 64), interlaced=True, audio=None, video_options=tags
+    )
+    combed = tmp_path / "combed.mkv"
+    odd_media.write(combed, size=(96, 64), interlaced=True, audio=None)
+    assert roughness(path) < 0.4 * roughness(combed)
+
+
+def test_a_truncated_file_can_be_kept_up_to_there(tmp_path):
+    path = tmp_path / "a.mkv"
+    write_media(path, secs=4.0, waveform=tone(4.0), audio_codec="pcm_s16le")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    media = read(path, keep_truncated=True)
+    assert media.truncated.startswith("truncated: ends at")
+    assert 10 <= len(media.frames_jpeg) < 40
+    expected = [grey_of_time(i / 10) for i in range(len(media.frames_jpeg))]
+    np.testing.assert_allclose(greys(media), expected, atol=3)
+    assert len(media.waveform) == 1600 * len(media.frames_jpeg)
+
+
+def test_a_damaged_file_tells_after_how_many_frames_and_can_be_kept(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_media(path, secs=4.0, waveform=tone(4.0), options={"movflags": "faststart"})
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 5])
+    with pytest.raises(MediaError, match="after [0-9]+ frames"):
+        read(path)
+    media = read(path, keep_truncated=True)
+    assert " after " in media.truncated and media.frames_jpeg
+
+
+def test_bytes_that_are_not_utf8_in_a_name_do_no_harm(tmp_path):
+    path = write_media(tmp_path / "a.mp4", waveform=tone(1.0))
+    odd = str(tmp_path).encode() + b"/\xff\xfe.mp4"
+    (tmp_path / "a.mp4").rename(odd.decode("utf-8", "surrogateescape"))
+    del path
+    assert len(read(odd.decode("utf-8", "surrogateescape")).frames_jpeg) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.wav", "pcm_s16le"),
+        ("a.flac", "flac"),
+        ("a.ogg", "libopus"),
+        ("a.mp3", "libmp3lame"),
+        ("a.m4a", "aac"),
+    ],
+)
+def test_a_sound_file_alone_is_read_as_sound(tmp_path, name, codec):
+    path = odd_media.write(
+        tmp_path / name, video=None, audio=codec, layout="mono", rate_hz=48000
+    )
+    media = read(path, modalities=("audio",))
+    assert (media.frames_jpeg, media.height, media.width) == ([], 0, 0)
+    assert media.duration_secs == pytest.approx(odd_media.SECS, abs=0.03)
+    assert len(media.waveform) == round(media.duration_secs * SAMPLE_RATE_HZ)
+    onset = np.flatnonzero(np.abs(media.waveform) > 0.1)[0] / SAMPLE_RATE_HZ
+    assert onset == pytest.approx(odd_media.FLASHES_SECS[0], abs=0.03)
+
+
+def test_sound_alone_needs_no_picture_and_knows_its_limits(tmp_path, two_secs):
+    assert read(two_secs, modalities=("audio",)).duration_secs == pytest.approx(
+        2.0, 0.1
+    )
+    assert refusal(two_secs, modalities=("audio",), max_secs=1.0) == "too_long"
+    assert refusal(two_secs, modalities=("audio",), start_secs=2.5) == "too_short"
+    segment = read(two_secs, modalities=("audio",), start_secs=0.5, end_secs=1.0)
+    assert len(segment.waveform) == 8000

@@ -1,0 +1,389 @@
+"""Annotation files and the media that they name: what the data sets share.
+
+Media are found by listing the tree below a root once, since data sets have millions of
+rows. They are looked up by name without suffix, so that videos may be re-encoded.
+"""
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4"),
+    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+)
+AUDIO_SUFFIXES = (".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
+
+
+class Row(NamedTuple):
+    """A file, or a segment of one."""
+
+    file: str  # relative to the root
+    start_secs: float | None  # None: from its start
+    end_secs: float | None  # None: to its end
+    labels: tuple[str, ...]  # in most data sets one; empty for none
+
+
+class Missing(NamedTuple):
+    """An annotated clip that is not below the root."""
+
+    name: str  # what was looked for first, any media suffix would do
+    labels: tuple[str, ...]
+
+
+class Clips(NamedTuple):
+    """A split of a data set."""
+
+    rows: list[Row]  # in the order of the annotations
+    missing: list[Missing]
+    label_names: tuple[str, ...]  # of the whole data set, sorted
+
+
+class MediaTree(NamedTuple):
+    """The media files below a root."""
+
+    files_of_stem: dict[str, list[str]]  # relative paths by file name without suffix
+    fold_case: bool  # whether the stems are case-folded
+
+
+def check_split(split: str | None, splits: Iterable[str], *, dataset: str) -> None:
+    """Checks the name of a split.
+
+    Raises:
+        ValueError: the data set has no such split; names those that it has.
+    """
+    if split not in splits:
+        raise ValueError(
+            f"--split={split} is no split of {dataset}; it has {', '.join(splits)}."
+        )
+
+
+def list_media(root: str) -> list[str]:
+    """Lists the video and audio files below a root; symbolic links are followed.
+
+    Hidden files and folders are left out: among them are the `._NAME.wav` that macOS
+    puts into archives.
+
+    Returns:
+        Paths relative to the root, sorted.
+
+    Raises:
+        OSError: the root, or a folder below it, cannot be read.
+    """
+    files = []
+    pending = [("", (_identity(root),))]
+    while pending:
+        prefix, ancestors = pending.pop()
+        with os.scandir(os.path.join(root, prefix)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    # A link to a folder that holds it would never end.
+                    identity = _identity(entry.path)
+                    if identity not in ancestors:
+                        pending.append(
+                            (f"{prefix}{entry.name}/", (*ancestors, identity))
+                        )
+                elif _is_media(entry.name) and entry.is_file():
+                    files.append(prefix + entry.name)
+    return sorted(files)
+
+
+def index_media(root: str, *, fold_case: bool = False) -> MediaTree:
+    """Lists a tree once, for look-ups by name.
+
+    Args:
+        root: see list_media.
+        fold_case: whether upper and lower case are one.
+
+    Raises:
+        OSError: see list_media.
+    """
+    files_of_stem: dict[str, list[str]] = {}
+    for file in list_media(root):
+        stem = stem_of(file)
+        if fold_case:
+            stem = stem.casefold()
+        if stem in files_of_stem:
+            files_of_stem[stem].append(file)
+        else:
+            files_of_stem[stem] = [file]
+    return MediaTree(files_of_stem, fold_case)
+
+
+def find_file(
+    tree: MediaTree, stem: str, *, folder: str = "", elsewhere: bool = True
+) -> str | None:
+    """Finds a file by its name.
+
+    Args:
+        tree: where.
+        stem: name without suffix.
+        folder: name of the folder that should hold it, at any depth; spaces and
+            underscores in it are one, as are upper and lower case.
+        elsewhere: whether another folder will do too.
+
+    Returns:
+        Path relative to the tree's root, None without a file. Of several, one in the
+        folder, then a video rather than audio, then the first by path.
+    """
+    files = tree.files_of_stem.get(stem.casefold() if tree.fold_case else stem, ())
+    if not elsewhere:
+        files = [file for file in files if _lies_in(file, folder)]
+    if len(files) < 2:
+        return files[0] if files else None
+    return min(files, key=lambda f: (not _lies_in(f, folder), _is_audio(f), f))
+
+
+def find_path(
+    tree: MediaTree, path: str, *, where: str, elsewhere: bool = True
+) -> str | None:
+    """Finds the file that an annotated path such as `audio/a001.wav` names.
+
+    Args:
+        tree: where.
+        path: the annotated path; it may lie deeper in the tree and have another suffix.
+        where: file and line of the annotation, for the message.
+        elsewhere: whether a folder other than the path's will do.
+
+    Raises:
+        ValueError: the path leads out of the root.
+    """
+    check_inside(path, where=where)
+    folder = os.path.basename(os.path.dirname(path))
+    return find_file(tree, stem_of(path), folder=folder, elsewhere=elsewhere)
+
+
+def find_youtube_clip(
+    tree: MediaTree,
+    video_id: str,
+    *,
+    cut_stems: Iterable[str],
+    start_secs: float,
+    end_secs: float,
+    labels: tuple[str, ...],
+    folder: str = "",
+) -> Row | Missing:
+    """Finds a segment of a video: a file of its own, or part of the whole video.
+
+    Args:
+        tree: where.
+        video_id: file name, without suffix, of the whole video.
+        cut_stems: file names, without suffix, of a file that holds just the segment.
+        start_secs: of the segment in the whole video.
+        end_secs: of the segment in the whole video.
+        labels: of the segment.
+        folder: preferred, see find_file.
+
+    Returns:
+        A row; with times only if it is the whole video that was found.
+    """
+    for stem in cut_stems:
+        file = find_file(tree, stem, folder=folder)
+        if file is not None:
+            return Row(file, None, None, labels)
+    file = find_file(tree, video_id, folder=folder)
+    if file is not None:
+        return Row(file, start_secs, end_secs, labels)
+    return Missing(next(iter(cut_stems)), labels)
+
+
+def row_or_missing(file: str | None, name: str, *, label: str) -> Row | Missing:
+    """A whole file's row, or what is missing.
+
+    Args:
+        file: what was found, if anything.
+        name: what was looked for.
+        label: empty for none.
+    """
+    labels = (label,) if label else ()
+    return Missing(name, labels) if file is None else Row(file, None, None, labels)
+
+
+def collect(found: Iterable[Row | Missing], label_names: Iterable[str]) -> Clips:
+    """Puts rows and missing clips apart, in their order."""
+    rows: list[Row] = []
+    missing: list[Missing] = []
+    for clip in found:
+        if isinstance(clip, Row):
+            rows.append(clip)
+        else:
+            missing.append(clip)
+    return Clips(rows, missing, tuple(sorted(set(label_names) - {""})))
+
+
+def annotation_file(annotations: str, *names: str) -> str:
+    """The first of some files that a directory holds.
+
+    Raises:
+        FileNotFoundError: it holds none of them.
+    """
+    for name in names:
+        path = os.path.join(annotations, name)
+        if os.path.isfile(path):
+            return path
+    raise FileNotFoundError(
+        f"--annotations={annotations} holds no {' or '.join(names)}; give the "
+        "directory that does."
+    )
+
+
+def read_lines(path: str) -> Iterator[tuple[str, str]]:
+    """Reads a list, whatever its line ends.
+
+    Yields:
+        File and line number, as text for messages, and the line without surrounding
+        spaces; no empty ones.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                line = line.strip()
+                if line:
+                    yield f"{path} line {number}", line
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
+
+
+def read_values(path: str, *, num_values: int) -> Iterator[tuple[str, list[str]]]:
+    """Reads a CSV file without a header, past lines that start with `#`.
+
+    Yields:
+        File and line number, as text for messages, and a line's values without
+        surrounding spaces.
+
+    Raises:
+        ValueError: a line has another number of values, or the file is not UTF-8.
+    """
+    for where, values in _read_csv(path):
+        if values[0].startswith("#"):
+            continue
+        if len(values) != num_values:
+            raise ValueError(
+                f"{where}: {len(values)} values instead of {num_values}: {values}; "
+                "quote values that contain commas."
+            )
+        yield where, values
+
+
+def read_table(
+    path: str, *, columns: Iterable[str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Reads a CSV file with a header.
+
+    Args:
+        path: the file.
+        columns: that it must have; it may have others.
+
+    Yields:
+        File and line number, as text for messages, and a line's values by column.
+
+    Raises:
+        ValueError: it lacks a column, a line has another number of values than the
+            header, or the file is not UTF-8.
+    """
+    rows = _read_csv(path)
+    _, header = next(rows, (path, []))
+    lacking = [column for column in columns if column not in header]
+    if lacking:
+        raise ValueError(
+            f"{path} line 1: no column {', '.join(lacking)} in the header {header}; "
+            "give the data set's own file."
+        )
+    for where, values in rows:
+        if len(values) != len(header):
+            raise ValueError(
+                f"{where}: {len(values)} values for the {len(header)} columns "
+                f"{header}: {values}; quote values that contain commas."
+            )
+        yield where, dict(zip(header, values, strict=True))
+
+
+def read_secs(text: str, *, where: str) -> float:
+    """A number of seconds.
+
+    Raises:
+        ValueError: it is none, negative or not finite.
+    """
+    try:
+        secs = float(text)
+    except ValueError:
+        secs = math.nan
+    if not (math.isfinite(secs) and secs >= 0):
+        raise ValueError(
+            f"{where}: {text!r} is not a number of seconds; correct the line."
+        )
+    return secs
+
+
+def read_segment(start: str, end: str, *, where: str) -> tuple[float, float]:
+    """Start and end in seconds.
+
+    Raises:
+        ValueError: see read_secs; or the end is not after the start.
+    """
+    start_secs, end_secs = read_secs(start, where=where), read_secs(end, where=where)
+    if end_secs <= start_secs:
+        raise ValueError(
+            f"{where}: the end {end} is not after the start {start}; correct the line."
+        )
+    return start_secs, end_secs
+
+
+def check_inside(path: str, *, where: str) -> None:
+    """Checks that an annotated path, or video id, cannot lead out of the root.
+
+    Raises:
+        ValueError: it is absolute or has a `..`.
+    """
+    if os.path.isabs(path) or ".." in path.split("/"):
+        raise ValueError(
+            f"{where}: {path!r} leads out of the root; name a file below it, or remove "
+            "the line."
+        )
+
+
+def stem_of(path: str) -> str:
+    """File name without folders and suffix."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _read_csv(path: str) -> Iterator[tuple[str, list[str]]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True)
+            for values in reader:
+                if values:
+                    where = f"{path} line {reader.line_num}"
+                    yield where, [value.strip() for value in values]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a CSV file: {error}.") from error
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _is_media(name: str) -> bool:
+    return name.lower().endswith(VIDEO_SUFFIXES + AUDIO_SUFFIXES)
+
+
+def _is_audio(name: str) -> bool:
+    return name.lower().endswith(AUDIO_SUFFIXES)
+
+
+def _lies_in(file: str, folder: str) -> bool:
+    return _plain(os.path.basename(os.path.dirname(file))) == _plain(folder)
+
+
+def _plain(folder: str) -> str:
+    return folder.casefold().replace("_", " ")

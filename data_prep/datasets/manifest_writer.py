@@ -1,0 +1,198 @@
+"""Clips of a data set -> manifest, labels.txt, and reports beside them."""
+
+import os
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from data_prep.datasets.annotated_media import Clips, Row
+from data_prep.manifest import COLUMNS, LABELS_FILE
+from xdc_tf import files
+from xdc_tf.data import dataset_info
+
+_SUFFIX = ".csv"
+# What a manifest's lines cannot hold, and what stands for bytes that are not UTF-8.
+_BAD_NAME = re.compile("[\0\r\n\ud800-\udfff]")
+
+
+class Written(NamedTuple):
+    """What was written; counts are of rows unless they say otherwise."""
+
+    manifest: str
+    num_rows: int
+    num_without_label: int
+    num_with_several: int  # of those without: what they have is in all_labels_file
+    num_repeated: int  # annotated again, and left out
+    num_missing: int  # clips, listed in missing_file
+    labels_file: str
+    num_labels: int  # label names in labels_file
+    all_labels_file: str
+    missing_file: str
+
+
+def check_out(out: str) -> None:
+    """Checks where a manifest is to be written, before the work.
+
+    Raises:
+        ValueError: it is not a local file NAME.csv, or there is a CSV file of another
+            kind, such as the annotations themselves.
+    """
+    if "://" in out or not out.endswith(_SUFFIX):
+        raise ValueError(f"--out={out} must be a local file that ends in {_SUFFIX}.")
+    if os.path.exists(out):
+        with open(out, encoding="utf-8", errors="replace") as file:
+            header = file.readline().strip()
+        if header != ",".join(COLUMNS):
+            raise ValueError(
+                f"--out={out} is there and no manifest, its first line is {header!r}; "
+                "give another name."
+            )
+
+
+def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Written:
+    """Writes a manifest, each file whole or not at all.
+
+    Beside it are written, or removed if they are of an earlier run and nothing is to be
+    said: NAME.missing.csv, and NAME.all_labels.csv if a row has several labels. The
+    manifest holds no label for such a row, since a record has one.
+
+    Args:
+        out: NAME.csv, see check_out; its directory is made.
+        clips: what was found.
+        root: the directory that the clips' files are relative to.
+        trimmed: whether to leave times out, as files hold just their segment.
+
+    Raises:
+        FileNotFoundError: no clip was found.
+        ValueError: a file's name cannot be written; or labels.txt is there and lacks a
+            label, or is no sorted list.
+    """
+    if not clips.rows:
+        raise FileNotFoundError(_nothing_found(clips, root))
+    directory = os.path.dirname(os.path.abspath(out))
+    os.makedirs(directory, exist_ok=True)
+    prefix = os.path.relpath(root, directory)
+    rows = [
+        row._replace(file=_path_in_manifest(prefix, row.file))
+        for row in _merge(clips.rows, with_times=not trimmed)
+    ]
+    labels_file = os.path.join(os.path.dirname(out), LABELS_FILE)
+    written = Written(
+        manifest=out,
+        num_rows=len(rows),
+        num_without_label=sum(len(row.labels) != 1 for row in rows),
+        num_with_several=sum(len(row.labels) > 1 for row in rows),
+        num_repeated=len(clips.rows) - len(rows),
+        num_missing=len(clips.missing),
+        labels_file=labels_file,
+        num_labels=len(_share_labels(labels_file, clips)),
+        all_labels_file=out.removesuffix(_SUFFIX) + ".all_labels.csv",
+        missing_file=out.removesuffix(_SUFFIX) + ".missing.csv",
+    )
+    _write_or_remove(
+        written.missing_file,
+        ("name", "label"),
+        ((clip.name, _only(clip.labels)) for clip in clips.missing),
+        wanted=written.num_missing > 0,
+    )
+    _write_or_remove(
+        written.all_labels_file,
+        ("path", "start_secs", "label"),
+        ((row.file, row.start_secs, label) for row in rows for label in row.labels),
+        wanted=written.num_with_several > 0,
+    )
+    lines = ((*row[:3], _only(row.labels)) for row in rows)
+    dataset_info.write_csv(out, COLUMNS, lines)
+    return written
+
+
+def tell(written: Written) -> str:
+    """What was written, a line for each file."""
+    lines = [f"{written.manifest}: {written.num_rows} rows"]
+    if written.num_repeated:
+        lines[0] += f", {written.num_repeated} repeated annotations left out"
+    if written.num_without_label:
+        lines[0] += f", {written.num_without_label} without a label"
+    if written.num_with_several:
+        lines.append(
+            f"{written.all_labels_file}: all labels of all rows; "
+            f"{written.num_with_several} with several have none in the manifest, as "
+            "records hold one"
+        )
+    if written.num_labels:
+        lines.append(f"{written.labels_file}: {written.num_labels} labels")
+    if written.num_missing:
+        lines.append(
+            f"{written.missing_file}: {written.num_missing} annotated clips not found"
+        )
+    return "\n".join(lines)
+
+
+def _nothing_found(clips: Clips, root: str) -> str:
+    if not clips.missing:
+        return f"--root={root} holds no clip of this split; give the media's directory."
+    return (
+        f"--root={root} holds none of the split's {len(clips.missing)} annotated "
+        f"clips; the first of them is {clips.missing[0].name}, where any media suffix "
+        "would do. Give the directory above the media."
+    )
+
+
+def _merge(rows: Iterable[Row], *, with_times: bool) -> list[Row]:
+    """Unites the labels of rows of one segment: manifests name each one once."""
+    labels_of_segment: dict[tuple, tuple[str, ...]] = {}
+    for row in rows:
+        times = (row.start_secs, row.end_secs) if with_times else (None, None)
+        segment = (row.file, *times)
+        labels = labels_of_segment.get(segment, ()) + row.labels
+        labels_of_segment[segment] = tuple(dict.fromkeys(labels))
+    return [Row(*segment, labels) for segment, labels in labels_of_segment.items()]
+
+
+def _path_in_manifest(prefix: str, file: str) -> str:
+    if _BAD_NAME.search(file):
+        raise ValueError(
+            f"the name {file!r} holds a line break or bytes that are not UTF-8; rename "
+            "the file."
+        )
+    return file if prefix == os.curdir else f"{prefix}/{file}"
+
+
+def _share_labels(path: str, clips: Clips) -> list[str]:
+    """Label names of all splits: those of the file or, without one, of the data set."""
+    names = {label for clip in clips.rows + clips.missing for label in clip.labels}
+    if not os.path.exists(path):
+        shared = sorted(names.union(clips.label_names))
+        if shared:
+            files.write_text(path, "".join(f"{name}\n" for name in shared))
+        return shared
+    try:
+        shared = [line for line in files.read_text(path).splitlines() if line]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
+    if shared != sorted(set(shared)):
+        raise ValueError(
+            f"{path} is not a sorted list of different labels, as this command writes "
+            "it; give --out in another directory, or remove that file."
+        )
+    foreign = sorted(names.difference(shared))
+    if foreign:
+        raise ValueError(
+            f"{path} lacks the label {foreign[0]!r} of this split ({len(foreign)} in "
+            f"all); give --out in another directory, or remove {LABELS_FILE} and make "
+            "the manifests of all splits again."
+        )
+    return shared
+
+
+def _only(labels: tuple[str, ...]) -> str:
+    return labels[0] if len(labels) == 1 else ""
+
+
+def _write_or_remove(
+    path: str, columns: Iterable[str], rows: Iterable[Iterable], *, wanted: bool
+) -> None:
+    if wanted:
+        dataset_info.write_csv(path, columns, rows)
+    elif os.path.exists(path):
+        os.remove(path)

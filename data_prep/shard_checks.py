@@ -1,0 +1,169 @@
+"""What is wrong with a shard: its records one by one, their order, and its index."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from data_prep.printable import printable
+from data_prep.record_checks import CheckedRecord, check_record
+from data_prep.record_framing import FramedRecord, read_records
+from xdc_tf.data import record_index
+from xdc_tf.data.dataset_info import EXAMPLES_FILE, INFO_FILE, DatasetInfo, ExampleRow
+from xdc_tf.data.record_index import Entry
+
+
+class Fault(NamedTuple):
+    """Something wrong: where and what.
+
+    Attributes:
+        file: name inside the directory.
+        what: in words.
+        record: number within the file, from 0; None if it is of the whole file.
+        example_index: of that record, None if it cannot be told.
+    """
+
+    file: str
+    what: str
+    record: int | None = None
+    example_index: int | None = None
+
+    def __str__(self) -> str:
+        where = self.file
+        if self.record is not None:
+            where += f", record {self.record}"
+        if self.example_index is not None:
+            where += f" (example_index {self.example_index})"
+        return printable(f"{where}: {self.what}")
+
+
+def shard_faults(
+    path: str,
+    *,
+    info: DatasetInfo,
+    shard_number: int,
+    rows: Sequence[ExampleRow],
+    add_log_mel: Callable[[np.ndarray], object],
+    advance: Callable[[int], object],
+) -> Iterator[Fault]:
+    """Yields the faults of a shard and of its index, reading each once.
+
+    Args:
+        path: the shard's, local or remote.
+        info: what dataset_info.json says.
+        shard_number: which of its shards this is.
+        rows: the lines of examples.csv for it, in order.
+        add_log_mel: called with each log-mel [L, M] that is as it should be.
+        advance: called with the number of bytes read, record by record.
+    """
+    file, num_expected = info.shards[shard_number]
+    if not tf.io.gfile.exists(path):
+        yield Fault(file, "does not exist")
+        return
+    by_index = {row.example_index: row for row in rows}
+    first_row = shard_number * info.rows_per_shard
+    entries: list[Entry | None] = []
+    seen: set[int] = set()
+    last_index, is_whole = -1, True
+    for number, framed in enumerate(read_records(path)):
+        advance(framed.num_bytes)
+        # What cannot be read is taken for what examples.csv says should be there.
+        by_order = rows[number].example_index if number < len(rows) else None
+        if framed.is_end:
+            is_whole = False
+            if number < num_expected:
+                what = f"{framed.fault}; nothing from there on can be read"
+                yield Fault(file, what, number, by_order)
+            else:
+                what = f"{framed.num_bytes} bytes after its last record"
+                yield Fault(file, f"{what} are no record: {framed.fault}")
+            break
+        checked, entry = _check(framed, info, by_index)
+        entries.append(entry)
+        index = checked.example_index
+        for what in checked.faults:
+            yield Fault(file, what, number, by_order if index is None else index)
+        if index is None:
+            seen.add(by_order)
+            continue
+        seen.add(index)
+        if not first_row <= index < first_row + info.rows_per_shard:
+            last_row = first_row + info.rows_per_shard - 1
+            what = (
+                f"example_index is not of the shard's rows, {first_row} to {last_row}"
+            )
+            yield Fault(file, what, number, index)
+        if index <= last_index:
+            yield Fault(file, f"comes after example_index {last_index}", number, index)
+        last_index = index
+        if checked.log_mel is not None:
+            add_log_mel(checked.log_mel)
+    if is_whole and len(entries) != num_expected:
+        yield Fault(file, f"{len(entries)} records, {INFO_FILE} says {num_expected}")
+    if is_whole:
+        for row in rows:
+            if row.example_index not in seen:
+                what = f"lacks example_index {row.example_index} of {EXAMPLES_FILE}"
+                yield Fault(file, what)
+    shard_bytes = tf.io.gfile.stat(path).length if is_whole else None
+    yield from _index_faults(path + record_index.SUFFIX, entries, shard_bytes)
+
+
+def _check(
+    framed: FramedRecord, info: DatasetInfo, rows: dict[int, ExampleRow]
+) -> tuple[CheckedRecord, Entry | None]:
+    """A record's checks, and where its parts lie, None if that cannot be told."""
+    if framed.data is None:
+        return CheckedRecord([framed.fault]), None
+    checked = check_record(framed.data, info, rows)
+    try:
+        return checked, record_index.locate(framed.data, framed.position)
+    except ValueError as error:
+        return checked._replace(faults=[*checked.faults, str(error)]), None
+
+
+def _index_faults(
+    path: str, entries: Sequence[Entry | None], shard_bytes: int | None
+) -> Iterator[Fault]:
+    """Compares an index with what was found in its shard.
+
+    Args:
+        path: the index's.
+        entries: of the shard's records, None where it cannot be told.
+        shard_bytes: size of the shard; None if it could not be read to its end.
+    """
+    file = os.path.basename(path)
+    if not tf.io.gfile.exists(path):
+        yield Fault(file, "does not exist; python -m data_prep.convert makes it anew")
+        return
+    num_read = 0
+    for number, framed in enumerate(read_records(path)):
+        found = entries[number] if number < len(entries) else None
+        index = None if found is None else int(found.example_index)
+        if framed.data is None:
+            yield Fault(file, framed.fault, number, index)
+        elif found is not None:
+            what = _difference(framed.data, found._replace(shard_bytes=shard_bytes))
+            if what:
+                yield Fault(file, what, number, index)
+        if framed.is_end:
+            return
+        num_read += 1
+    if shard_bytes is not None and num_read != len(entries):
+        yield Fault(file, f"{num_read} entries for {len(entries)} records")
+
+
+def _difference(serialized: bytes, found: Entry) -> str:
+    """How an index's record differs from what was found; "" if it does not."""
+    try:
+        entry = record_index.parse_entry(tf.constant(serialized))
+    except (ValueError, tf.errors.OpError):
+        return f"{len(serialized)} bytes are no entry"
+    for name, written, true in zip(Entry._fields, entry, found, strict=True):
+        if true is not None and not np.array_equal(written, true):
+            if np.ndim(true) == 0:
+                return f"{name} is {written}, which should be {true}"
+            return f"{name} are not those of the record"
+    return ""
