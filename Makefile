@@ -29,7 +29,7 @@ $(VENV)/.installed: $(REQUIREMENTS) | $(RUN)
 	$(RUN) -m pip install --disable-pip-version-check --quiet -r $(REQUIREMENTS)
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed requirements-onnx.txt $(wildcard requirements-test*.txt)
+$(VENV)/.installed-test: $(VENV)/.installed requirements-onnx.txt requirements-s3.txt $(wildcard requirements-test*.txt)
 	$(RUN) -m pip install --disable-pip-version-check --quiet \
 		-r $(REQUIREMENTS) -r $(TEST_REQUIREMENTS)
 	touch $@

@@ -160,7 +160,9 @@ def compare(out: str, *, size: str, num_clips: int, repeats: int) -> None:
             convert_command(manifest, made), check=True, capture_output=True
         ),
         "ffmpeg": lambda: by_ffmpeg(paths, made, quality, ()),
-        "ffmpeg, one thread": lambda: by_ffmpeg(paths, made, quality, ("-threads", "1")),
+        "ffmpeg, one thread": lambda: by_ffmpeg(
+            paths, made, quality, ("-threads", "1")
+        ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(repeats):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -66,6 +67,10 @@ def convert_shards(
     names = [(shard.number, shard.num_shards) for shard in shards]
     work = _Work(out_dir, settings, dict(label_indices), num_workers, limits)
     arguments = [f"--runner={runner}", *(f"--{option}" for option in options)]
+    if runner == "DirectRunner":
+        # Else Beam looks for a program on the web to run it with; there are no triggers.
+        arguments.append("--allow_unsafe_triggers")
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
     with apache_beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
         _ = (
             pipeline

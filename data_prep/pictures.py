@@ -112,8 +112,6 @@ class PictureReader:
                     "cut the file with segment_secs",
                 )
         self._read_to_secs = start_secs + len(frames_jpeg) / fps
-        if self._error:
-            self._error.detail += f" after {self._num_decoded} frames"
         picture_end_secs = math.inf
         if self._shown and not self._next:
             picture_end_secs = self._shown.end_secs
@@ -130,6 +128,9 @@ class PictureReader:
         )
         self._advance()
         self._advance()
+
+    def _place(self) -> str:
+        return f"picture after {self._num_decoded} frames"
 
     def _replaced_secs(self) -> float:
         """When the next frame comes in place of the one on show."""
@@ -149,13 +150,13 @@ class PictureReader:
         try:
             found = next(self._frames, None)
         except (av.FFmpegError, OSError, MemoryError) as error:
-            self._error = media_error(error, "picture")
+            self._error = media_error(error, self._place())
             return
         if found is None:
             return
         secs, duration_secs, frame = found
         if frame.is_corrupt:
-            self._error = MediaError(DECODE_ERROR, "picture: damaged frame")
+            self._error = MediaError(DECODE_ERROR, f"{self._place()}: damaged frame")
             return
         self._num_decoded += 1
         if self._num_decoded > self._settings.max_frames:

@@ -48,8 +48,7 @@ class SoundReader:
             while self._filled < end and self._decode():
                 pass
         except (av.FFmpegError, OSError, MemoryError) as found:
-            error = media_error(found, "sound")
-            error.detail += f" after {self._num_decoded} frames"
+            error = media_error(found, f"sound after {self._num_decoded} frames")
         waveform = np.zeros(end - first, np.float32)
         for position, samples in self._chunks:
             skipped = max(0, first - position)

@@ -60,6 +60,31 @@ def tiny_records(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def s3():
+    """A bucket named "records"; yields the environment that finds its server."""
+    import boto3
+    from moto import server as moto_server
+
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    boto3.client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=f"http://{host}:{port}",
+        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+    ).create_bucket(Bucket="records")
+    yield {
+        **keys,
+        "AWS_REGION": "us-east-1",
+        "S3_ENDPOINT": f"http://{host}:{port}",
+    }
+    server.stop()
+
+
 @pytest.fixture
 def tiny_config():
     """See make_tiny_config."""

@@ -45,30 +45,6 @@ def _run(records, **environment):
     )
 
 
-@pytest.fixture(scope="module")
-def s3():
-    """A bucket named "records"; yields the environment that finds its server."""
-    boto3 = pytest.importorskip("boto3")
-    moto_server = pytest.importorskip("moto.server")
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    boto3.client(
-        "s3",
-        region_name="us-east-1",
-        endpoint_url=f"http://{host}:{port}",
-        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
-    ).create_bucket(Bucket="records")
-    yield {
-        **keys,
-        "AWS_REGION": "us-east-1",
-        "S3_ENDPOINT": f"http://{host}:{port}",
-    }
-    server.stop()
-
-
 @pytest.mark.skipif(compat.KERAS_3, reason="this generation has no tensorflow-io")
 def test_records_are_written_to_s3_and_read_back_with_exit_code_0(s3):
     done = _run("s3://records/a.tfrecord", **s3)
