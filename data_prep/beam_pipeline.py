@@ -68,7 +68,7 @@ def convert_shards(
     work = _Work(out_dir, settings, dict(label_indices), num_workers, limits)
     arguments = [f"--runner={runner}", *(f"--{option}" for option in options)]
     if runner == "DirectRunner":
-        # Else Beam looks for a program on the web to run it with; there are no triggers.
+        # Else Beam fetches a program from the web; there are no triggers.
         arguments.append("--allow_unsafe_triggers")
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     with apache_beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:

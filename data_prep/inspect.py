@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     if _INDEX.value and not _OUT.value:
         raise ValueError("--index needs --out, the directory for its picture.")
     # Late, so that --help answers at once.
-    from data_prep import record_summary, record_tables, record_verification
+    from data_prep.inspection import record_summary, record_tables, record_verification
 
     records_dir = _RECORDS.value
     if _VERIFY.value:
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         print(line)
     if _OUT.value:
         # Later still: matplotlib and SciPy take a second.
-        from data_prep import example_files, record_reading
+        from data_prep.inspection import example_files, record_reading
 
         indices = list(dict.fromkeys(_INDEX.value))
         example_files.save_examples(

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.conversion_settings import ConversionSettings
+from data_prep.decoding.media import Media, Segment, read_segments
 from data_prep.manifest import ManifestRow
-from data_prep.media import Media, Segment, read_segments
 from data_prep.reasons import MediaError
 from data_prep.remote_files import local_copy
 from data_prep.workers import Outcome

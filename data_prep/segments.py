@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from data_prep import timed_frames
+from data_prep.decoding import timed_frames
 from data_prep.manifest import ManifestRow, video_id
 from data_prep.reasons import MediaError
 from data_prep.remote_files import local_copy

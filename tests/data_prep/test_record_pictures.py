@@ -7,10 +7,10 @@ from media_files import SAMPLE_RATE_HZ, tone
 from PIL import Image
 from scipy.io import wavfile
 
-from data_prep import example_files, record_pictures, record_sounds
-from data_prep.printable import printable
-from data_prep.record_reading import Example, read_example, spread_indices
-from data_prep.record_tables import read_examples, read_info
+from data_prep.inspection import example_files, record_pictures, record_sounds
+from data_prep.inspection.printable import printable
+from data_prep.inspection.record_reading import Example, read_example, spread_indices
+from data_prep.inspection.record_tables import read_examples, read_info
 from xdc_tf.data import record_index, records
 from xdc_tf.data.dataset_info import (
     DatasetInfo,

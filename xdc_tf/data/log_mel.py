@@ -94,7 +94,7 @@ def validate(settings: LogMelSettings) -> None:
             f"need 0 <= min_hz < max_hz <= sample_rate_hz / 2, got min_hz={s.min_hz}, "
             f"max_hz={s.max_hz}, sample_rate_hz={s.sample_rate_hz}."
         )
-    empty = np.flatnonzero(_mel_filters(s).max(axis=0) == 0)
+    empty = np.flatnonzero(mel_filters(s).max(axis=0) == 0)
     if empty.size:
         raise ValueError(
             f"mel filters {empty.tolist()} of num_filters={s.num_filters} fall between "
@@ -128,6 +128,20 @@ def log_mel(waveform: Any, settings: LogMelSettings) -> Any:
     if not np.issubdtype(waveform.dtype, np.floating):
         raise TypeError(_dtype_message(waveform.dtype.name))
     return _log_mel_array(waveform, settings, constants)
+
+
+def mel_filters(settings: LogMelSettings) -> np.ndarray:
+    """[fft_size // 2 + 1, num_filters] float64 triangles of peak 1, HTK-mel-spaced."""
+    mel_range = 2595 * np.log10(1 + np.array([settings.min_hz, settings.max_hz]) / 700)
+    corner_mels = np.linspace(*mel_range, settings.num_filters + 2)
+    corners_hz = 700 * (10 ** (corner_mels / 2595) - 1)
+    lower, centre, upper = corners_hz[:-2], corners_hz[1:-1], corners_hz[2:]
+    num_bins = settings.fft_size // 2 + 1
+    bin_width_hz = settings.sample_rate_hz / settings.fft_size
+    bins_hz = (np.arange(num_bins) * bin_width_hz)[:, None]
+    rising = (bins_hz - lower) / (centre - lower)
+    falling = (upper - bins_hz) / (upper - centre)
+    return np.maximum(0, np.minimum(rising, falling))
 
 
 def _log_mel_tensor(tf, waveform, settings: LogMelSettings, constants: _Constants):
@@ -196,22 +210,8 @@ def _constants(settings: LogMelSettings) -> _Constants:
     return _Constants(
         cosines=window[:, None] * np.cos(angles),
         sines=window[:, None] * np.sin(angles),
-        filters=_mel_filters(settings),
+        filters=mel_filters(settings),
     )
-
-
-def _mel_filters(settings: LogMelSettings) -> np.ndarray:
-    """[bins, filters] float64 triangles of peak 1 between HTK-mel-spaced corners."""
-    mel_range = 2595 * np.log10(1 + np.array([settings.min_hz, settings.max_hz]) / 700)
-    corner_mels = np.linspace(*mel_range, settings.num_filters + 2)
-    corners_hz = 700 * (10 ** (corner_mels / 2595) - 1)
-    lower, centre, upper = corners_hz[:-2], corners_hz[1:-1], corners_hz[2:]
-    num_bins = settings.fft_size // 2 + 1
-    bin_width_hz = settings.sample_rate_hz / settings.fft_size
-    bins_hz = (np.arange(num_bins) * bin_width_hz)[:, None]
-    rising = (bins_hz - lower) / (centre - lower)
-    falling = (upper - bins_hz) / (upper - centre)
-    return np.maximum(0, np.minimum(rising, falling))
 
 
 def _dtype_message(dtype_name: str) -> str:

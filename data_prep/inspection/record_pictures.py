@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from data_prep.printable import printable, told
-from data_prep.record_reading import Example
+from data_prep.inspection.printable import printable, told
+from data_prep.inspection.record_reading import Example
 from xdc_tf.data import log_mel as log_mel_definition
 from xdc_tf.data.log_mel import LogMelSettings
 
@@ -151,7 +151,7 @@ def _draw_log_mel(axes: Axes, example: Example, settings: LogMelSettings) -> Non
     secs = num_rows * settings.hop_samples / settings.sample_rate_hz
     edges = (example.start_secs, example.start_secs + secs, -0.5, num_filters - 0.5)
     axes.imshow(values.T, origin="lower", aspect="auto", extent=edges, cmap="magma")
-    filters = log_mel_definition._constants(settings).filters  # [bins, M]
+    filters = log_mel_definition.mel_filters(settings)  # [bins, M]
     bins_hz = np.linspace(0, settings.sample_rate_hz / 2, len(filters))
     centres_hz = bins_hz @ filters / filters.sum(axis=0)
     ticks = [hz for hz in _TICKS_HZ if centres_hz[0] <= hz <= centres_hz[-1]]

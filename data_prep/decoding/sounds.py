@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from data_prep.reasons import MediaError
-from data_prep.timed_frames import media_error, timed_frames
+from data_prep.decoding.timed_frames import media_error, timed_frames
+from data_prep.reasons import DECODE_ERROR, MediaError
 
 # Sound this far from where its samples, counted, would be is placed anew: a gap, or a
 # clock that drifts. Less is a container's rounding.
@@ -49,6 +49,8 @@ class SoundReader:
                 pass
         except (av.FFmpegError, OSError, MemoryError) as found:
             error = media_error(found, f"sound after {self._num_decoded} frames")
+        except MediaError as found:
+            error = found
         waveform = np.zeros(end - first, np.float32)
         for position, samples in self._chunks:
             skipped = max(0, first - position)
@@ -89,6 +91,13 @@ class SoundReader:
         secs, duration_secs, frame = found
         kind = frame.format.name, frame.layout.name, frame.sample_rate
         misplaced = abs(secs - self._expected_secs) > _MISPLACED_SECS
+        if misplaced and self._kind and self._container.format.name == "flac":
+            # FFmpeg passes over a frame whose header is damaged; there are no gaps.
+            raise MediaError(
+                DECODE_ERROR,
+                f"sound after {self._num_decoded} frames: none from "
+                f"{self._expected_secs:.2f} to {secs:.2f} s",
+            )
         if kind != self._kind or misplaced:
             self._flush()
             # Channels stay: FFmpeg's mix to mono would exceed full scale.

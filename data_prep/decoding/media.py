@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep import timed_frames
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.pictures import PictureReader, too_long
+from data_prep.decoding import timed_frames
+from data_prep.decoding.pictures import PictureReader, too_long
+from data_prep.decoding.sounds import SoundReader
+from data_prep.decoding.timed_frames import TIMESTAMP_SLACK_SECS
 from data_prep.reasons import (
     CANNOT_OPEN,
     DECODE_ERROR,
@@ -27,15 +29,15 @@ from data_prep.reasons import (
     TOO_SHORT,
     MediaError,
 )
-from data_prep.sounds import SoundReader
-from data_prep.timed_frames import TIMESTAMP_SLACK_SECS
 from xdc_tf.data.dataset_info import AUDIO, VIDEO
 
 # Sound may end this much before the picture (codecs end on whole blocks); past it, the
 # segment is cut where the sound ends.
 _MISSING_SOUND_SECS = 0.1
-# A file that ends this much before the time it declares was truncated.
+# A file that ends so much before the time it declares was truncated: in seconds, and as
+# a share for short ones.
 _MISSING_END_SECS = 1.0
+_MISSING_END_SHARE = 0.2
 # Lengths that differ by less are never of a wrong pair.
 _LENGTH_SLACK_SECS = 1.0
 # Peak-to-peak amplitude of three steps of 16-bit sound: dither, not a recording.
@@ -132,7 +134,7 @@ def _open(path: str, settings: ConversionSettings) -> Iterator["_Recording"]:
         if VIDEO in settings.modalities:
             stream = timed_frames.video_stream(container)
             if stream is None:
-                raise MediaError(NO_VIDEO, "the file has no video stream")
+                raise MediaError(NO_VIDEO, "no video stream of a known codec")
             _check_size(stream, settings)
             pictures = PictureReader(container, stream, settings)
             if AUDIO in settings.modalities:
@@ -140,7 +142,7 @@ def _open(path: str, settings: ConversionSettings) -> Iterator["_Recording"]:
         if AUDIO in settings.modalities:
             stream = timed_frames.audio_stream(container)
             if stream is None:
-                raise MediaError(NO_AUDIO, "the file has no audio stream")
+                raise MediaError(NO_AUDIO, "no audio stream of a known codec")
             sounds = SoundReader(container, stream, settings.log_mel.sample_rate_hz)
         yield _Recording(path, settings, declared_secs, pictures, sounds)
 
@@ -182,6 +184,10 @@ class _Recording(NamedTuple):
             return self._read_sound(segment)
         frames_jpeg, picture_end_secs, damage = self.pictures.read(start_secs, end_secs)
         self._judge(damage)
+        if len(frames_jpeg) < 2 and picture_end_secs < self._due_secs(end_secs):
+            # Truncated, where even the sound is not longer, and not just short.
+            last_secs = max(picture_end_secs, timed_frames.last_packet_secs(self.path))
+            self._truncated(last_secs, end_secs, damage, len(frames_jpeg))
         self._check_length(len(frames_jpeg) / self.settings.fps, "picture")
         waveform, sound_end_secs = None, math.inf
         video_end_secs = start_secs + len(frames_jpeg) / self.settings.fps
@@ -229,8 +235,8 @@ class _Recording(NamedTuple):
         duration_secs = len(waveform) / rate_hz
         if end_secs is None and duration_secs > self.settings.max_secs:
             raise too_long(duration_secs, self.settings.max_secs)
-        self._check_length(duration_secs, "sound")
         truncated = self._truncated(sound_end_secs, end_secs, damage, 0)
+        self._check_length(duration_secs, "sound")
         _check_sound(waveform)
         return Media([], 0, 0, waveform, duration_secs, truncated)
 
@@ -243,7 +249,8 @@ class _Recording(NamedTuple):
 
     def _due_secs(self, end_secs: float | None) -> float:
         """Before this time in the file, nothing of the segment may end."""
-        return min(self.declared_secs, end_secs or math.inf) - _MISSING_END_SECS
+        slack_secs = min(_MISSING_END_SECS, _MISSING_END_SHARE * self.declared_secs)
+        return min(self.declared_secs, end_secs or math.inf) - slack_secs
 
     def _truncated(
         self,

@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
-from data_prep.printable import told
+from data_prep.inspection.printable import told
 from data_prep.shards import RefusedRow, TruncatedRow
 from xdc_tf import compat, files
 from xdc_tf.data import dataset_info, log_mel

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from data_prep.printable import told
+from data_prep.inspection.printable import told
 
 _NUM_CHANNELS = 3
 _SIGNATURE = [tf.TensorSpec([None], tf.string)]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from data_prep import record_tables
-from data_prep.printable import printable
+from data_prep.inspection import record_tables
+from data_prep.inspection.printable import printable
 from xdc_tf.data import dataset_info, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
 

@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from data_prep import record_tables
 from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
-from data_prep.shard_checks import Fault, shard_faults
+from data_prep.inspection import record_tables
+from data_prep.inspection.shard_checks import Fault, shard_faults
 from xdc_tf.data import dataset_info
 from xdc_tf.data.dataset_info import EXAMPLES_FILE, INFO_FILE, DatasetInfo
 

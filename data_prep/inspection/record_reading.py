@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data_prep import record_tables
 from data_prep.conversion import QUARANTINE_FILE
-from data_prep.printable import told
-from data_prep.record_framing import read_record
+from data_prep.inspection import record_tables
+from data_prep.inspection.printable import told
+from data_prep.inspection.record_framing import read_record
 from xdc_tf.data import records
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import av
 
-from data_prep.deinterlacing import progressive
+from data_prep.decoding.deinterlacing import progressive
 from data_prep.reasons import CANNOT_OPEN, DECODE_ERROR, OUT_OF_MEMORY, MediaError
 
 # Containers round timestamps, Matroska to whole milliseconds.
@@ -23,6 +23,11 @@ _READ_BYTES = 1 << 18
 _CONTAINER_OPTIONS = {"protocol_whitelist": "none"}
 # Checksums, where a format has them, are looked at.
 _CHECK_SUMS = {"err_detect": "crccheck+explode"}
+
+# Streams without a container, whose length FFmpeg guesses by their bit rate.
+_BARE_FORMATS = frozenset(
+    "aac ac3 amr dts eac3 h264 hevc loas m4v mjpeg mp3 mpegvideo obu".split()
+)
 
 
 class _File:
@@ -65,8 +70,8 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
 
 
 def video_stream(container) -> av.VideoStream | None:
-    """The first video stream that is no cover picture of a music file."""
-    for stream in container.streams.video:
+    """The first one with a decoder that is no cover picture of a music file."""
+    for stream in _decodable(container.streams.video):
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return _alone(stream)
     return None
@@ -74,10 +79,14 @@ def video_stream(container) -> av.VideoStream | None:
 
 def audio_stream(container) -> av.AudioStream | None:
     """The audio stream that players choose: the first default one, or the first."""
-    streams = container.streams.audio
+    streams = _decodable(container.streams.audio)
     default = av.stream.Disposition.default
     marked = [stream for stream in streams if stream.disposition & default]
     return next((_alone(stream) for stream in (*marked, *streams)), None)
+
+
+def _decodable(streams) -> list:
+    return [stream for stream in streams if stream.codec_context is not None]
 
 
 def _alone(stream):
@@ -92,6 +101,8 @@ def _alone(stream):
 
 def declared_secs(container) -> float:
     """Length by the file's own word; 0 if it says nothing."""
+    if container.format.name in _BARE_FORMATS:
+        return 0.0
     return max(0.0, (container.duration or 0) / av.time_base)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from data_prep.jpeg_checks import jpeg_faults
-from data_prep.printable import told
+from data_prep.inspection.jpeg_checks import jpeg_faults
+from data_prep.inspection.printable import told
 from xdc_tf.data import log_mel, records
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, ExampleRow
 from xdc_tf.data.log_mel import LogMelSettings

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data_prep.printable import printable
-from data_prep.record_checks import CheckedRecord, check_record
-from data_prep.record_framing import FramedRecord, read_records
+from data_prep.inspection.printable import printable
+from data_prep.inspection.record_checks import CheckedRecord, check_record
+from data_prep.inspection.record_framing import FramedRecord, read_records
 from xdc_tf.data import record_index
 from xdc_tf.data.dataset_info import EXAMPLES_FILE, INFO_FILE, DatasetInfo, ExampleRow
 from xdc_tf.data.record_index import Entry

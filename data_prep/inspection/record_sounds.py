@@ -110,7 +110,7 @@ def _invert_filters(log_mel: np.ndarray, settings: LogMelSettings) -> np.ndarray
 
     Multiplicative updates of non-negative least squares (Lee and Seung 2001).
     """
-    filters = log_mel_definition._constants(settings).filters  # [bins, M]
+    filters = log_mel_definition.mel_filters(settings)  # [bins, M]
     mel_power = np.maximum(np.exp(log_mel) - settings.log_offset, 0)
     target = mel_power @ filters.T
     power = target.copy()

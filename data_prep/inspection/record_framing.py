@@ -8,12 +8,13 @@ the data's checksum (4).
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import google_crc32c
 import tensorflow as tf
 
-from data_prep.crc32c import masked_crc32c
-from data_prep.printable import told
+from data_prep.inspection.printable import told
 
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4
+_MASK_DELTA = 0xA282EAD8
 
 
 class FramedRecord(NamedTuple):
@@ -96,6 +97,12 @@ def _read_framed(file: tf.io.gfile.GFile, first: int, left: int) -> FramedRecord
         fault = f"the checksum of its {length} bytes is wrong"
         return FramedRecord(position, num_bytes, None, fault)
     return FramedRecord(position, num_bytes, data)
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum as TFRecords store it: rotated, so that it may be data itself."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 def _read_length(file: tf.io.gfile.GFile, left: int) -> tuple[int, str]:

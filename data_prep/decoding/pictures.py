@@ -7,13 +7,13 @@ from typing import NamedTuple
 import av
 
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.jpeg_encoder import JpegEncoder
-from data_prep.reasons import DECODE_ERROR, TOO_LARGE, TOO_LONG, MediaError
-from data_prep.timed_frames import (
+from data_prep.decoding.jpeg_encoder import JpegEncoder
+from data_prep.decoding.timed_frames import (
     TIMESTAMP_SLACK_SECS,
     media_error,
     timed_frames,
 )
+from data_prep.reasons import DECODE_ERROR, TOO_LARGE, TOO_LONG, MediaError
 
 # Frames up to a segment this much later are decoded: a jump would land before it.
 _SKIP_SECS = 5.0

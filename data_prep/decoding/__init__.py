@@ -1,0 +1,1 @@
+"""Media files -> frames and waveforms on one time axis."""

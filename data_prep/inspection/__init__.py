@@ -1,0 +1,1 @@
+"""What records hold: summaries, pictures and sounds of examples, and their faults."""
