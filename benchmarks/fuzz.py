@@ -112,7 +112,8 @@ def write_valid(path: str, form: Format) -> None:
 def mutate(content: bytes, rng: np.random.Generator, first: int = 0) -> bytes:
     """Other bytes at one to _MAX_MUTATIONS places, all from `first` on."""
     damaged = bytearray(content)
-    for place in rng.integers(first, len(content), rng.integers(1, _MAX_MUTATIONS + 1)):
+    places = rng.integers(first, len(content), rng.integers(1, _MAX_MUTATIONS + 1))
+    for place in np.unique(places):
         damaged[place] ^= int(rng.integers(1, 256))
     return bytes(damaged)
 

@@ -14,19 +14,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data_prep.conversion import QUARANTINE_FILE
+from data_prep.datasets.annotated_media import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from data_prep.manifest import ManifestRow, read_manifest
+from data_prep.shards import RefusedRow
 from xdc_tf import compat, files
 from xdc_tf.data import dataset_info
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo, Examples
 from xdc_tf.training import settings
 from xdc_tf.training.trained_run import TrainedRun
 
-# What a folder is searched for, in whatever case.
-VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
-)
-QUARANTINE_COLUMNS = ("path", "start_secs", "reason", "detail")
+QUARANTINE_COLUMNS = RefusedRow._fields
 _SEGMENT = re.compile(r"#t=[\d.]+(,[\d.]+)?$")  # how a segment's video_id ends
 # What breaks the lines of a report, and what stands for bytes that are not UTF-8.
 _BAD_NAME = re.compile("[\0\r\n\ud800-\udfff]")
@@ -79,8 +76,9 @@ def open_videos(path: str, run: TrainedRun) -> VideoFiles | Records:
     """Finds out what the path holds, and checks it.
 
     Args:
-      path: a folder, searched to its depths for VIDEO_SUFFIXES; a manifest (see
-        data_prep.manifest); or a directory of records, local or remote.
+      path: a folder, searched to its depths for VIDEO_SUFFIXES, or for a run of audio
+        alone for AUDIO_SUFFIXES too; a manifest (see data_prep.manifest); or a
+        directory of records, local or remote.
       run: whose encoders are to see the videos.
 
     Raises:
@@ -91,7 +89,9 @@ def open_videos(path: str, run: TrainedRun) -> VideoFiles | Records:
     if "://" in path or os.path.exists(os.path.join(path, dataset_info.INFO_FILE)):
         return _open_records(path, run)
     if os.path.isdir(path):
-        videos = _list_folder(path)
+        alone = run.modalities == (AUDIO,)
+        suffixes = (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES) if alone else VIDEO_SUFFIXES
+        videos = _list_folder(path, suffixes)
     elif not os.path.exists(path):
         raise FileNotFoundError(
             f"--videos={path} does not exist; give a folder of video files, a manifest "
@@ -174,14 +174,14 @@ def read_rows(directory: str, examples: Examples | None) -> list[Row]:
     return [usable.get(index) or next(in_order) for index in range(num_rows)]
 
 
-def _list_folder(folder: str) -> VideoFiles:
+def _list_folder(folder: str, suffixes: tuple[str, ...]) -> VideoFiles:
     def stop(error: OSError):
         raise error
 
     paths, num_others = [], 0
     for directory, folders, names in os.walk(folder, onerror=stop):
         links = [name for name in folders if os.path.islink(f"{directory}/{name}")]
-        found = [name for name in names if name.lower().endswith(VIDEO_SUFFIXES)]
+        found = [name for name in names if name.lower().endswith(suffixes)]
         num_others += len(links) + len(names) - len(found)
         paths += [
             os.path.relpath(os.path.join(directory, name), folder) for name in found
@@ -189,7 +189,7 @@ def _list_folder(folder: str) -> VideoFiles:
     if not paths:
         raise ValueError(
             f"--videos={folder} holds {num_others} files and none with a video's "
-            f"suffix ({' '.join(VIDEO_SUFFIXES)}); name the videos in a manifest."
+            f"suffix ({' '.join(suffixes)}); name the videos in a manifest."
         )
     rows = [
         ManifestRow(

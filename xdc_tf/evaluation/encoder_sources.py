@@ -1,0 +1,160 @@
+"""Where the encoders to be evaluated come from: a run, an export, or nowhere.
+
+All come down to a TrainedRun, which says what the encoders take, and to the encoders.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+
+from xdc_tf import files
+from xdc_tf import workdir as work
+from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
+from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.models import encoder_files, two_stream
+from xdc_tf.training import settings, supervision, trained_run
+from xdc_tf.training.trained_run import TrainedRun
+
+PRETRAINED, INITIAL, SCRATCH = "pretrained", "initial", "scratch"
+EXPORT_CARD = "export.json"
+
+
+class Source(NamedTuple):
+    """Encoders to be evaluated.
+
+    Attributes:
+      run: what the encoders take; of scratch ones its directory is "".
+      kind: PRETRAINED, INITIAL (as a run started) or SCRATCH (random).
+      seed: of the run, or of the random weights.
+    """
+
+    run: TrainedRun
+    kind: str
+    seed: int
+
+    @property
+    def method(self) -> str:
+        """The pretraining method, or the kind where nothing was pretrained."""
+        return self.run.config["method"] if self.kind == PRETRAINED else self.kind
+
+
+def open_source(directory: str, *, initial: bool = False) -> Source:
+    """Opens a work directory (of a run, or of imported weights) or an export.
+
+    Raises:
+      FileNotFoundError: if the directory is neither.
+      ValueError: on a card or configuration that cannot be read; or if initial
+        encoders are asked for where there are none.
+    """
+    card = os.path.join(directory, EXPORT_CARD)
+    if not os.path.exists(os.path.join(directory, work.CONFIG_FILE)) and (
+        os.path.exists(card)
+    ):
+        run = _open_export(directory, card)
+    else:
+        run = trained_run.open_run(directory)
+    if initial and run.info is None:
+        raise ValueError(
+            f"{directory} has no encoders from before its training; take a run's work "
+            "directory, or scratch ones."
+        )
+    kind = INITIAL if initial else PRETRAINED
+    return Source(run, kind, int(run.config.get("seed", 0)))
+
+
+def scratch_source(config: Mapping[str, Any], info: DatasetInfo) -> Source:
+    """Random encoders of a configuration, one for each modality that records hold.
+
+    Args:
+      config: the keys of configs/base.py.
+      info: of the records to train on, whose log-mel statistics count.
+    """
+    return Source(
+        TrainedRun(
+            directory="",
+            config=config,
+            streams={modality: modality for modality in info.modalities},
+            architectures=settings.architectures(config),
+            clip=settings.clip(config, info),
+            log_mel=LogMelSettings(**config["log_mel"]),
+            info=info,
+        ),
+        SCRATCH,
+        int(config["seed"]),
+    )
+
+
+def load_encoder(source: Source, stream: str) -> keras.Model:
+    """A stream's encoder, as files hold it: float32, with local batch norm.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if this Keras cannot open it.
+    """
+    run = source.run
+    modality = run.streams[stream]
+    if source.kind == SCRATCH:
+        layers = settings.portable_layers(run.config)
+        number = list(run.streams).index(stream)
+        return two_stream.build_encoder(
+            modality,
+            run.architectures[modality],
+            layers._replace(seed=source.seed + 7919 * number),
+            f"{stream}_encoder",
+        )
+    return encoder_files.load_encoder(encoder_path(source, stream))
+
+
+def encoder_path(source: Source, stream: str) -> str:
+    """The file of a stream's encoder; "" for a scratch one."""
+    if source.kind == SCRATCH:
+        return ""
+    return work.encoder_file(
+        source.run.directory, stream, initial=source.kind == INITIAL
+    )
+
+
+def describe(source: Source, stream: str) -> dict[str, Any]:
+    """What a report says of an encoder: where it is from, and its hash."""
+    path = encoder_path(source, stream)
+    return {
+        "kind": source.kind,
+        "method": source.method,
+        "seed": source.seed,
+        "directory": source.run.directory,
+        "encoder_sha256": files.sha256(path) if path else None,
+    }
+
+
+def _open_export(directory: str, card: str) -> TrainedRun:
+    try:
+        values = json.loads(files.read_text(card))
+        encoders, config = values["encoders"], values["config"]
+        streams = {
+            name.removesuffix("_encoder"): encoder["modality"]
+            for name, encoder in encoders.items()
+        }
+        clip = settings.clip(config, None)
+        for encoder in encoders.values():
+            if encoder["modality"] == AUDIO:
+                expected = encoder["input"]
+                clip = clip._replace(
+                    log_mel_mean=expected["mean"], log_mel_std=expected["std"]
+                )
+        supervision.method(config["method"])
+        return TrainedRun(
+            directory=directory,
+            config=config,
+            streams=streams,
+            architectures=settings.architectures(config),
+            clip=clip,
+            log_mel=LogMelSettings(**config["log_mel"]),
+            info=None,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{card} cannot be read as the card of an export ({error!r}); export again."
+        ) from error

@@ -1,0 +1,295 @@
+"""Labelled records, cut into a part to learn from and a part to be tested on.
+
+Several splits, or folds, of one data set are several pairs of directories, or one
+directory and a pair of manifests for each.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from data_prep.manifest import read_manifest
+from xdc_tf import compat
+from xdc_tf.data import dataset_info, record_index
+from xdc_tf.data.dataset_info import AUDIO, DatasetInfo, Examples
+from xdc_tf.training import settings
+from xdc_tf.training.trained_run import TrainedRun
+
+# What the same video's records depend on.
+_CONVERSION = ("fps", "short_side", "jpeg_quality", "modalities", "log_mel")
+
+
+class LabelledRecords(NamedTuple):
+    """Labelled examples of a directory of records.
+
+    Attributes:
+      directory: of the records.
+      info: what it says about itself.
+      examples: those that take part; all have a label.
+      class_names: of the whole split, sorted; labels are numbers in it.
+    """
+
+    directory: str
+    info: DatasetInfo
+    examples: Examples
+    class_names: tuple[str, ...]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int64 numbers in class_names, in the order of the examples."""
+        number = {name: k for k, name in enumerate(self.class_names)}
+        names = self.info.label_names
+        return np.array([number[names[k]] for k in self.examples.labels], np.int64)
+
+    @property
+    def keep(self) -> np.ndarray:
+        """[num_rows] bool by example_index: the examples that take part."""
+        keep = np.zeros(self.info.num_rows, bool)
+        keep[self.examples.example_indices] = True
+        return keep
+
+    @property
+    def shards(self) -> list[str]:
+        """Paths of the files of records that hold an example of these, in order."""
+        wanted = set(self.examples.shards.tolist())
+        return [
+            os.path.join(self.directory, shard.file)
+            for shard in self.info.shards
+            if shard.file in wanted
+        ]
+
+    def part(self, chosen: np.ndarray) -> "LabelledRecords":
+        """Those of the examples for which [N] bool is True."""
+        return self._replace(examples=Examples(*(col[chosen] for col in self.examples)))
+
+
+class Split(NamedTuple):
+    """What to learn from and what to be tested on, with the same classes.
+
+    Attributes:
+      name: for reports, such as "1".
+      train: labelled records.
+      test: labelled records.
+      warnings: what the reader of a result should know, in words.
+    """
+
+    name: str
+    train: LabelledRecords
+    test: LabelledRecords
+    warnings: tuple[str, ...] = ()
+
+
+def open_splits(
+    train_dirs: Sequence[str],
+    test_dirs: Sequence[str],
+    *,
+    run: TrainedRun,
+    modalities: Sequence[str],
+    train_manifests: Sequence[str] = (),
+    test_manifests: Sequence[str] = (),
+    allow_overlap: bool = False,
+) -> list[Split]:
+    """Opens one split for each pair of directories, or of manifests.
+
+    Args:
+      train_dirs: of the records to learn from; with manifests, one.
+      test_dirs: of those to be tested on, as many; none for train_dirs.
+      run: what the encoders take.
+      modalities: that the evaluation needs.
+      train_manifests: of each split the examples to learn from, by video_id.
+      test_manifests: of each split those to be tested on, as many.
+      allow_overlap: accept test videos that are also in training.
+
+    Raises:
+      FileNotFoundError: without records or manifests.
+      ValueError: on another log-mel setting, modalities that are missing, records
+        without labels or of fewer than two classes, test classes without a training
+        example, a split without examples, or videos in both parts.
+    """
+    if bool(train_manifests) != bool(test_manifests) or (
+        len(train_manifests) != len(test_manifests)
+    ):
+        raise ValueError(
+            f"{len(train_manifests)} training and {len(test_manifests)} test manifests "
+            "make no splits; give one of each for every split."
+        )
+    if train_manifests and (len(train_dirs) != 1 or len(test_dirs) > 1):
+        raise ValueError(
+            "splits by manifests are of one directory of records each for training and "
+            f"testing, got {len(train_dirs)} and {len(test_dirs)}."
+        )
+    test_dirs = test_dirs or train_dirs
+    if len(train_dirs) != len(test_dirs):
+        raise ValueError(
+            f"{len(train_dirs)} directories to train on and {len(test_dirs)} to test "
+            "on make no splits; give as many of each."
+        )
+    opened = {
+        directory: _open(directory, run, modalities)
+        for directory in dict.fromkeys((*train_dirs, *test_dirs))
+    }
+    if train_manifests:
+        pairs = [
+            (
+                _select(opened[train_dirs[0]], train_manifest),
+                _select(opened[test_dirs[0]], test_manifest),
+            )
+            for train_manifest, test_manifest in zip(
+                train_manifests, test_manifests, strict=True
+            )
+        ]
+    else:
+        pairs = [
+            (opened[train], opened[test])
+            for train, test in zip(train_dirs, test_dirs, strict=True)
+        ]
+    return [
+        _pair(str(number), train, test, run, allow_overlap=allow_overlap)
+        for number, (train, test) in enumerate(pairs, start=1)
+    ]
+
+
+def _open(
+    directory: str, run: TrainedRun, modalities: Sequence[str]
+) -> LabelledRecords:
+    compat.enable_remote_paths(directory)
+    info = dataset_info.read_dataset_info(directory)
+    dataset_info.check_modalities(info, modalities, directory)
+    if AUDIO in modalities:
+        settings.check_log_mel(run.config, info, directory)
+    examples = dataset_info.read_examples(directory)
+    labelled = examples.labels >= 0
+    if not labelled.any():
+        raise ValueError(
+            f"{directory} has no labelled video; convert a manifest with a column "
+            "label."
+        )
+    return LabelledRecords(directory, info, examples, ()).part(labelled)
+
+
+def _select(records: LabelledRecords, manifest: str) -> LabelledRecords:
+    """The examples that a manifest names."""
+    ids = {row.video_id for row in read_manifest(manifest).rows}
+    chosen = np.array([name in ids for name in records.examples.video_ids], bool)
+    if not chosen.any():
+        raise ValueError(
+            f"{manifest} names none of the {len(chosen)} labelled videos of "
+            f"{records.directory}; its paths must be written as in the manifest that "
+            f"was converted, for example {records.examples.video_ids[0]!r}."
+        )
+    return records.part(chosen)
+
+
+def _pair(
+    name: str,
+    train: LabelledRecords,
+    test: LabelledRecords,
+    run: TrainedRun,
+    *,
+    allow_overlap: bool,
+) -> Split:
+    classes = _names(train)
+    if len(classes) < 2:
+        raise ValueError(
+            f"split {name}: {train.directory} has {len(train.examples.labels)} "
+            f"labelled videos to learn from, of fewer than two classes ({classes}); "
+            "use more."
+        )
+    unknown = [label for label in _names(test) if label not in classes]
+    if unknown:
+        raise ValueError(
+            f"split {name}: {test.directory} has the classes {unknown[:5]}, of which "
+            f"{train.directory} has no example to learn from; use records of the same "
+            "classes."
+        )
+    warnings = []
+    absent = [label for label in classes if label not in _names(test)]
+    if absent:
+        warnings.append(
+            f"{len(absent)} of {len(classes)} classes have no test video: {absent[:5]}"
+        )
+    both = _in_both(train, test)
+    if both and not allow_overlap:
+        raise ValueError(
+            f"split {name}: {len(both)} of {len(test.examples.labels)} test videos are "
+            f"also in training, by id or content, such as {both[0]!r}; take them out, "
+            "or allow it (--allow_overlap)."
+        )
+    if both:
+        warnings.append(f"{len(both)} test videos are also in training")
+    for part, what in ((train, "training"), (test, "test")):
+        secs = part.examples.end_secs - part.examples.start_secs
+        num_short = int((secs < run.clip.duration_secs - 1e-6).sum())
+        if num_short:
+            warnings.append(
+                f"{num_short} {what} videos are shorter than a clip of "
+                f"{run.clip.duration_secs:g} s, which repeats their beginning"
+            )
+    class_names = tuple(classes)
+    return Split(
+        name,
+        train._replace(class_names=class_names),
+        test._replace(class_names=class_names),
+        tuple(warnings),
+    )
+
+
+def _names(records: LabelledRecords) -> list[str]:
+    """Class names that have an example, sorted."""
+    names = records.info.label_names
+    return sorted({names[label] for label in records.examples.labels})
+
+
+def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
+    """Ids of test examples whose id or content is in training.
+
+    Names may be the same in two folders: where the conversion was the same, contents
+    tell. Where it was not, the same name is taken for the same video.
+    """
+    by_content = train.info.manifest_sha256 != test.info.manifest_sha256 and all(
+        getattr(train.info, name) == getattr(test.info, name) for name in _CONVERSION
+    )
+    known_ids = set() if by_content else set(train.examples.video_ids.tolist())
+    known = set(_contents(train).values())
+    contents = _contents(test)
+    return [
+        video_id
+        for index, video_id in zip(
+            test.examples.example_indices.tolist(),
+            test.examples.video_ids.tolist(),
+            strict=True,
+        )
+        if video_id in known_ids or contents.get(index) in known
+    ]
+
+
+def _contents(records: LabelledRecords) -> dict[int, bytes]:
+    """A hash of each example's content, by example_index.
+
+    The sizes of all its JPEG images, which the index of a shard has, tell a video as
+    surely as a hash of its bytes; a sound is told by its log-mel, which is read.
+    """
+    wanted = set(records.examples.example_indices.tolist())
+    hashes = {}
+    for path in records.shards:
+        for serialized in tf.data.TFRecordDataset(path + record_index.SUFFIX):
+            entry = record_index.parse_entry(serialized)
+            index = int(entry.example_index)
+            if index not in wanted:
+                continue
+            digest = hashlib.sha256(entry.frame_bytes.numpy().tobytes())
+            if not len(entry.frame_bytes):
+                num_bytes = entry.log_mel_row_bytes * entry.num_log_mel_rows
+                pieces = record_index.read_pieces(
+                    tf.constant(path),
+                    entry.log_mel_position[None],
+                    num_bytes[None],
+                    entry.shard_bytes,
+                )
+                digest.update(pieces[0].numpy())
+            hashes[index] = digest.digest()
+    return hashes

@@ -1,0 +1,203 @@
+"""What an evaluation leaves: JSON, a line of results.csv, TensorBoard, a table."""
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from xdc_tf import compat, files
+from xdc_tf import workdir as work
+from xdc_tf.evaluation.metrics import mean_and_std
+
+RESULTS_DIR = "results"
+RESULTS_FILE = "results.csv"
+FORMAT_VERSION = 1
+_COLUMNS = (
+    *("time", "protocol", "stream", "method", "kind", "seed", "metric", "value", "std"),
+    *("num_splits", "json"),
+)
+
+
+class SplitResult(NamedTuple):
+    """One encoder, or pair of encoders, on one split.
+
+    Attributes:
+      stream: name of the encoder, or of what is compared, such as "video_to_audio".
+      metrics: by name, the main one first; shares are in [0, 1].
+      details: more, of types that JSON has.
+    """
+
+    stream: str
+    metrics: dict[str, float]
+    details: dict[str, Any]
+
+
+def make_report(
+    protocol: str,
+    splits: Sequence[Sequence[SplitResult]],
+    *,
+    split_names: Sequence[str],
+    source: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    config: Mapping[str, Any],
+    records: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A report of one protocol, of types that JSON has.
+
+    Args:
+      protocol: its name.
+      splits: for each split one result per stream, the same streams in all.
+      split_names: as many.
+      source: for each stream what encoder_sources.describe says.
+      settings: of the protocol, seeds included.
+      config: of the encoders' run.
+      records: where the data are, and the SHA-256 of their manifests.
+      notes: what a reader should know, such as how the best epoch was chosen.
+
+    Returns:
+      "results" has for each stream "metric" (name of the main one), "mean" and "std"
+      over the splits of every metric (std null for one split), and "splits".
+    """
+    results = []
+    for of_stream in zip(*splits, strict=True):
+        names = list(of_stream[0].metrics)
+        moments = {
+            name: mean_and_std([result.metrics[name] for result in of_stream])
+            for name in names
+        }
+        results.append(
+            {
+                "stream": of_stream[0].stream,
+                "metric": names[0],
+                "mean": {name: mean for name, (mean, _) in moments.items()},
+                "std": {name: std for name, (_, std) in moments.items()},
+                "splits": [
+                    {"split": name, "metrics": one.metrics, "details": one.details}
+                    for name, one in zip(split_names, of_stream, strict=True)
+                ],
+            }
+        )
+    return {
+        "format_version": FORMAT_VERSION,
+        "protocol": protocol,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "source": {stream: dict(values) for stream, values in source.items()},
+        "results": results,
+        "settings": dict(settings),
+        "records": dict(records),
+        "notes": list(notes),
+        "config": dict(config),
+        "versions": compat.versions(),
+    }
+
+
+def write(report: Mapping[str, Any], *, workdir: str, path: str | None = None) -> str:
+    """Writes a report as JSON, a line per result into results.csv, and TensorBoard.
+
+    Args:
+      report: of make_report.
+      workdir: whose results.csv and TensorBoard get it; made if missing.
+      path: of the JSON; None for one in RESULTS_DIR of the work directory that tells
+        protocol and time.
+
+    Returns:
+      The JSON's path.
+    """
+    if path is None:
+        folder = os.path.join(workdir, RESULTS_DIR)
+        name = f"{report['protocol']}-{report['time'].replace(':', '')}"
+        path = _free_name(os.path.join(folder, name), ".json")
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    os.makedirs(workdir, exist_ok=True)
+    files.write_text(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    _append_csv(os.path.join(workdir, RESULTS_FILE), report, path)
+    _log(os.path.join(workdir, work.TENSORBOARD_DIR), report)
+    return path
+
+
+def read(path: str) -> dict[str, Any]:
+    """Reads a report.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is not a report of this format.
+    """
+    try:
+        report = json.loads(files.read_text(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} does not exist; give a report of python -m xdc_tf.cli.evaluate."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}).") from error
+    version = report.get("format_version") if isinstance(report, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format_version {version!r}, this program reads "
+            f"{FORMAT_VERSION}; evaluate again."
+        )
+    return report
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The results for the terminal, in percent."""
+    lines = []
+    for result in report["results"]:
+        values = []
+        for name, mean in result["mean"].items():
+            std = result["std"][name]
+            value = f"{100 * mean:.1f}" + (f" +- {100 * std:.1f}" if std else "")
+            values.append(f"{name} {value}")
+        lines.append(f"{result['stream']}: {', '.join(values)}")
+    num_splits = len(report["results"][0]["splits"])
+    title = f"{report['protocol']}, in percent"
+    if num_splits > 1:
+        title += f", mean +- standard deviation of {num_splits} splits"
+    return "\n".join([title, *lines, *report["notes"]])
+
+
+def _free_name(stem: str, suffix: str) -> str:
+    path, number = stem + suffix, 1
+    while os.path.exists(path):
+        number += 1
+        path = f"{stem}-{number}{suffix}"
+    return path
+
+
+def _append_csv(path: str, report: Mapping[str, Any], json_path: str) -> None:
+    """Adds a line for each result; the file is written anew, whole or not at all."""
+    before = ""
+    if os.path.exists(path):
+        before = files.read_text(path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    if not before:
+        writer.writerow(_COLUMNS)
+    for result in report["results"]:
+        name, stream = result["metric"], result["stream"]
+        about = report["source"].get(stream) or next(iter(report["source"].values()))
+        writer.writerow(
+            [
+                *(report["time"], report["protocol"], stream),
+                *(about[key] for key in ("method", "kind", "seed")),
+                *(name, result["mean"][name], result["std"][name]),
+                *(len(result["splits"]), os.path.abspath(json_path)),
+            ]
+        )
+    files.write_text(path, before + text.getvalue())
+
+
+def _log(log_dir: str, report: Mapping[str, Any]) -> None:
+    writer = tf.summary.create_file_writer(log_dir)
+    with writer.as_default(step=0):
+        for result in report["results"]:
+            for name, mean in result["mean"].items():
+                tag = f"evaluation/{report['protocol']}/{result['stream']}/{name}"
+                tf.summary.scalar(tag, mean)
+    writer.close()
