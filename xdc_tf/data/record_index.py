@@ -226,7 +226,9 @@ def parse_entry(serialized: tf.Tensor) -> Entry:
     """An index's record as an entry of tensors."""
     vector = tf.io.decode_raw(serialized, tf.int64)
     num_scalars = len(Entry._fields) - 2
-    positions, sizes = tf.unstack(tf.reshape(vector[num_scalars:], [2, -1]))
+    # Not by the shape [2, -1], which nothing, of sound alone, does not have.
+    num_frames = (tf.size(vector) - num_scalars) // 2
+    positions, sizes = tf.split(vector[num_scalars:], [num_frames, num_frames])
     return Entry(*tf.unstack(vector[:num_scalars], num_scalars), positions, sizes)
 
 
