@@ -71,7 +71,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
             seed=0,
             num_workers=os.cpu_count(),
         )
-        conversion = conversion_settings.ConversionSettings(
+        stored = conversion_settings.ConversionSettings(
             fps=8.0,
             short_side=48,
             jpeg_quality=90,
@@ -81,7 +81,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
             log_mel=LogMelSettings(),
         )
         conversion.convert_manifest(
-            manifest, records, settings=conversion, num_workers=os.cpu_count()
+            manifest, records, settings=stored, num_workers=os.cpu_count()
         )
     return records
 

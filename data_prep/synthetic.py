@@ -7,6 +7,8 @@ size, position, angle, phase, speed and background of the picture, and pitch, lo
 vibrato, microphone, background noise and reverberation of the sound are drawn
 independently. Within one modality the class is one factor among many; only across
 modalities does it stand out, which is what cross-modal clustering claims to exploit.
+--shared is the share of videos in which it does: in the others the sound's class is
+drawn by itself, and the manifest's label is the picture's.
 
     python -m data_prep.synthetic --out=DIR --num_videos=600 --seed=0
 
@@ -36,6 +38,8 @@ LABELS = tuple(f"{shape}_{motion}" for shape in SHAPES for motion in MOTIONS)
 # Deviation of the microphone's gain at six frequencies, so that a spectrum's shape is
 # the timbre's only in part.
 MICROPHONE_DB = 6.0
+# Purpose of the draws that decide whether a sound has the picture's class.
+_SOUND_CLASS = 2
 
 FPS = 12
 SAMPLE_RATE_HZ = 32000
@@ -57,11 +61,20 @@ class VideoSpec(NamedTuple):
     number: int
     duration_secs: float
     size: int
+    shared: float = 1.0
+    microphone_db: float = MICROPHONE_DB
 
     @property
     def class_index(self) -> int:
         """Classes take turns, so that every prefix of the set is balanced."""
         return self.number % len(LABELS)
+
+    @property
+    def sound_class_index(self) -> int:
+        """The picture's, or by a share of 1 - shared any class."""
+        rng = np.random.default_rng([self.seed, self.number, _SOUND_CLASS])
+        is_shared = rng.random() < self.shared
+        return self.class_index if is_shared else int(rng.integers(len(LABELS)))
 
 
 def _disc(x, y):
@@ -165,7 +178,11 @@ def _tone(timbre: str, pitch_hz: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def synthesize_sound(
-    class_index: int, rng: np.random.Generator, *, num_samples: int
+    class_index: int,
+    rng: np.random.Generator,
+    *,
+    num_samples: int,
+    microphone_db: float = MICROPHONE_DB,
 ) -> np.ndarray:
     """Synthesises the sound of one video.
 
@@ -173,6 +190,7 @@ def synthesize_sound(
       class_index: index into LABELS; sets the tone's timbre and its rhythm.
       rng: source of everything else.
       num_samples: length at SAMPLE_RATE_HZ.
+      microphone_db: deviation of the microphone's gain at six frequencies.
 
     Returns:
       [num_samples] float32 in [-1, 1].
@@ -200,7 +218,7 @@ def synthesize_sound(
     gain_db = np.interp(
         np.log(np.maximum(hz, 1)),
         np.log([100, 250, 600, 1500, 4000, 10000]),
-        rng.normal(0, MICROPHONE_DB, 6),
+        rng.normal(0, microphone_db, 6),
     )
     sound = np.fft.irfft(spectrum * 10 ** (gain_db / 20), length)[:num_samples]
     noise = np.convolve(
@@ -251,9 +269,10 @@ def make_video(spec: VideoSpec) -> None:
         size=spec.size,
     )
     waveform = synthesize_sound(
-        spec.class_index,
+        spec.sound_class_index,
         np.random.default_rng(for_audio),
         num_samples=round(spec.duration_secs * SAMPLE_RATE_HZ),
+        microphone_db=spec.microphone_db,
     )
     write_mp4(spec.path, frames, waveform)
 
@@ -265,12 +284,17 @@ def make_benchmark(
     seed: int,
     duration_secs: float = 3.0,
     size: int = 72,
+    shared: float = 1.0,
+    microphone_db: float = MICROPHONE_DB,
     num_workers: int = 1,
 ) -> str:
     """Writes the videos and their manifest; returns the manifest's path.
 
+    A directory holds videos of one setting.
+
     Raises:
-      ValueError: on a size that H.264 cannot hold or a number below one.
+      ValueError: on a size that H.264 cannot hold, a number below one, or a share
+        outside of [0, 1].
     """
     if num_videos < 1 or num_workers < 1:
         raise ValueError(
@@ -280,6 +304,11 @@ def make_benchmark(
         raise ValueError(f"size={size}: H.264 wants an even size, of 32 or more here.")
     if duration_secs < 1:
         raise ValueError(f"duration_secs={duration_secs} must be 1 or more.")
+    if not 0 <= shared <= 1 or microphone_db < 0:
+        raise ValueError(
+            f"shared={shared} must be from 0 to 1, and microphone_db={microphone_db} "
+            "0 or more."
+        )
     os.makedirs(os.path.join(out_dir, "videos"), exist_ok=True)
     specs = [
         VideoSpec(
@@ -288,6 +317,8 @@ def make_benchmark(
             number=number,
             duration_secs=duration_secs,
             size=size,
+            shared=shared,
+            microphone_db=microphone_db,
         )
         for number in range(num_videos)
     ]
@@ -317,6 +348,12 @@ _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 600, "Videos to make.")
 _SEED = flags.DEFINE_integer("seed", 0, "Another seed gives other videos.", 0)
 _DURATION_SECS = flags.DEFINE_float("duration_secs", 3.0, "Length of each video.")
 _SIZE = flags.DEFINE_integer("size", 72, "Height and width in pixels.")
+_SHARED = flags.DEFINE_float(
+    "shared", 1.0, "Share of videos whose sound has the picture's class."
+)
+_MICROPHONE_DB = flags.DEFINE_float(
+    "microphone_db", MICROPHONE_DB, "Deviation of the microphones' gain."
+)
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", os.cpu_count() or 1, "Processes that draw and encode."
 )
@@ -330,6 +367,8 @@ def main(argv):
         seed=_SEED.value,
         duration_secs=_DURATION_SECS.value,
         size=_SIZE.value,
+        shared=_SHARED.value,
+        microphone_db=_MICROPHONE_DB.value,
         num_workers=_NUM_WORKERS.value,
     )
     print(f"Wrote {manifest}")

@@ -33,7 +33,9 @@ _START_UP_NOISE = re.compile(
 )
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
+def run(
+    main: Callable[[list[str]], int | None], *, takes_arguments: bool = False
+) -> None:
     """Parses the flags, runs `main` and leaves with an exit code; never returns.
 
     0 for success and for `--help`; 1 for a mistake in flags or input, told in one
@@ -43,14 +45,18 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     of TensorFlow that are otherwise silenced.
 
     Args:
-        main: takes sys.argv[:1], as absl has it; returns None or an exit code.
+        main: takes sys.argv[:1] and what is no flag; returns None or an exit code.
+        takes_arguments: whether anything may be there that is no flag.
     """
     if "debug" not in flags.FLAGS:
         flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's messages.")
     _describe_in_help(main)
     code = 1
     try:
-        app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
+        app.run(
+            lambda argv: _guarded(main, argv, takes_arguments=takes_arguments),
+            flags_parser=_parse_flags,
+        )
     except SystemExit as done:
         code = done.code
     except KeyboardInterrupt:
@@ -91,11 +97,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise SystemExit(1) from None
 
 
-def _guarded(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+def _guarded(
+    main: Callable[[list[str]], int | None], argv: list[str], *, takes_arguments: bool
+) -> int | None:
     if flags.FLAGS.debug:
         return main(argv)
     quiet_tensorflow()
-    if len(argv) > 1:
+    if len(argv) > 1 and not takes_arguments:
         _print_error(f"unexpected arguments {argv[1:]} (--help lists the flags)")
         return 1
     try:

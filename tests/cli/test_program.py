@@ -63,6 +63,21 @@ def test_arguments_that_are_not_flags_are_refused(run):
     assert "unexpected arguments ['number=3']" in done.stderr
 
 
+def test_a_command_that_takes_arguments_gets_them_wherever_the_flags_are(run):
+    code = """\
+from absl import flags
+from xdc_tf import program
+number = flags.DEFINE_integer("number", 1, "A number.")
+def main(argv):
+    print(argv[1:], number.value)
+program.run(main, takes_arguments=True)
+"""
+    done = run("pass", "a.json", "--number=3", "b c.json", "--", "--d", code=code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "['a.json', 'b c.json', '--d'] 3\n"
+    assert run("pass", "--number=3", code=code).stdout == "[] 3\n"
+
+
 @pytest.mark.parametrize(
     "statement, message",
     [

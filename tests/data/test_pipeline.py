@@ -497,6 +497,70 @@ def test_large_windows_are_decoded_at_a_part_of_their_size(tmp_path):
     np.testing.assert_allclose(columns, 48.5 + 2 * np.arange(32), atol=2)
 
 
+def picture_of_thirds(folder, pixels):
+    """Records of one example whose frames are all the picture."""
+    jpeg = tf.io.encode_jpeg(pixels, quality=100, chroma_downsampling=False).numpy()
+    return write_shard(
+        folder / "one", serialized_example(0, frames_jpeg=[jpeg] * NUM_FRAMES)
+    )
+
+
+@pytest.mark.parametrize("along", ["width", "height"])
+def test_three_crops_see_both_ends_and_the_middle_of_the_longer_side(tmp_path, along):
+    # Thirds of 16 pixels with levels 40, 120 and 200.
+    row = np.repeat([40, 120, 200], 16).astype(np.uint8)
+    pixels = np.broadcast_to(row[None, :, None], [16, 48, 3])
+    if along == "height":
+        pixels = pixels.transpose(1, 0, 2)
+    batches = evaluation_batches(
+        [picture_of_thirds(tmp_path, pixels)],
+        clip=CLIP._replace(crop_share=1.0),
+        num_clips=2,
+        num_crops=3,
+        batch_size=6,
+        modalities=["video"],
+    )
+    (batch,) = batches
+    assert batch["example_index"].tolist() == [0] * 6
+    # 0.8 s of 4 s: clips at 0 and 3.2 s, the crops of each one after the other.
+    np.testing.assert_allclose(batch["start_secs"], [0, 0, 0, 3.2, 3.2, 3.2])
+    levels = batch["video"].reshape(6, -1)
+    assert (levels.max(axis=1) - levels.min(axis=1) <= 2).all()
+    np.testing.assert_allclose(
+        levels.mean(axis=1), [40, 120, 200, 40, 120, 200], atol=2
+    )
+
+
+def test_the_middle_one_of_three_crops_is_the_only_one_of_one(shards):
+    one = evaluation_batches(
+        shards, num_clips=2, batch_size=30, num_crops=1, modalities=["video"]
+    )
+    three = evaluation_batches(
+        shards, num_clips=2, batch_size=90, num_crops=3, modalities=["video"]
+    )
+    assert_same([{key: rows[1::3] for key, rows in three[0].items()}], one)
+
+
+def test_crops_of_dense_clips_follow_each_other(shards):
+    (batch, *_) = evaluation_batches(
+        shards, stride_secs=1.5, num_crops=3, batch_size=9, modalities=["video"]
+    )
+    assert batch["example_index"].tolist() == [0] * 9
+    assert batch["start_secs"].tolist() == [0, 0, 0, 1.5, 1.5, 1.5, 3, 3, 3]
+
+
+@pytest.mark.parametrize("num_crops", [0, 2, 5])
+def test_other_numbers_of_crops_are_refused(shards, num_crops):
+    with pytest.raises(ValueError, match=f"^num_crops={num_crops} must be one of 1, 3"):
+        evaluation_batches(shards, num_crops=num_crops, modalities=["video"])
+
+
+@pytest.mark.parametrize("modalities", [["audio"], ["video", "audio"]])
+def test_crops_of_sound_are_refused(shards, modalities):
+    with pytest.raises(ValueError, match="num_crops=3 .* sound has no crops"):
+        evaluation_batches(shards, num_crops=3, modalities=modalities)
+
+
 def test_frames_are_not_decoded_for_audio_alone(tmp_path):
     undecodable = serialized_example(5, frames_jpeg=[b"not a JPEG"] * NUM_FRAMES)
     path = write_shard(tmp_path / "one", undecodable)

@@ -99,6 +99,8 @@ def test_an_interrupted_file_is_made_again(made, tmp_path):
         ({"size": 33}, "size=33"),
         ({"duration_secs": 0.5}, "duration_secs=0.5"),
         ({"num_workers": 0}, "num_workers=0"),
+        ({"shared": 1.5}, "shared=1.5"),
+        ({"microphone_db": -1.0}, "microphone_db=-1.0"),
     ],
 )
 def test_a_bad_value_is_an_error_and_writes_nothing(tmp_path, options, message):
@@ -179,3 +181,30 @@ def test_the_same_draws_give_another_picture_and_sound_for_another_class(class_i
     ours, theirs = draw(class_index), draw((class_index + 1) % 10)
     assert np.mean(ours[0] != theirs[0]) > 0.05
     assert np.abs(ours[1] - theirs[1]).max() > 0.05
+
+
+def _spec(number, shared):
+    return synthetic.VideoSpec("", 0, number, SECS, SIZE, shared)
+
+
+def test_a_sound_has_the_pictures_class_unless_that_is_not_shared():
+    assert all(
+        spec.sound_class_index == spec.class_index
+        for spec in (_spec(number, 1.0) for number in range(50))
+    )
+    same = [
+        spec.sound_class_index == spec.class_index
+        for spec in (_spec(number, 0.5) for number in range(1000))
+    ]
+    # Half, and of the other half a tenth by chance; three deviations.
+    assert np.mean(same) == pytest.approx(0.55, abs=0.05)
+
+
+def test_what_is_not_shared_still_has_the_pictures_label(made, tmp_path):
+    manifest = _make(tmp_path, 20, seed=0, shared=0.0)
+    assert _rows(manifest) == _rows(made / "manifest.csv")
+    changed = [
+        ours != theirs
+        for ours, theirs in zip(_bytes(tmp_path), _bytes(made), strict=True)
+    ]
+    assert sum(changed) > 10

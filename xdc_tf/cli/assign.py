@@ -29,6 +29,7 @@ _NUM_CLIPS = flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.adopt_module_key_flags(new_video_flags)
+flags.mark_flag_as_required("videos")
 
 
 def main(argv):

@@ -1,64 +1,180 @@
-"""Evaluates the encoders of a run on labelled records."""
+"""Evaluates encoders by a protocol, on labelled records.
 
-import json
+    python -m xdc_tf.cli.evaluate --protocol=linear --workdir=run --records=TRAIN \\
+        --test_records=TEST
+
+Protocols: linear, finetune, svm, retrieval, clusters; and localization, which writes
+dense features of --videos to --out. The encoders are those of a run, of imported
+weights or of an export (--workdir), of a run before it was trained (--initial), or
+random (--scratch=configs/base.py). Several splits are several --records with as many
+--test_records, or pairs of manifests that choose among the records' videos.
+"""
+
 import os
+import sys
 
 from absl import flags
+from ml_collections import config_flags
 
 from xdc_tf import program
+from xdc_tf.cli import new_video_flags
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run to evaluate.", required=True
-)
-_RECORDS = flags.DEFINE_string(
-    "records", None, "Labelled records to fit the classifier to.", required=True
-)
-_TEST_RECORDS = flags.DEFINE_string(
-    "test_records", None, "Labelled records of other videos to test on.", required=True
-)
 _PROTOCOL = flags.DEFINE_enum(
-    "protocol", "linear", ["linear"], "linear: logistic regression on frozen features."
+    "protocol",
+    "linear",
+    ["linear", "finetune", "svm", "retrieval", "clusters", "localization"],
+    "How.",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of a run, of imported weights, or of an export."
+)
+_INITIAL = flags.DEFINE_bool(
+    "initial", False, "The encoders that the run started from, not those it trained."
+)
+_SCRATCH = config_flags.DEFINE_config_file(
+    "scratch", None, "Pretraining configuration whose encoders start from random."
+)
+_RECORDS = flags.DEFINE_list(
+    "records", [], "Labelled records to learn from; one for each split."
+)
+_TEST_RECORDS = flags.DEFINE_list(
+    "test_records", [], "Labelled records to test on; as many."
+)
+_TRAIN_MANIFESTS = flags.DEFINE_list(
+    "train_manifests", [], "Of each split, which of --records' videos to learn from."
+)
+_TEST_MANIFESTS = flags.DEFINE_list(
+    "test_manifests",
+    [],
+    "Of each split, which of --test_records' videos, or of --records', to test on.",
+)
+_ALLOW_OVERLAP = flags.DEFINE_bool(
+    "allow_overlap", False, "Accept test videos that are also in training."
+)
+_STREAMS = flags.DEFINE_list("streams", [], "Encoders to use; default: all.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    "configs/finetune/base.py",
+    "Recipe of finetune, and of linear by sgd.",
+)
+_SOLVER = flags.DEFINE_enum(
+    "solver", "logistic", ["logistic", "sgd"], "Of linear; sgd is with augmentation."
 )
 _NUM_CLIPS = flags.DEFINE_integer(
-    "num_clips", 3, "Clips per video whose features are averaged.", lower_bound=1
+    "num_clips", None, "Clips per video; default: the protocol's.", lower_bound=1
 )
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Clips per batch; default: as in the run.", lower_bound=1
+_SEED = flags.DEFINE_integer("seed", 0, "Of the cross-validation of svm.")
+_NUM_JOBS = flags.DEFINE_integer(
+    "num_jobs", 1, "Processes of the cross-validation of svm.", lower_bound=1
 )
-_JSON = flags.DEFINE_string("json", None, "File to write the results to as JSON.")
+_NUM_DEVICES = flags.DEFINE_integer(
+    "num_devices", 0, "How many GPUs to use; 0: all.", lower_bound=0
+)
+_JSON = flags.DEFINE_string(
+    "json", None, "File for the report; default: one in WORKDIR/results."
+)
+_OUT = flags.DEFINE_string(
+    "out",
+    None,
+    "Directory: of localization, for the features; of finetune, for the classifiers; "
+    "and instead of the work directory for the reports of --scratch.",
+)
+_STRIDE_SECS = flags.DEFINE_float(
+    "stride_secs", 0.5, "Of localization: from one window's start to the next's."
+)
+flags.adopt_module_key_flags(new_video_flags)
 
 
 def main(argv):
     del argv
-    from xdc_tf import files, workdir
-    from xdc_tf.evaluation import linear
-
-    if _JSON.value:
-        # Now, so that a mistake in it does not cost the evaluation.
-        os.makedirs(os.path.dirname(os.path.abspath(_JSON.value)), exist_ok=True)
-    results = linear.evaluate(
-        _WORKDIR.value,
-        train_dir=_RECORDS.value,
-        test_dir=_TEST_RECORDS.value,
-        num_clips=_NUM_CLIPS.value,
-        batch_size=_BATCH_SIZE.value,
+    if bool(_WORKDIR.value) == bool(_SCRATCH.value):
+        raise ValueError("give --workdir or --scratch, whose encoders are evaluated.")
+    if _PROTOCOL.value == "localization":
+        return _localize()
+    if not _RECORDS.value:
+        raise ValueError("--records is missing, the labelled records to learn from.")
+    if _SCRATCH.value and not _OUT.value:
+        raise ValueError("--scratch needs --out, a directory for its reports.")
+    from xdc_tf.data import dataset_info
+    from xdc_tf.evaluation import (
+        encoder_sources,
+        labelled_records,
+        protocols,
+        reports,
     )
-    method = workdir.read_config(_WORKDIR.value)["method"]
-    print(linear.table(results, method=method))
-    if _JSON.value:
-        report = {
-            "protocol": _PROTOCOL.value,
-            "workdir": _WORKDIR.value,
-            "method": method,
-            "records": _RECORDS.value,
-            "test_records": _TEST_RECORDS.value,
-            "num_clips": _NUM_CLIPS.value,
-            "results": [result._asdict() for result in results],
-        }
-        files.write_text(_JSON.value, json.dumps(report, indent=2) + "\n")
+    from xdc_tf.evaluation.finetune_settings import finetune_settings
+    from xdc_tf.training import devices
+
+    recipe = finetune_settings(_CONFIG.value.to_dict())
+    if _SCRATCH.value:
+        source = encoder_sources.scratch_source(
+            _SCRATCH.value.to_dict(),
+            dataset_info.read_dataset_info(_RECORDS.value[0]),
+        )
+    else:
+        source = encoder_sources.open_source(_WORKDIR.value, initial=_INITIAL.value)
+    streams = protocols.check_streams(source, _STREAMS.value)
+    splits = labelled_records.open_splits(
+        _RECORDS.value,
+        _TEST_RECORDS.value,
+        run=source.run,
+        modalities=[source.run.streams[stream] for stream in streams],
+        train_manifests=_TRAIN_MANIFESTS.value,
+        test_manifests=_TEST_MANIFESTS.value,
+        allow_overlap=_ALLOW_OVERLAP.value,
+    )
+    report = protocols.evaluate(
+        _PROTOCOL.value,
+        source,
+        splits,
+        protocols.Options(
+            streams=streams,
+            recipe=recipe,
+            solver=_SOLVER.value,
+            num_clips=_NUM_CLIPS.value,
+            batch_size=new_video_flags.BATCH_SIZE.value,
+            seed=_SEED.value,
+            num_jobs=_NUM_JOBS.value,
+            save_dir=_OUT.value if _PROTOCOL.value == "finetune" else None,
+        ),
+        strategy=devices.make_strategy(_NUM_DEVICES.value),
+    )
+    path = reports.write(report, workdir=_WORKDIR.value or _OUT.value, path=_JSON.value)
+    print(reports.table(report))
+    print(f"Report: {path}")
+    return None
+
+
+def _localize():
+    missing = [
+        f"--{name}"
+        for name, value in (
+            ("workdir", _WORKDIR.value),
+            ("videos", new_video_flags.VIDEOS.value),
+            ("out", _OUT.value),
+        )
+        if not value
+    ]
+    if missing:
+        raise ValueError(f"--protocol=localization needs {', '.join(missing)}.")
+    conversion = new_video_flags.conversion()
+    from xdc_tf.evaluation import localization, new_videos
+
+    done = localization.extract(
+        _WORKDIR.value,
+        new_video_flags.VIDEOS.value,
+        _OUT.value,
+        stride_secs=_STRIDE_SECS.value,
+        conversion=conversion,
+        streams=_STREAMS.value,
+        batch_size=new_video_flags.BATCH_SIZE.value,
+    )
+    print(f"{_OUT.value}: features of {new_videos.tell(done.rows)}")
 
 
 def run():
+    # A config imports its neighbours by "from configs import base", relative to here.
+    sys.path.insert(0, os.getcwd())
     program.run(main)
 
 

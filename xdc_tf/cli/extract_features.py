@@ -43,6 +43,7 @@ _STREAMS = flags.DEFINE_list(
     "Encoders to use, such as video, which needs no sound; default: all of the run.",
 )
 flags.adopt_module_key_flags(new_video_flags)
+flags.mark_flag_as_required("videos")
 
 
 def main(argv):

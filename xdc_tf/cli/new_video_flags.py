@@ -9,7 +9,6 @@ VIDEOS = flags.DEFINE_string(
     None,
     "Folder of video files, searched to its depths; manifest, CSV with the columns "
     "path[,start_secs,end_secs,label]; or directory of records.",
-    required=True,
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",

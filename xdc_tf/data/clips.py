@@ -173,6 +173,22 @@ def crop_window(
     return tf.concat([corner, [side, side]], axis=0)
 
 
+def place_along(
+    frame_shape: tf.Tensor, position: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A place along a frame's longer side, in the middle of the other.
+
+    Args:
+      frame_shape: [2] int32, height and width in pixels.
+      position: float32 scalar from 0, the left or upper end, to 1.
+
+    Returns:
+      top and left as crop_window takes them, float32 scalars.
+    """
+    is_wide = frame_shape[1] >= frame_shape[0]
+    return tf.where(is_wide, 0.5, position), tf.where(is_wide, position, 0.5)
+
+
 def reduction(frame_shape: tf.Tensor, *, share: tf.Tensor, crop_size: int) -> tf.Tensor:
     """How often a frame is halved before a window is cut and scaled.
 

@@ -23,6 +23,8 @@ from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
 
 PADDING_INDEX = -1
+# Where crops lie along a frame's longer side, by their number.
+_CROP_PLACES = {1: (0.5,), 3: (0.0, 0.5, 1.0)}
 _MAX_OPEN_SHARDS = 16
 # Clips that are read and decoded at a time: enough that no core waits for storage.
 _CLIPS_AT_A_TIME = 4 * (os.cpu_count() or 1)
@@ -150,11 +152,12 @@ def evaluation_batches(
     clip: ClipSettings,
     batch_size: int,
     num_clips: int = 1,
+    num_crops: int = 1,
     stride_secs: float | None = None,
     keep: np.ndarray | None = None,
     modalities: Sequence[str] = MODALITIES,
 ) -> tf.data.Dataset:
-    """Every kept example once, in order, as centre crops of one or several clips.
+    """Every kept example once, in order, as crops of one or several clips.
 
     Args:
       shards: TFRecord files.
@@ -163,6 +166,8 @@ def evaluation_batches(
         example_index PADDING_INDEX, so that all batches have one static shape.
       num_clips: clips per example, evenly spread and following each other; 1 is the
         centre clip.
+      num_crops: 1 for the centre of each clip, or 3 of video alone: at both ends of
+        the frame's longer side and in its middle, one after the other.
       stride_secs: if given, an example's clips start at 0, stride_secs,
         2 * stride_secs, ... as long as they lie within the recording, at least one;
         num_clips is not used then.
@@ -175,9 +180,19 @@ def evaluation_batches(
       segment (0 for padding).
 
     Raises:
-      ValueError: on an unknown modality, or none, or a stride that is not positive.
+      ValueError: on an unknown modality, or none, a stride that is not positive, or
+        crops of another number or of sound.
     """
     modalities = order_modalities(modalities)
+    if num_crops not in _CROP_PLACES:
+        raise ValueError(
+            f"num_crops={num_crops} must be one of {', '.join(map(str, _CROP_PLACES))}."
+        )
+    if num_crops > 1 and modalities != (VIDEO,):
+        raise ValueError(
+            f"num_crops={num_crops} is for modalities=('video',), got {modalities}; "
+            "sound has no crops."
+        )
     if stride_secs is not None and not 0 < stride_secs < math.inf:
         raise ValueError(
             f"stride_secs={stride_secs} must be positive: the seconds from one clip's "
@@ -194,6 +209,12 @@ def evaluation_batches(
             starts = clips.uniform_starts(recording_secs, num_clips, clip)
         else:
             starts = clips.dense_starts(recording_secs, stride_secs, clip)
+        if num_crops > 1:
+            places = tf.tile(_CROP_PLACES[num_crops], [tf.size(starts)])
+            each = (tf.repeat(starts, num_crops), places)
+            return tf.data.Dataset.from_tensor_slices(each).map(
+                lambda start, place: {**cut(path, entry, start), "crop_place": place}
+            )
         return tf.data.Dataset.from_tensor_slices(starts).map(
             lambda start: cut(path, entry, start)
         )
@@ -209,11 +230,11 @@ def evaluation_batches(
     entries = tf.data.Dataset.from_tensor_slices(list(shards)).flat_map(
         lambda path: clip_reading.entries(path, kept)
     )
-    only_center = stride_secs is None and num_clips == 1
+    only_center = stride_secs is None and num_clips == num_crops == 1
     parts = entries.map(cut_center) if only_center else entries.flat_map(cut_all)
     return (
         parts.map(
-            lambda part: _decode_center(part, clip),
+            lambda part: _decode_plain(part, clip),
             num_parallel_calls=_CLIPS_AT_A_TIME,
         )
         .batch(batch_size)
@@ -289,14 +310,18 @@ def _decode_random(part, clip: ClipSettings, augmentation: Augmentation):
     return decoded
 
 
-def _decode_center(part, clip: ClipSettings):
+def _decode_plain(part, clip: ClipSettings):
     jpegs, log_mel = clip_reading.read_clip(part, clip)
     decoded = {name: part[name] for name in ("example_index", "start_secs")}
     if jpegs:
+        top, left = tf.constant(0.5), tf.constant(0.5)
+        if "crop_place" in part:
+            shape = tf.io.extract_jpeg_shape(jpegs[0])[:2]
+            top, left = clips.place_along(shape, part["crop_place"])
         decoded[VIDEO] = clips.decode_crop(
             jpegs,
-            top=tf.constant(0.5),
-            left=tf.constant(0.5),
+            top=top,
+            left=left,
             share=tf.constant(clip.crop_share),
             settings=clip,
         )

@@ -50,12 +50,15 @@ def open_source(directory: str, *, initial: bool = False) -> Source:
         encoders are asked for where there are none.
     """
     card = os.path.join(directory, EXPORT_CARD)
-    if not os.path.exists(os.path.join(directory, work.CONFIG_FILE)) and (
-        os.path.exists(card)
-    ):
+    if os.path.exists(os.path.join(directory, work.CONFIG_FILE)):
+        run = trained_run.open_run(directory)
+    elif os.path.exists(card):
         run = _open_export(directory, card)
     else:
-        run = trained_run.open_run(directory)
+        raise FileNotFoundError(
+            f"{directory} holds neither a run nor an export, no {work.CONFIG_FILE} and "
+            f"no {EXPORT_CARD}; make a run with python -m xdc_tf.cli.pretrain."
+        )
     if initial and run.info is None:
         raise ValueError(
             f"{directory} has no encoders from before its training; take a run's work "

@@ -15,7 +15,7 @@ import tensorflow as tf
 from data_prep.manifest import read_manifest
 from xdc_tf import compat
 from xdc_tf.data import dataset_info, record_index
-from xdc_tf.data.dataset_info import AUDIO, DatasetInfo, Examples
+from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
 from xdc_tf.training import settings
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -122,6 +122,8 @@ def open_splits(
             "splits by manifests are of one directory of records each for training and "
             f"testing, got {len(train_dirs)} and {len(test_dirs)}."
         )
+    if not train_dirs:
+        raise ValueError("no directory of records to learn from was given.")
     test_dirs = test_dirs or train_dirs
     if len(train_dirs) != len(test_dirs):
         raise ValueError(
@@ -148,7 +150,13 @@ def open_splits(
             for train, test in zip(train_dirs, test_dirs, strict=True)
         ]
     return [
-        _pair(str(number), train, test, run, allow_overlap=allow_overlap)
+        _pair(
+            str(number),
+            train,
+            test,
+            clip_secs=_clip_secs(run, modalities),
+            allow_overlap=allow_overlap,
+        )
         for number, (train, test) in enumerate(pairs, start=1)
     ]
 
@@ -188,8 +196,8 @@ def _pair(
     name: str,
     train: LabelledRecords,
     test: LabelledRecords,
-    run: TrainedRun,
     *,
+    clip_secs: float,
     allow_overlap: bool,
 ) -> Split:
     classes = _names(train)
@@ -223,11 +231,11 @@ def _pair(
         warnings.append(f"{len(both)} test videos are also in training")
     for part, what in ((train, "training"), (test, "test")):
         secs = part.examples.end_secs - part.examples.start_secs
-        num_short = int((secs < run.clip.duration_secs - 1e-6).sum())
+        num_short = int((secs < clip_secs - 1e-6).sum())
         if num_short:
             warnings.append(
                 f"{num_short} {what} videos are shorter than a clip of "
-                f"{run.clip.duration_secs:g} s, which repeats their beginning"
+                f"{clip_secs:g} s, which repeats their beginning"
             )
     class_names = tuple(classes)
     return Split(
@@ -236,6 +244,12 @@ def _pair(
         test._replace(class_names=class_names),
         tuple(warnings),
     )
+
+
+def _clip_secs(run: TrainedRun, modalities: Sequence[str]) -> float:
+    """How long a recording must be, not to be repeated within a clip."""
+    needed = {VIDEO: run.clip.duration_secs, AUDIO: run.clip.audio_secs}
+    return max(needed[modality] for modality in modalities)
 
 
 def _names(records: LabelledRecords) -> list[str]:
@@ -271,7 +285,8 @@ def _contents(records: LabelledRecords) -> dict[int, bytes]:
     """A hash of each example's content, by example_index.
 
     The sizes of all its JPEG images, which the index of a shard has, tell a video as
-    surely as a hash of its bytes; a sound is told by its log-mel, which is read.
+    surely as a hash of its bytes, but where they are all the same, as of a black
+    picture. That, and sound alone, is told by the log-mel, which is read.
     """
     wanted = set(records.examples.example_indices.tolist())
     hashes = {}
@@ -281,8 +296,9 @@ def _contents(records: LabelledRecords) -> dict[int, bytes]:
             index = int(entry.example_index)
             if index not in wanted:
                 continue
-            digest = hashlib.sha256(entry.frame_bytes.numpy().tobytes())
-            if not len(entry.frame_bytes):
+            sizes = entry.frame_bytes.numpy()
+            digest = hashlib.sha256(sizes.tobytes())
+            if len(np.unique(sizes)) < 2 and entry.num_log_mel_rows > 0:
                 num_bytes = entry.log_mel_row_bytes * entry.num_log_mel_rows
                 pieces = record_index.read_pieces(
                     tf.constant(path),

@@ -1,6 +1,8 @@
 """What an evaluation leaves: JSON, a line of results.csv, TensorBoard, a table."""
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
@@ -12,7 +14,7 @@ import tensorflow as tf
 
 from xdc_tf import compat, files
 from xdc_tf import workdir as work
-from xdc_tf.evaluation.metrics import mean_and_std
+from xdc_tf.evaluation.metrics import are_shares, mean_and_std
 
 RESULTS_DIR = "results"
 RESULTS_FILE = "results.csv"
@@ -108,14 +110,18 @@ def write(report: Mapping[str, Any], *, workdir: str, path: str | None = None) -
 
     Returns:
       The JSON's path.
+
+    Raises:
+      ValueError: on values that are not finite; nothing is written then.
     """
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     if path is None:
         folder = os.path.join(workdir, RESULTS_DIR)
         name = f"{report['protocol']}-{report['time'].replace(':', '')}"
         path = _free_name(os.path.join(folder, name), ".json")
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     os.makedirs(workdir, exist_ok=True)
-    files.write_text(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    files.write_text(path, text)
     _append_csv(os.path.join(workdir, RESULTS_FILE), report, path)
     _log(os.path.join(workdir, work.TENSORBOARD_DIR), report)
     return path
@@ -142,21 +148,31 @@ def read(path: str) -> dict[str, Any]:
             f"{path} has format_version {version!r}, this program reads "
             f"{FORMAT_VERSION}; evaluate again."
         )
+    # Other files of this program have a version too.
+    missing = [key for key in ("protocol", "source", "results") if key not in report]
+    if missing:
+        raise ValueError(
+            f"{path} is no report, it lacks {', '.join(missing)}; give one of python "
+            "-m xdc_tf.cli.evaluate."
+        )
     return report
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The results for the terminal, in percent."""
+    """The results for the terminal; shares in percent."""
     lines = []
     for result in report["results"]:
         values = []
         for name, mean in result["mean"].items():
             std = result["std"][name]
-            value = f"{100 * mean:.1f}" + (f" +- {100 * std:.1f}" if std else "")
-            values.append(f"{name} {value}")
+            factor, form = (100, ".1f") if are_shares(name, [mean]) else (1, ".4g")
+            value = f"{name} {factor * mean:{form}}"
+            if std is not None:
+                value += f" +- {factor * std:{form}}"
+            values.append(value)
         lines.append(f"{result['stream']}: {', '.join(values)}")
     num_splits = len(report["results"][0]["splits"])
-    title = f"{report['protocol']}, in percent"
+    title = f"{report['protocol']}, shares in percent"
     if num_splits > 1:
         title += f", mean +- standard deviation of {num_splits} splits"
     return "\n".join([title, *lines, *report["notes"]])
@@ -171,14 +187,9 @@ def _free_name(stem: str, suffix: str) -> str:
 
 
 def _append_csv(path: str, report: Mapping[str, Any], json_path: str) -> None:
-    """Adds a line for each result; the file is written anew, whole or not at all."""
-    before = ""
-    if os.path.exists(path):
-        before = files.read_text(path)
+    """Adds a line for each result; evaluations that run side by side take turns."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    if not before:
-        writer.writerow(_COLUMNS)
     for result in report["results"]:
         name, stream = result["metric"], result["stream"]
         about = report["source"].get(stream) or next(iter(report["source"].values()))
@@ -190,7 +201,12 @@ def _append_csv(path: str, report: Mapping[str, Any], json_path: str) -> None:
                 *(len(result["splits"]), os.path.abspath(json_path)),
             ]
         )
-    files.write_text(path, before + text.getvalue())
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if not os.fstat(file.fileno()).st_size:
+            file.write(",".join(_COLUMNS) + "\n")
+        file.write(text.getvalue())
 
 
 def _log(log_dir: str, report: Mapping[str, Any]) -> None:

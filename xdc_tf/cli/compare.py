@@ -1,0 +1,55 @@
+"""Compares the results of evaluations: means over seeds and splits, and paired tests.
+
+    python -m xdc_tf.cli.compare runs/*/results/*.json --reference=xdc
+
+prints a row per method and a column per protocol, stream and metric, and how methods
+differ from the reference, over the seeds and splits that both have.
+"""
+
+import os
+import sys
+
+from absl import flags
+
+from xdc_tf import program
+
+_REFERENCE = flags.DEFINE_string(
+    "reference",
+    None,
+    "Method that the others are tested against; default: that of the first file.",
+)
+_FORMAT = flags.DEFINE_enum(
+    "format", "markdown", ["markdown", "csv", "latex"], "Of the table."
+)
+_OUT = flags.DEFINE_string("out", None, "File to write it to, instead of printing it.")
+
+
+def main(argv):
+    paths = argv[1:]
+    if not paths:
+        raise ValueError(
+            "no results to compare; give the JSON files of python -m "
+            "xdc_tf.cli.evaluate, such as runs/*/results/*.json."
+        )
+    from xdc_tf import files
+    from xdc_tf.evaluation import comparison, comparison_tables
+
+    reports = [comparison.read(path) for path in paths]
+    rows = comparison.collect(reports)
+    table = comparison.summarize(rows, reference=_REFERENCE.value)
+    text = comparison_tables.FORMATS[_FORMAT.value](table)
+    for difference in comparison.find_differences(reports):
+        print(f"warning: not the same everywhere: {difference}", file=sys.stderr)
+    if _OUT.value:
+        os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
+        files.write_text(_OUT.value, text)
+    else:
+        print(text, end="")
+
+
+def run():
+    program.run(main, takes_arguments=True)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,86 @@
+"""Compares the methods, or settings of one, on the embedded benchmark.
+
+    python -m xdc_tf.cli.reproduce --table=methods --seeds=5 --scale=small --out=docs/results
+
+draws the videos, pretrains and evaluates every row with every seed, and writes the table
+as NAME.md, NAME.csv and NAME.png. Interrupted, the same command goes on.
+"""
+
+import os
+
+from absl import flags
+
+from xdc_tf import program
+
+_TABLE = flags.DEFINE_enum(
+    "table",
+    "methods",
+    [
+        *("methods", "clusters", "data", "shared"),
+        *("rounds", "updates", "normalize", "nuisance"),
+    ],
+    "What to compare.",
+)
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ...", lower_bound=1)
+_SCALE = flags.DEFINE_enum("scale", "full", ["small", "full"], "How large it is.")
+_METHODS = flags.DEFINE_list("methods", [], "Other methods than the table's own.")
+_REFERENCE = flags.DEFINE_string(
+    "reference", None, "Row that the others are tested against; default: the last."
+)
+_OUT = flags.DEFINE_string("out", "results", "Directory for tables and reports.")
+_DATA = flags.DEFINE_string("data", None, "Directory for videos; default: OUT/data.")
+_JOBS = flags.DEFINE_integer(
+    "jobs", os.cpu_count() or 1, "Runs at the same time.", lower_bound=1
+)
+
+
+def main(argv):
+    del argv
+    from xdc_tf.evaluation import reproduction, reproduction_report
+
+    scale, name = reproduction.SCALES[_SCALE.value], _TABLE.value
+    tasks = reproduction.make_tasks(
+        name,
+        scale=scale,
+        seeds=range(_SEEDS.value),
+        methods=_METHODS.value,
+        data_dir=_DATA.value or os.path.join(_OUT.value, "data"),
+        out_dir=os.path.join(_OUT.value, name),
+    )
+    os.makedirs(tasks[0].out_dir, exist_ok=True)
+    reproduction.make_data(tasks, num_workers=os.cpu_count() or 1)
+    for number, task in enumerate(
+        reproduction.run_tasks(tasks, num_jobs=_JOBS.value), start=1
+    ):
+        print(
+            f"{number} of {len(tasks)}: {task.variant.row}, {task.variant.method}, "
+            f"seed {task.seed}: {reproduction.tell(task)}",
+            flush=True,
+        )
+    flags_given = [f"--table={name}", f"--seeds={_SEEDS.value}"]
+    flags_given += [f"--scale={_SCALE.value}", f"--out={_OUT.value}"]
+    if _METHODS.value:
+        flags_given.append(f"--methods={','.join(_METHODS.value)}")
+    print(
+        reproduction_report.write(
+            name,
+            tasks,
+            _OUT.value,
+            title=reproduction.TABLES[name].title,
+            command=f"python -m xdc_tf.cli.reproduce {' '.join(flags_given)}",
+            reference=_REFERENCE.value or _default_reference(name, tasks),
+        )
+    )
+
+
+def _default_reference(name, tasks) -> str:
+    rows = [task.variant.row for task in tasks]
+    return "xdc" if "xdc" in rows else rows[-1]
+
+
+def run():
+    program.run(main)
+
+
+if __name__ == "__main__":
+    run()

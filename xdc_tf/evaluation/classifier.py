@@ -1,0 +1,242 @@
+"""An encoder with one linear head: its learning rates, one update, its scores."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf import compat
+from xdc_tf.clustering import features
+from xdc_tf.clustering.features import ClipFeatures
+from xdc_tf.data import clips
+from xdc_tf.evaluation.finetune_settings import FinetuneSettings
+from xdc_tf.models import two_stream
+from xdc_tf.models.two_stream import EncoderSettings, HeadSettings
+from xdc_tf.training import optimizers
+
+HEAD = "classifier"
+_NUM_STAGES = 4
+_GROUP = re.compile(r"stem|stage([1-4])")
+_SCORES = "scores"
+
+
+class Classifier(NamedTuple):
+    """An encoder and its head, in a strategy's scope.
+
+    Attributes:
+      encoder: with training's layers.
+      head: from its features to logits.
+      modality: what the encoder sees.
+    """
+
+    encoder: keras.Model
+    head: keras.layers.Dense
+    modality: str
+
+    def weights(self) -> list[list[np.ndarray]]:
+        """Of the encoder, statistics included, and of the head."""
+        return [self.encoder.get_weights(), self.head.get_weights()]
+
+    def set_weights(self, weights: list[list[np.ndarray]]) -> None:
+        """Takes what `weights` gave."""
+        for part, own in zip((self.encoder, self.head), weights, strict=True):
+            part.set_weights(own)
+
+
+def build(
+    encoder: keras.Model,
+    *,
+    modality: str,
+    architecture: EncoderSettings,
+    num_classes: int,
+    settings: FinetuneSettings,
+    strategy: tf.distribute.Strategy,
+) -> Classifier:
+    """A classifier with an encoder's weights and a new head from N(0, 0.01).
+
+    Args:
+      encoder: as encoder_sources.load_encoder gives it; stays as it is.
+      modality: what it sees.
+      architecture: its form.
+      num_classes: outputs of the head.
+      settings: of the layers.
+      strategy: where the classifier lives.
+    """
+    with strategy.scope():
+        model = two_stream.build(
+            {modality: modality},
+            architectures={modality: architecture},
+            layers=settings.layers(),
+            heads={HEAD: HeadSettings(modality, num_classes)},
+        )
+    classifier = Classifier(model.encoders[modality], model.heads[HEAD], modality)
+    classifier.encoder.set_weights(encoder.get_weights())
+    return classifier
+
+
+def trained_variables(classifier: Classifier, *, frozen: bool) -> list[tf.Variable]:
+    """What training updates: the head's variables, then the encoder's by layer."""
+    layers = [classifier.head] if frozen else [classifier.head, *_layers(classifier)]
+    return [variable for layer in layers for variable in layer.trainable_variables]
+
+
+def multipliers(
+    classifier: Classifier, settings: FinetuneSettings, *, epoch: int
+) -> np.ndarray:
+    """Learning rates of trained_variables by that of the head, in an epoch.
+
+    For SGD with momentum a gradient times m is a learning rate times m. The top stage
+    has encoder_learning_rate, each one below layer_decay times that of the one above,
+    and the stem is the lowest; in the first head_epochs all of them have 0.
+
+    Args:
+      classifier: whose variables.
+      settings: of the training.
+      epoch: from 0.
+
+    Returns:
+      [number of variables] float32.
+    """
+    rates = [1.0] * len(classifier.head.trainable_variables)
+    if settings.frozen:
+        return np.array(rates, np.float32)
+    top = settings.encoder_learning_rate / settings.head_learning_rate
+    if epoch < settings.head_epochs:
+        top = 0.0
+    for layer in _layers(classifier):
+        rate = top * settings.layer_decay ** _stages_above(layer.name)
+        rates += [rate] * len(layer.trainable_variables)
+    return np.array(rates, np.float32)
+
+
+def _layers(classifier: Classifier) -> list[keras.layers.Layer]:
+    return [layer for layer in classifier.encoder.layers if layer.trainable_variables]
+
+
+def _stages_above(layer_name: str) -> int:
+    match = _GROUP.match(layer_name)
+    if not match:
+        raise ValueError(f"layer {layer_name!r} is of no stage of a known encoder.")
+    return _NUM_STAGES - int(match[1] or 0)
+
+
+def make_train_step(
+    classifier: Classifier,
+    label_table: tf.Variable,
+    rate_multipliers: tf.Variable,
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    settings: FinetuneSettings,
+    strategy: tf.distribute.Strategy,
+) -> Callable[[dict, tf.Tensor], tf.Tensor]:
+    """The function train_step(batch, step), traced once.
+
+    It takes a distributed batch and an int64 scalar that dropout follows from, updates,
+    and returns [2] float32: the summed cross-entropy over all devices and how many
+    examples the head got right, both from before the update.
+
+    Args:
+      classifier: what is trained.
+      label_table: [num_rows] int32 by example_index.
+      rate_multipliers: [number of trained variables] float32; see multipliers.
+      optimizer: SGD, made with trained_variables.
+      settings: of the training.
+      strategy: where all of these live.
+    """
+    encoder, head, modality = classifier
+    variables = trained_variables(classifier, frozen=settings.frozen)
+    watched = compat.tf_variables(variables)
+    penalized = [head] if settings.frozen else [encoder, head]
+
+    def replica_step(batch, step):
+        context = tf.distribute.get_replica_context()
+        labels = tf.gather(label_table, batch["example_index"])
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(watched)
+            seen = encoder(
+                clips.encoder_input(batch, modality), training=not settings.frozen
+            )
+            if settings.dropout:
+                seed = tf.random.experimental.stateless_fold_in(
+                    tf.stack([tf.constant(settings.seed, tf.int64), step]),
+                    tf.cast(context.replica_id_in_sync_group, tf.int64),
+                )
+                seen = drop(seen, seed, settings.dropout)
+            logits = head(seen)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_sum(losses) / settings.batch_size
+            penalties = [penalty for part in penalized for penalty in part.losses]
+            if penalties:
+                # Every replica adds its share, since gradients are summed over them.
+                loss += tf.add_n(penalties) / context.num_replicas_in_sync
+            scaled_loss = compat.scale_loss(optimizer, loss)
+        gradients = tape.gradient(scaled_loss, watched)
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        shares = tf.unstack(rate_multipliers)
+        changes = [one * share for one, share in zip(gradients, shares, strict=True)]
+        compat.apply_gradients(optimizer, zip(changes, variables, strict=True))
+        best = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        right = tf.reduce_sum(tf.cast(best == labels, tf.float32))
+        return tf.stack([tf.reduce_sum(losses), right])
+
+    @tf.function(autograph=False)
+    def train_step(batch, step):
+        sums = strategy.run(replica_step, args=(batch, step))
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+    return train_step
+
+
+def drop(values: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:
+    """Dropout: a random share `rate` is set to zero, the rest divided by 1 - rate."""
+    kept = tf.random.stateless_uniform(tf.shape(values), seed) >= rate
+    return tf.where(kept, values / (1.0 - rate), 0.0)
+
+
+def make_optimizer(
+    classifier: Classifier,
+    settings: FinetuneSettings,
+    strategy: tf.distribute.Strategy,
+) -> keras.optimizers.Optimizer:
+    """SGD for trained_variables; the weight decay is in the layers."""
+    with strategy.scope():
+        return optimizers.make(
+            "sgd",
+            trained_variables(classifier, frozen=settings.frozen),
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            scale_loss=settings.precision == "mixed_float16",
+        )
+
+
+def make_predict(
+    classifier: Classifier, strategy: tf.distribute.Strategy
+) -> Callable[..., np.ndarray]:
+    """The function predict(batches, *, num_rows), traced at its first use.
+
+    Over a distributed data set of data.pipeline.evaluation_batches it gives
+    [num_rows, K] float32 by example_index: the mean over an example's clips of their
+    softmax; rows without an example are zero.
+    """
+
+    def scores(inputs, training):
+        return tf.nn.softmax(
+            classifier.head(classifier.encoder(inputs, training=training))
+        )
+
+    # All that it asks of an encoder is to be called.
+    extract_clips = features.make_extract_clips(
+        {_SCORES: scores}, {_SCORES: classifier.modality}, strategy=strategy
+    )
+
+    def predict(batches: Iterable[dict], *, num_rows: int) -> np.ndarray:
+        found = np.zeros([num_rows, classifier.head.units], np.float32)
+        each: Iterable[ClipFeatures] = extract_clips(batches)
+        for examples in features.average_clips(each):
+            found[examples.example_index] = examples.streams[_SCORES]
+        return found
+
+    return predict

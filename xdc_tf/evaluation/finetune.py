@@ -1,0 +1,240 @@
+"""Finetuning protocol: encoder and a linear head trained on labels, scored on others.
+
+With FinetuneSettings(frozen=True) it is the linear protocol by SGD with augmentation.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from xdc_tf import files
+from xdc_tf import workdir as work
+from xdc_tf.clustering import features
+from xdc_tf.data.clips import ClipSettings
+from xdc_tf.evaluation import classifier as classifiers
+from xdc_tf.evaluation import classifier_training, encoder_sources, metrics
+from xdc_tf.evaluation.classifier import Classifier
+from xdc_tf.evaluation.classifier_training import Epoch, Trained
+from xdc_tf.evaluation.encoder_sources import SCRATCH, Source
+from xdc_tf.evaluation.finetune_settings import (
+    FinetuneSettings,
+    check,
+    check_devices,
+)
+from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
+from xdc_tf.evaluation.reports import SplitResult
+from xdc_tf.models import encoder_files
+from xdc_tf.models.encoder_files import Head
+from xdc_tf.training import supervision, workers
+
+CLASSIFIER_FILE = "classifier.json"
+# Batches that give a random encoder its batch-norm statistics where it is not trained.
+_BATCH_NORM_BATCHES = 50
+
+
+def evaluate_splits(
+    source: Source,
+    splits: Sequence[Split],
+    *,
+    streams: Sequence[str],
+    settings: FinetuneSettings,
+    strategy: tf.distribute.Strategy,
+    save_dir: str | None = None,
+) -> list[list[SplitResult]]:
+    """Trains a classifier for every split and stream and scores it on the test videos.
+
+    Args:
+      source: of the encoders, each of which starts every split anew.
+      splits: labelled records with their test records.
+      streams: names of the encoders.
+      settings: of training and test.
+      strategy: the devices of this process.
+      save_dir: if given, gets split_NAME/ with STREAM_encoder.keras, STREAM_heads.npz
+        and STREAM_classifier.json; made if missing.
+
+    Returns:
+      For each split one result per stream: top1, top5 and mean_class; its details have
+      metrics.as_details and classifier_training.Trained.as_details.
+
+    Raises:
+      FileNotFoundError: without an encoder.
+      ValueError: on settings that cannot be, an unknown stream, a batch that the
+        devices cannot share, or several worker processes.
+      FloatingPointError: on a loss that is not finite; names epoch and step.
+      OSError: if the disk fails.
+    """
+    check(settings)
+    check_devices(settings, strategy.num_replicas_in_sync)
+    if workers.place(strategy)[1] > 1:
+        raise ValueError(
+            "finetuning runs in one process, on any number of its devices; unset "
+            "TF_CONFIG."
+        )
+    unknown = [stream for stream in streams if stream not in source.run.streams]
+    if unknown:
+        raise ValueError(
+            f"streams={list(streams)} has {unknown}, and the encoders are "
+            f"{list(source.run.streams)}."
+        )
+    return [
+        [
+            _evaluate(
+                source,
+                split,
+                stream,
+                settings=settings,
+                strategy=strategy,
+                save_dir=save_dir and os.path.join(save_dir, f"split_{split.name}"),
+            )
+            for stream in streams
+        ]
+        for split in splits
+    ]
+
+
+def _evaluate(
+    source: Source,
+    split: Split,
+    stream: str,
+    *,
+    settings: FinetuneSettings,
+    strategy: tf.distribute.Strategy,
+    save_dir: str | None,
+) -> SplitResult:
+    modality = source.run.streams[stream]
+    clip = settings.clip(source.run.clip)
+    train = split.train
+    if settings.num_train:
+        train = train.part(
+            classifier_training.few_per_class(
+                train.labels, settings.num_train, settings.seed
+            )
+        )
+    encoder = encoder_sources.load_encoder(source, stream)
+    classifier = classifiers.build(
+        encoder,
+        modality=modality,
+        architecture=source.run.architectures[modality],
+        num_classes=len(train.class_names),
+        settings=settings,
+        strategy=strategy,
+    )
+    if settings.frozen and source.kind == SCRATCH:
+        _refresh(classifier, train, clip=clip, settings=settings, strategy=strategy)
+    predict = classifiers.make_predict(classifier, strategy)
+
+    def tell(epoch: Epoch) -> None:
+        print(_line(epoch, settings, f"split {split.name}, {stream}"), flush=True)
+
+    trained = classifier_training.train(
+        classifier,
+        train,
+        predict,
+        clip=clip,
+        settings=settings,
+        strategy=strategy,
+        on_epoch=tell,
+    )
+    scores = classifier_training.predict_scores(
+        predict,
+        split.test,
+        clip=clip,
+        modality=modality,
+        num_clips=settings.num_clips,
+        num_crops=settings.num_crops,
+        batch_size=settings.eval_batch_size,
+        strategy=strategy,
+    )
+    found = metrics.accuracies(scores, split.test.labels)
+    details = {
+        **metrics.as_details(found, split.test.class_names),
+        **trained.as_details(),
+        "num_test": len(split.test.labels),
+        "clip": _told(clip),
+    }
+    if save_dir:
+        encoder.set_weights(classifier.encoder.get_weights())
+        _save(encoder, classifier, stream, save_dir, train, clip, trained)
+    return SplitResult(
+        stream,
+        {"top1": found.top1, "top5": found.top5, "mean_class": found.mean_class},
+        details,
+    )
+
+
+def _refresh(
+    classifier: Classifier,
+    records: LabelledRecords,
+    *,
+    clip: ClipSettings,
+    settings: FinetuneSettings,
+    strategy: tf.distribute.Strategy,
+) -> None:
+    """Batch-norm statistics for a random encoder that is to stay as it is."""
+    batches = classifier_training.training_batches(
+        records,
+        clip=clip,
+        modality=classifier.modality,
+        settings=settings,
+        strategy=strategy,
+    )
+    per_pass = max(len(records.labels) // settings.batch_size, 1)
+    features.refresh_batch_norm(
+        {classifier.modality: classifier.encoder},
+        {classifier.modality: classifier.modality},
+        itertools.islice(batches, min(_BATCH_NORM_BATCHES, per_pass)),
+        strategy=strategy,
+    )
+
+
+def _line(epoch: Epoch, settings: FinetuneSettings, what: str) -> str:
+    line = (
+        f"{what}: epoch {epoch.epoch}/{settings.num_epochs}, rate "
+        f"{epoch.learning_rate:.2g}, loss {epoch.train_loss:.3f}, accuracy "
+        f"{100 * epoch.train_accuracy:.1f}%"
+    )
+    if epoch.held_out_accuracy is None:
+        return line
+    return (
+        f"{line}; held out: loss {epoch.held_out_loss:.3f}, accuracy "
+        f"{100 * epoch.held_out_accuracy:.1f}%"
+    )
+
+
+def _told(clip: ClipSettings) -> dict[str, Any]:
+    """A clip's shape, of types that JSON has."""
+    told = clip._asdict()
+    return told | {name: list(told[name]) for name in ("video_mean", "video_std")}
+
+
+def _save(
+    encoder: keras.Model,
+    classifier: Classifier,
+    stream: str,
+    directory: str,
+    records: LabelledRecords,
+    clip: ClipSettings,
+    trained: Trained,
+) -> None:
+    """Encoder and head as a run's files, and what they take and tell apart."""
+    encoder_files.save_encoder(encoder, work.encoder_file(directory, stream))
+    kernel, bias = classifier.head.get_weights()
+    encoder_files.save_heads(
+        {supervision.TRUE_LABELS: Head(kernel, bias)},
+        work.heads_file(directory, stream),
+    )
+    told = {
+        "stream": stream,
+        "modality": classifier.modality,
+        "class_names": list(records.class_names),
+        "clip": _told(clip),
+        "best_epoch": trained.best.epoch,
+        "held_out_accuracy": trained.best.held_out_accuracy,
+    }
+    path = os.path.join(directory, f"{stream}_{CLASSIFIER_FILE}")
+    files.write_text(path, json.dumps(told, indent=2) + "\n")

@@ -1,0 +1,281 @@
+"""Features of labelled records by frozen encoders, for all splits of an evaluation."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.clustering import features
+from xdc_tf.clustering.features import ClipFeatures, ExampleFeatures
+from xdc_tf.data import pipeline
+from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.dataset_info import Examples
+from xdc_tf.evaluation import encoder_sources
+from xdc_tf.evaluation.encoder_sources import PRETRAINED, SCRATCH, Source
+from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
+from xdc_tf.models import folding
+
+
+class SplitFeatures(NamedTuple):
+    """Features of a split's two parts, in the order of their examples.
+
+    Attributes:
+      train: by stream, [N, C, D] float32, or [N, D] if averaged.
+      test: likewise.
+    """
+
+    train: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
+
+
+def initial_name(stream: str) -> str:
+    """Under which features of a stream's encoder as the run started are kept."""
+    return f"initial_{stream}"
+
+
+def has_initial(source: Source) -> bool:
+    """Whether there are encoders from before the training to compare with."""
+    return source.kind == PRETRAINED and source.run.info is not None
+
+
+def of_splits(
+    source: Source,
+    splits: Sequence[Split],
+    *,
+    streams: Sequence[str],
+    num_clips: int,
+    average: bool,
+    with_initial: bool = False,
+    batch_size: int | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Iterator[SplitFeatures]:
+    """Features of each split in turn; every video goes through the encoders once.
+
+    A directory's features are kept until the last split that has it. Random encoders
+    are the exception: each split gives them batch-norm statistics of its own training
+    videos, and so features of its own.
+
+    Args:
+      source: of the encoders.
+      splits: labelled records.
+      streams: names of the encoders.
+      num_clips, average, with_initial, batch_size, strategy: see make_features_of.
+
+    Raises:
+      FileNotFoundError, ValueError, FloatingPointError: see make_features_of.
+    """
+    groups = [[split] for split in splits] if source.kind == SCRATCH else [splits]
+    for group in groups:
+        features_of = make_features_of(
+            source,
+            streams,
+            num_clips=num_clips,
+            average=average,
+            with_initial=with_initial,
+            statistics_of=group[0].train,
+            batch_size=batch_size,
+            strategy=strategy,
+        )
+        kept: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
+        for number, split in enumerate(group):
+            found = []
+            for part in (split.train, split.test):
+                if part.directory not in kept:
+                    union = _union(group, part.directory)
+                    indices = union.examples.example_indices
+                    kept[part.directory] = indices, features_of(union)
+                indices, rows = kept[part.directory]
+                chosen = np.searchsorted(indices, part.examples.example_indices)
+                found.append({name: values[chosen] for name, values in rows.items()})
+            later = {
+                part.directory
+                for other in group[number + 1 :]
+                for part in (other.train, other.test)
+            }
+            kept = {name: values for name, values in kept.items() if name in later}
+            yield SplitFeatures(*found)
+
+
+def make_features_of(
+    source: Source,
+    streams: Sequence[str],
+    *,
+    num_clips: int,
+    average: bool = False,
+    with_initial: bool = False,
+    statistics_of: LabelledRecords | None = None,
+    batch_size: int | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Callable[[LabelledRecords], dict[str, np.ndarray]]:
+    """Loads encoders and makes the function features_of(records).
+
+    It gives for each stream [N, C, D] float32 in the order of records.examples, of C
+    evenly spread clips in evaluation mode; batch norm is folded into the convolutions.
+
+    Args:
+      source: of the encoders.
+      streams: names of the encoders.
+      num_clips: C.
+      average: give [N, D], the mean over the clips.
+      with_initial: also those of the encoders that the run started from, under
+        initial_name(stream).
+      statistics_of: the videos that give random encoders their batch-norm statistics;
+        others have them.
+      batch_size: clips per batch over all devices; None for that of the run.
+      strategy: the devices; None for the present one.
+
+    Raises:
+      FileNotFoundError: without an encoder.
+      ValueError: on an unknown stream, or a batch that the devices cannot share; when
+        called, on records that do not hold their examples.
+      FloatingPointError: when called, on features that are not finite.
+    """
+    run, strategy = source.run, strategy or tf.distribute.get_strategy()
+    batch_size = batch_size or run.batch_size
+    unknown = [stream for stream in streams if stream not in run.streams]
+    if unknown or not streams:
+        raise ValueError(
+            f"streams={list(streams)} must be one or more of {list(run.streams)}."
+        )
+    if batch_size % strategy.num_replicas_in_sync:
+        raise ValueError(
+            f"batch_size={batch_size} must be a multiple of the "
+            f"{strategy.num_replicas_in_sync} devices."
+        )
+    with strategy.scope():
+        encoders = {
+            stream: encoder_sources.load_encoder(source, stream) for stream in streams
+        }
+        if with_initial:
+            initial = source._replace(kind=encoder_sources.INITIAL)
+            encoders |= {
+                initial_name(stream): encoder_sources.load_encoder(initial, stream)
+                for stream in streams
+            }
+    modalities = {stream: run.streams[stream] for stream in streams}
+    if with_initial:
+        modalities |= {initial_name(name): seen for name, seen in modalities.items()}
+    if source.kind == SCRATCH and statistics_of is not None:
+        features.refresh_batch_norm(
+            encoders,
+            modalities,
+            _training_clips(source, modalities, statistics_of, strategy),
+            strategy=strategy,
+        )
+    with strategy.scope():
+        folded = {name: folding.fold(encoder) for name, encoder in encoders.items()}
+    extract_clips = features.make_extract_clips(folded, modalities, strategy=strategy)
+
+    def features_of(records: LabelledRecords) -> dict[str, np.ndarray]:
+        batches = pipeline.evaluation_batches(
+            records.shards,
+            clip=run.clip,
+            batch_size=batch_size,
+            num_clips=num_clips,
+            keep=records.keep,
+            modalities=tuple(dict.fromkeys(modalities.values())),
+        )
+        found = extract_clips(_distribute(batches, strategy))
+        if average:
+            return {
+                name: rows[:, 0]
+                for name, rows in _in_order(
+                    features.average_clips(found), records, folded, num_clips=1
+                ).items()
+            }
+        return _in_order(found, records, folded, num_clips=num_clips)
+
+    return features_of
+
+
+def _in_order(
+    batches: Iterable[ClipFeatures] | Iterable[ExampleFeatures],
+    records: LabelledRecords,
+    encoders: dict,
+    *,
+    num_clips: int,
+) -> dict[str, np.ndarray]:
+    """For each stream [N, num_clips, D], checked, in the order of records.examples."""
+    indices = records.examples.example_indices
+    place_of = np.full(records.info.num_rows, -1)
+    place_of[indices] = np.arange(len(indices))
+    filled = np.zeros(len(indices), int)
+    streams = {
+        name: np.zeros([len(indices), num_clips, encoder.output_shape[-1]], np.float32)
+        for name, encoder in encoders.items()
+    }
+    for batch in batches:
+        places = place_of[batch.example_index]
+        for name, rows in batch.streams.items():
+            finite = np.isfinite(rows).all(axis=1)
+            if not finite.all():
+                video = records.examples.video_ids[places[np.argmin(finite)]]
+                raise FloatingPointError(
+                    f"the {name} encoder gives features that are not finite, first for "
+                    f"{video}; use encoders of a run that did not diverge."
+                )
+        for number, place in enumerate(places):
+            for name, rows in streams.items():
+                rows[place, filled[place]] = batch.streams[name][number]
+            filled[place] += 1
+    if (filled < num_clips).any():
+        raise ValueError(
+            f"{records.directory} holds no record of "
+            f"{records.examples.video_ids[np.argmin(filled)]}, which its examples.csv "
+            "lists; convert again."
+        )
+    return streams
+
+
+def _union(splits: Sequence[Split], directory: str) -> LabelledRecords:
+    """The examples of a directory that some split has, by example_index."""
+    parts = [
+        part
+        for split in splits
+        for part in (split.train, split.test)
+        if part.directory == directory
+    ]
+    columns = zip(*(part.examples for part in parts), strict=True)
+    examples = Examples(*map(np.concatenate, columns))
+    _, firsts = np.unique(examples.example_indices, return_index=True)
+    return parts[0]._replace(examples=Examples(*(col[firsts] for col in examples)))
+
+
+def _training_clips(
+    source: Source,
+    modalities: dict[str, str],
+    records: LabelledRecords,
+    strategy: tf.distribute.Strategy,
+) -> Iterator[dict]:
+    """As many random clips as a run of this configuration would start from."""
+    config, num_devices = source.run.config, strategy.num_replicas_in_sync
+    num_examples = len(records.examples.labels)
+    batch_size = min(config["training"]["batch_size"], num_examples)
+    batch_size = max(batch_size // num_devices, 1) * num_devices
+    if batch_size > num_examples:
+        raise ValueError(
+            f"{records.directory} has {num_examples} training videos for "
+            f"{num_devices} devices; use fewer devices."
+        )
+    batches = pipeline.training_batches(
+        records.shards,
+        clip=source.run.clip,
+        augmentation=Augmentation(**config["augmentation"]),
+        batch_size=batch_size,
+        keep=records.keep,
+        seed=source.seed,
+        shuffle_buffer=config["training"]["shuffle_buffer"],
+        modalities=tuple(dict.fromkeys(modalities.values())),
+    )
+    number = min(config["features"]["batch_norm_batches"], num_examples // batch_size)
+    return itertools.islice(_distribute(batches, strategy), number)
+
+
+def _distribute(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Iterable:
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    return strategy.experimental_distribute_dataset(dataset.with_options(options))

@@ -1,0 +1,426 @@
+"""The comparison of the methods on the embedded benchmark: what is run, and running it.
+
+A table is a list of variants; each is pretrained and evaluated once per seed, all with
+the same data, number of clusters and number of updates unless that is what varies.
+Reports are files, so that what is there is not done again.
+"""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from xdc_tf import files
+
+PROTOCOLS = ("linear", "finetune")
+SCRATCH, SUPERVISED = "scratch", "supervised"
+# Both modalities of the control, each of a run of its own.
+_CONTROLS = {"same_video": ("video",), "same_audio": ("audio",)}
+_BOTH = ("video", "audio")
+
+
+class Scale(NamedTuple):
+    """How large a comparison is.
+
+    Attributes:
+      num_unlabelled: videos to pretrain on; supervised training has their labels.
+      num_labelled: other videos that classifiers are fitted to.
+      num_test: further ones that they are scored on.
+      num_rounds: of clustering and training.
+      epochs_per_round: of training; supervised has as many in all.
+      num_clusters: k.
+      labels_per_class: that finetuning is given.
+      finetune_epochs: of it.
+    """
+
+    num_unlabelled: int
+    num_labelled: int
+    num_test: int
+    num_rounds: int
+    epochs_per_round: int
+    num_clusters: int = 20
+    labels_per_class: int = 5
+    finetune_epochs: int = 20
+
+
+SCALES = {
+    "small": Scale(600, 200, 200, num_rounds=4, epochs_per_round=4),
+    "full": Scale(1600, 400, 500, num_rounds=8, epochs_per_round=4),
+}
+
+
+class Variant(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+      row: what the table calls it.
+      method: of supervision.METHODS, or SCRATCH.
+      config: values of the pretraining configuration, by dotted key.
+      num_unlabelled: videos to pretrain on; None for those of the scale.
+      shared: share of them whose sound has the picture's class.
+      microphone_db: strength of a nuisance of their sound.
+      streams: that are evaluated.
+    """
+
+    row: str
+    method: str
+    config: Mapping[str, Any] = {}
+    num_unlabelled: int | None = None
+    shared: float = 1.0
+    microphone_db: float | None = None
+    streams: tuple[str, ...] = _BOTH
+
+
+class Task(NamedTuple):
+    """One variant with one seed, and the directory of its reports."""
+
+    variant: Variant
+    seed: int
+    scale: Scale
+    data_dir: str
+    out_dir: str
+
+    @property
+    def reports(self) -> dict[str, str]:
+        """The path of each protocol's report."""
+        name = f"{_file_name(self.variant.row)}-{self.variant.method}-seed{self.seed}"
+        return {
+            protocol: os.path.join(self.out_dir, f"{name}-{protocol}.json")
+            for protocol in PROTOCOLS
+        }
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of its reports are there."""
+        return all(os.path.exists(path) for path in self.reports.values())
+
+
+def _methods(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+    del scale
+    variants = []
+    for method in methods:
+        if method == "same_modality":
+            variants += [
+                Variant("same modality", name, streams=streams)
+                for name, streams in _CONTROLS.items()
+            ]
+        else:
+            variants.append(Variant(method, method))
+    return variants
+
+
+def _along(key: str, values: Callable[[Scale], Sequence]) -> Callable:
+    """Variants along one key of the configuration, for each of the methods."""
+
+    def variants(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+        return [
+            Variant(f"{method}, {key.split('.')[-1]}={value}", method, {key: value})
+            for method in methods
+            for value in values(scale)
+        ]
+
+    return variants
+
+
+def _along_data(field: str, values: Callable[[Scale], Sequence]) -> Callable:
+    """Variants along one property of the unlabelled videos."""
+
+    def variants(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+        return [
+            Variant(f"{method}, {field}={value}", method)._replace(**{field: value})
+            for method in methods
+            for value in values(scale)
+        ]
+
+    return variants
+
+
+class Table(NamedTuple):
+    """What a table compares.
+
+    Attributes:
+      title: for people.
+      methods: that it has unless others are asked for.
+      variants: function of scale and methods.
+    """
+
+    title: str
+    methods: tuple[str, ...]
+    variants: Callable[[Scale, Sequence[str]], list[Variant]]
+
+
+def _updates(scale: Scale) -> list[dict]:
+    """Rounds and epochs per round with the same number of updates."""
+    total = scale.num_rounds * scale.epochs_per_round
+    return [rounds for rounds in (1, 2, 4, 8, 16) if total % rounds == 0]
+
+
+def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+    total = scale.num_rounds * scale.epochs_per_round
+    return [
+        Variant(
+            f"{method}, rounds={rounds}",
+            method,
+            {"num_rounds": rounds, "training.epochs_per_round": total // rounds},
+        )
+        for method in methods
+        for rounds in _updates(scale)
+    ]
+
+
+TABLES = {
+    "methods": Table(
+        "the methods",
+        (SCRATCH, "same_modality", "sdc", "mdc", "cdc", "xdc", SUPERVISED),
+        _methods,
+    ),
+    "clusters": Table(
+        "the number of clusters",
+        ("xdc",),
+        _along("kmeans.num_clusters", lambda scale: (5, 10, 20, 40, 80)),
+    ),
+    "data": Table(
+        "the number of unlabelled videos",
+        ("xdc",),
+        _along_data(
+            "num_unlabelled",
+            lambda scale: [scale.num_unlabelled // part for part in (8, 4, 2, 1)],
+        ),
+    ),
+    "shared": Table(
+        "the share of videos whose sound has the picture's class",
+        ("xdc",),
+        _along_data("shared", lambda scale: (0.0, 0.25, 0.5, 0.75, 1.0)),
+    ),
+    # One thing at a time, for questions that the others raise.
+    "rounds": Table("rounds, at as many updates", ("xdc",), _rounds),
+    "updates": Table(
+        "epochs per round",
+        ("xdc",),
+        _along("training.epochs_per_round", lambda scale: (1, 2, 4, 8)),
+    ),
+    "normalize": Table(
+        "L2-normalised features for k-means",
+        ("xdc",),
+        _along("kmeans.normalize", lambda scale: (True, False)),
+    ),
+    "nuisance": Table(
+        "the strength of the microphones",
+        ("xdc",),
+        _along_data("microphone_db", lambda scale: (0.0, 6.0, 12.0)),
+    ),
+}
+
+
+def make_tasks(
+    table: str,
+    *,
+    scale: Scale,
+    seeds: Sequence[int],
+    methods: Sequence[str],
+    data_dir: str,
+    out_dir: str,
+) -> list[Task]:
+    """The runs of a table, seed by seed, so that whatever is done can be compared.
+
+    Raises:
+      ValueError: on an unknown table or method.
+    """
+    if table not in TABLES:
+        raise ValueError(f"--table={table} is unknown; choose one of {list(TABLES)}.")
+    known = (*TABLES["methods"].methods, *_CONTROLS)
+    unknown = [method for method in methods if method not in known]
+    if unknown:
+        raise ValueError(f"--methods={unknown} are unknown; choose of {list(known)}.")
+    variants = TABLES[table].variants(scale, methods or TABLES[table].methods)
+    return [
+        Task(variant, seed, scale, data_dir, out_dir)
+        for seed in seeds
+        for variant in variants
+    ]
+
+
+def make_data(tasks: Sequence[Task], *, num_workers: int) -> None:
+    """Draws and converts the videos that tasks need, unless they are there."""
+    wanted = {directory: spec for task in tasks for directory, spec in _data(task)}
+    for directory, spec in wanted.items():
+        _make_records(directory, spec, num_workers=num_workers)
+
+
+def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
+    """Runs what is not done, each in a process of its own; yields what is finished.
+
+    Raises:
+      RuntimeError: a run failed; those beside it are finished first.
+    """
+    for task in tasks:
+        if task.is_done:
+            yield task
+    waiting = [task for task in tasks if not task.is_done]
+    context = multiprocessing.get_context("spawn")
+    failed = []
+    # A process each: TensorFlow keeps the graphs of what a process has run.
+    with context.Pool(num_jobs, _prepare_process, (num_jobs,), 1) as pool:
+        for task, trouble in pool.imap_unordered(_run_guarded, waiting, 1):
+            if trouble:
+                failed.append(f"{task.variant.row}, seed {task.seed}: {trouble}")
+            else:
+                yield task
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}")
+
+
+def _prepare_process(num_jobs: int) -> None:
+    """As many threads each as there are cores for."""
+    num_threads = max(1, (os.cpu_count() or 1) // num_jobs)
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(num_threads)
+    os.environ["TF_NUM_INTEROP_THREADS"] = str(num_threads)
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ["OPENBLAS_NUM_THREADS"] = str(num_threads)
+    from xdc_tf import program
+
+    program.quiet_tensorflow()
+
+
+def _run_guarded(task: Task) -> tuple[Task, str]:
+    log = os.path.join(task.out_dir, "run.log")
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(told):
+            run(task)
+    except Exception as error:
+        # The others go on; the first line says what, and the log the rest.
+        print(told.getvalue(), file=sys.stderr)
+        return task, f"{type(error).__name__}: {error} (see also {log})"
+    return task, ""
+
+
+def run(task: Task) -> None:
+    """Pretrains a variant and writes its reports."""
+    import tensorflow as tf
+
+    from xdc_tf.data import dataset_info
+    from xdc_tf.evaluation import encoder_sources, labelled_records, protocols, reports
+    from xdc_tf.training.pretrain import pretrain
+
+    variant, scale = task.variant, task.scale
+    unlabelled, labelled, test = (directory for directory, _ in _data(task))
+    config = make_config(task)
+    workdir = task.reports["linear"].removesuffix("-linear.json") + ".run"
+    if variant.method == SCRATCH:
+        info = dataset_info.read_dataset_info(os.path.join(labelled, "records"))
+        source = encoder_sources.scratch_source(config, info)
+    else:
+        pretrain(
+            config,
+            workdir=workdir,
+            records_dir=os.path.join(unlabelled, "records"),
+            strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+        )
+        source = encoder_sources.open_source(workdir)
+    splits = labelled_records.open_splits(
+        [os.path.join(labelled, "records")],
+        [os.path.join(test, "records")],
+        run=source.run,
+        modalities=variant.streams,
+    )
+    for protocol, path in task.reports.items():
+        report = protocols.evaluate(
+            protocol,
+            source,
+            splits,
+            protocols.Options(
+                streams=variant.streams,
+                num_clips=3,
+                seed=task.seed,
+                recipe=protocols.recipe(
+                    "configs/finetune/synthetic.py",
+                    {
+                        "num_train_per_class": scale.labels_per_class,
+                        "epochs": scale.finetune_epochs,
+                        "seed": task.seed,
+                    },
+                ),
+            ),
+        )
+        report["settings"]["row"] = variant.row
+        report["settings"]["scale"] = scale._asdict()
+        files.write_text(path + ".new", json.dumps(report, indent=1) + "\n")
+    # Together, so that one is not taken for all.
+    for path in task.reports.values():
+        os.replace(path + ".new", path)
+    del reports
+    shutil.rmtree(workdir, ignore_errors=True)
+
+
+def make_config(task: Task) -> dict[str, Any]:
+    """The pretraining configuration of a task."""
+    from configs import synthetic
+
+    variant, scale = task.variant, task.scale
+    config = synthetic.get_config()
+    config.method = SUPERVISED if variant.method == SCRATCH else variant.method
+    config.seed = task.seed
+    config.num_rounds = scale.num_rounds
+    config.training.epochs_per_round = scale.epochs_per_round
+    config.kmeans.num_clusters = scale.num_clusters
+    if variant.method == SUPERVISED:
+        # As many updates, without the restarts that new labels ask for.
+        config.num_rounds = 1
+        config.training.epochs_per_round = scale.num_rounds * scale.epochs_per_round
+    config.update_from_flattened_dict(variant.config)
+    return config.to_dict()
+
+
+class _Videos(NamedTuple):
+    """Arguments of synthetic.make_benchmark."""
+
+    num_videos: int
+    seed: int
+    shared: float = 1.0
+    microphone_db: float | None = None
+
+
+def _data(task: Task) -> list[tuple[str, _Videos]]:
+    """Directories and contents of the unlabelled, labelled and test videos."""
+    variant, scale = task.variant, task.scale
+    number = variant.num_unlabelled or scale.num_unlabelled
+    kinds = {
+        "unlabelled": _Videos(number, 0, variant.shared, variant.microphone_db),
+        "labelled": _Videos(scale.num_labelled, 1),
+        "test": _Videos(scale.num_test, 2),
+    }
+    return [
+        (
+            os.path.join(task.data_dir, _file_name("-".join(map(str, [kind, *spec])))),
+            spec,
+        )
+        for kind, spec in kinds.items()
+    ]
+
+
+def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
+    from data_prep import conversion, synthetic
+    from data_prep.conversion_settings import ConversionSettings
+
+    arguments = spec._asdict()
+    if spec.microphone_db is None:
+        del arguments["microphone_db"]
+    manifest = os.path.join(directory, "manifest.csv")
+    if not os.path.exists(manifest):
+        synthetic.make_benchmark(directory, num_workers=num_workers, **arguments)
+    conversion.convert_manifest(
+        manifest,
+        os.path.join(directory, "records"),
+        settings=ConversionSettings(fps=8.0, short_side=48),
+        num_workers=num_workers,
+    )
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in text)
