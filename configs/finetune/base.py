@@ -4,8 +4,9 @@ An encoder with one linear head is trained on the labels of the training records
 layers (XDC, Alwassel et al., NeurIPS 2020, "full finetuning") or the head alone
 ("fc-only"), and scored on the test records by the mean of ten clips:
 
-    python -m xdc_tf.cli.evaluate --protocol=finetune --config=configs/finetune/base.py \\
-        --workdir=W --records=TRAIN --test_records=TEST
+    python -m xdc_tf.cli.evaluate --protocol=finetune \\
+        --config=configs/finetune/base.py --workdir=W --records=TRAIN \\
+        --test_records=TEST
 
 The values are no one's recipe. The rates are small enough for any encoder, and the
 epoch that counts is chosen by a tenth of the training videos.

@@ -139,12 +139,14 @@ def test_the_same_video_under_another_name_is_an_error_unless_allowed(
 
 def test_two_videos_of_the_same_name_are_two_videos(run, convert, videos, tmp_path):
     directories = []
-    for number in (0, 2):
+    for number, labels in ((0, ["cat", "dog"]), (2, ["dog", "cat"])):
         folder = tmp_path / str(number)
         folder.mkdir()
-        for name, video in zip("ab", videos[number:], strict=False):
-            shutil.copyfile(video, folder / f"{name}.mp4")
-        directories.append(convert([("a.mp4", "cat"), ("b.mp4", "dog")], folder=folder))
+        names = ["a.mp4", "b.mp4"]
+        for name, video in zip(names, videos[number : number + 2], strict=True):
+            shutil.copyfile(video, folder / name)
+        pairs = zip(names, labels, strict=True)
+        directories.append(convert(pairs, folder=folder))
     (split,) = _open(run, directories[:1], directories[1:])
     assert split.warnings == ()
 

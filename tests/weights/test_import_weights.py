@@ -15,7 +15,7 @@ import tensorflow as tf
 from xdc_tf import files
 from xdc_tf import workdir as work
 from xdc_tf.data import clips
-from xdc_tf.evaluation import linear
+from xdc_tf.evaluation import encoder_sources, labelled_records, linear
 from xdc_tf.export import export_run
 from xdc_tf.models import encoder_files, video_resnet
 from xdc_tf.training import trained_run
@@ -391,14 +391,18 @@ def test_the_report_tells_what_was_imported(imported):
 
 
 def test_imported_weights_are_evaluated(imported, tiny_records):
-    (result,) = linear.evaluate(
-        str(imported),
-        train_dir=str(tiny_records / "train"),
-        test_dir=str(tiny_records / "test"),
-        num_clips=1,
+    source = encoder_sources.open_source(str(imported))
+    splits = labelled_records.open_splits(
+        [str(tiny_records / "train")],
+        [str(tiny_records / "test")],
+        run=source.run,
+        modalities=["video"],
     )
-    assert (result.stream, result.initial_accuracy) == ("video", None)
-    assert 0 <= result.accuracy <= 1
+    ((result,),) = linear.evaluate_splits(
+        source, splits, streams=["video"], num_clips=1
+    )
+    assert result.stream == "video"
+    assert list(result.metrics) == ["top1", "top5", "mean_class"]
 
 
 def test_imported_weights_are_exported_with_their_classifier(imported, tmp_path):

@@ -1,9 +1,9 @@
 """Compares the methods, or settings of one, on the embedded benchmark.
 
-    python -m xdc_tf.cli.reproduce --table=methods --seeds=5 --scale=small --out=docs/results
+    python -m xdc_tf.cli.reproduce --table=methods --seeds=5 --scale=small --out=results
 
-draws the videos, pretrains and evaluates every row with every seed, and writes the table
-as NAME.md, NAME.csv and NAME.png. Interrupted, the same command goes on.
+draws the videos, pretrains and evaluates every row with every seed, and writes the
+table as NAME.md, NAME.csv and NAME.png. Interrupted, the same command goes on.
 """
 
 import os

@@ -45,6 +45,7 @@ def evaluate_splits(
     source: Source,
     splits: Sequence[Split],
     *,
+    streams: Sequence[str] | None = None,
     num_clips: int | None = None,
     batch_size: int | None = None,
     strategy: tf.distribute.Strategy | None = None,
@@ -54,6 +55,8 @@ def evaluate_splits(
     Args:
       source: a pretrained run of a method that clusters.
       splits: labelled records with their test records; nothing is fitted to either.
+      streams: names of encoders; clusterings of the features of others are left out.
+        None for all.
       num_clips: evenly spread clips per video, whose features are averaged; None for as
         many as the run's clusters were made of.
       batch_size: clips per batch over all devices; None for that of the run.
@@ -67,8 +70,8 @@ def evaluate_splits(
 
     Raises:
       FileNotFoundError: without clusters of the run's present encoders, or encoders.
-      ValueError: encoders that are not of a pretrained run; and see
-        frozen_features.make_features_of.
+      ValueError: encoders that are not of a pretrained run, or streams that are not
+        enough for any of its clusterings; and see frozen_features.make_features_of.
       FloatingPointError: see there.
     """
     run = source.run
@@ -78,9 +81,17 @@ def evaluate_splits(
         )
     final = trained_run.final_clusters(run)
     method = supervision.method(run.config["method"])
+    allowed = set(run.streams if streams is None else streams)
     clustered = {
-        name: supervision.clustered_streams(method, name) for name in final.clusterings
+        name: names
+        for name in final.clusterings
+        if allowed.issuperset(names := supervision.clustered_streams(method, name))
     }
+    if not clustered:
+        raise ValueError(
+            f"streams={sorted(allowed)}: the clusterings {list(final.clusterings)} are "
+            "of features of others too; take all of the run's streams."
+        )
     if num_clips is None:
         num_clips = run.config["features"]["clips_per_video"]
     features = frozen_features.of_splits(
@@ -95,7 +106,8 @@ def evaluate_splits(
     results = []
     for split, of_split in zip(splits, features, strict=True):
         results.append([])
-        for name, clustering in final.clusterings.items():
+        for name in clustered:
+            clustering = final.clusterings[name]
             train = assign(of_split.train, clustered[name], clustering)
             test = assign(of_split.test, clustered[name], clustering)
             of_train = of_labels(train, split.train.labels)._asdict()

@@ -61,13 +61,8 @@ def read(path: str) -> Report:
 
 
 def collect(reports_read: Sequence[Report]) -> list[Row]:
-    """The values of reports.
-
-    Raises:
-      ValueError: if two have a value of the same method, seed, split, protocol, stream
-        and metric, which must not count twice.
-    """
-    rows: dict[tuple, Row] = {}
+    """The values of reports, one row each."""
+    rows = []
     for path, report in reports_read:
         source = report["source"]
         for result in report["results"]:
@@ -79,14 +74,8 @@ def collect(reports_read: Sequence[Report]) -> list[Row]:
                         *(about["method"], about["seed"], split["split"]),
                         *(report["protocol"], result["stream"], metric, value, path),
                     )
-                    other = rows.setdefault(row[:6], row)
-                    if other is not row:
-                        raise ValueError(
-                            f"{other.json} and {path} both have {metric} of "
-                            f"{row.method}, seed {row.seed}, split {row.split}, "
-                            f"{row.protocol}, {row.stream}; leave out one of them."
-                        )
-    return list(rows.values())
+                    rows.append(row)
+    return rows
 
 
 def find_differences(reports_read: Sequence[Report]) -> list[str]:
@@ -121,7 +110,9 @@ def summarize(
       order: of the methods in the table; others follow as they come.
 
     Raises:
-      ValueError: without rows, or if the reference is not among them.
+      ValueError: without rows; if the reference is not among them; or if two are of the
+        same method, seed, split, protocol, stream and metric, which must not count
+        twice.
     """
     methods = list(dict.fromkeys(row.method for row in rows))
     if not methods:
@@ -135,7 +126,15 @@ def summarize(
     first = [name for name in dict.fromkeys(order) if name in methods]
     methods = [*first, *(name for name in methods if name not in first)]
     values: dict[Column, dict[str, dict[tuple[int, str], float]]] = {}
+    path_of: dict[tuple, str] = {}
     for row in rows:
+        if row[:6] in path_of:
+            raise ValueError(
+                f"{path_of[row[:6]]} and {row.json} both have {row.metric} of "
+                f"{row.method}, seed {row.seed}, split {row.split}, {row.protocol}, "
+                f"{row.stream}; leave out one of them."
+            )
+        path_of[row[:6]] = row.json
         of_column = values.setdefault(Column(*row[3:6]), {})
         of_column.setdefault(row.method, {})[row.seed, row.split] = row.value
     cells = {}

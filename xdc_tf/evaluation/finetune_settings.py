@@ -1,4 +1,4 @@
-"""How a classifier is trained on labelled records, and tested: named values, checked."""
+"""How a classifier is trained and tested: named values, checked."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -289,6 +289,8 @@ def _contents(records: LabelledRecords) -> dict[int, bytes]:
     picture. That, and sound alone, is told by the log-mel, which is read.
     """
     wanted = set(records.examples.example_indices.tolist())
+    # Eagerly, the NumPy function in it would get an array and not a string.
+    read = tf.function(record_index.read_pieces, autograph=False)
     hashes = {}
     for path in records.shards:
         for serialized in tf.data.TFRecordDataset(path + record_index.SUFFIX):
@@ -300,7 +302,7 @@ def _contents(records: LabelledRecords) -> dict[int, bytes]:
             digest = hashlib.sha256(sizes.tobytes())
             if len(np.unique(sizes)) < 2 and entry.num_log_mel_rows > 0:
                 num_bytes = entry.log_mel_row_bytes * entry.num_log_mel_rows
-                pieces = record_index.read_pieces(
+                pieces = read(
                     tf.constant(path),
                     entry.log_mel_position[None],
                     num_bytes[None],

@@ -15,8 +15,9 @@ video's windows start at 0, 1, 2, ... strides from its start. Row i is then cent
 
 seconds, which is where these loaders place it. As `fps` counts frames of the encoder's
 clips and not of the files, it must replace the annotations' own: it is ActionFormer's
-`default_fps`. Times in times/ are those of the original file, also of a segment, whose
-`start_secs` in features.json is what its annotations must be moved by.
+`default_fps`. `feat_stride` is a whole number only if the stride is one of such frames;
+ActionFormer takes any, other tools may not. Times in times/ are those of the original
+file, also of a segment: annotations of it must be moved by its `start_secs`.
 """
 
 import collections

@@ -143,7 +143,7 @@ def evaluate(
         notes += [across] if across else []
     else:
         results = cluster_quality.evaluate_splits(
-            source, splits, num_clips=num_clips, **common
+            source, splits, streams=streams, num_clips=num_clips, **common
         )
     if protocol == "linear":
         settings["solver"] = options.solver

@@ -6,18 +6,18 @@ Reports are files, so that what is there is not done again.
 """
 
 import contextlib
-import io
 import json
 import multiprocessing
 import os
 import shutil
-import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xdc_tf import files
 
 PROTOCOLS = ("linear", "finetune")
+_NUM_CLIPS = 3  # of a labelled video; they have 3 s
 SCRATCH, SUPERVISED = "scratch", "supervised"
 # Both modalities of the control, each of a run of its own.
 _CONTROLS = {"same_video": ("video",), "same_audio": ("audio",)}
@@ -45,7 +45,7 @@ class Scale(NamedTuple):
     epochs_per_round: int
     num_clusters: int = 20
     labels_per_class: int = 5
-    finetune_epochs: int = 20
+    finetune_epochs: int = 60
 
 
 SCALES = {
@@ -154,13 +154,8 @@ class Table(NamedTuple):
     variants: Callable[[Scale, Sequence[str]], list[Variant]]
 
 
-def _updates(scale: Scale) -> list[dict]:
-    """Rounds and epochs per round with the same number of updates."""
-    total = scale.num_rounds * scale.epochs_per_round
-    return [rounds for rounds in (1, 2, 4, 8, 16) if total % rounds == 0]
-
-
 def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+    """Rounds and epochs per round with the same number of updates."""
     total = scale.num_rounds * scale.epochs_per_round
     return [
         Variant(
@@ -169,7 +164,8 @@ def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
             {"num_rounds": rounds, "training.epochs_per_round": total // rounds},
         )
         for method in methods
-        for rounds in _updates(scale)
+        for rounds in (1, 2, 4, 8, 16)
+        if total % rounds == 0
     ]
 
 
@@ -288,15 +284,16 @@ def _prepare_process(num_jobs: int) -> None:
 
 
 def _run_guarded(task: Task) -> tuple[Task, str]:
-    log = os.path.join(task.out_dir, "run.log")
-    told = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(told):
-            run(task)
-    except Exception as error:
-        # The others go on; the first line says what, and the log the rest.
-        print(told.getvalue(), file=sys.stderr)
-        return task, f"{type(error).__name__}: {error} (see also {log})"
+    # Each tells of its progress where nobody else does.
+    log = task.reports[PROTOCOLS[0]].removesuffix(".json") + ".log"
+    with open(log, "w", encoding="utf-8") as file:
+        try:
+            with contextlib.redirect_stdout(file):
+                run(task)
+        except Exception as error:
+            traceback.print_exc(file=file)
+            return task, f"{type(error).__name__}: {error}; see {log}"
+    os.remove(log)
     return task, ""
 
 
@@ -305,7 +302,7 @@ def run(task: Task) -> None:
     import tensorflow as tf
 
     from xdc_tf.data import dataset_info
-    from xdc_tf.evaluation import encoder_sources, labelled_records, protocols, reports
+    from xdc_tf.evaluation import encoder_sources, labelled_records, protocols
     from xdc_tf.training.pretrain import pretrain
 
     variant, scale = task.variant, task.scale
@@ -336,16 +333,8 @@ def run(task: Task) -> None:
             splits,
             protocols.Options(
                 streams=variant.streams,
-                num_clips=3,
-                seed=task.seed,
-                recipe=protocols.recipe(
-                    "configs/finetune/synthetic.py",
-                    {
-                        "num_train_per_class": scale.labels_per_class,
-                        "epochs": scale.finetune_epochs,
-                        "seed": task.seed,
-                    },
-                ),
+                recipe=make_recipe(task),
+                num_clips=_NUM_CLIPS,
             ),
         )
         report["settings"]["row"] = variant.row
@@ -354,7 +343,6 @@ def run(task: Task) -> None:
     # Together, so that one is not taken for all.
     for path in task.reports.values():
         os.replace(path + ".new", path)
-    del reports
     shutil.rmtree(workdir, ignore_errors=True)
 
 
@@ -375,6 +363,20 @@ def make_config(task: Task) -> dict[str, Any]:
         config.training.epochs_per_round = scale.num_rounds * scale.epochs_per_round
     config.update_from_flattened_dict(variant.config)
     return config.to_dict()
+
+
+def make_recipe(task: Task):
+    """The FinetuneSettings of a task."""
+    from configs.finetune import synthetic
+    from xdc_tf.evaluation.finetune_settings import finetune_settings
+
+    config = synthetic.get_config()
+    config.seed = task.seed
+    config.training.num_train = task.scale.labels_per_class
+    config.training.num_epochs = task.scale.finetune_epochs
+    # A tenth of so few could choose nothing: the last epoch counts.
+    config.training.held_out_share = 0.0
+    return finetune_settings(config.to_dict())
 
 
 class _Videos(NamedTuple):
@@ -420,6 +422,17 @@ def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
         settings=ConversionSettings(fps=8.0, short_side=48),
         num_workers=num_workers,
     )
+
+
+def tell(task: Task) -> str:
+    """The results of a task that is done, in a line."""
+    told = []
+    for protocol, path in task.reports.items():
+        for result in json.loads(files.read_text(path))["results"]:
+            told.append(
+                f"{protocol} {result['stream']} {100 * result['mean']['top1']:.1f}"
+            )
+    return ", ".join(told)
 
 
 def _file_name(text: str) -> str:

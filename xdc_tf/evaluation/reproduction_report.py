@@ -50,8 +50,8 @@ def write(
         "",
         f"Top-1 accuracy in percent on {tasks[0].scale.num_test} test videos of 10 "
         f"classes, mean and standard deviation over {len(seeds)} seeds "
-        f"({', '.join(map(str, seeds))}); differences from {reference}, paired by seed. "
-        + _describe(tasks[0].scale),
+        f"({', '.join(map(str, seeds))}); differences from {reference}, paired by "
+        "seed. " + _describe(tasks[0].scale),
         "",
         f"    {command}",
         "",
@@ -69,8 +69,8 @@ def _describe(scale: Scale) -> str:
         f"{scale.epochs_per_round} epochs (supervised as many epochs in one), k = "
         f"{scale.num_clusters}. linear: logistic regression on frozen features of "
         f"{scale.num_labelled} labelled videos; finetune: all layers, "
-        f"{scale.finetune_epochs} epochs, {scale.labels_per_class} labelled videos per "
-        "class."
+        f"{scale.finetune_epochs} epochs, the last of which counts, on "
+        f"{scale.labels_per_class} labelled videos per class."
     )
 
 

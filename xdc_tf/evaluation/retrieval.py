@@ -5,7 +5,7 @@ audio cluster occurs with a video cluster carries a query of one modality over t
 clusters of the other (see cluster_retrieval).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,7 @@ def evaluate_splits(
     )
     results = []
     for split, of_split in zip(splits, features, strict=True):
-        results.append(
-            [_within(split, of_split, stream, ks=ks) for stream in streams],
-        )
+        results.append([_within(split, of_split, stream, ks=ks) for stream in streams])
         if bridge is not None:
             results[-1] += [
                 _across(split, of_split, bridge, one, other, ks=ks)
@@ -197,9 +195,8 @@ def _class_recalls(
         gallery_labels=split.train.labels,
     )
     values, capped = recalls(found, ks, gallery_size=len(gallery))
-    details: Mapping[str, Any] = {
+    return values, {
         "num_queries": len(queries),
         "gallery_size": len(gallery),
         "capped": capped,
     }
-    return values, dict(details)

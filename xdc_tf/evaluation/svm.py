@@ -50,14 +50,17 @@ class SvmSettings(NamedTuple):
     num_jobs: int = 1
 
 
+DEFAULTS = SvmSettings()
+
+
 class Scores(NamedTuple):
     """What a fitted SVM says of test recordings.
 
     Attributes:
       scores: [M, K] float64, decisions averaged over each recording's clips.
       c: the penalty that was chosen, the smallest of the best.
-      cv_accuracy: for each of settings.cs in ascending order, mean over the folds of the share of
-        recordings that are right when left out; empty if there was no choice.
+      cv_accuracy: for each penalty in ascending order, the mean over the folds of the
+        share of recordings that are right when left out; empty without a choice.
       num_folds: of the cross-validation, 0 if there was none.
       converged: whether the fit whose scores these are ended by itself.
       cv_converged: the share of the cross-validation's fits that did; 1 without any.
@@ -83,7 +86,7 @@ def evaluate_splits(
     *,
     streams: Sequence[str],
     num_clips: int = 10,
-    settings: SvmSettings = SvmSettings(),
+    settings: SvmSettings = DEFAULTS,
     batch_size: int | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> list[list[SplitResult]]:
@@ -160,7 +163,7 @@ def class_scores(
     test_features: np.ndarray,
     *,
     groups: np.ndarray | None = None,
-    settings: SvmSettings = SvmSettings(),
+    settings: SvmSettings = DEFAULTS,
 ) -> Scores:
     """Scores of test recordings by an SVM whose penalty is chosen within the training.
 

@@ -1,0 +1,146 @@
+"""Quality of clusters: by hand, by scikit-learn and scipy, and of a whole run."""
+
+import json
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from scipy.optimize import linear_sum_assignment
+
+from xdc_tf import workdir
+from xdc_tf.clustering import label_tables
+from xdc_tf.clustering.label_tables import Clustering
+from xdc_tf.evaluation import cluster_quality, encoder_sources
+from xdc_tf.evaluation.labelled_records import open_splits
+from xdc_tf.training.trained_run import FinalClusters
+
+
+@pytest.fixture(scope="module")
+def source(tiny_run):
+    return encoder_sources.open_source(str(tiny_run))
+
+
+@pytest.fixture(scope="module")
+def split(source, tiny_records):
+    (opened,) = open_splits(
+        [str(tiny_records / "train")],
+        [str(tiny_records / "test")],
+        run=source.run,
+        modalities=("video", "audio"),
+    )
+    return opened
+
+
+def test_clusters_that_are_the_classes_under_other_numbers_are_perfect():
+    classes = np.arange(40) % 4
+    found = cluster_quality.of_labels(np.array([7, 0, 3, 2])[classes], classes)
+    np.testing.assert_allclose(found, 1.0)
+
+
+def test_shuffled_labels_give_chance():
+    rng = np.random.default_rng(0)
+    classes = np.arange(2000) % 4
+    found = cluster_quality.of_labels(rng.permutation(classes), classes)
+    assert abs(found.ami) < 0.01 and abs(found.ari) < 0.01 and found.nmi < 0.01
+    assert abs(found.purity - 0.25) < 0.05 and abs(found.hungarian - 0.25) < 0.05
+
+
+def test_purity_and_hungarian_accuracy_are_those_by_hand():
+    # Clusters 0 and 1 are both mostly of class 0: only one can be given it.
+    clusters = np.array([0, 0, 0, 1, 1, 1, 2, 2])
+    classes = np.array([0, 0, 0, 0, 0, 1, 2, 1])
+    found = cluster_quality.of_labels(clusters, classes)
+    assert found.purity == pytest.approx((3 + 2 + 1) / 8)
+    assert found.hungarian == pytest.approx((3 + 1 + 1) / 8)
+
+
+@pytest.mark.parametrize(("num_clusters", "num_classes"), [(4, 9), (9, 4), (5, 5)])
+def test_measures_are_those_of_scikit_learn_and_scipy(num_clusters, num_classes):
+    rng = np.random.default_rng(num_clusters)
+    classes = rng.integers(0, num_classes, 300)
+    clusters = np.where(
+        rng.random(300) < 0.5,
+        classes % num_clusters,
+        rng.integers(0, num_clusters, 300),
+    )
+    found = cluster_quality.of_labels(clusters, classes)
+    counts = np.zeros([num_clusters, num_classes], int)
+    np.add.at(counts, (clusters, classes), 1)
+    rows, columns = linear_sum_assignment(-counts)
+    for name, score in (
+        ("nmi", sklearn.metrics.normalized_mutual_info_score),
+        ("ami", sklearn.metrics.adjusted_mutual_info_score),
+        ("ari", sklearn.metrics.adjusted_rand_score),
+    ):
+        assert getattr(found, name) == pytest.approx(score(classes, clusters)), name
+    assert found.purity == pytest.approx(counts.max(axis=1).sum() / 300)
+    assert found.hungarian == pytest.approx(counts[rows, columns].sum() / 300)
+
+
+def test_clusters_are_ranked_by_purity_and_then_size():
+    clusters = np.array([0, 0, 0, 0, 2, 2, 3, 3, 3, 5])
+    classes = np.array([0, 0, 1, 1, 1, 1, 0, 0, 0, 1])
+    assert cluster_quality.ranked(clusters, classes, ["dog", "cat"]) == [
+        {"cluster": 3, "size": 3, "class": "dog", "purity": 1.0},
+        {"cluster": 2, "size": 2, "class": "cat", "purity": 1.0},
+        {"cluster": 5, "size": 1, "class": "cat", "purity": 1.0},
+        {"cluster": 0, "size": 4, "class": "dog", "purity": 0.5},
+    ]
+
+
+def test_several_streams_are_assigned_side_by_side(monkeypatch):
+    monkeypatch.setattr(cluster_quality, "_BLOCK_ROWS", 2)
+    half = np.sqrt(0.5)
+    clustering = Clustering(
+        labels=np.zeros(0, np.int32),
+        centroids=np.array([[half, 0, 0, half], [0, half, half, 0]], np.float32),
+        sizes=np.array([1, 1]),
+        inertia=0.0,
+    )
+    features = {
+        "video": np.array([[5, 0], [0, 1], [2, 0]], np.float32),
+        "audio": np.array([[0, 1], [9, 0], [0, 9]], np.float32),
+    }
+    found = cluster_quality.assign(features, ["video", "audio"], clustering)
+    assert found.tolist() == [0, 1, 0]
+
+
+def test_a_runs_own_training_videos_get_the_labels_of_its_last_table(
+    source, split, tiny_run
+):
+    ((audio, video),) = cluster_quality.evaluate_splits(source, [split])
+    assert {audio.stream, video.stream} == {"audio", "video"}
+    table = label_tables.read(workdir.round_dir(str(tiny_run), 2))
+    for result in (audio, video):
+        labels = table.clusterings[result.stream].labels
+        of_videos = labels[split.train.examples.example_indices]
+        expected = cluster_quality.of_labels(of_videos, split.train.labels)
+        for name, value in expected._asdict().items():
+            assert result.metrics[f"train_{name}"] == pytest.approx(value), name
+        ranking = result.details["train_clusters"]
+        assert sum(row["size"] for row in ranking) == result.details["num_train"] == 24
+        assert sum(row["size"] for row in result.details["test_clusters"]) == 12
+        assert (result.details["round"], result.details["num_clusters"]) == (2, 4)
+        assert json.loads(json.dumps(result.details)) == result.details
+    assert list(audio.metrics)[:5] == ["nmi", "ami", "ari", "purity", "hungarian"]
+
+
+def test_clusterings_of_other_streams_are_left_out(source, split):
+    ((audio,),) = cluster_quality.evaluate_splits(source, [split], streams=["audio"])
+    assert audio.stream == "audio"
+
+
+def test_joint_clusters_need_both_streams(source, split, tiny_run, monkeypatch):
+    table = label_tables.read(workdir.round_dir(str(tiny_run), 2))
+    final = FinalClusters(2, {"joint": table.clusterings["audio"]})
+    monkeypatch.setattr(
+        cluster_quality.trained_run, "final_clusters", lambda run: final
+    )
+    with pytest.raises(ValueError, match=r"streams=\['audio'\]: .*\['joint'\]"):
+        cluster_quality.evaluate_splits(source, [split], streams=["audio"])
+
+
+def test_initial_encoders_have_no_clusters(tiny_run, split):
+    initial = encoder_sources.open_source(str(tiny_run), initial=True)
+    with pytest.raises(ValueError, match="initial encoders have no clusters"):
+        cluster_quality.evaluate_splits(initial, [split])

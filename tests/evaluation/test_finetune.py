@@ -1,0 +1,309 @@
+"""Finetuning on records whose classes can be read from any frame: its colour."""
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf.data import dataset_info, record_index, records
+from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.dataset_info import Examples, ShardInfo
+from xdc_tf.evaluation import classifier_training, encoder_sources, finetune
+from xdc_tf.evaluation.finetune_settings import (
+    FinetuneSettings,
+    check,
+    finetune_settings,
+)
+from xdc_tf.evaluation.labelled_records import LabelledRecords, Split, open_splits
+from xdc_tf.models import encoder_files
+
+ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "finetune"
+COLOURS = {
+    "blue": (40, 40, 200),
+    "green": (40, 200, 40),
+    "grey": (120, 120, 120),
+    "red": (200, 40, 40),
+}
+SETTINGS = FinetuneSettings(
+    augmentation=Augmentation(flip=False),
+    head_learning_rate=0.05,
+    encoder_learning_rate=0.05,
+    schedule="cosine",
+    batch_size=8,
+    num_epochs=6,
+    clips_per_epoch=64,
+    batch_norm_momentum=0.5,
+    shuffle_buffer=32,
+    held_out_share=0.125,
+    held_out_clips=1,
+    num_clips=2,
+    eval_batch_size=8,
+)
+
+
+def planted(folder, info, num_examples, seed):
+    """Labelled records of 8 noisy frames of one colour each."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    numbers = np.arange(num_examples)
+    with record_index.ShardWriter(str(folder / "shard")) as writer:
+        for number in numbers:
+            colour = np.array(list(COLOURS.values())[number % 4])
+            noise = rng.integers(-30, 31, [8, 24, 24, 3])
+            frames = (colour + noise).astype(np.uint8)
+            serialized = records.encode_example(
+                example_index=int(number),
+                data_path=f"{number}.mp4",
+                video_id=f"{number}.mp4",
+                frames_jpeg=[tf.io.encode_jpeg(frame).numpy() for frame in frames],
+                log_mel=None,
+                start_us=0,
+                end_us=1_000_000,
+                frame_rate=8.0,
+                height=24,
+                width=24,
+            )
+            writer.write(serialized)
+    return LabelledRecords(
+        directory=str(folder),
+        info=info._replace(
+            num_rows=num_examples,
+            num_examples=num_examples,
+            label_names=tuple(COLOURS),
+            modalities=("video",),
+            shards=(ShardInfo("shard", num_examples),),
+        ),
+        examples=Examples(
+            example_indices=numbers,
+            video_ids=np.array([f"{number}.mp4" for number in numbers]),
+            labels=numbers % 4,
+            shards=np.array(["shard"] * num_examples),
+            start_secs=np.zeros(num_examples),
+            end_secs=np.ones(num_examples),
+        ),
+        class_names=tuple(COLOURS),
+    )
+
+
+@pytest.fixture(scope="module")
+def split(tiny_records, tmp_path_factory):
+    """32 training and 40 test videos of four colours."""
+    folder = tmp_path_factory.mktemp("planted")
+    info = dataset_info.read_dataset_info(str(tiny_records / "train"))
+    train = planted(folder / "train", info, 32, seed=0)
+    return Split("1", train, planted(folder / "test", info, 40, seed=1))
+
+
+@pytest.fixture(scope="module")
+def scratch(split, new_tiny_config):
+    """Random encoders of the tiny configuration, on quarter-second clips."""
+    return encoder_sources.scratch_source(new_tiny_config(), split.train.info)
+
+
+def evaluate(source, splits, settings=SETTINGS, strategy=ONE_DEVICE, **arguments):
+    arguments = {"streams": list(source.run.streams), **arguments}
+    return finetune.evaluate_splits(
+        source, splits, settings=settings, strategy=strategy, **arguments
+    )
+
+
+def shuffled(labelled, seed):
+    labels = np.random.default_rng(seed).permutation(labelled.examples.labels)
+    return labelled._replace(examples=labelled.examples._replace(labels=labels))
+
+
+def test_labels_that_can_be_read_from_every_frame_are_all_learnt(scratch, split):
+    ((result,),) = evaluate(scratch, [split])
+    assert result.stream == "video"
+    assert result.metrics == {"top1": 1.0, "top5": 1.0, "mean_class": 1.0}
+    details = result.details
+    assert details["class_names"] == list(COLOURS)
+    assert details["confusion"] == (10 * np.eye(4, dtype=int)).tolist()
+    assert details["held_out_accuracy"] == 1.0
+    assert (details["num_train"], details["num_held_out"]) == (28, 4)
+    assert details["num_test"] == 40
+    assert details["selection"] == classifier_training.SELECTION_NOTE
+    curve = details["learning_curve"]
+    assert [one["epoch"] for one in curve] == list(range(1, 7))
+    assert curve[-1]["train_loss"] < curve[0]["train_loss"]
+    json.dumps(details, allow_nan=False)
+
+
+def test_labels_without_meaning_are_guessed(scratch, split):
+    meaningless = split._replace(
+        train=shuffled(split.train, 0), test=shuffled(split.test, 1)
+    )
+    ((result,),) = evaluate(scratch, [meaningless])
+    # 40 guesses at a quarter: mean 10 and deviation 2.7; within three of them.
+    assert 0.05 < result.metrics["top1"] < 0.46
+
+
+def test_the_head_of_a_frozen_random_encoder_learns_colours(scratch, split):
+    settings = SETTINGS._replace(frozen=True, head_learning_rate=0.1)
+    ((result,),) = evaluate(scratch, [split], settings)
+    assert result.metrics["top1"] > 0.9
+
+
+def test_few_labels_are_taken_of_every_class(scratch, split):
+    settings = SETTINGS._replace(num_train=2, num_epochs=1, held_out_share=0.0)
+    ((result,),) = evaluate(scratch, [split], settings)
+    assert result.details["num_train"] == 8
+    assert result.details["selection"] == classifier_training.LAST_EPOCH_NOTE
+
+
+def test_a_finetuned_encoder_and_head_are_saved_and_give_the_scores(
+    scratch, split, tmp_path
+):
+    settings = SETTINGS._replace(num_epochs=3)
+    ((result,),) = evaluate(scratch, [split], settings, save_dir=str(tmp_path))
+    folder = tmp_path / "split_1"
+    encoder = encoder_files.load_encoder(str(folder / "video_encoder.keras"))
+    head = encoder_files.load_heads(str(folder / "video_heads.npz"))["true_labels"]
+    told = json.loads((folder / "video_classifier.json").read_text())
+    assert told["class_names"] == list(COLOURS)
+    assert told["best_epoch"] == result.details["best_epoch"]
+
+    def predict(batches, num_rows):
+        found, count = np.zeros([num_rows, 4]), np.zeros([num_rows, 1])
+        for batch in batches:
+            levels = batch["video"].numpy() / 255.0
+            clips = (levels - told["clip"]["video_mean"]) / told["clip"]["video_std"]
+            logits = encoder(clips.astype(np.float32)) @ head.kernel + head.bias
+            for index, scores in zip(
+                batch["example_index"].numpy(), tf.nn.softmax(logits), strict=True
+            ):
+                if index >= 0:
+                    found[index] += scores
+                    count[index] += 1
+        return found / count
+
+    scores = classifier_training.predict_scores(
+        predict,
+        split.test,
+        clip=settings.clip(scratch.run.clip),
+        modality="video",
+        num_clips=2,
+        batch_size=8,
+        strategy=ONE_DEVICE,
+    )
+    right = (scores.argmax(axis=1) == split.test.labels).mean()
+    assert right == pytest.approx(result.metrics["top1"])
+
+
+def test_every_split_starts_from_the_encoder_anew(scratch, split):
+    settings = SETTINGS._replace(num_epochs=1, frozen=True)
+    other = split._replace(name="2")
+    (first,), (second,) = evaluate(scratch, [split, other], settings)
+    assert first.metrics == second.metrics
+    assert first.details["learning_curve"] == second.details["learning_curve"]
+
+
+def test_three_crops_of_more_frames_on_two_devices(scratch, split, two_devices):
+    settings = SETTINGS._replace(
+        num_frames=6,
+        crop_size=20,
+        num_crops=3,
+        batch_size=16,
+        eval_batch_size=12,
+        clips_per_epoch=128,
+    )
+    ((result,),) = evaluate(scratch, [split], settings, two_devices)
+    assert result.details["clip"]["num_frames"] == 6
+    assert result.details["clip"]["crop_size"] == 20
+    assert result.metrics["top1"] > 0.9
+
+
+@pytest.fixture(scope="module")
+def tiny_splits(tiny_records, tiny_run):
+    """The benchmark's split, for both modalities."""
+    return open_splits(
+        [str(tiny_records / "train")],
+        [str(tiny_records / "test")],
+        run=encoder_sources.open_source(str(tiny_run)).run,
+        modalities=["video", "audio"],
+    )
+
+
+@pytest.mark.parametrize("initial", [False, True])
+def test_both_encoders_of_a_run_are_finetuned(tiny_run, tiny_splits, initial):
+    source = encoder_sources.open_source(str(tiny_run), initial=initial)
+    settings = SETTINGS._replace(num_epochs=1, clips_per_epoch=0, num_crops=3)
+    ((video, audio),) = evaluate(source, tiny_splits, settings)
+    assert (video.stream, audio.stream) == ("video", "audio")
+    for result in (video, audio):
+        assert 0 <= result.metrics["top1"] <= result.metrics["top5"] <= 1
+        assert len(result.details["per_class"]) == 10
+
+
+def test_imported_weights_are_finetuned(imported_run, tiny_splits):
+    source = encoder_sources.open_source(str(imported_run))
+    settings = SETTINGS._replace(num_epochs=1, frozen=True)
+    ((result,),) = evaluate(source, tiny_splits, settings)
+    assert np.isfinite(result.details["learning_curve"][0]["train_loss"])
+
+
+def test_a_stream_that_there_is_not_is_refused(scratch, split):
+    with pytest.raises(ValueError, match=r"\['audio'\] has \['audio'\], and the enc"):
+        evaluate(scratch, [split], streams=["audio"])
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(scratch, split, two_devices):
+    with pytest.raises(ValueError, match="config.training.batch_size=7 is not a mult"):
+        evaluate(scratch, [split], SETTINGS._replace(batch_size=7), two_devices)
+
+
+def get_config(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
+def test_every_configuration_gives_settings(path):
+    assert isinstance(finetune_settings(get_config(path)), FinetuneSettings)
+
+
+def test_the_base_configuration_is_the_defaults():
+    assert finetune_settings(get_config(CONFIGS / "base.py")) == FinetuneSettings()
+
+
+def test_a_schedule_in_epochs_becomes_one_in_steps():
+    settings = finetune_settings(get_config(CONFIGS / "ucf101_selavi.py"))
+    schedule = settings.head_schedule(steps_per_epoch=100)
+    assert schedule.warmup_steps == 200
+    assert schedule.decay_shares == (0.5, 10 / 12)
+    assert schedule.peak == 2.5e-3
+
+
+def test_a_key_that_there_is_not_is_refused():
+    config = get_config(CONFIGS / "base.py")
+    config.training.batch = 3
+    with pytest.raises(ValueError, match="config.training has the keys .*'batch'"):
+        finetune_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"batch_size": 0}, "config.training.batch_size=0 must be at least 1"),
+        ({"layer_decay": 1.5}, r"config.optimizer.layer_decay=1.5 must be in \(0, 1\]"),
+        ({"dropout": 1.0}, r"config.model.dropout=1.0 must be in \[0, 1\)"),
+        ({"held_out_share": 1.0}, "config.training.held_out_share=1.0 must be in"),
+        ({"num_crops": 2}, "config.test.num_crops=2 must be 1 or 3"),
+        ({"schedule": "step"}, "config.optimizer.schedule='step' must be one of"),
+        ({"schedule": "steps"}, r"config.optimizer.milestones=\(\) must be the epochs"),
+        ({"schedule": "steps", "milestones": (12,)}, r"take out \[12\] or train long"),
+        ({"warmup_epochs": 12}, "config.optimizer.warmup_epochs=12 leaves none of"),
+        ({"precision": "half"}, "config.model.precision='half' must be one of float32"),
+        ({"seed": -1}, "config.seed=-1 must be in"),
+        ({"head_learning_rate": 0.0}, "head_learning_rate=0.0 must be positive"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(changed, told):
+    with pytest.raises(ValueError, match=told):
+        check(FinetuneSettings()._replace(**changed))

@@ -1,0 +1,114 @@
+"""The comparison of methods: what is run, that it goes on, and its page."""
+
+import csv
+import json
+import os
+
+import pytest
+
+from xdc_tf.evaluation import reproduction, reproduction_report
+from xdc_tf.evaluation.reproduction import Scale
+from xdc_tf.training import supervision
+
+TINY = Scale(
+    num_unlabelled=24,
+    num_labelled=20,
+    num_test=10,
+    num_rounds=2,
+    epochs_per_round=1,
+    num_clusters=4,
+    labels_per_class=1,
+    finetune_epochs=1,
+)
+
+
+def tasks_of(table, tmp_path, *, methods=(), seeds=(0,)):
+    return reproduction.make_tasks(
+        table,
+        scale=TINY,
+        seeds=seeds,
+        methods=methods,
+        data_dir=str(tmp_path / "data"),
+        out_dir=str(tmp_path / table),
+    )
+
+
+def test_all_methods_have_as_many_updates_and_clusters(tmp_path):
+    for task in tasks_of("methods", tmp_path):
+        config = reproduction.make_config(task)
+        epochs = config["num_rounds"] * config["training"]["epochs_per_round"]
+        assert epochs == 2
+        assert config["kmeans"]["num_clusters"] == 4
+        assert config["method"] in supervision.METHODS
+
+
+def test_the_control_is_a_run_for_each_modality_and_one_row(tmp_path):
+    tasks = tasks_of("methods", tmp_path, methods=["same_modality"])
+    assert [(task.variant.method, task.variant.streams) for task in tasks] == [
+        ("same_video", ("video",)),
+        ("same_audio", ("audio",)),
+    ]
+    assert {task.variant.row for task in tasks} == {"same modality"}
+
+
+@pytest.mark.parametrize("table", list(reproduction.TABLES))
+def test_every_task_of_a_table_has_reports_of_its_own(tmp_path, table):
+    tasks = tasks_of(table, tmp_path, methods=["xdc", "cdc"], seeds=(0, 1))
+    paths = [path for task in tasks for path in task.reports.values()]
+    assert len(set(paths)) == len(paths) == 2 * len(tasks)
+
+
+def test_a_table_along_a_key_changes_that_key_alone(tmp_path):
+    base, *others = (
+        reproduction.make_config(task) for task in tasks_of("clusters", tmp_path)
+    )
+    for config in others:
+        config["kmeans"]["num_clusters"] = base["kmeans"]["num_clusters"]
+        assert config == base
+
+
+def test_rounds_vary_at_as_many_epochs(tmp_path):
+    configs = [reproduction.make_config(task) for task in tasks_of("rounds", tmp_path)]
+    assert [config["num_rounds"] for config in configs] == [1, 2]
+    assert [config["training"]["epochs_per_round"] for config in configs] == [2, 1]
+
+
+def test_unknown_tables_and_methods_are_named(tmp_path):
+    with pytest.raises(ValueError, match="--table=x is unknown"):
+        tasks_of("x", tmp_path)
+    with pytest.raises(ValueError, match=r"--methods=\['xcd'\] are unknown"):
+        tasks_of("methods", tmp_path, methods=["xcd"])
+
+
+def test_methods_are_compared_and_what_is_there_is_not_done_again(
+    tmp_path, monkeypatch
+):
+    tasks = tasks_of("methods", tmp_path, methods=["scratch", "xdc"], seeds=(0, 1))
+    os.makedirs(tasks[0].out_dir)
+    reproduction.make_data(tasks, num_workers=2)
+    for task in tasks:
+        assert not task.is_done
+        reproduction.run(task)
+        assert task.is_done
+    monkeypatch.setattr(reproduction, "run", None)
+    assert list(reproduction.run_tasks(tasks, num_jobs=1)) == tasks
+    assert "linear video" in reproduction.tell(tasks[0])
+    text = reproduction_report.write(
+        "methods",
+        tasks,
+        str(tmp_path),
+        title="the methods",
+        command="python -m xdc_tf.cli.reproduce",
+        reference="xdc",
+    )
+    assert "scratch" in text and "xdc" in text
+    page = (tmp_path / "methods.md").read_text()
+    assert text in page and "(methods.png)" in page
+    with open(tmp_path / "methods.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    with open(tasks[0].reports["linear"]) as file:
+        report = json.load(file)
+    assert report["settings"]["row"] == "scratch"
+    assert (tmp_path / "methods.png").stat().st_size > 10_000
+    assert not [name for name in os.listdir(tmp_path / "methods") if "run" in name]
