@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from configs import synthetic as benchmark_config
-from data_prep import conversion_settings, synthetic
+from data_prep import conversion, conversion_settings, synthetic
 from xdc_tf import compat
 from xdc_tf.clustering import agreement, features, pseudo_labels
 from xdc_tf.clustering.feature_store import FeatureStore, RowState

@@ -49,7 +49,9 @@ class Scale(NamedTuple):
 
 
 SCALES = {
-    "small": Scale(600, 200, 200, num_rounds=4, epochs_per_round=4),
+    "small": Scale(
+        *(480, 200, 200), num_rounds=4, epochs_per_round=3, finetune_epochs=30
+    ),
     "full": Scale(1600, 400, 500, num_rounds=8, epochs_per_round=4),
 }
 
