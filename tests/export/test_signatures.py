@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from xdc_tf import workdir
 from xdc_tf.clustering import label_tables
+from xdc_tf.evaluation import reports
+from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.export import export_run, interchange
 from xdc_tf.models import encoder_files
 
@@ -15,15 +17,25 @@ from xdc_tf.models import encoder_files
 @pytest.fixture(scope="module")
 def exported(tiny_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("signatures") / "exported"
-    results = [
-        {"protocol": "linear", "results": [{"stream": "video", "accuracy": 0.5}]}
+    splits = [
+        [SplitResult("video", {"top1": top1}, {"confusion": [[1]]})]
+        for top1 in (0.5, 0.6)
     ]
+    report = reports.make_report(
+        "linear",
+        splits,
+        split_names=["1", "2"],
+        source={"video": {"directory": "/home/somebody/run"}},
+        settings={"num_clips": 3},
+        config={},
+        records={},
+    )
     export_run.export(
         str(tiny_run),
         str(out),
         formats=["tflite"],
         licence="CC-BY-4.0",
-        results=results,
+        results=[report],
     )
     return out
 
@@ -135,7 +147,16 @@ def test_the_card_tells_data_progress_metrics_and_licence(exported):
     assert (card["progress"]["rounds"], card["progress"]["steps"]) == (2, 2 * 4)
     clusters = card["metrics"]["clusters"]["audio"]
     assert clusters["clusters"] == 4 and 1 <= clusters["effective_clusters"] <= 4
-    assert card["metrics"]["evaluations"][0]["protocol"] == "linear"
+    (evaluation,) = card["metrics"]["evaluations"]
+    assert (evaluation["protocol"], evaluation["settings"]) == (
+        "linear",
+        {"num_clips": 3},
+    )
+    assert evaluation["results"][0]["mean"] == {"top1": 0.55}
+    readme = (exported / "README.md").read_text()
+    assert "| linear, video | |" in readme
+    assert "| top1 | 0.55 ± 0.071 over 2 splits |" in readme
+    assert "somebody" not in readme + json.dumps(evaluation)
     assert set(card["encoders"]["audio_encoder"]["signatures"]) == {
         "serving_default",
         "probabilities",

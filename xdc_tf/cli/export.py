@@ -1,7 +1,5 @@
 """Exports the encoders of a run, or imported weights, for use without this project."""
 
-import json
-
 from absl import flags, logging
 
 from xdc_tf import program, signals
@@ -29,14 +27,14 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     optional = {"licence": _LICENCE.value} if _LICENCE.value else {}
     with signals.listening():
-        from xdc_tf import files
+        from xdc_tf.evaluation import reports
         from xdc_tf.export import export_run
 
         paths = export_run.export(
             _WORKDIR.value,
             _OUT.value,
             formats=_FORMATS.value,
-            results=[json.loads(files.read_text(path)) for path in _RESULTS.value],
+            results=[reports.read(path) for path in _RESULTS.value],
             **optional,
         )
     for path in paths:

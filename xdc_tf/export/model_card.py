@@ -35,7 +35,8 @@ def card(
       signatures: for each stream, what its SavedModel's signatures give.
       clusters: of the encoders' features.
       licence: of the weights.
-      results: of evaluations, as xdc_tf.cli.evaluate writes them.
+      results: of evaluations, reports as xdc_tf.cli.evaluate writes them; what they
+        say of single splits and of the configuration is left out.
     """
     return {
         "method": run.config["method"],
@@ -55,10 +56,21 @@ def card(
         "progress": _json_of(run, work.ENCODERS_FILE),
         "metrics": {
             "clusters": _cluster_metrics(clusters),
-            "evaluations": list(results),
+            "evaluations": [_without_details(report) for report in results],
         },
         "config": dict(run.config),
         "versions": compat.versions(),
+    }
+
+
+def _without_details(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report's means and settings, without the paths of a machine."""
+    kept = ("protocol", "time", "settings", "notes", "versions")
+    return {key: report[key] for key in kept} | {
+        "results": [
+            result | {"splits": [split["metrics"] for split in result["splits"]]}
+            for result in report["results"]
+        ]
     }
 
 
@@ -150,14 +162,24 @@ def markdown(values: Mapping[str, Any]) -> str:
     lines += ["## Metrics", ""]
     for source, metrics in values["metrics"]["clusters"].items():
         lines += _table(f"clusters of {source}", metrics)
-    for result in values["metrics"]["evaluations"]:
-        lines += _table("evaluation", result)
+    for report in values["metrics"]["evaluations"]:
+        for result in report["results"]:
+            means = {
+                name: f"{mean:.4g}" + _deviation(result, name)
+                for name, mean in result["mean"].items()
+            }
+            lines += _table(f"{report['protocol']}, {result['stream']}", means)
     lines += [
         f"Licence of the weights: {html.escape(values['licence'])}. The configuration "
         "is in export.json.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _deviation(result: Mapping[str, Any], name: str) -> str:
+    std = result["std"][name]
+    return "" if std is None else f" ± {std:.2g} over {len(result['splits'])} splits"
 
 
 def _table(title: str, values: Mapping[str, Any]) -> list[str]:
