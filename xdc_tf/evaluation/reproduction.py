@@ -10,6 +10,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -409,15 +411,19 @@ def _data(task: Task) -> list[tuple[str, _Videos]]:
 
 
 def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
-    from data_prep import conversion, synthetic
+    from data_prep import conversion
     from data_prep.conversion_settings import ConversionSettings
 
-    arguments = spec._asdict()
-    if spec.microphone_db is None:
-        del arguments["microphone_db"]
     manifest = os.path.join(directory, "manifest.csv")
     if not os.path.exists(manifest):
-        synthetic.make_benchmark(directory, num_workers=num_workers, **arguments)
+        # By its command: a module with flags of its own.
+        given = {
+            name: value for name, value in spec._asdict().items() if value is not None
+        }
+        given |= {"out": directory, "num_workers": num_workers}
+        command = [sys.executable, "-m", "data_prep.synthetic"]
+        command += [f"--{name}={value}" for name, value in given.items()]
+        subprocess.run(command, check=True)
     conversion.convert_manifest(
         manifest,
         os.path.join(directory, "records"),
