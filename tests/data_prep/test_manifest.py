@@ -82,3 +82,53 @@ def test_a_manifest_in_another_encoding_is_refused(tmp_path):
     path.write_bytes("path\nä.mp4\n".encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8"):
         read_manifest(str(path))
+
+
+def test_labels_beside_the_manifest_number_it_whatever_it_has_itself(tmp_path):
+    (tmp_path / "labels.txt").write_text("bell\ncat\ndog\n", encoding="utf-8")
+    manifest = read_manifest(write(tmp_path, "path,label\na.mp4,dog\nb.mp4,\n"))
+    assert manifest.label_names == ("bell", "cat", "dog")
+
+
+def test_a_file_of_labels_can_be_named(tmp_path):
+    (tmp_path / "names").write_text("z\na\n", encoding="utf-8")
+    path = write(tmp_path, "path,label\na.mp4,a\n")
+    manifest = read_manifest(path, labels=str(tmp_path / "names"))
+    assert manifest.label_names == ("z", "a")
+    with pytest.raises(FileNotFoundError, match="file of labels .*none does not"):
+        read_manifest(path, labels=str(tmp_path / "none"))
+
+
+def test_a_label_that_the_file_of_labels_lacks_is_an_error(tmp_path):
+    (tmp_path / "labels.txt").write_text("bell\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"has the labels \['dog'\], which .*labels.t"):
+        read_manifest(write(tmp_path, "path,label\na.mp4,dog\n"))
+
+
+def test_a_name_is_taken_as_it_is(tmp_path):
+    text = 'path\n" a b.mp4 "\n"-x ""y"".mp4"\n"line\nbreak.mp4"\n../up.mp4\n'
+    rows = read_manifest(write(tmp_path, text)).rows
+    assert [row.path for row in rows] == [
+        " a b.mp4 ",
+        '-x "y".mp4',
+        "line\nbreak.mp4",
+        "../up.mp4",
+    ]
+    assert rows[3].file == str(tmp_path.parent / "up.mp4")
+
+
+def test_a_name_with_a_nul_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="line 2: path=.* holds a NUL"):
+        read_manifest(write(tmp_path, "path\na\0b.mp4\n"))
+
+
+def test_names_beside_a_remote_manifest_are_remote(tmp_path, monkeypatch):
+    from data_prep import manifest as module
+
+    content = b"path\nv/a.mp4\ns3://other/b.mp4\n"
+    monkeypatch.setattr(
+        module.remote_files, "exists", lambda path: not path.endswith("labels.txt")
+    )
+    monkeypatch.setattr(module.remote_files, "read_bytes", lambda path: content)
+    rows = read_manifest("s3://bucket/set/videos.csv").rows
+    assert [row.file for row in rows] == ["s3://bucket/set/v/a.mp4", "s3://other/b.mp4"]

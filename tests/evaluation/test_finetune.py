@@ -30,12 +30,12 @@ COLOURS = {
 }
 SETTINGS = FinetuneSettings(
     augmentation=Augmentation(flip=False),
-    head_learning_rate=0.05,
-    encoder_learning_rate=0.05,
+    head_learning_rate=0.02,
+    encoder_learning_rate=0.02,
     schedule="cosine",
-    batch_size=8,
-    num_epochs=6,
-    clips_per_epoch=64,
+    batch_size=16,
+    num_epochs=3,
+    clips_per_epoch=128,
     batch_norm_momentum=0.5,
     shuffle_buffer=32,
     held_out_share=0.125,
@@ -100,8 +100,10 @@ def split(tiny_records, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scratch(split, new_tiny_config):
-    """Random encoders of the tiny configuration, on quarter-second clips."""
-    return encoder_sources.scratch_source(new_tiny_config(), split.train.info)
+    """A random encoder on half-second clips, wide enough to learn in a few steps."""
+    config = new_tiny_config()
+    config["video_encoder"]["width"] = 0.25
+    return encoder_sources.scratch_source(config, split.train.info)
 
 
 def evaluate(source, splits, settings=SETTINGS, strategy=ONE_DEVICE, **arguments):
@@ -128,7 +130,7 @@ def test_labels_that_can_be_read_from_every_frame_are_all_learnt(scratch, split)
     assert details["num_test"] == 40
     assert details["selection"] == classifier_training.SELECTION_NOTE
     curve = details["learning_curve"]
-    assert [one["epoch"] for one in curve] == list(range(1, 7))
+    assert [one["epoch"] for one in curve] == [1, 2, 3]
     assert curve[-1]["train_loss"] < curve[0]["train_loss"]
     json.dumps(details, allow_nan=False)
 
@@ -207,9 +209,7 @@ def test_three_crops_of_more_frames_on_two_devices(scratch, split, two_devices):
         num_frames=6,
         crop_size=20,
         num_crops=3,
-        batch_size=16,
         eval_batch_size=12,
-        clips_per_epoch=128,
     )
     ((result,),) = evaluate(scratch, [split], settings, two_devices)
     assert result.details["clip"]["num_frames"] == 6
