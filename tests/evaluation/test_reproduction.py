@@ -7,7 +7,7 @@ import os
 import pytest
 
 from xdc_tf.evaluation import reproduction, reproduction_report
-from xdc_tf.evaluation.reproduction import Scale
+from xdc_tf.evaluation.reproduction_tables import TABLES, Scale
 from xdc_tf.training import supervision
 
 TINY = Scale(
@@ -51,7 +51,7 @@ def test_the_control_is_a_run_for_each_modality_and_one_row(tmp_path):
     assert {task.variant.row for task in tasks} == {"same modality"}
 
 
-@pytest.mark.parametrize("table", list(reproduction.TABLES))
+@pytest.mark.parametrize("table", list(TABLES))
 def test_every_task_of_a_table_has_reports_of_its_own(tmp_path, table):
     tasks = tasks_of(table, tmp_path, methods=["xdc", "cdc"], seeds=(0, 1))
     paths = [path for task in tasks for path in task.reports.values()]

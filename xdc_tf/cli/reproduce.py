@@ -36,9 +36,13 @@ _JOBS = flags.DEFINE_integer(
 
 def main(argv):
     del argv
-    from xdc_tf.evaluation import reproduction, reproduction_report
+    from xdc_tf.evaluation import (
+        reproduction,
+        reproduction_report,
+        reproduction_tables,
+    )
 
-    scale, name = reproduction.SCALES[_SCALE.value], _TABLE.value
+    scale, name = reproduction_tables.SCALES[_SCALE.value], _TABLE.value
     tasks = reproduction.make_tasks(
         name,
         scale=scale,
@@ -66,7 +70,7 @@ def main(argv):
             name,
             tasks,
             _OUT.value,
-            title=reproduction.TABLES[name].title,
+            title=reproduction_tables.TABLES[name].title,
             command=f"python -m xdc_tf.cli.reproduce {' '.join(flags_given)}",
             reference=_REFERENCE.value or _default_reference(name, tasks),
         )

@@ -8,7 +8,8 @@ import numpy as np
 from xdc_tf import files
 from xdc_tf.evaluation import comparison
 from xdc_tf.evaluation.comparison import Row
-from xdc_tf.evaluation.reproduction import Scale, Task
+from xdc_tf.evaluation.reproduction import Task
+from xdc_tf.evaluation.reproduction_tables import Scale
 
 _METRIC = "top1"
 

@@ -1,0 +1,180 @@
+"""What the comparison of the methods compares: tables, their rows, and how large.
+
+A table is a list of variants; each is pretrained and evaluated once per seed, all with
+the same data, number of clusters and number of updates unless that is what varies.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+SCRATCH, SUPERVISED = "scratch", "supervised"
+# Both modalities of the control, each of a run of its own.
+CONTROLS = {"same_video": ("video",), "same_audio": ("audio",)}
+BOTH = ("video", "audio")
+
+
+class Scale(NamedTuple):
+    """How large a comparison is.
+
+    Attributes:
+      num_unlabelled: videos to pretrain on; supervised training has their labels.
+      num_labelled: other videos that classifiers are fitted to.
+      num_test: further ones that they are scored on.
+      num_rounds: of clustering and training.
+      epochs_per_round: of training; supervised has as many in all.
+      num_clusters: k.
+      labels_per_class: that finetuning is given.
+      finetune_epochs: of it.
+    """
+
+    num_unlabelled: int
+    num_labelled: int
+    num_test: int
+    num_rounds: int
+    epochs_per_round: int
+    num_clusters: int = 20
+    labels_per_class: int = 5
+    finetune_epochs: int = 60
+
+
+SCALES = {
+    "small": Scale(
+        *(480, 200, 200), num_rounds=4, epochs_per_round=3, finetune_epochs=30
+    ),
+    "full": Scale(1600, 400, 500, num_rounds=8, epochs_per_round=4),
+}
+
+
+class Variant(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+      row: what the table calls it.
+      method: of supervision.METHODS, or SCRATCH.
+      config: values of the pretraining configuration, by dotted key.
+      num_unlabelled: videos to pretrain on; None for those of the scale.
+      shared: share of them whose sound has the picture's class.
+      microphone_db: strength of a nuisance of their sound.
+      streams: that are evaluated.
+    """
+
+    row: str
+    method: str
+    config: Mapping[str, Any] = {}
+    num_unlabelled: int | None = None
+    shared: float = 1.0
+    microphone_db: float | None = None
+    streams: tuple[str, ...] = BOTH
+
+
+def _methods(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+    del scale
+    variants = []
+    for method in methods:
+        if method == "same_modality":
+            variants += [
+                Variant("same modality", name, streams=streams)
+                for name, streams in CONTROLS.items()
+            ]
+        else:
+            variants.append(Variant(method, method))
+    return variants
+
+
+def _along(key: str, values: Callable[[Scale], Sequence]) -> Callable:
+    """Variants along one key of the configuration, for each of the methods."""
+
+    def variants(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+        return [
+            Variant(f"{method}, {key.split('.')[-1]}={value}", method, {key: value})
+            for method in methods
+            for value in values(scale)
+        ]
+
+    return variants
+
+
+def _along_data(field: str, values: Callable[[Scale], Sequence]) -> Callable:
+    """Variants along one property of the unlabelled videos."""
+
+    def variants(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+        return [
+            Variant(f"{method}, {field}={value}", method)._replace(**{field: value})
+            for method in methods
+            for value in values(scale)
+        ]
+
+    return variants
+
+
+class Table(NamedTuple):
+    """What a table compares.
+
+    Attributes:
+      title: for people.
+      methods: that it has unless others are asked for.
+      variants: function of scale and methods.
+    """
+
+    title: str
+    methods: tuple[str, ...]
+    variants: Callable[[Scale, Sequence[str]], list[Variant]]
+
+
+def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+    """Rounds and epochs per round with the same number of updates."""
+    total = scale.num_rounds * scale.epochs_per_round
+    return [
+        Variant(
+            f"{method}, rounds={rounds}",
+            method,
+            {"num_rounds": rounds, "training.epochs_per_round": total // rounds},
+        )
+        for method in methods
+        for rounds in (1, 2, 4, 8, 16)
+        if total % rounds == 0
+    ]
+
+
+TABLES = {
+    "methods": Table(
+        "the methods",
+        (SCRATCH, "same_modality", "sdc", "mdc", "cdc", "xdc", SUPERVISED),
+        _methods,
+    ),
+    "clusters": Table(
+        "the number of clusters",
+        ("xdc",),
+        _along("kmeans.num_clusters", lambda scale: (5, 10, 20, 40, 80)),
+    ),
+    "data": Table(
+        "the number of unlabelled videos",
+        ("xdc",),
+        _along_data(
+            "num_unlabelled",
+            lambda scale: [scale.num_unlabelled // part for part in (8, 4, 2, 1)],
+        ),
+    ),
+    "shared": Table(
+        "the share of videos whose sound has the picture's class",
+        ("xdc",),
+        _along_data("shared", lambda scale: (0.0, 0.25, 0.5, 0.75, 1.0)),
+    ),
+    # One thing at a time, for questions that the others raise.
+    "rounds": Table("rounds, at as many updates", ("xdc",), _rounds),
+    "updates": Table(
+        "epochs per round",
+        ("xdc",),
+        _along("training.epochs_per_round", lambda scale: (1, 2, 4, 8)),
+    ),
+    "normalize": Table(
+        "L2-normalised features for k-means",
+        ("xdc",),
+        _along("kmeans.normalize", lambda scale: (True, False)),
+    ),
+    "nuisance": Table(
+        "the strength of the microphones",
+        ("xdc",),
+        _along_data("microphone_db", lambda scale: (0.0, 6.0, 12.0)),
+    ),
+}
