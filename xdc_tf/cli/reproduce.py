@@ -11,18 +11,11 @@ import os
 from absl import flags
 
 from xdc_tf import program
+from xdc_tf.evaluation.reproduction_tables import SCALES, TABLES
 
-_TABLE = flags.DEFINE_enum(
-    "table",
-    "methods",
-    [
-        *("methods", "clusters", "data", "shared"),
-        *("rounds", "updates", "normalize", "nuisance"),
-    ],
-    "What to compare.",
-)
+_TABLE = flags.DEFINE_enum("table", "methods", list(TABLES), "What to compare.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ...", lower_bound=1)
-_SCALE = flags.DEFINE_enum("scale", "full", ["small", "full"], "How large it is.")
+_SCALE = flags.DEFINE_enum("scale", "full", list(SCALES), "How large it is.")
 _METHODS = flags.DEFINE_list("methods", [], "Other methods than the table's own.")
 _REFERENCE = flags.DEFINE_string(
     "reference", None, "Row that the others are tested against; default: the last."
@@ -36,13 +29,9 @@ _JOBS = flags.DEFINE_integer(
 
 def main(argv):
     del argv
-    from xdc_tf.evaluation import (
-        reproduction,
-        reproduction_report,
-        reproduction_tables,
-    )
+    from xdc_tf.evaluation import reproduction, reproduction_report
 
-    scale, name = reproduction_tables.SCALES[_SCALE.value], _TABLE.value
+    scale, name = SCALES[_SCALE.value], _TABLE.value
     tasks = reproduction.make_tasks(
         name,
         scale=scale,
@@ -70,7 +59,7 @@ def main(argv):
             name,
             tasks,
             _OUT.value,
-            title=reproduction_tables.TABLES[name].title,
+            title=TABLES[name].title,
             command=f"python -m xdc_tf.cli.reproduce {' '.join(flags_given)}",
             reference=_REFERENCE.value or _default_reference(name, tasks),
         )

@@ -1,7 +1,7 @@
 """Running the comparison of the methods on the embedded benchmark.
 
-Each task is pretrained and evaluated in a process of its own. Reports are files, so that
-what is there is not done again.
+Each task is pretrained and evaluated in a process of its own. Reports are files, so
+that what is there is not done again.
 """
 
 import contextlib
