@@ -5,6 +5,7 @@ import shutil
 import av
 import pytest
 
+from xdc_tf.evaluation import encoder_sources, labelled_records
 from xdc_tf.models import video_resnet
 from xdc_tf.weights import layouts, torch_files
 from xdc_tf.weights.import_weights import import_weights
@@ -47,3 +48,21 @@ def imported_run(tmp_path_factory):
         clip={"num_frames": 4, "fps": 8.0, "crop_size": 28},
     )
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def source(tiny_run):
+    """The trained encoders of tiny_run."""
+    return encoder_sources.open_source(str(tiny_run))
+
+
+@pytest.fixture(scope="session")
+def split(source, tiny_records):
+    """The videos of tiny_records, to learn from and to be tested on."""
+    (opened,) = labelled_records.open_splits(
+        [str(tiny_records / "train")],
+        [str(tiny_records / "test")],
+        run=source.run,
+        modalities=("video", "audio"),
+    )
+    return opened

@@ -11,24 +11,7 @@ from xdc_tf import workdir
 from xdc_tf.clustering import label_tables
 from xdc_tf.clustering.label_tables import Clustering
 from xdc_tf.evaluation import cluster_quality, encoder_sources
-from xdc_tf.evaluation.labelled_records import open_splits
 from xdc_tf.training.trained_run import FinalClusters
-
-
-@pytest.fixture(scope="module")
-def source(tiny_run):
-    return encoder_sources.open_source(str(tiny_run))
-
-
-@pytest.fixture(scope="module")
-def split(source, tiny_records):
-    (opened,) = open_splits(
-        [str(tiny_records / "train")],
-        [str(tiny_records / "test")],
-        run=source.run,
-        modalities=("video", "audio"),
-    )
-    return opened
 
 
 def test_clusters_that_are_the_classes_under_other_numbers_are_perfect():

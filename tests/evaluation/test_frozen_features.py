@@ -9,25 +9,9 @@ from xdc_tf import workdir
 from xdc_tf.clustering import features
 from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.evaluation import encoder_sources, frozen_features
-from xdc_tf.evaluation.labelled_records import LabelledRecords, Split, open_splits
+from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.models.encoder_files import load_encoder
 from xdc_tf.training import settings
-
-
-@pytest.fixture(scope="module")
-def source(tiny_run):
-    return encoder_sources.open_source(str(tiny_run))
-
-
-@pytest.fixture(scope="module")
-def split(source, tiny_records):
-    (opened,) = open_splits(
-        [str(tiny_records / "train")],
-        [str(tiny_records / "test")],
-        run=source.run,
-        modalities=("video", "audio"),
-    )
-    return opened
 
 
 @pytest.fixture

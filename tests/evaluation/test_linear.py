@@ -38,22 +38,6 @@ def _oracle(train_features, train_labels, test_features, test_labels):
     return np.mean(classifier.predict((test_features - mean) / std) == test_labels)
 
 
-@pytest.fixture(scope="module")
-def source(tiny_run):
-    return encoder_sources.open_source(str(tiny_run))
-
-
-@pytest.fixture(scope="module")
-def split(source, tiny_records):
-    (opened,) = open_splits(
-        [str(tiny_records / "train")],
-        [str(tiny_records / "test")],
-        run=source.run,
-        modalities=("video", "audio"),
-    )
-    return opened
-
-
 def test_planted_features_give_100_percent():
     train, test = _labels(50), _labels(25)
     top1 = _top1(

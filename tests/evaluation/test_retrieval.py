@@ -12,7 +12,6 @@ from xdc_tf.clustering import label_tables
 from xdc_tf.clustering.label_tables import Clustering
 from xdc_tf.clustering.nearest import nearest
 from xdc_tf.evaluation import cluster_retrieval, encoder_sources, retrieval
-from xdc_tf.evaluation.labelled_records import open_splits
 
 
 def _recalls(queries, gallery, query_labels, gallery_labels, ks=(1, 5, 10), **options):
@@ -197,22 +196,6 @@ def test_the_similarity_of_a_description_with_itself_is_one():
     bridge = _bridge([(0, 0)])
     rows = bridge.describe(_normal(0, (5, 3)).astype(np.float32), "video")
     np.testing.assert_allclose(np.sum(rows * rows, axis=1), 1.0)
-
-
-@pytest.fixture(scope="module")
-def source(tiny_run):
-    return encoder_sources.open_source(str(tiny_run))
-
-
-@pytest.fixture(scope="module")
-def split(source, tiny_records):
-    (opened,) = open_splits(
-        [str(tiny_records / "train")],
-        [str(tiny_records / "test")],
-        run=source.run,
-        modalities=("video", "audio"),
-    )
-    return opened
 
 
 def test_a_run_is_evaluated_within_and_across_modalities(source, split):

@@ -9,8 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from xdc_tf.evaluation import encoder_sources, metrics, svm
-from xdc_tf.evaluation.labelled_records import open_splits
+from xdc_tf.evaluation import metrics, svm
 from xdc_tf.evaluation.svm import SvmSettings
 
 FEW = SvmSettings(cs=(1e-3, 1e-1), num_folds=3)
@@ -172,22 +171,6 @@ def test_threads_change_nothing():
     )
     np.testing.assert_array_equal(one.scores, two.scores)
     assert one[1:] == two[1:]
-
-
-@pytest.fixture(scope="module")
-def source(tiny_run):
-    return encoder_sources.open_source(str(tiny_run))
-
-
-@pytest.fixture(scope="module")
-def split(source, tiny_records):
-    (opened,) = open_splits(
-        [str(tiny_records / "train")],
-        [str(tiny_records / "test")],
-        run=source.run,
-        modalities=("video", "audio"),
-    )
-    return opened
 
 
 def test_segments_of_one_file_are_one_recording(split):
