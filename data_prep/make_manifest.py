@@ -18,35 +18,11 @@ Of a folder, a file's label is the name of the root's sub-folder that it lies in
 directly in the root has none.
 """
 
-import os
-
 from absl import flags
 
-from data_prep.datasets import (
-    audioset,
-    dcase2013,
-    esc50,
-    folder,
-    hmdb51,
-    kinetics,
-    tut2016,
-    ucf101,
-    vggsound,
-)
-from data_prep.datasets.manifest_writer import Written, check_out, tell, write_manifest
+from data_prep.datasets.manifest_writer import tell
+from data_prep.datasets.manifests import DATASETS, make_manifest
 from xdc_tf import program
-
-DATASETS = {
-    "audioset": audioset.find_clips,
-    "dcase2013": dcase2013.find_clips,
-    "esc50": esc50.find_clips,
-    "folder": folder.find_clips,
-    "hmdb51": hmdb51.find_clips,
-    "kinetics": kinetics.find_clips,
-    "tut2016": tut2016.find_clips,
-    "ucf101": ucf101.find_clips,
-    "vggsound": vggsound.find_clips,
-}
 
 _DATASET = flags.DEFINE_enum("dataset", None, list(DATASETS), "Which.", required=True)
 _ROOT = flags.DEFINE_string(
@@ -68,42 +44,6 @@ _TRIMMED = flags.DEFINE_bool(
     "Files named by a YouTube id alone hold just the annotated segment, so that no "
     "times are written.",
 )
-
-
-def make_manifest(
-    dataset: str,
-    root: str,
-    *,
-    annotations: str | None = None,
-    split: str | None = None,
-    out: str,
-    trimmed: bool = False,
-) -> Written:
-    """Writes the manifest of a split, and what lies beside it.
-
-    Args:
-        dataset: one of DATASETS.
-        root: directory below which the media lie; they are not opened.
-        annotations: directory of the annotation files; default: the root.
-        split: its name; None for a folder.
-        out: the manifest, a local file NAME.csv.
-        trimmed: whether files named by a YouTube id alone hold just their segment.
-
-    Raises:
-        FileNotFoundError: the root, annotations, or all of the media are missing.
-        ValueError: a wrong argument, annotation, file name or label.
-    """
-    check_out(out)
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f"--root={root} is no directory; give the media's.")
-    annotations = root if annotations is None else annotations
-    if not os.path.exists(annotations):
-        raise FileNotFoundError(
-            f"--annotations={annotations} does not exist; give the directory of the "
-            "annotation files."
-        )
-    clips = DATASETS[dataset](annotations, root, split=split)
-    return write_manifest(out, clips, root=root, trimmed=trimmed)
 
 
 def main(argv: list[str]) -> None:

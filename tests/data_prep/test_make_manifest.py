@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data_prep.make_manifest import make_manifest
+from data_prep.datasets.manifests import make_manifest
 from data_prep.manifest import read_manifest
 
 
