@@ -134,7 +134,7 @@ def _open(path: str, settings: ConversionSettings) -> Iterator["_Recording"]:
         if VIDEO in settings.modalities:
             stream = timed_frames.video_stream(container)
             if stream is None:
-                raise MediaError(NO_VIDEO, "no video stream of a known codec")
+                raise MediaError(NO_VIDEO, "the file has no video stream")
             _check_size(stream, settings)
             pictures = PictureReader(container, stream, settings)
             if AUDIO in settings.modalities:
@@ -142,7 +142,7 @@ def _open(path: str, settings: ConversionSettings) -> Iterator["_Recording"]:
         if AUDIO in settings.modalities:
             stream = timed_frames.audio_stream(container)
             if stream is None:
-                raise MediaError(NO_AUDIO, "no audio stream of a known codec")
+                raise MediaError(NO_AUDIO, "the file has no audio stream")
             sounds = SoundReader(container, stream, settings.log_mel.sample_rate_hz)
         yield _Recording(path, settings, declared_secs, pictures, sounds)
 

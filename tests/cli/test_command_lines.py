@@ -52,7 +52,9 @@ def test_help_tells_all_flags_and_imports_nothing_slow(module):
         with open(os.path.join(ROOT, "xdc_tf", "cli", "new_video_flags.py")) as file:
             text += file.read()
     defined = re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text)
-    shown = re.findall(r"^  --(?:\[no\])?(\w+): \S", done.stdout, flags=re.MULTILINE)
+    shown = re.findall(
+        r"^  --(?:\[no\])?(\w+):(?: \S|$)", done.stdout, flags=re.MULTILINE
+    )
     assert sorted([*defined, "debug"]) == sorted(shown)
     imported = re.findall(r"\| +([\w.]+)$", done.stderr, flags=re.MULTILINE)
     assert "absl.flags" in imported

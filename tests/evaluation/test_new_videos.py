@@ -43,26 +43,26 @@ def _touch(folder, *names):
         (folder / name).write_bytes(b"")
 
 
-def test_a_folder_gives_its_videos_sorted_and_counts_the_others(tmp_path):
+def test_a_folder_gives_its_videos_sorted_and_counts_the_others(tmp_path, run):
     _touch(tmp_path, "b/x y.MKV", "a.mp4", "b/c/z.webm", "b/notes.txt", ".DS_Store")
-    videos = new_videos.open_videos(str(tmp_path), None)
+    videos = new_videos.open_videos(str(tmp_path), run)
     assert [row.path for row in videos.rows] == ["a.mp4", "b/c/z.webm", "b/x y.MKV"]
     assert [row.video_id for row in videos.rows] == [row.path for row in videos.rows]
     assert videos.rows[2].file == str(tmp_path / "b" / "x y.MKV")
     assert videos.num_others == 2
 
 
-def test_a_link_to_a_folder_is_counted_and_not_followed(tmp_path):
+def test_a_link_to_a_folder_is_counted_and_not_followed(tmp_path, run):
     _touch(tmp_path, "videos/a.mp4", "elsewhere/b.mp4")
     os.symlink(tmp_path / "elsewhere", tmp_path / "videos" / "link")
-    videos = new_videos.open_videos(str(tmp_path / "videos"), None)
+    videos = new_videos.open_videos(str(tmp_path / "videos"), run)
     assert ([row.path for row in videos.rows], videos.num_others) == (["a.mp4"], 1)
 
 
-def test_a_manifest_gives_its_rows(tmp_path):
+def test_a_manifest_gives_its_rows(tmp_path, run):
     path = tmp_path / "some.csv"
     path.write_text("path,start_secs,end_secs,label\nb.mp4,,,x\na.mp4,1,2.5,\n")
-    videos = new_videos.open_videos(str(path), None)
+    videos = new_videos.open_videos(str(path), run)
     assert [row.video_id for row in videos.rows] == ["b.mp4", "a.mp4#t=1,2.5"]
     assert videos.num_others == 0
 
@@ -145,33 +145,33 @@ def test_records_without_sound_are_refused_where_it_is_used(records, run):
         new_videos.open_videos(str(records), run)
 
 
-def test_nothing_there_is_an_error(tmp_path):
+def test_nothing_there_is_an_error(tmp_path, run):
     with pytest.raises(
         FileNotFoundError, match="missing does not exist; give a folder"
     ):
-        new_videos.open_videos(str(tmp_path / "missing"), None)
+        new_videos.open_videos(str(tmp_path / "missing"), run)
 
 
-def test_a_folder_without_videos_is_an_error(tmp_path):
+def test_a_folder_without_videos_is_an_error(tmp_path, run):
     _touch(tmp_path, "a.wav", "b.txt")
     with pytest.raises(ValueError, match="holds 2 files and none with a video's"):
-        new_videos.open_videos(str(tmp_path), None)
+        new_videos.open_videos(str(tmp_path), run)
 
 
-def test_a_single_video_file_is_an_error_that_names_the_ways_out(tmp_path):
+def test_a_single_video_file_is_an_error_that_names_the_ways_out(tmp_path, run):
     _touch(tmp_path, "a.mp4")
     with pytest.raises(
         ValueError, match="is one video file; give its folder, or a man"
     ):
-        new_videos.open_videos(str(tmp_path / "a.mp4"), None)
+        new_videos.open_videos(str(tmp_path / "a.mp4"), run)
 
 
 @pytest.mark.parametrize("name", ["a\nb.mp4", "a\rb.mp4", b"\xff.mp4"])
-def test_a_name_that_no_report_can_hold_is_an_error(tmp_path, name):
+def test_a_name_that_no_report_can_hold_is_an_error(tmp_path, name, run):
     with open(os.path.join(os.fsencode(tmp_path), os.fsencode(name)), "wb"):
         pass
     with pytest.raises(ValueError, match="line break or bytes that are not UTF-8"):
-        new_videos.open_videos(str(tmp_path), None)
+        new_videos.open_videos(str(tmp_path), run)
 
 
 def test_the_summary_counts_the_reasons():

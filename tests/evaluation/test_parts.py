@@ -99,6 +99,12 @@ def test_an_encoder_of_sound_alone_needs_the_picture_for_its_times(run):
     assert found.modalities == ("video", "audio")
 
 
+def test_sound_files_have_no_picture_to_go_by(run):
+    alone = run._replace(streams={"audio": "audio"})
+    found = parts.conversion_settings(alone, CONVERSION, sound_files=True)
+    assert found.modalities == ("audio",)
+
+
 @pytest.mark.parametrize(
     ("sampling", "message"),
     [

@@ -16,9 +16,11 @@ import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE, convert_manifest
 from data_prep.conversion_settings import ConversionSettings
+from data_prep.datasets.annotated_media import AUDIO_SUFFIXES
 from data_prep.manifest import ManifestRow
 from data_prep.workers import Limits
 from xdc_tf.data import dataset_info, pipeline
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
 from xdc_tf.evaluation import new_videos
 from xdc_tf.evaluation.new_videos import Records, Row, VideoFiles
 from xdc_tf.training.trained_run import TrainedRun
@@ -93,7 +95,8 @@ def parts(
         )
         every_part = _parts_of_records(videos)
     else:
-        converted = conversion_settings(run, conversion)
+        sounds = all(row.file.lower().endswith(AUDIO_SUFFIXES) for row in videos.rows)
+        converted = conversion_settings(run, conversion, sound_files=sounds)
         fps, longest_secs = converted.fps, conversion.max_secs
         every_part = _parts_of_files(videos, converted, conversion, scratch_dir)
     _check(sampling, conversion, fps=fps, longest_secs=longest_secs)
@@ -113,16 +116,24 @@ def parts(
         )
 
 
-def conversion_settings(run: TrainedRun, conversion: Conversion) -> ConversionSettings:
-    """What the run's records were converted with, or else what its clips need."""
+def conversion_settings(
+    run: TrainedRun, conversion: Conversion, *, sound_files: bool = False
+) -> ConversionSettings:
+    """What the run's records were converted with, or else what its clips need.
+
+    An encoder of sound alone sees the clips that it would see beside the other one, by
+    the picture's times; of sound files there is none.
+    """
     clip, info = run.clip, run.info
+    needs_video = run.modalities != (AUDIO,) or not sound_files
+    modalities = (VIDEO,) if run.modalities == (VIDEO,) else MODALITIES
     wanted = ConversionSettings(
         fps=clip.fps,
         short_side=round(clip.crop_size / clip.crop_share),
         min_secs=conversion.min_secs,
         max_secs=conversion.max_secs,
         log_mel=run.log_mel,
-        modalities=run.modalities,
+        modalities=modalities if needs_video else (AUDIO,),
     )
     if info is None:
         return wanted
