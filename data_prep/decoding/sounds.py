@@ -13,6 +13,7 @@ from data_prep.reasons import DECODE_ERROR, MediaError
 # clock that drifts. Less is a container's rounding.
 _MISPLACED_SECS = 0.01
 _SKIP_SECS = 5.0
+_LOWEST_HZ, _HIGHEST_HZ = 1000, 1_000_000
 
 
 class SoundReader:
@@ -89,6 +90,9 @@ class SoundReader:
             return False
         self._num_decoded += 1
         secs, duration_secs, frame = found
+        if not _LOWEST_HZ <= frame.sample_rate <= _HIGHEST_HZ:
+            # A damaged header; resampling from 1 Hz would not end.
+            raise MediaError(DECODE_ERROR, f"sound of {frame.sample_rate} Hz")
         kind = frame.format.name, frame.layout.name, frame.sample_rate
         misplaced = abs(secs - self._expected_secs) > _MISPLACED_SECS
         if misplaced and self._kind and self._container.format.name == "flac":
