@@ -142,8 +142,6 @@ _LOG_MEL_FLAGS = (
 def main(argv: list[str]) -> None:
     """Runs the conversion."""
     del argv
-    # The processes are the parallelism; one thread each also for matrix products.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # After the flags are parsed, so that --help answers at once; and outside the top
     # level, which every worker process imports.
     from data_prep.conversion import BeamRunner, convert_manifest

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import connection as mp_connection
 from typing import Any, NamedTuple
 
+import threadpoolctl
+
 from data_prep.reasons import CRASHED, OUT_OF_MEMORY, TIMEOUT, UNEXPECTED_ERROR
 
 # Outcomes may wait for the turn of an earlier one, this many per worker.
@@ -208,6 +210,9 @@ def _serve(function: Callable, connection, memory_mib: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit = int(memory_mib * 2**20)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    # The processes are the parallelism. A matrix product's threads spin while they wait
+    # for each other; those of several processes on the same cores do so for seconds.
+    threadpoolctl.threadpool_limits(1)
     while True:
         try:
             items = connection.recv()

@@ -1,13 +1,8 @@
 """A small part of benchmarks.fuzz: what holds for 4,000 mutations holds for these."""
 
 import numpy as np
-import pytest
 
 from benchmarks import fuzz
-from xdc_tf import compat
-
-# On TensorFlow 2.21 the conversion behind it has been seen to wait for ever.
-pytestmark = pytest.mark.skipif(compat.KERAS_3, reason="waits on this generation")
 
 
 def test_damaged_media_are_converted_or_refused_with_a_reason(tmp_path):

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from data_prep.workers import Limits, Outcome, map_groups
 
@@ -23,6 +24,8 @@ def behave(tasks):
             time.sleep(0.3)
         if task == "grow":
             np.ones(2**30, np.uint8)
+        if task == "threads":
+            task = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
         yield Outcome(result=task)
 
 
@@ -46,6 +49,12 @@ def test_each_failure_costs_its_own_item_only_and_order_is_kept():
         "e",
     ]
     assert outcomes[2].detail == "RuntimeError: as told"
+
+
+def test_matrix_products_in_a_worker_use_one_thread(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    (outcome,) = outcomes_of([["threads"]])
+    assert outcome.result and set(outcome.result) == {1}
 
 
 def test_an_item_that_wants_too_much_memory_costs_its_own_item_only():

@@ -37,8 +37,6 @@ _TIMEOUT_SECS = flags.DEFINE_float(
 
 def conversion():
     """The flags' `xdc_tf.evaluation.parts.Conversion`; imports TensorFlow."""
-    # The processes are the parallelism; one thread each also for matrix products.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from xdc_tf.evaluation.parts import Conversion
 
     return Conversion(
