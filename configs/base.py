@@ -58,11 +58,11 @@ def get_config() -> ml_collections.ConfigDict:
     c.video_encoder = ml_collections.ConfigDict()
     # r2plus1d as XDC's authors have it, r2plus1d_torchvision, r3d, mc3, r2plus1d_avid.
     c.video_encoder.architecture = "r2plus1d"
-    c.video_encoder.depth = 18  # 10, 18 or 34
+    c.video_encoder.depth = 18  # 4, 10, 18 or 34
     c.video_encoder.width = 1.0
     c.audio_encoder = ml_collections.ConfigDict()
     c.audio_encoder.architecture = "resnet"  # or resnet_torchvision, resnet_vmz
-    c.audio_encoder.depth = 18  # 10, 18 or 34
+    c.audio_encoder.depth = 18  # 4, 10, 18 or 34
     c.audio_encoder.width = 1.0
     c.batch_norm_momentum = 0.9  # kept share at each update
     c.synchronized_batch_norm = False  # statistics over all devices of all machines

@@ -22,8 +22,8 @@ from xdc_tf.models.two_stream import EncoderSettings
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
 ARCHITECTURES = {
-    "video": EncoderSettings("r2plus1d", 10, 0.0625),
-    "audio": EncoderSettings("resnet", 10, 0.0625),
+    "video": EncoderSettings("r2plus1d", 4, 0.25),
+    "audio": EncoderSettings("resnet", 4, 0.25),
 }
 CLIP = ClipSettings(
     num_frames=4,
@@ -133,7 +133,9 @@ def test_few_labels_are_so_many_of_every_class():
 
 
 @pytest.mark.parametrize("modality", ["video", "audio"])
-def test_rates_fall_from_stage_to_stage_down_to_the_stem(modality):
+def test_rates_fall_from_stage_to_stage_down_to_the_stem(modality, monkeypatch):
+    architecture = ARCHITECTURES[modality]._replace(depth=10, width=0.0625)
+    monkeypatch.setitem(ARCHITECTURES, modality, architecture)
     classifier = make_classifier(modality)
     settings = SETTINGS._replace(
         head_learning_rate=0.1, encoder_learning_rate=0.02, layer_decay=0.5
@@ -241,7 +243,9 @@ def test_a_step_moves_head_and_encoder_by_their_own_learning_rates(records):
     assert all(np.abs(change).max() > 0 for change in slow)
 
 
-def test_a_classifier_fits_the_videos_that_it_trains_on(records):
+def test_a_classifier_fits_the_videos_that_it_trains_on(records, monkeypatch):
+    architecture = ARCHITECTURES["audio"]._replace(depth=10, width=0.0625)
+    monkeypatch.setitem(ARCHITECTURES, "audio", architecture)
     settings = SETTINGS._replace(num_epochs=40, schedule="cosine")
     trained = train(make_classifier(), records, settings)
     assert trained.curve[-1].train_accuracy > 0.9

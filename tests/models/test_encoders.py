@@ -39,9 +39,11 @@ def convolutions(encoder):
     [
         # Stem, two per block and three shortcuts; video convolutions are pairs but for
         # the shortcuts.
+        ("video", 4, 2 * (1 + 2 * 1)),
         ("video", 10, 2 * (1 + 2 * 4) + 3),
         ("video", 18, 2 * (1 + 2 * 8) + 3),
         ("video", 34, 2 * (1 + 2 * 16) + 3),
+        ("audio", 4, 1 + 2 * 1),
         ("audio", 10, 1 + 2 * 4 + 3),
         ("audio", 18, 1 + 2 * 8 + 3),
     ],
@@ -201,10 +203,10 @@ def test_batch_norm_takes_its_settings():
 @pytest.mark.parametrize(
     ("modality", "arguments", "message"),
     [
-        ("video", {"depth": 50}, r"video_encoder\.depth=50 .*10, 18, 34"),
+        ("video", {"depth": 50}, r"video_encoder\.depth=50 .*4, 10, 18, 34"),
         ("video", {"width": 0.01}, r"video_encoder\.width=0\.01"),
         ("video", {"architecture": "c3d"}, r"video_encoder\.architecture='c3d' .*mc3"),
-        ("audio", {"depth": 50}, r"audio_encoder\.depth=50 .*10, 18, 34"),
+        ("audio", {"depth": 50}, r"audio_encoder\.depth=50 .*4, 10, 18, 34"),
         ("audio", {"architecture": "vgg"}, r"audio_encoder\.architecture='vgg' .*vmz"),
         ("audio", {"width": 0.01}, r"audio_encoder\.width=0\.01"),
     ],

@@ -18,7 +18,6 @@ from xdc_tf.models.two_stream import EncoderSettings, HeadSettings
 from xdc_tf.training import optimizers
 
 HEAD = "classifier"
-_NUM_STAGES = 4
 _GROUP = re.compile(r"stem|stage([1-4])")
 _SCORES = "scores"
 
@@ -106,8 +105,10 @@ def multipliers(
     top = settings.encoder_learning_rate / settings.head_learning_rate
     if epoch < settings.head_epochs:
         top = 0.0
-    for layer in _layers(classifier):
-        rate = top * settings.layer_decay ** _stages_above(layer.name)
+    layers = _layers(classifier)
+    stages = [_stage(layer.name) for layer in layers]
+    for layer, stage in zip(layers, stages, strict=True):
+        rate = top * settings.layer_decay ** (max(stages) - stage)
         rates += [rate] * len(layer.trainable_variables)
     return np.array(rates, np.float32)
 
@@ -116,11 +117,12 @@ def _layers(classifier: Classifier) -> list[keras.layers.Layer]:
     return [layer for layer in classifier.encoder.layers if layer.trainable_variables]
 
 
-def _stages_above(layer_name: str) -> int:
+def _stage(layer_name: str) -> int:
+    """From 1; 0 of the stem."""
     match = _GROUP.match(layer_name)
     if not match:
         raise ValueError(f"layer {layer_name!r} is of no stage of a known encoder.")
-    return _NUM_STAGES - int(match[1] or 0)
+    return int(match[1] or 0)
 
 
 def make_train_step(

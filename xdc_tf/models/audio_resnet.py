@@ -10,7 +10,13 @@ import keras
 
 from xdc_tf.models.layers import LayerMaker, LayerSettings
 
-BLOCKS_PER_STAGE = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+# Depth 4 is for trying things out.
+BLOCKS_PER_STAGE = {
+    4: (1,),
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+}
 
 
 class Architecture(NamedTuple):
@@ -55,7 +61,7 @@ def build(
 
     Args:
       architecture: a key of ARCHITECTURES.
-      depth: 10, 18 or 34; as usual it counts the classifier too, and no stem blocks.
+      depth: 4, 10, 18 or 34; as usual it counts the classifier too, and no stem blocks.
       width: multiplies the 64, 128, 256, 512 channels of the four stages.
       settings: what all layers share; LayerSettings() by default.
       name: name of the Keras model.
