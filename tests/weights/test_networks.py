@@ -123,7 +123,7 @@ STRANGE = {
             "layer1.0.conv2.0.0.weight": KERNEL,
             "layer1.0.conv3.0.weight": KERNEL,
         },
-        r"of \(1,\) blocks per stage with bottlenecks; known are .* \[10, 18, 34\]",
+        r"of \(1,\) blocks per stage with bottlenecks; known are .* \[4, 10, 18, 34\]",
     ),
     "Caffe2's bottlenecks": (
         {

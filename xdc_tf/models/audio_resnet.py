@@ -10,7 +10,7 @@ import keras
 
 from xdc_tf.models.layers import LayerMaker, LayerSettings
 
-# Depth 4 is for trying things out.
+# Depth 4 has one stage; it is for trying things out, and no published network has it.
 BLOCKS_PER_STAGE = {
     4: (1,),
     10: (1, 1, 1, 1),
