@@ -121,8 +121,8 @@ def make_tiny_config():
     config.clip.num_frames = 4
     config.clip.crop_size = 16
     config.clip.audio_secs = 0.5
-    config.video_encoder.width = 0.0625
-    config.audio_encoder.width = 0.0625
+    config.video_encoder.depth = config.audio_encoder.depth = 4
+    config.video_encoder.width = config.audio_encoder.width = 0.5
     config.kmeans.num_clusters = 4
     config.kmeans.num_restarts = 1
     config.features.batch_size = 8

@@ -38,9 +38,9 @@ def odd_videos(tiny_records, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def imported_run(tmp_path_factory):
-    """Work directory of random weights of a narrow R(2+1)D-10; half-second clips."""
+    """Work directory of random weights of a narrow R(2+1)D-4; half-second clips."""
     folder = tmp_path_factory.mktemp("imported")
-    encoder = video_resnet.build("r2plus1d", depth=10, width=0.0625)
+    encoder = video_resnet.build("r2plus1d", depth=4, width=0.5)
     torch_files.write(str(folder / "weights.pth"), layouts.state_dict(encoder))
     import_weights(
         str(folder / "weights.pth"),

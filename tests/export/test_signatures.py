@@ -162,7 +162,7 @@ def test_the_card_tells_data_progress_metrics_and_licence(exported):
         "probabilities",
         "clusters",
     }
-    assert card["encoders"]["video_encoder"]["architecture"]["depth"] == 10
+    assert card["encoders"]["video_encoder"]["architecture"]["depth"] == 4
 
 
 def test_the_card_for_people_has_no_markup_of_strangers(exported):

@@ -56,8 +56,8 @@ def test_the_description_says_how_to_build_and_feed_the_network(tiny_run, path):
         "stream": "video",
         "method": "xdc",
         "architecture": "r2plus1d",
-        "depth": 10,
-        "width": 0.0625,
+        "depth": 4,
+        "width": 0.5,
         "batch_norm_epsilon": 1e-3,
         "torchvision": None,
         "num_features": 32,
@@ -101,7 +101,7 @@ def test_no_head_and_several_heads_make_no_classifier(
 def test_importing_an_export_gives_the_run_back(tiny_run, path, tmp_path):
     torch_export.export(str(tiny_run), path)
     found = import_weights(path, str(tmp_path / "imported"))
-    assert found.network == ("torchvision_split", "", "r2plus1d", 10, 0.0625)
+    assert found.network == ("torchvision_split", "", "r2plus1d", 4, 0.5)
     assert found.num_classes == 4
     before, after = (
         layouts.state_dict(

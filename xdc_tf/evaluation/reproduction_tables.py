@@ -39,7 +39,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "small": Scale(
-        *(480, 200, 200), num_rounds=4, epochs_per_round=3, finetune_epochs=30
+        *(400, 200, 200), num_rounds=3, epochs_per_round=3, finetune_epochs=20
     ),
     "full": Scale(1600, 400, 500, num_rounds=8, epochs_per_round=4),
 }
@@ -131,7 +131,7 @@ def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
             {"num_rounds": rounds, "training.epochs_per_round": total // rounds},
         )
         for method in methods
-        for rounds in (1, 2, 4, 8, 16)
+        for rounds in range(1, total + 1)
         if total % rounds == 0
     ]
 
