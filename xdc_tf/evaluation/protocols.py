@@ -9,6 +9,7 @@ from xdc_tf.evaluation import (
     cluster_quality,
     encoder_sources,
     finetune,
+    labelled_records,
     linear,
     reports,
     retrieval,
@@ -36,7 +37,7 @@ class Options(NamedTuple):
       num_clips: per video; None for the protocol's own, or the recipe's.
       batch_size: clips per batch; None for that of the run, or the recipe's.
       seed: of the cross-validation of svm.
-      num_jobs: processes of the cross-validation.
+      num_jobs: threads of the cross-validation.
       save_dir: where finetuned classifiers go; None: nowhere.
     """
 
@@ -48,6 +49,11 @@ class Options(NamedTuple):
     seed: int = 0
     num_jobs: int = 1
     save_dir: str | None = None
+
+
+def trains(protocol: str, solver: str) -> bool:
+    """Whether a protocol trains a classifier by a recipe."""
+    return protocol == "finetune" or (protocol == "linear" and solver == SGD)
 
 
 def check_streams(source: Source, streams: Sequence[str]) -> tuple[str, ...]:
@@ -103,9 +109,9 @@ def evaluate(
     num_clips = options.num_clips or _NUM_CLIPS[protocol]
     common = {"batch_size": options.batch_size, "strategy": strategy}
     settings: dict[str, Any] = {"streams": list(streams), "num_clips": num_clips}
-    trains = protocol == "finetune" or (protocol == "linear" and options.solver == SGD)
-    if trains:
-        recipe = options.recipe._replace(frozen=protocol == "linear")
+    if trains(protocol, options.solver):
+        recipe = options.recipe
+        recipe = recipe._replace(frozen=recipe.frozen or protocol == "linear")
         if options.num_clips:
             recipe = recipe._replace(num_clips=options.num_clips)
         if options.batch_size:
@@ -170,11 +176,7 @@ def _report(
         config=source.run.config,
         records={
             split.name: {
-                name: {
-                    "directory": part.directory,
-                    "manifest_sha256": part.info.manifest_sha256,
-                    "num_examples": len(part.examples.labels),
-                }
+                name: labelled_records.describe(part)
                 for name, part in (("train", split.train), ("test", split.test))
             }
             for split in splits
