@@ -167,7 +167,7 @@ def _localize():
         raise ValueError(f"--protocol=localization needs {', '.join(missing)}.")
     if _INITIAL.value:
         raise ValueError(
-            "--protocol=localization has no --initial; it takes a run's trained encoders."
+            "--protocol=localization takes a run's trained encoders; drop --initial."
         )
     conversion = new_video_flags.conversion()
     from xdc_tf.evaluation import localization, new_videos

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.manifest import read_manifest
-from xdc_tf import compat, files
+from xdc_tf import compat
 from xdc_tf.data import dataset_info, record_index
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
@@ -32,7 +32,8 @@ class LabelledRecords(NamedTuple):
       info: what it says about itself.
       examples: those that take part; all have a label.
       class_names: of the whole split, sorted; labels are numbers in it.
-      manifest: that chose the examples; "" where all take part.
+      manifest: path of the one that chose the examples; "" where all take part.
+      chosen_by_sha256: of its bytes.
       num_absent: rows of the manifest that have no labelled record.
     """
 
@@ -41,6 +42,7 @@ class LabelledRecords(NamedTuple):
     examples: Examples
     class_names: tuple[str, ...]
     manifest: str = ""
+    chosen_by_sha256: str = ""
     num_absent: int = 0
 
     @property
@@ -97,7 +99,7 @@ def describe(records: LabelledRecords) -> dict[str, Any]:
     }
     if records.manifest:
         told["chosen_by"] = records.manifest
-        told["chosen_by_sha256"] = files.sha256(records.manifest)
+        told["chosen_by_sha256"] = records.chosen_by_sha256
     return told
 
 
@@ -207,7 +209,8 @@ def _open(
 
 def _select(records: LabelledRecords, manifest: str) -> LabelledRecords:
     """The examples that a manifest names."""
-    ids = {row.video_id for row in read_manifest(manifest).rows}
+    chooser = read_manifest(manifest)
+    ids = {row.video_id for row in chooser.rows}
     chosen = np.array([name in ids for name in records.examples.video_ids], bool)
     if not chosen.any():
         raise ValueError(
@@ -216,7 +219,11 @@ def _select(records: LabelledRecords, manifest: str) -> LabelledRecords:
             f"was converted, for example {records.examples.video_ids[0]!r}."
         )
     num_absent = len(ids) - len(set(records.examples.video_ids[chosen].tolist()))
-    return records.part(chosen)._replace(manifest=manifest, num_absent=num_absent)
+    return records.part(chosen)._replace(
+        manifest=manifest,
+        chosen_by_sha256=chooser.sha256,
+        num_absent=num_absent,
+    )
 
 
 def _pair(
