@@ -1,5 +1,4 @@
 import csv
-import hashlib
 import io
 import os
 import subprocess
@@ -8,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from media_files import SAMPLE_RATE_HZ, tone, write_media
+from media_files import SAMPLE_RATE_HZ, digests, tone, write_media
 from PIL import Image
 
 from data_prep.conversion import convert_manifest
@@ -83,13 +82,6 @@ def read_records(folder):
         )
         for serialized in tf.data.TFRecordDataset(files)
     ]
-
-
-def digests(folder):
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.iterdir()
-    }
 
 
 def run_program(*flags):

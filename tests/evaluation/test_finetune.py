@@ -258,7 +258,9 @@ def test_imported_weights_are_finetuned(imported_run, tiny_splits):
 
 
 def test_a_stream_that_there_is_not_is_refused(scratch, split):
-    with pytest.raises(ValueError, match=r"\['audio'\] has \['audio'\], and the enc"):
+    with pytest.raises(
+        ValueError, match=r"streams=\['audio'\] are none of \['video'\]"
+    ):
         evaluate(scratch, [split], streams=["audio"])
 
 

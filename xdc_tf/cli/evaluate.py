@@ -115,7 +115,7 @@ def main(argv):
         )
     else:
         source = encoder_sources.open_source(_WORKDIR.value, initial=_INITIAL.value)
-    streams = protocols.check_streams(source, _STREAMS.value)
+    streams = encoder_sources.check_streams(source, _STREAMS.value)
     trains = protocols.trains(_PROTOCOL.value, _SOLVER.value)
     # Others need no recipe, whose default lies in the repository.
     recipe = (

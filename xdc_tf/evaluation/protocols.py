@@ -56,21 +56,6 @@ def trains(protocol: str, solver: str) -> bool:
     return protocol == "finetune" or (protocol == "linear" and solver == SGD)
 
 
-def check_streams(source: Source, streams: Sequence[str]) -> tuple[str, ...]:
-    """The streams wanted, in the run's order; all for none.
-
-    Raises:
-      ValueError: the run has no such stream.
-    """
-    unknown = [stream for stream in streams if stream not in source.run.streams]
-    if unknown:
-        raise ValueError(
-            f"--streams={unknown} are none of {list(source.run.streams)}, the encoders "
-            f"of {source.run.directory or 'the configuration'}."
-        )
-    return tuple(s for s in source.run.streams if not streams or s in streams)
-
-
 def evaluate(
     protocol: str,
     source: Source,
@@ -100,7 +85,7 @@ def evaluate(
             f"--protocol={protocol} with --solver={options.solver} is unknown; choose "
             f"one of {', '.join(PROTOCOLS)}, and {LOGISTIC} or {SGD} for linear."
         )
-    streams = check_streams(source, options.streams)
+    streams = encoder_sources.check_streams(source, options.streams)
     notes = [
         f"split {split.name}: {warning}"
         for split in splits
