@@ -131,8 +131,8 @@ def _validate(
         "worker_memory_mib": limits.memory_mib,
     }
     for name, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}.")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}.")
 
 
 def _promised_info(
@@ -344,8 +344,9 @@ def _mean_and_std(moments: shard_files.Moments) -> tuple[float, float]:
 
 def _remove_progress(out_dir: str) -> None:
     """Removes what only an unfinished conversion needs."""
-    for path in tf.io.gfile.glob(os.path.join(out_dir, "records-*.tmp")):
-        tf.io.gfile.remove(path)
+    for name in tf.io.gfile.listdir(out_dir):
+        if name.startswith("records-") and name.endswith(".tmp"):
+            tf.io.gfile.remove(os.path.join(out_dir, name))
     progress = os.path.join(out_dir, PROGRESS_DIR)
     if tf.io.gfile.exists(progress):
         tf.io.gfile.rmtree(progress)

@@ -1,5 +1,6 @@
 """Everything that decides what is stored for a row, and what is refused."""
 
+import math
 from typing import NamedTuple
 
 from xdc_tf.data import log_mel
@@ -59,8 +60,9 @@ def validate(settings: ConversionSettings) -> None:
         *("fps", "short_side", "max_secs", "max_file_mib", "max_megapixels"),
         "max_frames",
     ):
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(settings, name)}.")
+        value = getattr(settings, name)
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}.")
     if not 1 <= settings.jpeg_quality <= 95:
         raise ValueError(
             f"jpeg_quality must be from 1 to 95, got {settings.jpeg_quality}."

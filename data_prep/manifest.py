@@ -10,7 +10,6 @@ name. A manifest and what it names may be remote.
 import csv
 import hashlib
 import io
-import math
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,6 +19,8 @@ from data_prep import remote_files
 COLUMNS = ("path", "start_secs", "end_secs", "label")
 # Beside a manifest: the labels of all splits of its data set.
 LABELS_FILE = "labels.txt"
+# Thirty years, which FFmpeg's microseconds hold.
+_MOST_SECS = 1e9
 
 
 class ManifestRow(NamedTuple):
@@ -68,8 +69,25 @@ def read_manifest(path: str, *, labels: str | None = None) -> Manifest:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    _check_columns(path, reader.fieldnames or [])
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        _check_columns(path, reader.fieldnames or [])
+        rows = _read_rows(path, reader)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} line {reader.reader.line_num}: {error}; quotes in a value are "
+            "doubled, and those around it close."
+        ) from error
+    if not rows:
+        raise ValueError(f"{path} has no rows below its header; add one per video.")
+    return Manifest(
+        sha256=hashlib.sha256(content).hexdigest(),
+        rows=tuple(rows),
+        label_names=_label_names(path, rows, labels),
+    )
+
+
+def _read_rows(path: str, reader: csv.DictReader) -> list[ManifestRow]:
     whole_path = path if remote_files.is_remote(path) else os.path.abspath(path)
     folder = os.path.dirname(whole_path)
     rows: list[ManifestRow] = []
@@ -85,13 +103,7 @@ def read_manifest(path: str, *, labels: str | None = None) -> Manifest:
             )
         line_of_segment[segment] = reader.line_num
         rows.append(row)
-    if not rows:
-        raise ValueError(f"{path} has no rows below its header; add one per video.")
-    return Manifest(
-        sha256=hashlib.sha256(content).hexdigest(),
-        rows=tuple(rows),
-        label_names=_label_names(path, rows, labels),
-    )
+    return rows
 
 
 def _label_names(
@@ -168,7 +180,7 @@ def _read_row(
 def _locate(folder: str, path: str) -> str:
     if remote_files.is_remote(path):
         return path
-    if remote_files.is_remote(folder):
+    if remote_files.is_remote(folder) and not os.path.isabs(path):
         return f"{folder}/{path}"
     return os.path.normpath(os.path.join(folder, path))
 
@@ -182,8 +194,10 @@ def _read_secs(where: str, column: str, text: str) -> float | None:
         raise ValueError(
             f"{where}: {column}={text!r} is not a number of seconds."
         ) from error
-    if not (math.isfinite(secs) and secs >= 0):
-        raise ValueError(f"{where}: {column}={text!r} must be finite and at least 0.")
+    if not 0 <= secs <= _MOST_SECS:
+        raise ValueError(
+            f"{where}: {column}={text!r} must be from 0 to {_MOST_SECS:g}."
+        )
     return secs
 
 

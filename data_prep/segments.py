@@ -4,7 +4,7 @@ import csv
 import functools
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from data_prep.decoding import timed_frames
@@ -14,6 +14,8 @@ from data_prep.remote_files import local_copy
 from data_prep.workers import Limits, Outcome, map_groups
 
 _COLUMNS = ("row", "start_secs", "end_secs")
+# Of one file. One that declares more declares anything.
+_MOST_SEGMENTS = 1_000_000
 
 
 class Segmentation(NamedTuple):
@@ -82,19 +84,28 @@ def cut_rows(
 def cut(
     start_secs: float, end_secs: float, segmentation: Segmentation, min_secs: float
 ) -> list[tuple[float, float]]:
-    """Starts and ends of the segments of a stretch; see Segmentation."""
+    """Starts and ends of the segments of a stretch; see Segmentation.
+
+    None where nothing is left of it, or so much that the file cannot be right.
+    """
     secs, most = segmentation
     # Not less than a microsecond, in which times are kept.
-    whole = math.floor((end_secs - start_secs) / secs + 1e-6)
-    starts = [start_secs + k * secs for k in range(whole)]
-    pieces = [(start, start + secs) for start in starts]
-    rest_start = start_secs + whole * secs
-    if end_secs - rest_start >= max(min_secs, 1e-3):
-        pieces.append((rest_start, end_secs))
-    if most is not None and len(pieces) > most:
+    whole = max(0, math.floor((end_secs - start_secs) / secs + 1e-6))
+    rest_secs = end_secs - (start_secs + whole * secs)
+    number = whole + (rest_secs >= max(min_secs, 1e-3))
+    chosen: Iterable[int] = range(number)
+    if most is not None and number > most:
         # The middles of as many equal parts.
-        pieces = [pieces[int((k + 0.5) * len(pieces) / most)] for k in range(most)]
-    return [(round(start, 6), round(end, 6)) for start, end in pieces]
+        chosen = (int((k + 0.5) * number / most) for k in range(most))
+    elif number > _MOST_SEGMENTS:
+        return []
+    return [
+        (
+            round(start_secs + k * secs, 6),
+            round(end_secs if k == whole else start_secs + k * secs + secs, 6),
+        )
+        for k in chosen
+    ]
 
 
 def make_segment(
@@ -140,6 +151,7 @@ def _tell_lengths(rows: Sequence[ManifestRow], limit_bytes: int) -> Iterator[Out
     for row in rows:
         try:
             with local_copy(row.file, limit_bytes=limit_bytes) as path:
+                timed_frames.check_file(path, limit_bytes=limit_bytes)
                 with timed_frames.open_media(path) as container:
                     secs = timed_frames.declared_secs(container)
                 yield Outcome(secs or timed_frames.last_packet_secs(path))

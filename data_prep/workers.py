@@ -6,7 +6,9 @@ Nothing here imports TensorFlow: a worker is as large as the function that it ru
 import collections
 import multiprocessing
 import resource
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import connection as mp_connection
@@ -131,8 +133,12 @@ class _Worker:
         # A fresh interpreter: forking a process that runs TensorFlow's threads hangs.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
+        # A process that is killed leaves its temporary files.
+        self._temporary_dir = tempfile.mkdtemp(prefix="worker-")
         self.process = context.Process(
-            target=_serve, args=(function, theirs, limits.memory_mib), daemon=True
+            target=_serve,
+            args=(function, theirs, limits.memory_mib, self._temporary_dir),
+            daemon=True,
         )
         self.process.start()
         # With only the child holding its end, its death reads as end of file.
@@ -180,6 +186,7 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.connection.close()
+        shutil.rmtree(self._temporary_dir, ignore_errors=True)
         self.task, self.stopped = None, True
 
 
@@ -204,11 +211,17 @@ def _idle_worker(
     return workers[-1]
 
 
-def _serve(function: Callable, connection, memory_mib: float) -> None:
+def _serve(
+    function: Callable, connection, memory_mib: float, temporary_dir: str
+) -> None:
     """Answers tasks until the other end closes."""
     # An interrupt from the terminal is for the main process, which then stops this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tempfile.tempdir = temporary_dir
+    _, hardest = resource.getrlimit(resource.RLIMIT_DATA)
     limit = int(memory_mib * 2**20)
+    if hardest != resource.RLIM_INFINITY:
+        limit = min(limit, hardest)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     # The processes are the parallelism. A matrix product's threads spin while they wait
     # for each other; those of several processes on the same cores do so for seconds.

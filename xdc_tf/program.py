@@ -143,7 +143,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _print_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    # Names of strangers' files may hold what moves a terminal's cursor.
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    print(f"error: {shown}", file=sys.stderr)
 
 
 def _describe_in_help(main: Callable[[list[str]], int | None]) -> None:

@@ -357,7 +357,7 @@ def stem_of(path: str) -> str:
 def _read_csv(path: str) -> Iterator[tuple[str, list[str]]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
             for values in reader:
                 if values:
                     where = f"{path} line {reader.line_num}"

@@ -6,8 +6,6 @@ timestamps, so files with variable frame rate, late streams or gaps stay synchro
 
 import contextlib
 import math
-import os
-import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -115,17 +113,7 @@ def _open(path: str, settings: ConversionSettings) -> Iterator["_Recording"]:
     Raises:
       MediaError: cannot_open, too_large, no_video or no_audio.
     """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise MediaError(CANNOT_OPEN, timed_frames.message(error)) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise MediaError(CANNOT_OPEN, "not a file but a directory or device")
-    file_mib = status.st_size / 2**20
-    if file_mib > settings.max_file_mib:
-        raise MediaError(
-            TOO_LARGE, f"{file_mib:.0f} MiB, the limit is {settings.max_file_mib:g}"
-        )
+    timed_frames.check_file(path, limit_bytes=int(settings.max_file_mib * 2**20))
     pictures = sounds = None
     with contextlib.ExitStack() as stack:
         # One for each stream: packets of the other one need no keeping.
@@ -227,7 +215,9 @@ class _Recording(NamedTuple):
         if end_secs is None:
             # A little more than is allowed, so that what is longer shows.
             limit_secs = start_secs + self.settings.max_secs + 1
-        waveform, sound_end_secs, damage = self.sounds.read(start_secs, limit_secs)
+        waveform, sound_end_secs, damage = self.sounds.read(
+            start_secs, limit_secs, pad=False
+        )
         self._judge(damage)
         if sound_end_secs < limit_secs:
             sound_secs = max(0.0, sound_end_secs - start_secs)

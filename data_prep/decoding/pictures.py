@@ -9,14 +9,13 @@ import av
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.decoding.jpeg_encoder import JpegEncoder
 from data_prep.decoding.timed_frames import (
+    SKIP_SECS,
     TIMESTAMP_SLACK_SECS,
     media_error,
     timed_frames,
 )
 from data_prep.reasons import DECODE_ERROR, TOO_LARGE, TOO_LONG, MediaError
 
-# Frames up to a segment this much later are decoded: a jump would land before it.
-_SKIP_SECS = 5.0
 # A record is a protocol buffer, which ends at 2 GiB.
 _MAX_RECORD_BYTES = 1 << 30
 
@@ -85,6 +84,7 @@ class PictureReader:
             limit = math.floor((end_secs - start_secs + TIMESTAMP_SLACK_SECS) * fps)
         self._num_decoded, self._error = 0, None
         self._go_to(start_secs)
+        self._read_to_secs = math.nan  # unless this segment is read to its end
         while len(frames_jpeg) < limit:
             secs = start_secs + len(frames_jpeg) / fps
             while self._next and self._replaced_secs() <= secs:
@@ -120,7 +120,7 @@ class PictureReader:
     def _go_to(self, start_secs: float) -> None:
         """Reads on, or jumps, to where the segment starts."""
         ahead_secs = start_secs - self._read_to_secs
-        if self._frames and -TIMESTAMP_SLACK_SECS <= ahead_secs < _SKIP_SECS:
+        if self._frames and -TIMESTAMP_SLACK_SECS <= ahead_secs < SKIP_SECS:
             return
         self._shown = self._next = None
         self._frames = timed_frames(

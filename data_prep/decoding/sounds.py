@@ -6,13 +6,12 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from data_prep.decoding.timed_frames import media_error, timed_frames
+from data_prep.decoding.timed_frames import SKIP_SECS, media_error, timed_frames
 from data_prep.reasons import DECODE_ERROR, MediaError
 
 # Sound this far from where its samples, counted, would be is placed anew: a gap, or a
 # clock that drifts. Less is a container's rounding.
 _MISPLACED_SECS = 0.01
-_SKIP_SECS = 5.0
 _LOWEST_HZ, _HIGHEST_HZ = 1000, 1_000_000
 
 
@@ -26,7 +25,7 @@ class SoundReader:
         self._frames: Iterator | None = None
 
     def read(
-        self, start_secs: float, end_secs: float
+        self, start_secs: float, end_secs: float, *, pad: bool = True
     ) -> tuple[np.ndarray, float, MediaError | None]:
         """The waveform of [start_secs, end_secs), zero where there is no sound.
 
@@ -35,6 +34,7 @@ class SoundReader:
         Args:
           start_secs: of the segment.
           end_secs: of the segment.
+          pad: whether the waveform goes on, as zeros, past the end of the sound.
 
         Returns:
           [samples] float32, nominally in [-1, 1]; the time in the file where the sound
@@ -52,7 +52,11 @@ class SoundReader:
             error = media_error(found, f"sound after {self._num_decoded} frames")
         except MediaError as found:
             error = found
-        waveform = np.zeros(end - first, np.float32)
+        last = end
+        if not pad:
+            sound_end = math.ceil(self._sound_end_secs * self._rate_hz)
+            last = min(end, max(first, self._filled, sound_end))
+        waveform = np.zeros(last - first, np.float32)
         for position, samples in self._chunks:
             skipped = max(0, first - position)
             kept = samples[skipped : max(0, end - position)]
@@ -70,7 +74,7 @@ class SoundReader:
         if self._frames:
             # Segments' ends may be rounded by a sample.
             ahead = first - self._read_to
-            if -1 <= ahead < _SKIP_SECS * self._rate_hz:
+            if -1 <= ahead < SKIP_SECS * self._rate_hz:
                 return
         self._frames = timed_frames(
             self._container, self._stream, start_secs, rewind=self._frames is not None

@@ -6,15 +6,24 @@ timestamps, never by counting.
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 
 import av
 
 from data_prep.decoding.deinterlacing import progressive
-from data_prep.reasons import CANNOT_OPEN, DECODE_ERROR, OUT_OF_MEMORY, MediaError
+from data_prep.reasons import (
+    CANNOT_OPEN,
+    DECODE_ERROR,
+    OUT_OF_MEMORY,
+    TOO_LARGE,
+    MediaError,
+)
 
 # Containers round timestamps, Matroska to whole milliseconds.
 TIMESTAMP_SLACK_SECS = 1e-3
+# Frames up to a segment this much later are decoded: a jump would land before it.
+SKIP_SECS = 5.0
 
 # Decoding begins this much before the segment, so that decoders have settled.
 _SEEK_MARGIN_SECS = 1.0
@@ -42,6 +51,25 @@ class _File:
         self.name = "media" + (suffix if suffix.isascii() else "")
         self.read, self.seek = self._file.read, self._file.seek
         self.tell, self.close = self._file.tell, self._file.close
+
+
+def check_file(path: str, *, limit_bytes: int) -> None:
+    """Looks whether a local path is a file worth opening.
+
+    Raises:
+      MediaError: cannot_open or too_large.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise MediaError(CANNOT_OPEN, message(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(CANNOT_OPEN, "not a file but a directory or device")
+    if status.st_size > limit_bytes:
+        raise MediaError(
+            TOO_LARGE,
+            f"{status.st_size / 2**20:.0f} MiB, the limit is {limit_bytes / 2**20:g}",
+        )
 
 
 @contextlib.contextmanager

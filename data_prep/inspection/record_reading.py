@@ -90,6 +90,11 @@ def read_example(
     check_index(records_dir, info, examples, example_index)
     (row,) = np.flatnonzero(examples.example_indices == example_index)[:1]
     shard = str(examples.shards[row])
+    if shard not in {known.file for known in info.shards}:
+        raise ValueError(
+            f"{records_dir}: examples.csv has example_index {example_index} in "
+            f"{shard!r}, which is no file of dataset_info.json."
+        )
     # A shard's records are in the order of its lines in examples.csv.
     number = int(np.sum(examples.shards[:row] == shard))
     path = os.path.join(records_dir, shard)

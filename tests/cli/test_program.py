@@ -88,6 +88,7 @@ program.run(main, takes_arguments=True)
             'open("/nowhere/a")',
             "error: [Errno 2] No such file or directory: '/nowhere/a'\n",
         ),
+        (r'raise ValueError("a\x1b[2Jé\udcff.mp4")', "error: a\\x1b[2Jé\\udcff.mp4\n"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_1(run, statement, message):

@@ -6,7 +6,14 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from xdc_tf import files
+
 SAMPLE_RATE_HZ = 16000
+
+
+def digests(folder) -> dict[str, str]:
+    """SHA-256 of each file of a folder."""
+    return {path.name: files.sha256(path) for path in folder.iterdir()}
 
 
 def tone(secs: float, *, hz: float = 1000.0, start_secs: float = 0.0) -> np.ndarray:

@@ -1,5 +1,4 @@
 import csv
-import hashlib
 import io
 import os
 import subprocess
@@ -8,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from media_files import SAMPLE_RATE_HZ, tone, write_media
+from media_files import SAMPLE_RATE_HZ, digests, tone, write_media
 from PIL import Image
 
 from data_prep.conversion import convert_manifest
@@ -83,13 +82,6 @@ def read_records(folder):
         )
         for serialized in tf.data.TFRecordDataset(files)
     ]
-
-
-def digests(folder):
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.iterdir()
-    }
 
 
 def run_program(*flags):
@@ -215,6 +207,26 @@ def test_video_alone_has_the_frames_that_it_has_with_sound(
         read_records(tmp_path / "records"), read_records(converted), strict=True
     ):
         np.testing.assert_array_equal(alone["frames_jpeg"], both["frames_jpeg"])
+
+
+def test_only_what_an_earlier_conversion_left_in_the_same_directory_is_removed(
+    manifest, tmp_path
+):
+    for folder in ("o[1]", "o1"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "records-00000.tmp").touch()
+    convert(manifest, tmp_path / "o[1]")
+    assert not (tmp_path / "o[1]" / "records-00000.tmp").exists()
+    assert (tmp_path / "o1" / "records-00000.tmp").exists()
+
+
+def test_a_name_with_line_breaks_of_all_kinds_is_one_line_of_the_table(tmp_path):
+    names = ["a\rb.mp4", "c\nd.mp4", "e\r\nf.mp4", "g\r"]
+    path = str(tmp_path / "table.csv")
+    dataset_info.write_csv(path, ["path", "number"], [(n, 1) for n in names])
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["path", "number"], *([name, "1"] for name in names)]
 
 
 def test_an_unfinished_directory_is_done_again(manifest, converted, tmp_path):

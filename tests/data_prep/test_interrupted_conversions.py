@@ -1,7 +1,6 @@
 """What is killed goes on, does only what is missing, and ends with the same bytes."""
 
 import csv
-import hashlib
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ import sys
 import time
 
 import pytest
-from media_files import tone, write_media
+from media_files import digests, tone, write_media
 
 from data_prep import conversion, shards
 from data_prep.conversion_settings import ConversionSettings
@@ -43,13 +42,6 @@ def uninterrupted(manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("uninterrupted") / "records"
     convert(manifest, out)
     return out
-
-
-def digests(folder):
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.iterdir()
-    }
 
 
 def start(manifest, out):

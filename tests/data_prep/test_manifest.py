@@ -66,7 +66,11 @@ def test_a_missing_manifest_is_named(tmp_path):
         ("path,label\na.mp4\n", "line 2: not as many values"),
         ("path,label\na.mp4,x,y\n", "line 2: not as many values"),
         ("path,start_secs\na.mp4,0:10\n", "line 2: start_secs='0:10' is not a number"),
-        ("path,end_secs\na.mp4,nan\n", "line 2: end_secs='nan' must be finite"),
+        ("path,end_secs\na.mp4,nan\n", "line 2: end_secs='nan' must be from 0 to"),
+        ("path,end_secs\na.mp4,1e18\n", "line 2: end_secs='1e18' must be from 0 to"),
+        ('path\n"a.mp4\nb.mp4\n', "line 3: unexpected end of data"),
+        ('path\n"a.mp4" b\n', "line 2: .* expected after"),
+        (f"path\n{'a' * 200_000}\n", "line 2: field larger than"),
         ("path,start_secs\na.mp4,-1\n", "line 2: start_secs='-1'"),
         ("path,start_secs,end_secs\na.mp4,2,2\n", "line 2: end_secs=2.0 is not after"),
         ("path\na.mp4\nb.mp4\n./a.mp4\n", "line 4: ./a.mp4 is already on line 2"),
@@ -125,10 +129,14 @@ def test_a_name_with_a_nul_is_refused(tmp_path):
 def test_names_beside_a_remote_manifest_are_remote(tmp_path, monkeypatch):
     from data_prep import manifest as module
 
-    content = b"path\nv/a.mp4\ns3://other/b.mp4\n"
+    content = b"path\nv/a.mp4\ns3://other/b.mp4\n/mnt/c.mp4\n"
     monkeypatch.setattr(
         module.remote_files, "exists", lambda path: not path.endswith("labels.txt")
     )
     monkeypatch.setattr(module.remote_files, "read_bytes", lambda path: content)
     rows = read_manifest("s3://bucket/set/videos.csv").rows
-    assert [row.file for row in rows] == ["s3://bucket/set/v/a.mp4", "s3://other/b.mp4"]
+    assert [row.file for row in rows] == [
+        "s3://bucket/set/v/a.mp4",
+        "s3://other/b.mp4",
+        "/mnt/c.mp4",
+    ]

@@ -309,6 +309,22 @@ def test_a_refused_segment_leaves_the_others(six_secs):
     np.testing.assert_allclose(greys(outcomes[2]), expected, atol=3)
 
 
+def test_a_segment_refused_midway_leaves_the_others_their_frames(six_secs):
+    segments = [(0.0, 5.0), (1.0, 2.0)]
+    refused, media = read_all(six_secs, segments, max_frames=100)
+    (alone,) = read_all(six_secs, segments[1:])
+    assert refused.reason == "too_large"
+    assert media.frames_jpeg == alone.frames_jpeg
+    np.testing.assert_array_equal(media.waveform, alone.waveform)
+
+
+def test_memory_of_a_sound_is_that_of_the_sound_and_not_of_its_limit(six_secs):
+    sound = {"modalities": ("audio",)}
+    (media,) = read_all(six_secs, [(1.0, None)], **sound, max_secs=1e9)
+    (expected,) = read_all(six_secs, [(1.0, None)], **sound)
+    np.testing.assert_array_equal(media.waveform, expected.waveform)
+
+
 @pytest.mark.parametrize(("source_fps", "fps"), [(30, 12.5), (24, 30.0), (25, 7.0)])
 def test_a_frame_comes_within_half_a_frame_of_its_time(tmp_path, source_fps, fps):
     grey = lambda secs: 16 + 8 * round(secs * source_fps)  # noqa: E731

@@ -1,5 +1,6 @@
 import os
 import signal
+import tempfile
 import time
 
 import numpy as np
@@ -20,6 +21,8 @@ def behave(tasks):
             os.kill(os.getpid(), signal.SIGKILL)
         if task == "hang":
             time.sleep(60)
+        if task == "keep":
+            task = tempfile.mkstemp()[1]
         if task == "slow":
             time.sleep(0.3)
         if task == "grow":
@@ -55,6 +58,12 @@ def test_matrix_products_in_a_worker_use_one_thread(monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     (outcome,) = outcomes_of([["threads"]])
     assert outcome.result and set(outcome.result) == {1}
+
+
+@pytest.mark.parametrize("last", ["die", "hang", "a"])
+def test_temporary_files_of_a_worker_end_with_it(last):
+    kept, _ = outcomes_of([["keep", last]])
+    assert os.path.isabs(kept.result) and not os.path.exists(kept.result)
 
 
 def test_an_item_that_wants_too_much_memory_costs_its_own_item_only():

@@ -17,7 +17,7 @@ from xdc_tf.evaluation.reports import SplitResult
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LINEAR = Column("linear", "video", "top1")
-SEEDS_AND_SPLITS = [(seed, split) for seed in (0, 1) for split in ("1", "2", "3")]
+SEEDS_AND_SPLITS = [(seed, split) for seed in "01" for split in ("1", "2", "3")]
 XDC = dict(zip(SEEDS_AND_SPLITS, [0.61, 0.64, 0.60, 0.66, 0.62, 0.63], strict=True))
 SDC = dict(zip(SEEDS_AND_SPLITS, [0.52, 0.60, 0.55, 0.59, 0.50, 0.61], strict=True))
 MDC = dict(zip(SEEDS_AND_SPLITS, [0.60, 0.65, 0.58, 0.65, 0.63, 0.62], strict=True))
@@ -58,11 +58,24 @@ def table():
 def test_every_split_and_metric_of_a_report_is_a_row():
     rows = comparison.collect([Report("a.json", _report(seed=4))])
     assert rows == [
-        Row("xdc", 4, "1", "linear", "video", "top1", 0.5, "a.json"),
-        Row("xdc", 4, "1", "linear", "video", "top5", 1.0, "a.json"),
-        Row("xdc", 4, "2", "linear", "video", "top1", 0.75, "a.json"),
-        Row("xdc", 4, "2", "linear", "video", "top5", 1.0, "a.json"),
+        Row("xdc", "4", "1", "linear", "video", "top1", 0.5, "a.json"),
+        Row("xdc", "4", "1", "linear", "video", "top5", 1.0, "a.json"),
+        Row("xdc", "4", "2", "linear", "video", "top1", 0.75, "a.json"),
+        Row("xdc", "4", "2", "linear", "video", "top5", 1.0, "a.json"),
     ]
+
+
+def test_a_name_that_was_given_is_in_place_of_the_method():
+    ours = [Report("a", _report()), Report("b", _report(), "more videos")]
+    table = comparison.summarize(comparison.collect(ours))
+    assert table.methods == ("xdc", "more videos")
+
+
+def test_an_evaluation_with_a_seed_of_its_own_is_another_value():
+    ours = [Report(str(k), _report(settings={"seed": k})) for k in range(3)]
+    rows = comparison.collect(ours)
+    assert [row.seed for row in rows[::4]] == ["0", "0 and 1", "0 and 2"]
+    assert comparison.summarize(rows).cells["xdc", LINEAR].num_runs == 6
 
 
 def test_what_takes_two_encoders_has_the_method_of_their_run():
@@ -106,7 +119,7 @@ def test_the_interval_is_that_of_the_mean_of_the_differences(table):
 
 
 def test_values_are_paired_by_seed_and_split_in_any_order():
-    backwards = dict(reversed(SDC.items())) | {(7, "1"): 0.9}
+    backwards = dict(reversed(SDC.items())) | {("7", "1"): 0.9}
     rows = [*_rows(XDC, "xdc"), *_rows(backwards, "sdc")]
     found = comparison.summarize(rows).cells["sdc", LINEAR]
     assert (found.num_runs, found.difference.num_pairs) == (7, 6)
@@ -137,7 +150,7 @@ def test_the_methods_of_a_column_are_corrected_together(table):
 
 
 def test_a_method_that_cannot_be_tested_does_not_count_in_the_correction():
-    alone = {(0, "1"): 0.3}
+    alone = {("0", "1"): 0.3}
     rows = [*_rows(XDC, "xdc"), *_rows(SDC, "sdc"), *_rows(alone, "mdc")]
     table = comparison.summarize(rows)
     found = table.cells["sdc", LINEAR].difference
@@ -209,10 +222,10 @@ def test_markdown_has_means_and_differences_in_percent(table):
     ]
 
 
-def test_ranks_are_as_they_are():
-    column = Column("retrieval", "video", "median_rank")
-    rows = _rows({(0, "1"): 1.0, (1, "1"): 1.0}, "xdc", column)
-    assert "| xdc | 1.000 ± 0.000 (2) |" in comparison.markdown(
+def test_what_is_no_share_is_as_it_is():
+    column = Column("clusters", "video", "ari")
+    rows = _rows({("0", "1"): -0.5, ("1", "1"): -0.5}, "xdc", column)
+    assert "| xdc | -0.500 ± 0.000 (2) |" in comparison.markdown(
         comparison.summarize(rows)
     )
 
@@ -301,6 +314,12 @@ def test_the_command_prints_the_table_or_writes_it(paths, tmp_path):
     assert (printed.returncode, printed.stderr) == (0, "")
     ours = comparison.collect([comparison.read(path) for path in paths])
     assert printed.stdout == comparison.markdown(comparison.summarize(ours))
+    named = _command(paths[0], f"a name={paths[1]}", "--format=csv")
+    assert (named.returncode, named.stderr) == (0, "")
+    assert {line["method"] for line in csv.DictReader(io.StringIO(named.stdout))} == {
+        "xdc",
+        "a name",
+    }
     out = tmp_path / "new folder" / "table.csv"
     written = _command("--format=csv", "--reference=sdc", *paths, f"--out={out}")
     assert (written.returncode, written.stdout, written.stderr) == (0, "", "")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import dataset_info, record_index, records
+from xdc_tf.data import dataset_info, pipeline, record_index, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.dataset_info import Examples, ShardInfo
 from xdc_tf.evaluation import classifier_training, encoder_sources, finetune
@@ -204,7 +204,16 @@ def test_every_split_starts_from_the_encoder_anew(scratch, split):
     assert first.details["learning_curve"] == second.details["learning_curve"]
 
 
-def test_three_crops_of_more_frames_on_two_devices(scratch, split, two_devices):
+def test_three_crops_of_more_frames_on_two_devices(
+    scratch, split, two_devices, monkeypatch
+):
+    evaluation_batches, asked = pipeline.evaluation_batches, []
+
+    def watched(*args, **kwargs):
+        asked.append((kwargs["num_clips"], kwargs["num_crops"]))
+        return evaluation_batches(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "evaluation_batches", watched)
     settings = SETTINGS._replace(
         num_frames=6,
         crop_size=20,
@@ -215,6 +224,8 @@ def test_three_crops_of_more_frames_on_two_devices(scratch, split, two_devices):
     assert result.details["clip"]["num_frames"] == 6
     assert result.details["clip"]["crop_size"] == 20
     assert result.metrics["top1"] > 0.9
+    # Crops are of the test alone.
+    assert set(asked[:-1]) == {(1, 1)} and asked[-1] == (2, 3)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +258,9 @@ def test_imported_weights_are_finetuned(imported_run, tiny_splits):
 
 
 def test_a_stream_that_there_is_not_is_refused(scratch, split):
-    with pytest.raises(ValueError, match=r"\['audio'\] has \['audio'\], and the enc"):
+    with pytest.raises(
+        ValueError, match=r"streams=\['audio'\] are none of \['video'\]"
+    ):
         evaluate(scratch, [split], streams=["audio"])
 
 

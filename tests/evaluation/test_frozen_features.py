@@ -214,7 +214,7 @@ def test_a_batch_that_the_devices_cannot_share_is_an_error(source, two_devices):
 
 @pytest.mark.parametrize("streams", [[], ["audio", "touch"]])
 def test_streams_that_are_not_there_are_an_error(source, streams):
-    with pytest.raises(ValueError, match=r"must be one or more of \['video', 'audio'"):
+    with pytest.raises(ValueError, match="no streams are given|'touch'. are none of"):
         frozen_features.make_features_of(source, streams, num_clips=1)
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from data_prep import conversion, conversion_settings
+from xdc_tf import files
 from xdc_tf.data import dataset_info, record_index, records
 from xdc_tf.data.dataset_info import ExampleRow, ShardInfo
+from xdc_tf.evaluation import labelled_records
 from xdc_tf.evaluation.labelled_records import open_splits
 from xdc_tf.training import trained_run
 
@@ -267,6 +269,31 @@ def test_sound_shorter_than_that_of_a_clip_is_a_warning_where_it_is_heard(
     assert split.warnings[1].startswith("2 test videos are shorter than a clip of 1.75")
     (split,) = _open(longer, [five], [others], modalities=["video"])
     assert split.warnings == ()
+
+
+def test_recordings_are_measured_by_the_clip_that_they_are_cut_into(run, five, others):
+    longer = run.clip._replace(num_frames=16)
+    (split,) = _open(run, [five], [others], clip=longer)
+    assert "2 test videos are shorter than a clip of 2 s" in split.warnings[1]
+
+
+def test_rows_without_a_record_are_a_warning_that_counts_them(
+    run, five, rows, tmp_path
+):
+    train = _manifest(tmp_path / "train.csv", [*rows[:2], "a.mp4,cat", "b.mp4,dog"])
+    test = _manifest(tmp_path / "test.csv", rows[3:5])
+    (split,) = _open(run, [five], [], train_manifests=[train], test_manifests=[test])
+    (warning,) = split.warnings
+    assert warning.startswith(f"2 videos of {train} have no labelled record in {five}")
+    told = labelled_records.describe(split.train)
+    assert told["chosen_by"] == train
+    assert told["chosen_by_sha256"] == files.sha256(train)
+    assert told["num_examples"] == 2
+
+
+def test_records_to_test_on_must_be_given(run, five):
+    with pytest.raises(ValueError, match="--test_records is missing"):
+        _open(run, [five], [])
 
 
 def test_a_manifest_that_names_none_is_an_error_with_an_example(

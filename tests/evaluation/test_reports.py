@@ -127,20 +127,40 @@ def test_reports_of_one_second_do_not_replace_each_other(tmp_path):
     assert name.startswith("linear-") and ":" not in name
 
 
-def test_tensorboard_can_read_the_means(tmp_path):
-    reports.write(_report(), workdir=str(tmp_path))
-    (path,) = (tmp_path / "tensorboard").iterdir()
-    values = {
-        value.tag: float(tf.make_ndarray(value.tensor))
+def _scalars(folder):
+    """Values in TensorBoard's file by tag and step."""
+    (path,) = (folder / "tensorboard").iterdir()
+    return {
+        (value.tag, event.step): float(tf.make_ndarray(value.tensor))
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
     }
-    assert values["evaluation/linear/video/top1"] == pytest.approx(0.4)
+
+
+def test_tensorboard_can_read_the_means(tmp_path):
+    reports.write(_report(), workdir=str(tmp_path))
+    values = _scalars(tmp_path)
+    assert values["evaluation/linear/video/top1", 0] == pytest.approx(0.4)
     assert sorted(values) == [
-        f"evaluation/linear/{stream}/{name}"
+        (f"evaluation/linear/{stream}/{name}", 0)
         for stream in ("audio", "video")
         for name in ("top1", "top5")
     ]
+
+
+def test_tensorboard_can_read_the_learning_curve_of_each_split(tmp_path):
+    report = _report([0.5, 0.5], streams=["video"])
+    report["results"][0]["splits"][1]["details"]["learning_curve"] = [
+        {"epoch": 1, "train_loss": 2.0, "held_out_loss": None},
+        {"epoch": 2, "train_loss": 1.0, "held_out_loss": 3.0},
+    ]
+    reports.write(report, workdir=str(tmp_path))
+    curve = {key: v for key, v in _scalars(tmp_path).items() if "split" in key[0]}
+    assert curve == {
+        ("evaluation/linear/video/split_2/train_loss", 1): 2.0,
+        ("evaluation/linear/video/split_2/train_loss", 2): 1.0,
+        ("evaluation/linear/video/split_2/held_out_loss", 2): 3.0,
+    }
 
 
 def test_the_table_has_means_in_percent_and_the_notes():
@@ -153,11 +173,11 @@ def test_the_table_has_means_in_percent_and_the_notes():
     assert "top1 50.0, top5 100.0" in reports.table(_report([0.5]))
 
 
-def test_ranks_are_not_in_percent():
+def test_what_is_no_share_is_not_in_percent():
     report = _report([0.5], streams=["video"])
-    report["results"][0]["mean"] = {"recall_at_1": 0.5, "median_rank": 1.0}
-    report["results"][0]["std"] = {"recall_at_1": None, "median_rank": None}
-    assert "recall_at_1 50.0, median_rank 1" in reports.table(report)
+    report["results"][0]["mean"] = {"nmi": 0.5, "ari": -0.25}
+    report["results"][0]["std"] = {"nmi": None, "ari": None}
+    assert "nmi 50.0, ari -0.25" in reports.table(report)
 
 
 @pytest.mark.parametrize(

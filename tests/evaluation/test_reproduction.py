@@ -7,7 +7,7 @@ import os
 import pytest
 
 from xdc_tf.evaluation import reproduction, reproduction_report
-from xdc_tf.evaluation.reproduction_tables import TABLES, Scale
+from xdc_tf.evaluation.reproduction_tables import SCALES, TABLES, Scale
 from xdc_tf.training import supervision
 
 TINY = Scale(
@@ -71,6 +71,44 @@ def test_rounds_vary_at_as_many_epochs(tmp_path):
     configs = [reproduction.make_config(task) for task in tasks_of("rounds", tmp_path)]
     assert [config["num_rounds"] for config in configs] == [1, 2]
     assert [config["training"]["epochs_per_round"] for config in configs] == [2, 1]
+
+
+def test_a_control_is_evaluated_by_its_own_encoder_in_every_table(tmp_path):
+    for table in TABLES:
+        for task in tasks_of(table, tmp_path, methods=["same_video"]):
+            assert task.variant.streams == ("video",)
+
+
+def test_the_control_of_both_modalities_is_no_row_of_other_tables(tmp_path):
+    with pytest.raises(ValueError, match=r"--methods=\['same_modality'\] are unknown"):
+        tasks_of("clusters", tmp_path, methods=["same_modality"])
+
+
+def test_reports_of_another_scale_are_not_taken_for_these(tmp_path):
+    (task,) = tasks_of("methods", tmp_path, methods=["xdc"])
+    os.makedirs(task.out_dir)
+    for scale, protocol in ((TINY, "linear"), (SCALES["small"], "finetune")):
+        report = {"format_version": 1, "protocol": protocol, "source": {}}
+        report |= {"results": [], "settings": {"scale": scale._asdict()}}
+        with open(task.reports[protocol], "w") as file:
+            json.dump(report, file)
+    with pytest.raises(ValueError, match="finetune.json is of another scale"):
+        reproduction.check_reports([task])
+
+
+def test_a_run_that_fails_is_named_with_its_log_and_others_are_finished(tmp_path):
+    tasks = tasks_of("methods", tmp_path, methods=["scratch", "xdc"])
+    os.makedirs(tasks[0].out_dir)
+    for path in tasks[0].reports.values():
+        with open(path, "w") as file:
+            file.write("{}")
+    with pytest.raises(RuntimeError) as caught:
+        # Nobody has made the data.
+        assert list(reproduction.run_tasks(tasks, num_jobs=2)) == tasks[:1]
+    told = str(caught.value)
+    log = os.path.join(tasks[1].out_dir, "xdc-xdc-seed0-linear.log")
+    assert told.startswith("1 runs failed: xdc, seed 0: exit code 1, FileNotFoundError")
+    assert told.endswith(f"see {log}") and os.path.exists(log)
 
 
 def test_unknown_tables_and_methods_are_named(tmp_path):

@@ -3,7 +3,8 @@
     python -m xdc_tf.cli.compare runs/*/results/*.json --reference=xdc
 
 prints a row per method and a column per protocol, stream and metric, and how methods
-differ from the reference, over the seeds and splits that both have.
+differ from the reference, over the seeds and splits that both have. A file may be given
+as NAME=FILE, for a row of that name instead of its method's.
 """
 
 import os
@@ -34,7 +35,7 @@ def main(argv):
     from xdc_tf import files
     from xdc_tf.evaluation import comparison, comparison_tables
 
-    reports = [comparison.read(path) for path in paths]
+    reports = [comparison.read(*_path_and_name(argument)) for argument in paths]
     rows = comparison.collect(reports)
     table = comparison.summarize(rows, reference=_REFERENCE.value)
     text = comparison_tables.FORMATS[_FORMAT.value](table)
@@ -45,6 +46,13 @@ def main(argv):
         files.write_text(_OUT.value, text)
     else:
         print(text, end="")
+
+
+def _path_and_name(argument):
+    name, equals, path = argument.partition("=")
+    if equals and not os.path.exists(argument):
+        return path, name
+    return argument, None
 
 
 def run():

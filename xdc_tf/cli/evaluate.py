@@ -65,7 +65,7 @@ _NUM_CLIPS = flags.DEFINE_integer(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the cross-validation of svm.")
 _NUM_JOBS = flags.DEFINE_integer(
-    "num_jobs", 1, "Processes of the cross-validation of svm.", lower_bound=1
+    "num_jobs", 1, "Threads of the cross-validation of svm.", lower_bound=1
 )
 _NUM_DEVICES = flags.DEFINE_integer(
     "num_devices", 0, "How many GPUs to use; 0: all.", lower_bound=0
@@ -95,6 +95,10 @@ def main(argv):
         raise ValueError("--records is missing, the labelled records to learn from.")
     if _SCRATCH.value and not _OUT.value:
         raise ValueError("--scratch needs --out, a directory for its reports.")
+    from xdc_tf.training import devices
+
+    # Before anything else runs, so that a CPU can still be split.
+    strategy = devices.make_strategy(_NUM_DEVICES.value)
     from xdc_tf.data import dataset_info
     from xdc_tf.evaluation import (
         encoder_sources,
@@ -102,10 +106,8 @@ def main(argv):
         protocols,
         reports,
     )
-    from xdc_tf.evaluation.finetune_settings import finetune_settings
-    from xdc_tf.training import devices
+    from xdc_tf.evaluation.finetune_settings import FinetuneSettings, finetune_settings
 
-    recipe = finetune_settings(_CONFIG.value.to_dict())
     if _SCRATCH.value:
         source = encoder_sources.scratch_source(
             _SCRATCH.value.to_dict(),
@@ -113,12 +115,18 @@ def main(argv):
         )
     else:
         source = encoder_sources.open_source(_WORKDIR.value, initial=_INITIAL.value)
-    streams = protocols.check_streams(source, _STREAMS.value)
+    streams = encoder_sources.check_streams(source, _STREAMS.value)
+    trains = protocols.trains(_PROTOCOL.value, _SOLVER.value)
+    # Others need no recipe, whose default lies in the repository.
+    recipe = (
+        finetune_settings(_CONFIG.value.to_dict()) if trains else FinetuneSettings()
+    )
     splits = labelled_records.open_splits(
         _RECORDS.value,
         _TEST_RECORDS.value,
         run=source.run,
         modalities=[source.run.streams[stream] for stream in streams],
+        clip=recipe.clip(source.run.clip) if trains else None,
         train_manifests=_TRAIN_MANIFESTS.value,
         test_manifests=_TEST_MANIFESTS.value,
         allow_overlap=_ALLOW_OVERLAP.value,
@@ -137,7 +145,7 @@ def main(argv):
             num_jobs=_NUM_JOBS.value,
             save_dir=_OUT.value if _PROTOCOL.value == "finetune" else None,
         ),
-        strategy=devices.make_strategy(_NUM_DEVICES.value),
+        strategy=strategy,
     )
     path = reports.write(report, workdir=_WORKDIR.value or _OUT.value, path=_JSON.value)
     print(reports.table(report))
@@ -157,6 +165,10 @@ def _localize():
     ]
     if missing:
         raise ValueError(f"--protocol=localization needs {', '.join(missing)}.")
+    if _INITIAL.value:
+        raise ValueError(
+            "--protocol=localization takes a run's trained encoders; drop --initial."
+        )
     conversion = new_video_flags.conversion()
     from xdc_tf.evaluation import localization, new_videos
 

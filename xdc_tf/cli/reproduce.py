@@ -7,6 +7,7 @@ table as NAME.md, NAME.csv and NAME.png. Interrupted, the same command goes on.
 """
 
 import os
+import shlex
 
 from absl import flags
 
@@ -18,7 +19,9 @@ _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ...", lower_bound=1)
 _SCALE = flags.DEFINE_enum("scale", "full", list(SCALES), "How large it is.")
 _METHODS = flags.DEFINE_list("methods", [], "Other methods than the table's own.")
 _REFERENCE = flags.DEFINE_string(
-    "reference", None, "Row that the others are tested against; default: the last."
+    "reference",
+    None,
+    "Row that the others are tested against; default: xdc if it is one, else the last.",
 )
 _OUT = flags.DEFINE_string("out", "results", "Directory for tables and reports.")
 _DATA = flags.DEFINE_string("data", None, "Directory for videos; default: OUT/data.")
@@ -40,6 +43,7 @@ def main(argv):
         data_dir=_DATA.value or os.path.join(_OUT.value, "data"),
         out_dir=os.path.join(_OUT.value, name),
     )
+    reproduction.check_reports(tasks)
     os.makedirs(tasks[0].out_dir, exist_ok=True)
     reproduction.make_data(tasks, num_workers=os.cpu_count() or 1)
     for number, task in enumerate(
@@ -54,6 +58,8 @@ def main(argv):
     flags_given += [f"--scale={_SCALE.value}", f"--out={_OUT.value}"]
     if _METHODS.value:
         flags_given.append(f"--methods={','.join(_METHODS.value)}")
+    if _REFERENCE.value:
+        flags_given.append(f"--reference={shlex.quote(_REFERENCE.value)}")
     print(
         reproduction_report.write(
             name,

@@ -232,13 +232,20 @@ def write_examples(records_dir: str, rows: Iterable[ExampleRow]) -> None:
     write_csv(os.path.join(records_dir, EXAMPLES_FILE), ExampleRow._fields, rows)
 
 
+class _Lines(list):
+    """Lines that a csv.writer writes, ended by a line feed alone."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
+
+
 def write_csv(path: str, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
     """Writes a CSV file with a header, whole or not at all."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    # Python quotes a carriage return if lines end with one, which it takes for a line.
+    writer = csv.writer(lines := _Lines(), lineterminator="\r\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    files.write_text(path, text.getvalue())
+    files.write_text(path, "".join(lines))
 
 
 def shard_paths(records_dir: str, info: DatasetInfo) -> list[str]:

@@ -15,7 +15,7 @@ from xdc_tf.evaluation.classifier import Classifier
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.labelled_records import LabelledRecords
 from xdc_tf.models import two_stream
-from xdc_tf.training import schedules
+from xdc_tf.training import devices, schedules
 
 SELECTION_NOTE = (
     "The epoch that counts is the one with the best accuracy on training videos that "
@@ -145,7 +145,7 @@ def training_batches(
         shuffle_buffer=settings.shuffle_buffer,
         modalities=(modality,),
     )
-    return _distribute(dataset, strategy)
+    return devices.distribute(dataset, strategy)
 
 
 def predict_scores(
@@ -183,7 +183,9 @@ def predict_scores(
         keep=records.keep,
         modalities=(modality,),
     )
-    rows = predict(_distribute(batches, strategy), num_rows=records.info.num_rows)
+    rows = predict(
+        devices.distribute(batches, strategy), num_rows=records.info.num_rows
+    )
     return rows[records.examples.example_indices]
 
 
@@ -337,11 +339,3 @@ def _measures(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     # A score may round to zero in float32.
     loss = -np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()
     return float(loss), float((scores.argmax(axis=1) == labels).mean())
-
-
-def _distribute(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Iterable:
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
-    )
-    return strategy.experimental_distribute_dataset(dataset.with_options(options))

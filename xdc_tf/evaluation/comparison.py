@@ -36,10 +36,14 @@ __all__ = [
 
 
 class Row(NamedTuple):
-    """One value of a report."""
+    """One value of a report.
+
+    Its seed is that of the pretraining, and, if the evaluation has another, " and "
+    that.
+    """
 
     method: str
-    seed: int
+    seed: str
     split: str
     protocol: str
     stream: str
@@ -49,29 +53,32 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What an evaluation wrote, and where it lies."""
+    """What an evaluation wrote, where it lies, and its row's name, if it was given."""
 
     path: str
     values: Mapping[str, Any]
+    method: str | None = None
 
 
-def read(path: str) -> Report:
-    """Reads a report; see reports.read."""
-    return Report(path, reports.read(path))
+def read(path: str, method: str | None = None) -> Report:
+    """Reads a report; see reports.read. A method is for its own."""
+    return Report(path, reports.read(path), method)
 
 
 def collect(reports_read: Sequence[Report]) -> list[Row]:
     """The values of reports, one row each."""
     rows = []
-    for path, report in reports_read:
+    for path, report, method in reports_read:
         source = report["source"]
         for result in report["results"]:
             # Of what takes two encoders, both are of one run.
             about = source.get(result["stream"]) or next(iter(source.values()))
+            own = report["settings"].get("seed", about["seed"])
+            seed = " and ".join(dict.fromkeys((str(about["seed"]), str(own))))
             for split in result["splits"]:
                 for metric, value in split["metrics"].items():
                     row = Row(
-                        *(about["method"], about["seed"], split["split"]),
+                        *(method or about["method"], seed, split["split"]),
                         *(report["protocol"], result["stream"], metric, value, path),
                     )
                     rows.append(row)
@@ -84,7 +91,7 @@ def find_differences(reports_read: Sequence[Report]) -> list[str]:
     That is their settings, except for seeds, and the SHA-256 of their data.
     """
     found: dict[tuple[str, str], dict[str, None]] = {}
-    for _, report in reports_read:
+    for _, report, _ in reports_read:
         told = [
             *(one for one in _leaves(report["settings"]) if "seed" not in one[0]),
             *(one for one in _leaves(report["records"]) if "sha256" in one[0]),
@@ -125,14 +132,14 @@ def summarize(
         )
     first = [name for name in dict.fromkeys(order) if name in methods]
     methods = [*first, *(name for name in methods if name not in first)]
-    values: dict[Column, dict[str, dict[tuple[int, str], float]]] = {}
+    values: dict[Column, dict[str, dict[tuple[str, str], float]]] = {}
     path_of: dict[tuple, str] = {}
     for row in rows:
         if row[:6] in path_of:
             raise ValueError(
                 f"{path_of[row[:6]]} and {row.json} both have {row.metric} of "
                 f"{row.method}, seed {row.seed}, split {row.split}, {row.protocol}, "
-                f"{row.stream}; leave out one of them."
+                f"{row.stream}; leave out one of them, or give names, NAME=FILE."
             )
         path_of[row[:6]] = row.json
         of_column = values.setdefault(Column(*row[3:6]), {})

@@ -172,7 +172,7 @@ def _grids(table: Table) -> list[list[list[str]]]:
 
 def _unit(table: Table, column: Column) -> _Unit:
     means = [cell.mean for _, other, cell in _cells(table) if other == column]
-    return _PERCENT if metrics.are_shares(column.metric, means) else _PLAIN
+    return _PERCENT if metrics.are_shares(means) else _PLAIN
 
 
 def _mean(cell: Cell, unit: _Unit) -> str:

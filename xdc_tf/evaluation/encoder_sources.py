@@ -5,7 +5,7 @@ All come down to a TrainedRun, which says what the encoders take, and to the enc
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -66,6 +66,21 @@ def open_source(directory: str, *, initial: bool = False) -> Source:
         )
     kind = INITIAL if initial else PRETRAINED
     return Source(run, kind, int(run.config.get("seed", 0)))
+
+
+def check_streams(source: Source, streams: Sequence[str]) -> tuple[str, ...]:
+    """The streams wanted, in the run's order; all for none.
+
+    Raises:
+      ValueError: the run has no such stream.
+    """
+    unknown = [stream for stream in streams if stream not in source.run.streams]
+    if unknown:
+        raise ValueError(
+            f"--streams={unknown} are none of {list(source.run.streams)}, the encoders "
+            f"of {source.run.directory or 'the configuration'}."
+        )
+    return tuple(s for s in source.run.streams if not streams or s in streams)
 
 
 def scratch_source(config: Mapping[str, Any], info: DatasetInfo) -> Source:

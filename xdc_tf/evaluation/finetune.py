@@ -75,12 +75,7 @@ def evaluate_splits(
             "finetuning runs in one process, on any number of its devices; unset "
             "TF_CONFIG."
         )
-    unknown = [stream for stream in streams if stream not in source.run.streams]
-    if unknown:
-        raise ValueError(
-            f"streams={list(streams)} has {unknown}, and the encoders are "
-            f"{list(source.run.streams)}."
-        )
+    encoder_sources.check_streams(source, streams)
     return [
         [
             _evaluate(

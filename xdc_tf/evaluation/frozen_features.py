@@ -16,6 +16,7 @@ from xdc_tf.evaluation import encoder_sources
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, SCRATCH, Source
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.models import folding
+from xdc_tf.training import devices
 
 
 class SplitFeatures(NamedTuple):
@@ -134,11 +135,9 @@ def make_features_of(
     """
     run, strategy = source.run, strategy or tf.distribute.get_strategy()
     batch_size = batch_size or run.batch_size
-    unknown = [stream for stream in streams if stream not in run.streams]
-    if unknown or not streams:
-        raise ValueError(
-            f"streams={list(streams)} must be one or more of {list(run.streams)}."
-        )
+    encoder_sources.check_streams(source, streams)
+    if not streams:
+        raise ValueError(f"no streams are given; choose of {list(run.streams)}.")
     if batch_size % strategy.num_replicas_in_sync:
         raise ValueError(
             f"batch_size={batch_size} must be a multiple of the "
@@ -177,7 +176,7 @@ def make_features_of(
             keep=records.keep,
             modalities=tuple(dict.fromkeys(modalities.values())),
         )
-        found = extract_clips(_distribute(batches, strategy))
+        found = extract_clips(devices.distribute(batches, strategy))
         if average:
             return {
                 name: rows[:, 0]
@@ -270,12 +269,4 @@ def _training_clips(
         modalities=tuple(dict.fromkeys(modalities.values())),
     )
     number = min(config["features"]["batch_norm_batches"], num_examples // batch_size)
-    return itertools.islice(_distribute(batches, strategy), number)
-
-
-def _distribute(dataset: tf.data.Dataset, strategy: tf.distribute.Strategy) -> Iterable:
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
-    )
-    return strategy.experimental_distribute_dataset(dataset.with_options(options))
+    return itertools.islice(devices.distribute(batches, strategy), number)

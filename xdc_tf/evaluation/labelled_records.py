@@ -7,7 +7,7 @@ directory and a pair of manifests for each.
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,7 @@ import tensorflow as tf
 from data_prep.manifest import read_manifest
 from xdc_tf import compat
 from xdc_tf.data import dataset_info, record_index
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
 from xdc_tf.training import settings
 from xdc_tf.training.trained_run import TrainedRun
@@ -31,12 +32,18 @@ class LabelledRecords(NamedTuple):
       info: what it says about itself.
       examples: those that take part; all have a label.
       class_names: of the whole split, sorted; labels are numbers in it.
+      manifest: path of the one that chose the examples; "" where all take part.
+      chosen_by_sha256: of its bytes.
+      num_absent: rows of the manifest that have no labelled record.
     """
 
     directory: str
     info: DatasetInfo
     examples: Examples
     class_names: tuple[str, ...]
+    manifest: str = ""
+    chosen_by_sha256: str = ""
+    num_absent: int = 0
 
     @property
     def labels(self) -> np.ndarray:
@@ -83,12 +90,26 @@ class Split(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
+def describe(records: LabelledRecords) -> dict[str, Any]:
+    """Where the records are, and what chose them, of types that JSON has."""
+    told = {
+        "directory": records.directory,
+        "manifest_sha256": records.info.manifest_sha256,
+        "num_examples": len(records.examples.labels),
+    }
+    if records.manifest:
+        told["chosen_by"] = records.manifest
+        told["chosen_by_sha256"] = records.chosen_by_sha256
+    return told
+
+
 def open_splits(
     train_dirs: Sequence[str],
     test_dirs: Sequence[str],
     *,
     run: TrainedRun,
     modalities: Sequence[str],
+    clip: ClipSettings | None = None,
     train_manifests: Sequence[str] = (),
     test_manifests: Sequence[str] = (),
     allow_overlap: bool = False,
@@ -97,9 +118,11 @@ def open_splits(
 
     Args:
       train_dirs: of the records to learn from; with manifests, one.
-      test_dirs: of those to be tested on, as many; none for train_dirs.
+      test_dirs: of those to be tested on, as many; none for train_dirs, of which
+        manifests choose.
       run: what the encoders take.
       modalities: that the evaluation needs.
+      clip: that recordings are cut into; None for the run's.
       train_manifests: of each split the examples to learn from, by video_id.
       test_manifests: of each split those to be tested on, as many.
       allow_overlap: accept test videos that are also in training.
@@ -124,6 +147,11 @@ def open_splits(
         )
     if not train_dirs:
         raise ValueError("no directory of records to learn from was given.")
+    if not test_dirs and not train_manifests:
+        raise ValueError(
+            "--test_records is missing, the labelled records to be tested on; or "
+            "--train_manifests and --test_manifests, which choose of --records."
+        )
     test_dirs = test_dirs or train_dirs
     if len(train_dirs) != len(test_dirs):
         raise ValueError(
@@ -154,7 +182,7 @@ def open_splits(
             str(number),
             train,
             test,
-            clip_secs=_clip_secs(run, modalities),
+            clip_secs=_clip_secs(clip or run.clip, modalities),
             allow_overlap=allow_overlap,
         )
         for number, (train, test) in enumerate(pairs, start=1)
@@ -181,7 +209,8 @@ def _open(
 
 def _select(records: LabelledRecords, manifest: str) -> LabelledRecords:
     """The examples that a manifest names."""
-    ids = {row.video_id for row in read_manifest(manifest).rows}
+    chooser = read_manifest(manifest)
+    ids = {row.video_id for row in chooser.rows}
     chosen = np.array([name in ids for name in records.examples.video_ids], bool)
     if not chosen.any():
         raise ValueError(
@@ -189,7 +218,12 @@ def _select(records: LabelledRecords, manifest: str) -> LabelledRecords:
             f"{records.directory}; its paths must be written as in the manifest that "
             f"was converted, for example {records.examples.video_ids[0]!r}."
         )
-    return records.part(chosen)
+    num_absent = len(ids) - len(set(records.examples.video_ids[chosen].tolist()))
+    return records.part(chosen)._replace(
+        manifest=manifest,
+        chosen_by_sha256=chooser.sha256,
+        num_absent=num_absent,
+    )
 
 
 def _pair(
@@ -230,6 +264,11 @@ def _pair(
     if both:
         warnings.append(f"{len(both)} test videos are also in training")
     for part, what in ((train, "training"), (test, "test")):
+        if part.num_absent:
+            warnings.append(
+                f"{part.num_absent} videos of {part.manifest} have no labelled record "
+                f"in {part.directory}"
+            )
         secs = part.examples.end_secs - part.examples.start_secs
         num_short = int((secs < clip_secs - 1e-6).sum())
         if num_short:
@@ -246,9 +285,9 @@ def _pair(
     )
 
 
-def _clip_secs(run: TrainedRun, modalities: Sequence[str]) -> float:
+def _clip_secs(clip: ClipSettings, modalities: Sequence[str]) -> float:
     """How long a recording must be, not to be repeated within a clip."""
-    needed = {VIDEO: run.clip.duration_secs, AUDIO: run.clip.audio_secs}
+    needed = {VIDEO: clip.duration_secs, AUDIO: clip.audio_secs}
     return max(needed[modality] for modality in modalities)
 
 

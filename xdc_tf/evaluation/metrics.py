@@ -77,11 +77,6 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
-def are_shares(name: str, values: Sequence[float]) -> bool:
-    """Whether values of a metric are parts of one, to be shown in percent.
-
-    Args:
-      name: of the metric; ranks, which may all be 1, have the word in it.
-      values: of it.
-    """
-    return "rank" not in name and all(0 <= value <= 1 for value in values)
+def are_shares(values: Sequence[float]) -> bool:
+    """Whether all values are parts of one, to be shown in percent."""
+    return all(0 <= value <= 1 for value in values)

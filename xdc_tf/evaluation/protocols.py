@@ -9,6 +9,7 @@ from xdc_tf.evaluation import (
     cluster_quality,
     encoder_sources,
     finetune,
+    labelled_records,
     linear,
     reports,
     retrieval,
@@ -36,7 +37,7 @@ class Options(NamedTuple):
       num_clips: per video; None for the protocol's own, or the recipe's.
       batch_size: clips per batch; None for that of the run, or the recipe's.
       seed: of the cross-validation of svm.
-      num_jobs: processes of the cross-validation.
+      num_jobs: threads of the cross-validation.
       save_dir: where finetuned classifiers go; None: nowhere.
     """
 
@@ -50,19 +51,9 @@ class Options(NamedTuple):
     save_dir: str | None = None
 
 
-def check_streams(source: Source, streams: Sequence[str]) -> tuple[str, ...]:
-    """The streams wanted, in the run's order; all for none.
-
-    Raises:
-      ValueError: the run has no such stream.
-    """
-    unknown = [stream for stream in streams if stream not in source.run.streams]
-    if unknown:
-        raise ValueError(
-            f"--streams={unknown} are none of {list(source.run.streams)}, the encoders "
-            f"of {source.run.directory or 'the configuration'}."
-        )
-    return tuple(s for s in source.run.streams if not streams or s in streams)
+def trains(protocol: str, solver: str) -> bool:
+    """Whether a protocol trains a classifier by a recipe."""
+    return protocol == "finetune" or (protocol == "linear" and solver == SGD)
 
 
 def evaluate(
@@ -94,7 +85,7 @@ def evaluate(
             f"--protocol={protocol} with --solver={options.solver} is unknown; choose "
             f"one of {', '.join(PROTOCOLS)}, and {LOGISTIC} or {SGD} for linear."
         )
-    streams = check_streams(source, options.streams)
+    streams = encoder_sources.check_streams(source, options.streams)
     notes = [
         f"split {split.name}: {warning}"
         for split in splits
@@ -103,9 +94,9 @@ def evaluate(
     num_clips = options.num_clips or _NUM_CLIPS[protocol]
     common = {"batch_size": options.batch_size, "strategy": strategy}
     settings: dict[str, Any] = {"streams": list(streams), "num_clips": num_clips}
-    trains = protocol == "finetune" or (protocol == "linear" and options.solver == SGD)
-    if trains:
-        recipe = options.recipe._replace(frozen=protocol == "linear")
+    if trains(protocol, options.solver):
+        recipe = options.recipe
+        recipe = recipe._replace(frozen=recipe.frozen or protocol == "linear")
         if options.num_clips:
             recipe = recipe._replace(num_clips=options.num_clips)
         if options.batch_size:
@@ -170,11 +161,7 @@ def _report(
         config=source.run.config,
         records={
             split.name: {
-                name: {
-                    "directory": part.directory,
-                    "manifest_sha256": part.info.manifest_sha256,
-                    "num_examples": len(part.examples.labels),
-                }
+                name: labelled_records.describe(part)
                 for name, part in (("train", split.train), ("test", split.test))
             }
             for split in splits

@@ -165,7 +165,7 @@ def table(report: Mapping[str, Any]) -> str:
         values = []
         for name, mean in result["mean"].items():
             std = result["std"][name]
-            factor, form = (100, ".1f") if are_shares(name, [mean]) else (1, ".4g")
+            factor, form = (100, ".1f") if are_shares([mean]) else (1, ".4g")
             value = f"{name} {factor * mean:{form}}"
             if std is not None:
                 value += f" +- {factor * std:{form}}"
@@ -216,4 +216,17 @@ def _log(log_dir: str, report: Mapping[str, Any]) -> None:
             for name, mean in result["mean"].items():
                 tag = f"evaluation/{report['protocol']}/{result['stream']}/{name}"
                 tf.summary.scalar(tag, mean)
+            for split in result["splits"]:
+                _log_curve(
+                    f"evaluation/{report['protocol']}/{result['stream']}/"
+                    f"split_{split['split']}",
+                    split["details"].get("learning_curve", ()),
+                )
     writer.close()
+
+
+def _log_curve(tag: str, curve: Sequence[Mapping[str, float | None]]) -> None:
+    for epoch in curve:
+        for name, value in epoch.items():
+            if name != "epoch" and value is not None:
+                tf.summary.scalar(f"{tag}/{name}", value, step=int(epoch["epoch"]))

@@ -4,6 +4,7 @@ Each task is pretrained and evaluated in a process of its own. Reports are files
 that what is there is not done again.
 """
 
+import concurrent.futures
 import contextlib
 import json
 import multiprocessing
@@ -15,9 +16,11 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from xdc_tf import files
+from xdc_tf import files, program
+from xdc_tf.evaluation import reports
 from xdc_tf.evaluation.reproduction_tables import (
     CONTROLS,
+    SAME_MODALITY,
     SCRATCH,
     SUPERVISED,
     TABLES,
@@ -69,10 +72,12 @@ def make_tasks(
     """
     if table not in TABLES:
         raise ValueError(f"--table={table} is unknown; choose one of {list(TABLES)}.")
-    known = (*TABLES["methods"].methods, *CONTROLS)
+    known = [*TABLES["methods"].methods, *CONTROLS]
+    if table != "methods":
+        known.remove(SAME_MODALITY)
     unknown = [method for method in methods if method not in known]
     if unknown:
-        raise ValueError(f"--methods={unknown} are unknown; choose of {list(known)}.")
+        raise ValueError(f"--methods={unknown} are unknown; choose of {known}.")
     variants = TABLES[table].variants(scale, methods or TABLES[table].methods)
     return [
         Task(variant, seed, scale, data_dir, out_dir)
@@ -88,6 +93,24 @@ def make_data(tasks: Sequence[Task], *, num_workers: int) -> None:
         _make_records(directory, spec, num_workers=num_workers)
 
 
+def check_reports(tasks: Sequence[Task]) -> None:
+    """Looks whether the reports that are there are of these tasks.
+
+    Raises:
+      ValueError: one is of another scale.
+    """
+    for task in tasks:
+        for path in task.reports.values():
+            if not os.path.exists(path):
+                continue
+            found = reports.read(path)["settings"].get("scale")
+            if found != task.scale._asdict():
+                raise ValueError(
+                    f"{path} is of another scale, {found}; choose another --out, or "
+                    "delete it."
+                )
+
+
 def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
     """Runs what is not done, each in a process of its own; yields what is finished.
 
@@ -98,43 +121,56 @@ def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
         if task.is_done:
             yield task
     waiting = [task for task in tasks if not task.is_done]
-    context = multiprocessing.get_context("spawn")
     failed = []
-    # A process each: TensorFlow keeps the graphs of what a process has run.
-    with context.Pool(num_jobs, _prepare_process, (num_jobs,), 1) as pool:
-        for task, trouble in pool.imap_unordered(_run_guarded, waiting, 1):
+    pool = concurrent.futures.ThreadPoolExecutor(num_jobs)
+    try:
+        futures = {pool.submit(_run_apart, task, num_jobs): task for task in waiting}
+        for future in concurrent.futures.as_completed(futures):
+            task, trouble = futures[future], future.result()
             if trouble:
                 failed.append(f"{task.variant.row}, seed {task.seed}: {trouble}")
             else:
                 yield task
+    finally:
+        pool.shutdown(cancel_futures=True)
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}")
 
 
-def _prepare_process(num_jobs: int) -> None:
-    """As many threads each as there are cores for."""
+def _run_apart(task: Task, num_jobs: int) -> str:
+    """Runs a task in a process; what went wrong, or nothing.
+
+    A process each, since TensorFlow keeps the graphs of what a process has run.
+    """
+    # Each tells of its progress where nobody else does.
+    log = task.reports[PROTOCOLS[0]].removesuffix(".json") + ".log"
+    process = multiprocessing.get_context("spawn").Process(
+        target=_run_logged, args=(task, num_jobs, log), daemon=True
+    )
+    process.start()
+    process.join()
+    if process.exitcode == 0:
+        os.remove(log)
+        return ""
+    *_, last = ["", *files.read_text(log).splitlines()]
+    return f"exit code {process.exitcode}, {last or 'killed'}; see {log}"
+
+
+def _run_logged(task: Task, num_jobs: int, log: str) -> None:
+    """The main function of a task's process, which has its share of the cores."""
     num_threads = max(1, (os.cpu_count() or 1) // num_jobs)
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(num_threads)
     os.environ["TF_NUM_INTEROP_THREADS"] = str(num_threads)
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ["OPENBLAS_NUM_THREADS"] = str(num_threads)
-    from xdc_tf import program
-
     program.quiet_tensorflow()
-
-
-def _run_guarded(task: Task) -> tuple[Task, str]:
-    # Each tells of its progress where nobody else does.
-    log = task.reports[PROTOCOLS[0]].removesuffix(".json") + ".log"
     with open(log, "w", encoding="utf-8") as file:
         try:
             with contextlib.redirect_stdout(file):
                 run(task)
-        except Exception as error:
+        except Exception:
             traceback.print_exc(file=file)
-            return task, f"{type(error).__name__}: {error}; see {log}"
-    os.remove(log)
-    return task, ""
+            sys.exit(1)
 
 
 def run(task: Task) -> None:

@@ -52,7 +52,7 @@ def write(
         f"Top-1 accuracy in percent on {tasks[0].scale.num_test} test videos of 10 "
         f"classes, mean and standard deviation over {len(seeds)} seeds "
         f"({', '.join(map(str, seeds))}); differences from {reference}, paired by "
-        "seed. " + _describe(tasks[0].scale),
+        "seed. But for what a row says: " + _describe(tasks[0].scale),
         "",
         f"    {command}",
         "",

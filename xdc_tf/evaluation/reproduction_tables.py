@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 SCRATCH, SUPERVISED = "scratch", "supervised"
-# Both modalities of the control, each of a run of its own.
+# Of the control both modalities, each of a run of its own.
+SAME_MODALITY = "same_modality"
 CONTROLS = {"same_video": ("video",), "same_audio": ("audio",)}
 BOTH = ("video", "audio")
 
@@ -67,17 +68,18 @@ class Variant(NamedTuple):
     streams: tuple[str, ...] = BOTH
 
 
+def _variant(row: str, method: str, **changes) -> Variant:
+    return Variant(row, method, streams=CONTROLS.get(method, BOTH), **changes)
+
+
 def _methods(scale: Scale, methods: Sequence[str]) -> list[Variant]:
     del scale
     variants = []
     for method in methods:
-        if method == "same_modality":
-            variants += [
-                Variant("same modality", name, streams=streams)
-                for name, streams in CONTROLS.items()
-            ]
+        if method == SAME_MODALITY:
+            variants += [_variant("same modality", name) for name in CONTROLS]
         else:
-            variants.append(Variant(method, method))
+            variants.append(_variant(method, method))
     return variants
 
 
@@ -86,7 +88,9 @@ def _along(key: str, values: Callable[[Scale], Sequence]) -> Callable:
 
     def variants(scale: Scale, methods: Sequence[str]) -> list[Variant]:
         return [
-            Variant(f"{method}, {key.split('.')[-1]}={value}", method, {key: value})
+            _variant(
+                f"{method}, {key.split('.')[-1]}={value}", method, config={key: value}
+            )
             for method in methods
             for value in values(scale)
         ]
@@ -99,7 +103,7 @@ def _along_data(field: str, values: Callable[[Scale], Sequence]) -> Callable:
 
     def variants(scale: Scale, methods: Sequence[str]) -> list[Variant]:
         return [
-            Variant(f"{method}, {field}={value}", method)._replace(**{field: value})
+            _variant(f"{method}, {field}={value}", method, **{field: value})
             for method in methods
             for value in values(scale)
         ]
@@ -125,10 +129,10 @@ def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
     """Rounds and epochs per round with the same number of updates."""
     total = scale.num_rounds * scale.epochs_per_round
     return [
-        Variant(
+        _variant(
             f"{method}, rounds={rounds}",
             method,
-            {"num_rounds": rounds, "training.epochs_per_round": total // rounds},
+            config={"num_rounds": rounds, "training.epochs_per_round": total // rounds},
         )
         for method in methods
         for rounds in range(1, total + 1)
@@ -139,7 +143,7 @@ def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
 TABLES = {
     "methods": Table(
         "the methods",
-        (SCRATCH, "same_modality", "sdc", "mdc", "cdc", "xdc", SUPERVISED),
+        (SCRATCH, SAME_MODALITY, "sdc", "mdc", "cdc", "xdc", SUPERVISED),
         _methods,
     ),
     "clusters": Table(

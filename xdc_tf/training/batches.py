@@ -10,7 +10,7 @@ import tensorflow as tf
 from xdc_tf.clustering import balance
 from xdc_tf.data import pipeline
 from xdc_tf.data.augment import Augmentation
-from xdc_tf.training import settings, supervision, workers
+from xdc_tf.training import devices, settings, supervision, workers
 from xdc_tf.training.run import Run
 
 
@@ -119,13 +119,7 @@ def _distribute(run: Run, dataset: tf.data.Dataset, batch_size: int):
     """Splits this process's batches over its devices."""
     own = run.records.share
     if own.count == 1:
-        options = tf.data.Options()
-        options.experimental_distribute.auto_shard_policy = (
-            tf.data.experimental.AutoShardPolicy.OFF
-        )
-        return run.strategy.experimental_distribute_dataset(
-            dataset.with_options(options)
-        )
+        return devices.distribute(dataset, run.strategy)
     per_device = batch_size * own.count // run.strategy.num_replicas_in_sync
     if per_device < batch_size:
         dataset = dataset.rebatch(per_device, drop_remainder=True)

@@ -80,6 +80,17 @@ def num_workers_of_environment() -> int:
     return len(addresses)
 
 
+def distribute(
+    dataset: tf.data.Dataset, strategy: tf.distribute.Strategy
+) -> tf.distribute.DistributedDataset:
+    """Splits a data set's batches over the devices of one process."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    return strategy.experimental_distribute_dataset(dataset.with_options(options))
+
+
 def _of_several_machines(num_devices: int, timeout_secs: float):
     gpus = tf.config.list_physical_devices("GPU")
     devices = gpus or tf.config.list_physical_devices("CPU")[:1]
