@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 import os
 import subprocess
 import sys
@@ -258,7 +259,11 @@ def test_without_a_usable_row_no_info_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"fps": 0.0}, "fps must be positive, got 0.0"),
+        (
+            {"max_file_mib": math.inf},
+            "max_file_mib must be positive and finite, got inf",
+        ),
+        ({"fps": 0.0}, "fps must be positive and finite, got 0.0"),
         ({"jpeg_quality": 101}, "jpeg_quality must be from 1 to 95, got 101"),
         ({"min_secs": 400.0}, "min_secs=400.0"),
         ({"modalities": ("video",)}, "store_waveform needs sound"),

@@ -119,7 +119,7 @@ def test_manifests_choose_the_examples_of_each_split(run, five, rows, tmp_path):
 def test_the_same_id_in_both_parts_is_an_error_unless_allowed(
     run, five, rows, tmp_path
 ):
-    train = _manifest(tmp_path / "train.csv", rows[:4])
+    train = _manifest(tmp_path / "train.csv", [*rows[:2], rows[3]])
     test = _manifest(tmp_path / "test.csv", rows[3:5])
     manifests = {"train_manifests": [train], "test_manifests": [test]}
     with pytest.raises(ValueError, match="1 of 2 test videos are also in training"):
