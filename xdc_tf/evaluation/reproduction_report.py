@@ -79,7 +79,7 @@ def _rows(task: Task) -> list[Row]:
     """A task's results, under the name of its row."""
     reports = [comparison.read(path) for path in task.reports.values()]
     return [
-        row._replace(method=task.variant.row, seed=task.seed)
+        row._replace(method=task.variant.row, seed=str(task.seed))
         for row in comparison.collect(reports)
         if row.metric == _METRIC
     ]
