@@ -9,14 +9,12 @@ import collections
 import json
 import math
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
-from tqdm import tqdm
 
-from data_prep import conversion_settings, segments
+from data_prep import conversion_settings, progress_bar, segments
 from data_prep import shards as shard_files
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import Manifest, ManifestRow, read_manifest
@@ -35,8 +33,6 @@ _WHOLE_ROWS = Segmentation()
 
 _PLAN_FILE = "plan.json"
 _CUTS_FILE = "segments.csv"
-# Progress where there is no terminal, in seconds.
-_LINE_SECS = 60.0
 
 
 class BeamRunner(NamedTuple):
@@ -106,7 +102,7 @@ def convert_manifest(
             missing, out_dir, runner=beam.name, options=beam.options, **arguments
         )
     else:
-        with _progress(len(rows), "video", done) as tell:
+        with progress_bar.Progress(len(rows), "video", done) as tell:
             shard_files.convert_shards(missing, out_dir, tell=tell, **arguments)
     reports = shard_files.read_reports(out_dir, shards)
     unmade = [s.file for s, report in zip(shards, reports, strict=True) if not report]
@@ -238,7 +234,7 @@ def _cut(
     path = os.path.join(out_dir, PROGRESS_DIR, _CUTS_FILE)
     if not tf.io.gfile.exists(path):
         cuts = []
-        with _progress(len(manifest.rows), "file", ()) as tell:
+        with progress_bar.Progress(len(manifest.rows), "file", ()) as tell:
             for cut in segments.cut_rows(
                 manifest.rows,
                 segmentation,
@@ -251,34 +247,6 @@ def _cut(
                 tell(Outcome(cut))
         files.write_text(path, segments.write_cuts(cuts))
     return segments.read_cuts(files.read_text(path), manifest.rows)
-
-
-class _progress:
-    """A bar with rate, time left and number of refusals; lines without a terminal."""
-
-    def __init__(self, total: int, unit: str, done: Sequence[ShardReport]):
-        interval_secs = 0.2 if sys.stderr.isatty() else _LINE_SECS
-        self._bar = tqdm(
-            total=total,
-            unit=unit,
-            initial=sum(len(r.examples) + len(r.refused) for r in done),
-            mininterval=interval_secs,
-            delay=0 if sys.stderr.isatty() else interval_secs,
-        )
-        self._num_refused = sum(len(report.refused) for report in done)
-
-    def __enter__(self) -> Callable[[Outcome], None]:
-        self._bar.set_postfix(quarantined=self._num_refused, refresh=False)
-        return self._tell
-
-    def _tell(self, outcome: Outcome) -> None:
-        if outcome.result is None:
-            self._num_refused += 1
-            self._bar.set_postfix(quarantined=self._num_refused, refresh=False)
-        self._bar.update()
-
-    def __exit__(self, *_) -> None:
-        self._bar.close()
 
 
 def _finish(

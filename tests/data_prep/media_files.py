@@ -72,3 +72,17 @@ def write_media(
                 container.mux(audio.encode(frame))
             container.mux(audio.encode(None))
     return str(path)
+
+
+def write_manifest(folder) -> str:
+    """Writes a manifest of four rows, the second one broken, and what it names."""
+    write_media(folder / "a.mp4", waveform=tone(1.0, hz=400))
+    (folder / "broken.mp4").write_text("not a video")
+    write_media(folder / "c.mp4", waveform=tone(1.0, hz=800))
+    write_media(folder / "d.mp4", secs=1.5, waveform=tone(1.5, hz=1600))
+    path = folder / "manifest.csv"
+    path.write_text(
+        "path,start_secs,end_secs,label\n"
+        "a.mp4,,,dog\nbroken.mp4,,,cat\nc.mp4,,,bell\nd.mp4,0.5,1.5,\n"
+    )
+    return str(path)

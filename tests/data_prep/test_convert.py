@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from media_files import SAMPLE_RATE_HZ, digests, tone, write_media
+from media_files import SAMPLE_RATE_HZ, digests, tone, write_manifest, write_media
 from PIL import Image
 
 from data_prep.conversion import convert_manifest
@@ -25,17 +25,7 @@ VIDEO_SETTINGS = SETTINGS._replace(modalities=("video",), store_waveform=False)
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     """Four rows, the second one broken."""
-    folder = tmp_path_factory.mktemp("videos")
-    write_media(folder / "a.mp4", waveform=tone(1.0, hz=400))
-    (folder / "broken.mp4").write_text("not a video")
-    write_media(folder / "c.mp4", waveform=tone(1.0, hz=800))
-    write_media(folder / "d.mp4", secs=1.5, waveform=tone(1.5, hz=1600))
-    path = folder / "manifest.csv"
-    path.write_text(
-        "path,start_secs,end_secs,label\n"
-        "a.mp4,,,dog\nbroken.mp4,,,cat\nc.mp4,,,bell\nd.mp4,0.5,1.5,\n"
-    )
-    return str(path)
+    return write_manifest(tmp_path_factory.mktemp("videos"))
 
 
 def convert(manifest, out, *, num_workers=2, settings=SETTINGS):

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from media_files import tone, write_media
+from media_files import write_manifest
 
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
@@ -30,17 +30,7 @@ HEADER_BYTES = 12
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     """Four rows, the second one broken."""
-    folder = tmp_path_factory.mktemp("videos")
-    write_media(folder / "a.mp4", waveform=tone(1.0, hz=400))
-    (folder / "broken.mp4").write_text("not a video")
-    write_media(folder / "c.mp4", waveform=tone(1.0, hz=800))
-    write_media(folder / "d.mp4", secs=1.5, waveform=tone(1.5, hz=1600))
-    path = folder / "manifest.csv"
-    path.write_text(
-        "path,start_secs,end_secs,label\n"
-        "a.mp4,,,dog\nbroken.mp4,,,cat\nc.mp4,,,bell\nd.mp4,0.5,1.5,\n"
-    )
-    return str(path)
+    return write_manifest(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(scope="module")
