@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from xdc_tf import files, program
-from xdc_tf.evaluation import reports
 from xdc_tf.evaluation.reproduction_tables import (
     CONTROLS,
     SAME_MODALITY,
@@ -99,6 +98,8 @@ def check_reports(tasks: Sequence[Task]) -> None:
     Raises:
       ValueError: one is of another scale.
     """
+    from xdc_tf.evaluation import reports
+
     for task in tasks:
         for path in task.reports.values():
             if not os.path.exists(path):
@@ -157,7 +158,10 @@ def _run_apart(task: Task, num_jobs: int) -> str:
 
 
 def _run_logged(task: Task, num_jobs: int, log: str) -> None:
-    """The main function of a task's process, which has its share of the cores."""
+    """The main function of a task's process, which has its share of the cores.
+
+    Nothing that this module imports may count them before.
+    """
     num_threads = max(1, (os.cpu_count() or 1) // num_jobs)
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(num_threads)
     os.environ["TF_NUM_INTEROP_THREADS"] = str(num_threads)
