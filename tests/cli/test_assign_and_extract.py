@@ -77,7 +77,7 @@ def test_assign_says_what_it_did(done, folder):
         "2 of 3 rows, 1 quarantined",
         "3 of 3 rows, 1 quarantined",
         f"{folder}/made/assigned.csv: 2 of 3 videos (quarantined: 1 cannot_open) "
-        "labelled with the clusters of audio and video (round 2)",
+        "labelled with the clusters of audio and video (round_002)",
     ]
 
 

@@ -314,12 +314,11 @@ def test_the_command_prints_the_table_or_writes_it(paths, tmp_path):
     assert (printed.returncode, printed.stderr) == (0, "")
     ours = comparison.collect([comparison.read(path) for path in paths])
     assert printed.stdout == comparison.markdown(comparison.summarize(ours))
-    named = _command(paths[0], f"a name={paths[1]}", "--format=csv")
+    named = _command(paths[0], f"a name={paths[1]}", "--format=csv", "--metrics=top1")
     assert (named.returncode, named.stderr) == (0, "")
-    assert {line["method"] for line in csv.DictReader(io.StringIO(named.stdout))} == {
-        "xdc",
-        "a name",
-    }
+    lines = list(csv.DictReader(io.StringIO(named.stdout)))
+    assert [line["method"] for line in lines] == ["xdc", "a name"]
+    assert {line["metric"] for line in lines} == {"top1"}
     out = tmp_path / "new folder" / "table.csv"
     written = _command("--format=csv", "--reference=sdc", *paths, f"--out={out}")
     assert (written.returncode, written.stdout, written.stderr) == (0, "", "")

@@ -48,7 +48,7 @@ def main(argv):
     )
     print(
         f"{_OUT.value}: {new_videos.tell(done.rows)} labelled with the clusters of "
-        f"{' and '.join(done.sources)} (round {done.round_index})"
+        f"{' and '.join(done.sources)} (round_{done.round_index:03d})"
     )
 
 

@@ -19,6 +19,9 @@ _REFERENCE = flags.DEFINE_string(
     None,
     "Method that the others are tested against; default: that of the first file.",
 )
+_METRICS = flags.DEFINE_list(
+    "metrics", [], "Those to compare, such as top1,r1; default: all."
+)
 _FORMAT = flags.DEFINE_enum(
     "format", "markdown", ["markdown", "csv", "latex"], "Of the table."
 )
@@ -36,7 +39,7 @@ def main(argv):
     from xdc_tf.evaluation import comparison, comparison_tables
 
     reports = [comparison.read(*_path_and_name(argument)) for argument in paths]
-    rows = comparison.collect(reports)
+    rows = comparison.collect(reports, _METRICS.value)
     table = comparison.summarize(rows, reference=_REFERENCE.value)
     text = comparison_tables.FORMATS[_FORMAT.value](table)
     for difference in comparison.find_differences(reports):

@@ -65,8 +65,13 @@ def read(path: str, method: str | None = None) -> Report:
     return Report(path, reports.read(path), method)
 
 
-def collect(reports_read: Sequence[Report]) -> list[Row]:
-    """The values of reports, one row each."""
+def collect(reports_read: Sequence[Report], metrics: Sequence[str] = ()) -> list[Row]:
+    """The values of reports, one row each.
+
+    Args:
+      reports_read: of `read`.
+      metrics: names of those wanted; none for all.
+    """
     rows = []
     for path, report, method in reports_read:
         source = report["source"]
@@ -77,6 +82,8 @@ def collect(reports_read: Sequence[Report]) -> list[Row]:
             seed = " and ".join(dict.fromkeys((str(about["seed"]), str(own))))
             for split in result["splits"]:
                 for metric, value in split["metrics"].items():
+                    if metrics and metric not in metrics:
+                        continue
                     row = Row(
                         *(method or about["method"], seed, split["split"]),
                         *(report["protocol"], result["stream"], metric, value, path),

@@ -244,7 +244,7 @@ def _pair(
     unknown = [label for label in _names(test) if label not in classes]
     if unknown:
         raise ValueError(
-            f"split {name}: {test.directory} has the classes {unknown[:5]}, of which "
+            f"split {name}: {test.directory} has the classes {_few(unknown)}, of which "
             f"{train.directory} has no example to learn from; use records of the same "
             "classes."
         )
@@ -252,7 +252,8 @@ def _pair(
     absent = [label for label in classes if label not in _names(test)]
     if absent:
         warnings.append(
-            f"{len(absent)} of {len(classes)} classes have no test video: {absent[:5]}"
+            f"{len(absent)} of {len(classes)} classes have no test video: "
+            f"{_few(absent)}"
         )
     both = _in_both(train, test)
     if both and not allow_overlap:
@@ -289,6 +290,12 @@ def _clip_secs(clip: ClipSettings, modalities: Sequence[str]) -> float:
     """How long a recording must be, not to be repeated within a clip."""
     needed = {VIDEO: clip.duration_secs, AUDIO: clip.audio_secs}
     return max(needed[modality] for modality in modalities)
+
+
+def _few(names: Sequence[str]) -> str:
+    """A list of names, cut short."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{names[:5]}{more}"
 
 
 def _names(records: LabelledRecords) -> list[str]:

@@ -1,6 +1,8 @@
 """What a run tells: progress lines on the terminal and curves in TensorBoard."""
 
+import collections
 import contextlib
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -72,6 +74,8 @@ class Monitor:
         self._batch_size = batch_size
         self._last = (time.monotonic(), 0)
         self._waited_secs = 0.0  # for batches, since then
+        # Of a step, lately; one that traces or is held up tells nothing of the others.
+        self._step_secs: collections.deque[float] = collections.deque(maxlen=20)
 
     def start_timer(self, step: int) -> None:
         """Counts clips per second from now on; time spent elsewhere stays out."""
@@ -107,6 +111,7 @@ class Monitor:
         now, (before, step_before) = time.monotonic(), self._last
         secs = max(now - before, 1e-9)
         rate, waited = (step - step_before) / secs, self._waited_secs / secs
+        self._step_secs.append(1 / max(rate, 1e-9))
         self.start_timer(step)
         with self._events(step=step):
             tf.summary.scalar("training/learning_rate", learning_rate)
@@ -121,7 +126,8 @@ class Monitor:
             f"step {step_in_round}/{steps_in_round}  "
             f"{rate * self._batch_size:.1f} clips/s  input wait {waited:.0%}  "
             + "  ".join(f"{head} {loss:.3f}" for head, loss in losses.items())
-            + f"  {_duration(steps_left / max(rate, 1e-9))} of training left",
+            + f"  {_duration(steps_left * statistics.median(self._step_secs))} of "
+            "training left",
             flush=True,
         )
         return means
