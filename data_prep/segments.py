@@ -86,7 +86,7 @@ def cut(
 ) -> list[tuple[float, float]]:
     """Starts and ends of the segments of a stretch; see Segmentation.
 
-    None where nothing is left of it, or so much that the file cannot be right.
+    None at all if nothing is left of it, or so much that the file cannot be right.
     """
     secs, most = segmentation
     # Not less than a microsecond, in which times are kept.

@@ -4,17 +4,15 @@ Several splits, or folds, of one data set are several pairs of directories, or o
 directory and a pair of manifests for each.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from data_prep.manifest import read_manifest
 from xdc_tf import compat
-from xdc_tf.data import dataset_info, record_index
+from xdc_tf.data import content_hashes, dataset_info
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
 from xdc_tf.training import settings
@@ -314,8 +312,11 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
         getattr(train.info, name) == getattr(test.info, name) for name in _CONVERSION
     )
     known_ids = set() if by_content else set(train.examples.video_ids.tolist())
-    known = set(_contents(train).values())
-    contents = _contents(test)
+    known, contents = (
+        content_hashes.of_examples(part.shards, part.examples.example_indices)
+        for part in (train, test)
+    )
+    known_contents = set(known.values())
     return [
         video_id
         for index, video_id in zip(
@@ -323,37 +324,5 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
             test.examples.video_ids.tolist(),
             strict=True,
         )
-        if video_id in known_ids or contents.get(index) in known
+        if video_id in known_ids or contents.get(index) in known_contents
     ]
-
-
-def _contents(records: LabelledRecords) -> dict[int, bytes]:
-    """A hash of each example's content, by example_index.
-
-    The sizes of all its JPEG images, which the index of a shard has, tell a video as
-    surely as a hash of its bytes, but where they are all the same, as of a black
-    picture. That, and sound alone, is told by the log-mel, which is read.
-    """
-    wanted = set(records.examples.example_indices.tolist())
-    # Eagerly, the NumPy function in it would get an array and not a string.
-    read = tf.function(record_index.read_pieces, autograph=False)
-    hashes = {}
-    for path in records.shards:
-        for serialized in tf.data.TFRecordDataset(path + record_index.SUFFIX):
-            entry = record_index.parse_entry(serialized)
-            index = int(entry.example_index)
-            if index not in wanted:
-                continue
-            sizes = entry.frame_bytes.numpy()
-            digest = hashlib.sha256(sizes.tobytes())
-            if len(np.unique(sizes)) < 2 and entry.num_log_mel_rows > 0:
-                num_bytes = entry.log_mel_row_bytes * entry.num_log_mel_rows
-                pieces = read(
-                    tf.constant(path),
-                    entry.log_mel_position[None],
-                    num_bytes[None],
-                    entry.shard_bytes,
-                )
-                digest.update(pieces[0].numpy())
-            hashes[index] = digest.digest()
-    return hashes
