@@ -1,8 +1,12 @@
-"""Set-up of all tests: two logical CPU devices, quiet TensorFlow, a tiny data set."""
+"""Set-up of all tests: two logical CPU devices, quiet TensorFlow, oneDNN, a tiny data set."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from xdc_tf import onednn
+
+onednn.ask_for()  # as the commands do
 
 import pytest
 import tensorflow as tf

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from absl import app, flags
 
-from xdc_tf import signals
+from xdc_tf import onednn, signals
 
 # What bad input raises: wrong values, a loss that is not finite, missing files, ...
 USER_ERRORS = (ValueError, FloatingPointError, OSError)
@@ -38,6 +38,8 @@ def run(
 ) -> None:
     """Parses the flags, runs `main` and leaves with an exit code; never returns.
 
+    TensorFlow, if `main` imports it, is quiet and uses oneDNN.
+
     0 for success and for `--help`; 1 for a mistake in flags or input, told in one
     `error: ...` line; 130 for Ctrl-C; 75 if a command that listens for them (signals)
     has stopped for SIGTERM or SIGUSR1. Any other exception is a bug and shows its
@@ -51,6 +53,7 @@ def run(
     if "debug" not in flags.FLAGS:
         flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's messages.")
     _describe_in_help(main)
+    onednn.ask_for()
     code = 1
     try:
         app.run(

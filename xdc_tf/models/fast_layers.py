@@ -12,14 +12,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf import onednn
+
 # How a convolution is computed.
 PLANAR = "2d"  # output and gradients as 2-d convolutions
 SPATIAL = "3d"  # as 3-d ones
 MIXED = "mixed"  # output and the kernel's gradient in 2-d, the input's in 3-d
 PRODUCTS = "products"  # as 3-d ones; the kernel's gradient by matrix products
 
-# On CPUs, by compute type and rank of the layer, of clips or of images; other types and
-# devices take what Keras does.
+# On CPUs with oneDNN, by compute type and rank of the layer, of clips or of images; other
+# types and devices take what Keras does. Without oneDNN the gradients of 3-d convolutions
+# take up to a hundred times as long as those of 2-d ones.
 FORMS = {
     ("float32", 3): MIXED,
     ("float32", 2): SPATIAL,
@@ -206,13 +209,16 @@ def _shape(tensor: tf.Tensor) -> list:
     ]
 
 
-def _form(layer: keras.layers.Layer) -> str:
+def choose_form(layer: keras.layers.Layer) -> str:
+    """The form of a Conv2D's or Conv3D's convolution on this machine."""
     size = layer.kernel_size
     if len(size) == 3 and size[0] > 1 and max(size[1:]) > 1:
         return SPATIAL
     stock = PLANAR if len(size) == 2 else SPATIAL
     if tf.config.list_physical_devices("GPU"):
         return stock
+    if not onednn.is_used():
+        return PLANAR
     return FORMS.get((layer.compute_dtype, len(size)), stock)
 
 
@@ -225,7 +231,7 @@ class Conv3D(keras.layers.Conv3D):
     def call(self, inputs):
         """See convolve."""
         kernel = tf.convert_to_tensor(self.kernel, self.compute_dtype)
-        output = convolve(inputs, kernel, self.strides, _form(self))
+        output = convolve(inputs, kernel, self.strides, choose_form(self))
         if self.use_bias:
             bias = tf.convert_to_tensor(self.bias, self.compute_dtype)
             output = tf.nn.bias_add(output, bias)
@@ -242,7 +248,7 @@ class Conv2D(keras.layers.Conv2D):
         """See convolve."""
         kernel = tf.convert_to_tensor(self.kernel, self.compute_dtype)
         clips, strides = inputs[:, tf.newaxis], (1, *self.strides)
-        output = convolve(clips, kernel[tf.newaxis], strides, _form(self))[:, 0]
+        output = convolve(clips, kernel[tf.newaxis], strides, choose_form(self))[:, 0]
         if self.use_bias:
             bias = tf.convert_to_tensor(self.bias, self.compute_dtype)
             output = tf.nn.bias_add(output, bias)
