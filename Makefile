@@ -26,11 +26,11 @@ $(RUN):
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(REQUIREMENTS) | $(RUN)
-	$(RUN) -m pip install --disable-pip-version-check --no-compile --quiet -r $(REQUIREMENTS)
+	$(RUN) -m pip install --disable-pip-version-check --quiet -r $(REQUIREMENTS)
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed requirements-onnx.txt requirements-s3.txt $(wildcard requirements-test*.txt)
-	$(RUN) -m pip install --disable-pip-version-check --no-compile --quiet \
+	$(RUN) -m pip install --disable-pip-version-check --quiet \
 		-r $(REQUIREMENTS) -r $(TEST_REQUIREMENTS)
 	touch $@
 
