@@ -42,6 +42,15 @@ def test_all_methods_have_as_many_updates_and_clusters(tmp_path):
         assert config["method"] in supervision.METHODS
 
 
+@pytest.mark.parametrize("num_frames", [4, 8])
+def test_a_clip_is_a_second_of_the_scale_s_frames(tmp_path, num_frames):
+    (task,) = tasks_of("methods", tmp_path, methods=["xdc"])
+    scale = task.scale._replace(num_frames=num_frames)
+    clip = reproduction.make_config(task._replace(scale=scale))["clip"]
+    assert clip["num_frames"] == num_frames
+    assert clip["num_frames"] / clip["fps"] == 1.0
+
+
 def test_the_control_is_a_run_for_each_modality_and_one_row(tmp_path):
     tasks = tasks_of("methods", tmp_path, methods=["same_modality"])
     assert [(task.variant.method, task.variant.streams) for task in tasks] == [

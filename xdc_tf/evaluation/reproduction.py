@@ -237,6 +237,8 @@ def make_config(task: Task) -> dict[str, Any]:
     config.num_rounds = scale.num_rounds
     config.training.epochs_per_round = scale.epochs_per_round
     config.kmeans.num_clusters = scale.num_clusters
+    config.clip.num_frames = scale.num_frames
+    config.clip.fps = float(scale.num_frames)
     # The last encoders are evaluated: there is nothing to choose by a part held out.
     config.training.held_out_share = 0.0
     if variant.method == SUPERVISED:

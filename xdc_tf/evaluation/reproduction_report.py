@@ -66,7 +66,8 @@ def write(
 
 def _describe(scale: Scale) -> str:
     return (
-        f"{scale.num_unlabelled} unlabelled videos, {scale.num_rounds} rounds of "
+        f"{scale.num_unlabelled} unlabelled videos, clips of {scale.num_frames} frames "
+        f"in a second, {scale.num_rounds} rounds of "
         f"{scale.epochs_per_round} epochs (supervised as many epochs in one), k = "
         f"{scale.num_clusters}. linear: logistic regression on frozen features of "
         f"{scale.num_labelled} labelled videos; finetune: all layers, "

@@ -26,6 +26,7 @@ class Scale(NamedTuple):
       num_clusters: k.
       labels_per_class: that finetuning is given.
       finetune_epochs: of it.
+      num_frames: of a clip, which is a second long.
     """
 
     num_unlabelled: int
@@ -36,11 +37,16 @@ class Scale(NamedTuple):
     num_clusters: int = 20
     labels_per_class: int = 5
     finetune_epochs: int = 60
+    num_frames: int = 8
 
 
 SCALES = {
     "small": Scale(
-        *(400, 200, 200), num_rounds=3, epochs_per_round=3, finetune_epochs=20
+        *(400, 200, 200),
+        num_rounds=3,
+        epochs_per_round=3,
+        finetune_epochs=20,
+        num_frames=4,
     ),
     "full": Scale(1600, 400, 500, num_rounds=8, epochs_per_round=4),
 }
