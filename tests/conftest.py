@@ -1,12 +1,9 @@
-"""Set-up of all tests: two logical CPU devices, quiet TensorFlow, oneDNN, a tiny data set."""
+"""Set-up of all tests: two logical CPU devices, TensorFlow quiet, a tiny data set."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-from xdc_tf import onednn
-
-onednn.ask_for()  # as the commands do
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
 
 import pytest
 import tensorflow as tf

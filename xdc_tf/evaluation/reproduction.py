@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from xdc_tf import files, program
+from xdc_tf import files
 from xdc_tf.evaluation.reproduction_tables import (
     CONTROLS,
     SAME_MODALITY,

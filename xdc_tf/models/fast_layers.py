@@ -20,9 +20,9 @@ SPATIAL = "3d"  # as 3-d ones
 MIXED = "mixed"  # output and the kernel's gradient in 2-d, the input's in 3-d
 PRODUCTS = "products"  # as 3-d ones; the kernel's gradient by matrix products
 
-# On CPUs with oneDNN, by compute type and rank of the layer, of clips or of images; other
-# types and devices take what Keras does. Without oneDNN the gradients of 3-d convolutions
-# take up to a hundred times as long as those of 2-d ones.
+# On CPUs with oneDNN, by compute type and rank of the layer, of clips or of images;
+# other types and devices take what Keras does. Without oneDNN the gradients of 3-d
+# convolutions take up to a hundred times as long as those of 2-d ones.
 FORMS = {
     ("float32", 3): MIXED,
     ("float32", 2): SPATIAL,
