@@ -13,6 +13,7 @@ import tensorflow as tf
 from xdc_tf.clustering import row_files
 from xdc_tf.clustering.preprocessing import preprocess
 from xdc_tf.clustering.row_files import Extent
+from xdc_tf.data.untuned import untuned
 
 # Blocks that are read ahead while one is worked on.
 _READ_AHEAD = 2
@@ -297,7 +298,7 @@ def _file_reader(own: InFiles) -> Callable:
         places = tf.data.Dataset.from_tensor_slices(
             (own.paths, own.offsets, own.counts)
         )
-        iterator = iter(places.map(read).prefetch(_READ_AHEAD))
+        iterator = iter(untuned(places.map(read).prefetch(_READ_AHEAD)))
 
     def read_block(_):
         with tf.device("/device:CPU:0"):

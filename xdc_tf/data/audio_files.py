@@ -3,6 +3,7 @@
 An exported audio encoder takes these through its waveform signature.
 """
 
+import os
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf import compat
+from xdc_tf.data.untuned import untuned
 
 _WAV_ENCODINGS = {
     (1, 8): "wav_u8",
@@ -67,8 +69,9 @@ def waveforms(paths: Sequence[str], *, sample_rate_hz: int) -> tf.data.Dataset:
         return {"path": path, "waveform": waveform}
 
     files = tf.data.Dataset.from_tensor_slices(list(paths))
-    decoded = files.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return decoded.prefetch(tf.data.AUTOTUNE)
+    num_cores = os.cpu_count() or 1
+    decoded = files.map(read, num_parallel_calls=num_cores, deterministic=True)
+    return untuned(decoded.prefetch(num_cores))
 
 
 def decode_audio(

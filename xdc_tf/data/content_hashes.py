@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import record_index
+from xdc_tf.data.untuned import untuned
 
 
 def of_examples(shards: Sequence[str], example_indices: np.ndarray) -> dict[int, bytes]:
@@ -28,7 +29,7 @@ def of_examples(shards: Sequence[str], example_indices: np.ndarray) -> dict[int,
     read = tf.function(record_index.read_pieces, autograph=False)
     hashes = {}
     for path in shards:
-        for serialized in tf.data.TFRecordDataset(path + record_index.SUFFIX):
+        for serialized in untuned(tf.data.TFRecordDataset(path + record_index.SUFFIX)):
             entry = record_index.parse_entry(serialized)
             index = int(entry.example_index)
             if index not in wanted:

@@ -21,6 +21,7 @@ from xdc_tf.data import augment, clip_reading, clips
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
+from xdc_tf.data.untuned import untuned
 
 PADDING_INDEX = -1
 # Where crops lie along a frame's longer side, by their number.
@@ -76,6 +77,7 @@ def training_batches(
     kept = tf.constant(keep)
     ends = None if draws is None else tf.constant(_ends_of_draws(draws, keep))
     files = tf.constant(list(shards))
+    num_open = min(len(shards), _MAX_OPEN_SHARDS)
 
     def one_epoch(epoch):
         epoch_seed = tf.random.experimental.stateless_fold_in(
@@ -124,8 +126,8 @@ def training_batches(
             .shuffle(len(shards), seed=file_seed)
             .interleave(
                 find,
-                cycle_length=min(len(shards), _MAX_OPEN_SHARDS),
-                num_parallel_calls=tf.data.AUTOTUNE,
+                cycle_length=num_open,
+                num_parallel_calls=num_open,
                 deterministic=True,
             )
         )
@@ -142,7 +144,7 @@ def training_batches(
         )
 
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    return epochs.flat_map(one_epoch).prefetch(4)
+    return untuned(epochs.flat_map(one_epoch).prefetch(4))
 
 
 @tf.autograph.experimental.do_not_convert
@@ -232,7 +234,7 @@ def evaluation_batches(
     )
     only_center = stride_secs is None and num_clips == num_crops == 1
     parts = entries.map(cut_center) if only_center else entries.flat_map(cut_all)
-    return (
+    return untuned(
         parts.map(
             lambda part: _decode_plain(part, clip),
             num_parallel_calls=_CLIPS_AT_A_TIME,

@@ -21,6 +21,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from xdc_tf.data import records
+from xdc_tf.data.untuned import untuned
 
 SUFFIX = ".index"
 
@@ -107,7 +108,7 @@ def index_shard(path: str) -> None:
     """
     entries: list[Entry] = []
     num_bytes = 0
-    for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
+    for serialized in untuned(tf.data.TFRecordDataset(path)).as_numpy_iterator():
         try:
             entries.append(locate(serialized, num_bytes + _BEFORE_RECORD))
         except ValueError as error:

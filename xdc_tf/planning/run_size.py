@@ -12,6 +12,7 @@ from xdc_tf import compat
 from xdc_tf.clustering.pseudo_labels import KMeansSettings
 from xdc_tf.data import dataset_info, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data.untuned import untuned
 from xdc_tf.models import folding, two_stream
 from xdc_tf.planning import operations
 from xdc_tf.planning.operations import EncoderWork
@@ -285,7 +286,7 @@ def recordings_of(
     compat.enable_remote_paths(records_dir)
     paths = dataset_info.shard_paths(records_dir, info)
     num_bytes = sum(tf.io.gfile.stat(path).length for path in paths)
-    some = tf.data.TFRecordDataset(paths[0] + record_index.SUFFIX)
+    some = untuned(tf.data.TFRecordDataset(paths[0] + record_index.SUFFIX))
     frame_bytes = [
         record_index.parse_entry(serialized).frame_bytes for serialized in some
     ]

@@ -82,8 +82,11 @@ def num_workers_of_environment() -> int:
 
 def distribute(
     dataset: tf.data.Dataset, strategy: tf.distribute.Strategy
-) -> tf.distribute.DistributedDataset:
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """Splits a data set's batches over the devices of one process."""
+    if strategy.num_replicas_in_sync == 1 and not tf.config.list_logical_devices("GPU"):
+        # Already there; the iterators of distributed ones autotune whatever it says.
+        return dataset
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF
