@@ -120,6 +120,21 @@ def evaluation_batches(shards, **changed):
     return list(batches.as_numpy_iterator())
 
 
+def test_iterators_leave_no_thread_of_autotuning_to_wait_for(shards):
+    training = pipeline.training_batches(
+        shards,
+        clip=CLIP,
+        augmentation=PLAIN,
+        batch_size=4,
+        keep=np.ones(NUM_ROWS, bool),
+        seed=0,
+        shuffle_buffer=8,
+    )
+    evaluation = pipeline.evaluation_batches(shards, clip=CLIP, batch_size=4)
+    for batches in (training, evaluation):
+        assert batches.options().autotune.enabled is False
+
+
 def order(batches):
     return np.concatenate([batch["example_index"] for batch in batches]).tolist()
 

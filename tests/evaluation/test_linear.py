@@ -8,7 +8,13 @@ from sklearn.linear_model import LogisticRegression
 
 from xdc_tf import workdir
 from xdc_tf.data import dataset_info, pipeline
-from xdc_tf.evaluation import encoder_sources, frozen_features, linear, metrics
+from xdc_tf.evaluation import (
+    encoder_sources,
+    frozen_features,
+    linear,
+    metrics,
+    protocols,
+)
 from xdc_tf.evaluation.frozen_features import SplitFeatures
 from xdc_tf.evaluation.labelled_records import open_splits
 from xdc_tf.models.encoder_files import load_encoder
@@ -146,6 +152,18 @@ def test_a_run_is_scored_as_by_hand(source, split, tiny_run, tiny_records):
             *features_and_classes("test", encoder),
         )
         assert found == pytest.approx(expected, abs=1 / 12 + 1e-9)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_encoder_that_a_run_started_from_is_scored_if_wanted(source, split, wanted):
+    report = protocols.evaluate(
+        "linear",
+        source,
+        [split],
+        protocols.Options(streams=("audio",), num_clips=1, with_initial=wanted),
+    )
+    (result,) = report["results"]
+    assert ("initial_top1" in result["mean"]) == wanted
 
 
 def test_every_split_is_fitted_to_its_own_training_videos(source, split, monkeypatch):

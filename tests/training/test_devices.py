@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import tensorflow as tf
 
 from xdc_tf.training import devices
 
@@ -50,3 +51,12 @@ def test_a_tf_config_that_cannot_be_is_shown_with_one_that_can(text, told, monke
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=f"TF_CONFIG=.*{told}.*HOST:PORT"):
         devices.make_strategy()
+
+
+def test_batches_are_split_over_devices_and_one_has_them_whole(two_devices):
+    batches = tf.data.Dataset.range(4).batch(4)
+    (whole,) = devices.distribute(batches, tf.distribute.OneDeviceStrategy("/CPU:0"))
+    assert whole.numpy().tolist() == [0, 1, 2, 3]
+    (split,) = devices.distribute(batches, two_devices)
+    halves = two_devices.experimental_local_results(split)
+    assert [half.numpy().tolist() for half in halves] == [[0, 1], [2, 3]]

@@ -39,6 +39,7 @@ def evaluate_splits(
     streams: Sequence[str],
     num_clips: int = 3,
     c: float = 1.0,
+    with_initial: bool = True,
     batch_size: int | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> list[list[SplitResult]]:
@@ -53,19 +54,20 @@ def evaluate_splits(
       streams: names of the encoders.
       num_clips: evenly spread clips per video.
       c: inverse strength of the L2 penalty, as scikit-learn has it.
+      with_initial: of a pretrained run also the encoders that it started from.
       batch_size: clips per batch over all devices; None for that of the run.
       strategy: the devices; None for the present one.
 
     Returns:
-      For each split one result per stream: top1, top5 and mean_class; of a pretrained
-      run also initial_top1, that of the encoder that it started from. Details have
+      For each split one result per stream: top1, top5 and mean_class, and initial_top1
+      of the encoder that a pretrained run started from. Details have
       metrics.as_details, "num_train", "num_test" and "converged".
 
     Raises:
       FileNotFoundError, ValueError, FloatingPointError: see
         frozen_features.make_features_of.
     """
-    with_initial = frozen_features.has_initial(source)
+    with_initial = with_initial and frozen_features.has_initial(source)
     features = frozen_features.of_splits(
         source,
         splits,

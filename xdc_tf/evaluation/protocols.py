@@ -35,6 +35,7 @@ class Options(NamedTuple):
       recipe: of training a classifier: of finetune, and of linear by SGD.
       solver: of linear, LOGISTIC or SGD.
       num_clips: per video; None for the protocol's own, or the recipe's.
+      with_initial: linear also tells what a run's encoders were before it.
       batch_size: clips per batch; None for that of the run, or the recipe's.
       seed: of the cross-validation of svm.
       num_jobs: threads of the cross-validation.
@@ -45,6 +46,7 @@ class Options(NamedTuple):
     recipe: FinetuneSettings = FinetuneSettings()
     solver: str = LOGISTIC
     num_clips: int | None = None
+    with_initial: bool = True
     batch_size: int | None = None
     seed: int = 0
     num_jobs: int = 1
@@ -113,7 +115,12 @@ def evaluate(
         notes.append(results[0][0].details["selection"])
     elif protocol == "linear":
         results = linear.evaluate_splits(
-            source, splits, streams=streams, num_clips=num_clips, **common
+            source,
+            splits,
+            streams=streams,
+            num_clips=num_clips,
+            with_initial=options.with_initial,
+            **common,
         )
     elif protocol == "svm":
         of_svm = svm.SvmSettings(seed=options.seed, num_jobs=options.num_jobs)

@@ -42,10 +42,10 @@ class Scale(NamedTuple):
 
 SCALES = {
     "small": Scale(
-        *(400, 200, 200),
+        *(320, 200, 200),
         num_rounds=3,
         epochs_per_round=3,
-        finetune_epochs=20,
+        finetune_epochs=15,
         num_frames=4,
     ),
     "full": Scale(1600, 400, 500, num_rounds=8, epochs_per_round=4),
