@@ -19,6 +19,7 @@ TINY = Scale(
     num_clusters=4,
     labels_per_class=1,
     finetune_epochs=1,
+    num_frames=4,
 )
 
 
