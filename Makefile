@@ -5,7 +5,7 @@ VENV ?= .venv
 DEMO_DIR ?= demo_run
 REQUIREMENTS ?= requirements.txt
 TEST_REQUIREMENTS ?= requirements-test-keras2.txt
-PYTEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 # The first of these that exists and can make an environment, which Debian's own Python
 # cannot without the package python3-venv.
