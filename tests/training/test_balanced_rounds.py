@@ -23,7 +23,7 @@ class Batches(NamedTuple):
     """What the steps of a run were given, a row per step."""
 
     indices: list[list[int]]
-    pixels: list[bytes]
+    sounds: list[bytes]
 
 
 def run_pretrain(config, records, workdir, *, last_step=None):
@@ -38,7 +38,7 @@ def run_pretrain(config, records, workdir, *, last_step=None):
             if len(seen.indices) == last_step:
                 raise Cut
             seen.indices.append(batch["example_index"].numpy().tolist())
-            seen.pixels.append(batch["video"].numpy().tobytes())
+            seen.sounds.append(batch["audio"].numpy().tobytes())
             return step(batch)
 
         return watched
@@ -67,8 +67,8 @@ def labels_of(workdir, round_index):
 
 @pytest.fixture(scope="module")
 def config(tiny_run):
-    """That of tiny_run with balanced clusters and without a remainder."""
-    config = work.read_config(str(tiny_run))
+    """That of tiny_run for sound, with balanced clusters and without a remainder."""
+    config = work.read_config(str(tiny_run)) | {"method": "same_audio"}
     config["training"] |= {"balance_clusters": True, "held_out_share": 1 / 6}
     return config
 
@@ -112,7 +112,7 @@ def test_a_run_cut_in_a_round_goes_on_with_the_same_batches_and_labels(
     after = run_pretrain(config, tiny_records, tmp_path)
     assert before.indices == whole.indices[:8]
     assert after.indices == whole.indices[6:]
-    assert after.pixels == whole.pixels[6:]
+    assert after.sounds == whole.sounds[6:]
     for round_index in (1, 2):
         found = labels_of(tmp_path, round_index)
         for source, labels in labels_of(workdir, round_index).items():

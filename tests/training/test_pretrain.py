@@ -112,7 +112,7 @@ def test_steps_that_cannot_be_profiled_are_refused(
 def test_patience_ends_a_round_whose_held_out_loss_does_not_fall(
     tiny_config, tiny_records, tmp_path
 ):
-    tiny_config["num_rounds"] = 1
+    tiny_config |= {"method": "same_audio", "num_rounds": 1}
     tiny_config["training"] |= {"epochs_per_round": 20, "patience": 1}
     # Steps of no size leave the loss as it is.
     tiny_config["optimizer"]["learning_rate"] = 0.0
