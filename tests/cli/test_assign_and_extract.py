@@ -1,25 +1,11 @@
 """The commands assign and extract_features as processes of their own."""
 
-import concurrent.futures
 import csv
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-def _run(module, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"xdc_tf.cli.{module}", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from forked_commands import run_command
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +24,7 @@ def folder(tiny_records, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(folder, tiny_run):
-    """The finished processes; two at a time, since each imports for long."""
+    """The finished processes."""
     both = [f"--workdir={tiny_run}", f"--videos={folder / 'my videos'}"]
     commands = {
         "assign": [
@@ -64,9 +50,10 @@ def done(folder, tiny_run):
             f"--out={folder / 'assigned.csv'}",
         ],
     }
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        finished = pool.map(lambda command: _run(*command), commands.values())
-        return dict(zip(commands, finished, strict=True))
+    return {
+        case: run_command(f"xdc_tf.cli.{module}", *arguments)
+        for case, (module, *arguments) in commands.items()
+    }
 
 
 def test_assign_says_what_it_did(done, folder):

@@ -1,6 +1,5 @@
 """The command lines as processes: --help, bad input, the evaluation's report."""
 
-import concurrent.futures
 import json
 import os
 import re
@@ -9,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from forked_commands import run_command
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODULES = [
@@ -32,19 +32,15 @@ MODULES = [
 SLOW_IMPORTS = {"tensorflow", "keras", "tf_keras", "sklearn", "scipy", "av"}
 
 
-def _run(module, *arguments, options=()):
-    return subprocess.run(
-        [sys.executable, *options, "-m", module, *map(str, arguments)],
+@pytest.mark.parametrize("module", MODULES)
+def test_help_tells_all_flags_and_imports_nothing_slow(module):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", module, "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_help_tells_all_flags_and_imports_nothing_slow(module):
-    done = _run(module, "--help", options=["-X", "importtime"])
     assert done.returncode == 0
     with open(os.path.join(ROOT, *module.split(".")) + ".py") as file:
         text = file.read()
@@ -72,7 +68,7 @@ def folder(tiny_run, tiny_records, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(folder, tiny_run, tiny_records):
-    """The finished process of each case; two at a time, since each imports for long."""
+    """The finished process of each case."""
     pretrain = [
         "xdc_tf.cli.pretrain",
         "--config=configs/synthetic.py",
@@ -129,9 +125,7 @@ def done(folder, tiny_run, tiny_records):
             "--size=33",
         ],
     }
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        finished = pool.map(lambda command: _run(*command), commands.values())
-        return dict(zip(commands, finished, strict=True))
+    return {case: run_command(*command) for case, command in commands.items()}
 
 
 @pytest.mark.parametrize(

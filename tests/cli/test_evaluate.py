@@ -2,25 +2,15 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from forked_commands import ROOT, run_command
 
 from xdc_tf.evaluation.classifier_training import SELECTION_NOTE
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
 
 def evaluate(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "xdc_tf.cli.evaluate", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command("xdc_tf.cli.evaluate", *flags)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,11 @@ import csv
 import io
 import math
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked_commands import run_command
 from media_files import SAMPLE_RATE_HZ, digests, tone, write_manifest, write_media
 from PIL import Image
 
@@ -76,14 +75,7 @@ def read_records(folder):
 
 
 def run_program(*flags):
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    return subprocess.run(
-        [sys.executable, "-m", "data_prep.convert", *flags],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command("data_prep.convert", *flags)
 
 
 def test_the_totals_add_up(converted):

@@ -5,12 +5,11 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked_commands import run_command
 from media_files import write_manifest
 
 from data_prep.conversion import convert_manifest
@@ -570,14 +569,7 @@ def test_a_file_that_is_none_of_the_directorys_is_not_opened(copied):
 
 
 def run_program(*flags):
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    return subprocess.run(
-        [sys.executable, "-m", "data_prep.inspect", *flags],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command("data_prep.inspect", *flags)
 
 
 def test_the_program_leaves_with_1_when_there_is_a_fault(copied):

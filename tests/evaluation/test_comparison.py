@@ -3,19 +3,16 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from forked_commands import run_command
 from scipy import stats
 
 from xdc_tf.evaluation import comparison, paired_tests, reports
 from xdc_tf.evaluation.comparison import Column, Report, Row
 from xdc_tf.evaluation.reports import SplitResult
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LINEAR = Column("linear", "video", "top1")
 SEEDS_AND_SPLITS = [(seed, split) for seed in "01" for split in ("1", "2", "3")]
 XDC = dict(zip(SEEDS_AND_SPLITS, [0.61, 0.64, 0.60, 0.66, 0.62, 0.63], strict=True))
@@ -300,13 +297,7 @@ def paths(tmp_path):
 
 
 def _command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "xdc_tf.cli.compare", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command("xdc_tf.cli.compare", *arguments)
 
 
 def test_the_command_prints_the_table_or_writes_it(paths, tmp_path):

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from forked_commands import run_command
 
 from xdc_tf import files
 from xdc_tf import workdir as work
@@ -156,15 +157,10 @@ def test_an_interrupted_export_leaves_nothing(tiny_run, path, tmp_path, monkeypa
 
 
 def test_the_command_prints_the_description(tiny_run, path):
-    done = subprocess.run(
-        [sys.executable, "-m", "xdc_tf.cli.export_torch"]
-        + [f"--workdir={tiny_run}", f"--out={path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
+    done = run_command(
+        "xdc_tf.cli.export_torch", f"--workdir={tiny_run}", f"--out={path}"
     )
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
     told, end = done.stdout.rsplit("}\n", 1)
     with open(path.replace(".pth", ".json")) as file:
         assert json.loads(told + "}") == json.load(file)
