@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from forked_commands import run_command
+from forked_commands import ROOT, run_command
 from scipy import stats
 
 from xdc_tf.evaluation import comparison, paired_tests, reports
@@ -329,3 +331,10 @@ def test_mistakes_of_the_command_are_one_line(paths, tmp_path):
         assert (done.returncode, done.stdout) == (1, "")
         (line,) = done.stderr.splitlines()
         assert line.startswith("error: ") and told in line
+
+
+def test_comparing_imports_no_tensorflow():
+    code = "import sys, xdc_tf.evaluation.comparison; print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
+    assert "xdc_tf.evaluation.reports" in modules.split()
+    assert "tensorflow" not in modules.split()

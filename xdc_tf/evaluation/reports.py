@@ -1,4 +1,7 @@
-"""What an evaluation leaves: JSON, a line of results.csv, TensorBoard, a table."""
+"""What an evaluation leaves: JSON, a line of results.csv, TensorBoard, a table.
+
+TensorFlow is imported where it is used, so that reading reports does not wait for it.
+"""
 
 import contextlib
 import csv
@@ -10,9 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
-from xdc_tf import compat, files
+from xdc_tf import files
 from xdc_tf import workdir as work
 from xdc_tf.evaluation.metrics import are_shares, mean_and_std
 
@@ -66,6 +67,8 @@ def make_report(
       "results" has for each stream "metric" (name of the main one), "mean" and "std"
       over the splits of every metric (std null for one split), and "splits".
     """
+    from xdc_tf import compat
+
     results = []
     for of_stream in zip(*splits, strict=True):
         names = list(of_stream[0].metrics)
@@ -210,6 +213,8 @@ def _append_csv(path: str, report: Mapping[str, Any], json_path: str) -> None:
 
 
 def _log(log_dir: str, report: Mapping[str, Any]) -> None:
+    import tensorflow as tf
+
     writer = tf.summary.create_file_writer(log_dir)
     with writer.as_default(step=0):
         for result in report["results"]:
@@ -226,6 +231,8 @@ def _log(log_dir: str, report: Mapping[str, Any]) -> None:
 
 
 def _log_curve(tag: str, curve: Sequence[Mapping[str, float | None]]) -> None:
+    import tensorflow as tf
+
     for epoch in curve:
         for name, value in epoch.items():
             if name != "epoch" and value is not None:
