@@ -83,6 +83,41 @@ def test_rounds_vary_at_as_many_epochs(tmp_path):
     assert [config["training"]["epochs_per_round"] for config in configs] == [2, 1]
 
 
+@pytest.mark.parametrize("name", list(SCALES))
+def test_numbers_of_videos_vary_at_as_many_updates(name):
+    scale = SCALES[name]
+    tasks = reproduction.make_tasks(
+        "data",
+        scale=scale,
+        seeds=[0],
+        methods=["xdc", "supervised"],
+        data_dir="",
+        out_dir="",
+    )
+    for task in tasks:
+        config = reproduction.make_config(task)
+        epochs = config["num_rounds"] * config["training"]["epochs_per_round"]
+        steps = task.variant.num_unlabelled // config["training"]["batch_size"]
+        expected = scale.num_unlabelled // config["training"]["batch_size"]
+        expected *= scale.num_rounds * scale.epochs_per_round
+        assert epochs * steps == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("table", ["updates", "rounds"])
+def test_supervised_training_has_the_updates_of_the_others(tmp_path, table):
+    configs = {
+        method: [
+            reproduction.make_config(task)
+            for task in tasks_of(table, tmp_path, methods=[method])
+        ]
+        for method in ("xdc", "supervised")
+    }
+    for other, ours in zip(configs["xdc"], configs["supervised"], strict=True):
+        assert ours["num_rounds"] == 1
+        epochs = other["num_rounds"] * other["training"]["epochs_per_round"]
+        assert ours["training"]["epochs_per_round"] == epochs
+
+
 def test_a_control_is_evaluated_by_its_own_encoder_in_every_table(tmp_path):
     for table in TABLES:
         for task in tasks_of(table, tmp_path, methods=["same_video"]):

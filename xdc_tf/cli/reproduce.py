@@ -24,7 +24,9 @@ _REFERENCE = flags.DEFINE_string(
     "Row that the others are tested against; default: xdc if it is one, else the last.",
 )
 _OUT = flags.DEFINE_string("out", "results", "Directory for tables and reports.")
-_DATA = flags.DEFINE_string("data", None, "Directory for videos; default: OUT/data.")
+_VIDEOS = flags.DEFINE_string(
+    "videos", None, "Directory for videos and their records; default: OUT/videos."
+)
 _JOBS = flags.DEFINE_integer(
     "jobs", os.cpu_count() or 1, "Runs at the same time.", lower_bound=1
 )
@@ -40,7 +42,7 @@ def main(argv):
         scale=scale,
         seeds=range(_SEEDS.value),
         methods=_METHODS.value,
-        data_dir=_DATA.value or os.path.join(_OUT.value, "data"),
+        data_dir=_VIDEOS.value or os.path.join(_OUT.value, "videos"),
         out_dir=os.path.join(_OUT.value, name),
     )
     reproduction.check_reports(tasks)

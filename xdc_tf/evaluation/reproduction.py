@@ -248,11 +248,11 @@ def make_config(task: Task) -> dict[str, Any]:
     config.clip.fps = float(scale.num_frames)
     # The last encoders are evaluated: there is nothing to choose by a part held out.
     config.training.held_out_share = 0.0
+    config.update_from_flattened_dict(variant.config)
     if variant.method == SUPERVISED:
         # As many updates, without the restarts that new labels ask for.
+        config.training.epochs_per_round *= config.num_rounds
         config.num_rounds = 1
-        config.training.epochs_per_round = scale.num_rounds * scale.epochs_per_round
-    config.update_from_flattened_dict(variant.config)
     return config.to_dict()
 
 

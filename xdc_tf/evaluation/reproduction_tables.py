@@ -146,6 +146,32 @@ def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
     ]
 
 
+def _num_unlabelled(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+    """Numbers of videos with the same number of updates: fewer are seen more often."""
+    from configs import synthetic
+
+    batch_size = synthetic.get_config().training.batch_size
+
+    def config(number):
+        all_steps, steps = (
+            max(1, videos // batch_size) for videos in (scale.num_unlabelled, number)
+        )
+        epochs = round(scale.epochs_per_round * all_steps / steps)
+        return {"training.epochs_per_round": epochs}
+
+    numbers = [scale.num_unlabelled // part for part in (8, 4, 2, 1)]
+    return [
+        _variant(
+            f"{method}, num_unlabelled={number}",
+            method,
+            config=config(number),
+            num_unlabelled=number,
+        )
+        for method in methods
+        for number in numbers
+    ]
+
+
 TABLES = {
     "methods": Table(
         "the methods",
@@ -158,12 +184,9 @@ TABLES = {
         _along("kmeans.num_clusters", lambda scale: (5, 10, 20, 40, 80)),
     ),
     "data": Table(
-        "the number of unlabelled videos",
+        "the number of unlabelled videos, at as many updates",
         ("xdc",),
-        _along_data(
-            "num_unlabelled",
-            lambda scale: [scale.num_unlabelled // part for part in (8, 4, 2, 1)],
-        ),
+        _num_unlabelled,
     ),
     "shared": Table(
         "the share of videos whose sound has the picture's class",
