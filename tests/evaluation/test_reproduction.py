@@ -1,10 +1,16 @@
 """The comparison of methods: what is run, that it goes on, and its page."""
 
 import csv
+import fcntl
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
+from forked_commands import ROOT
 
 from xdc_tf.evaluation import reproduction, reproduction_report
 from xdc_tf.evaluation.reproduction_tables import SCALES, TABLES, Scale
@@ -154,6 +160,43 @@ def test_a_run_that_fails_is_named_with_its_log_and_others_are_finished(tmp_path
     log = os.path.join(tasks[1].out_dir, "xdc-xdc-seed0-linear.log")
     assert told.startswith("1 runs failed: xdc, seed 0: exit code 1, FileNotFoundError")
     assert told.endswith(f"see {log}") and os.path.exists(log)
+
+
+KILLED = """
+import fcntl, os, signal, sys, time
+from xdc_tf.evaluation import reproduction
+
+def hold(path):
+    reproduction.end_with_parent()
+    file = open(path + ".new", "w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    os.rename(path + ".new", path)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    reproduction._CONTEXT.Process(target=hold, args=(sys.argv[1],)).start()
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_ends_when_the_comparison_is_killed(tmp_path):
+    script, held = tmp_path / "killed.py", tmp_path / "held"
+    script.write_text(KILLED)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(held)], env=os.environ | {"PYTHONPATH": ROOT}
+    )
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    with open(held) as file:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
 
 
 def test_unknown_tables_and_methods_are_named(tmp_path):

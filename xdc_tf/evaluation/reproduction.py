@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -168,6 +169,7 @@ def _run_logged(task: Task, num_jobs: int, log: str) -> None:
 
     from xdc_tf.evaluation import task_imports  # noqa: F401
 
+    end_with_parent()
     num_threads = max(1, (os.cpu_count() or 1) // num_jobs)
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(num_threads)
     os.environ["TF_NUM_INTEROP_THREADS"] = str(num_threads)
@@ -181,6 +183,20 @@ def _run_logged(task: Task, num_jobs: int, log: str) -> None:
         except Exception:
             traceback.print_exc(file=file)
             sys.exit(1)
+
+
+def end_with_parent() -> None:
+    """Has this process of a comparison end when the one that started it is killed.
+
+    It would go on otherwise, and keep its work directory from the next attempt.
+    """
+    parent = multiprocessing.parent_process()
+
+    def end():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def run(task: Task) -> None:
