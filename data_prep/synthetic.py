@@ -18,6 +18,7 @@ writes DIR/videos/*.mp4 (H.264 and AAC) and DIR/manifest.csv. Videos are a funct
 
 import csv
 import functools
+import io
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from xdc_tf import program
+from xdc_tf import files, program
 
 SHAPES = ("disc", "square", "triangle", "cross", "ring")
 MOTIONS = ("sway", "pulse")
@@ -239,8 +240,10 @@ def write_mp4(path: str, frames: np.ndarray, waveform: np.ndarray) -> None:
     """
     import av  # after the flags are parsed: --help answers at once
 
-    temporary = path + ".tmp"
-    with av.open(temporary, "w", format="mp4") as container:
+    with (
+        files.placing(path) as temporary,
+        av.open(temporary, "w", format="mp4") as container,
+    ):
         video = container.add_stream("libx264", rate=FPS, options=_X264_OPTIONS)
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
@@ -254,7 +257,6 @@ def write_mp4(path: str, frames: np.ndarray, waveform: np.ndarray) -> None:
         sound.sample_rate = SAMPLE_RATE_HZ
         container.mux(audio.encode(sound))
         container.mux(audio.encode(None))
-    os.replace(temporary, path)
 
 
 def make_video(spec: VideoSpec) -> None:
@@ -331,13 +333,13 @@ def make_benchmark(
         for _ in progress(pool.imap_unordered(make_video, specs, chunksize=8)):
             pass
     manifest = os.path.join(out_dir, "manifest.csv")
-    with open(manifest + ".tmp", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label"])
-        for spec in specs:
-            relative = os.path.join("videos", os.path.basename(spec.path))
-            writer.writerow([relative, LABELS[spec.class_index]])
-    os.replace(manifest + ".tmp", manifest)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["path", "label"])
+    for spec in specs:
+        relative = os.path.join("videos", os.path.basename(spec.path))
+        writer.writerow([relative, LABELS[spec.class_index]])
+    files.write_text(manifest, text.getvalue())
     return manifest
 
 

@@ -13,17 +13,17 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOLD = """
 import sys, time
 from xdc_tf import workdir
-lock = workdir.Lock(sys.argv[1])
+lock = workdir.lock(sys.argv[1])
 print("held", flush=True)
 time.sleep(600)
 """
 
 
 def test_a_second_run_is_refused_with_the_first_ones_host_and_process(tmp_path):
-    with work.Lock(str(tmp_path)):
+    with work.lock(str(tmp_path)):
         told = f"{tmp_path} is in use by process {os.getpid()} on {os.uname().nodename}"
         with pytest.raises(BlockingIOError, match=told):
-            work.Lock(str(tmp_path))
+            work.lock(str(tmp_path))
 
 
 def test_a_lock_goes_with_its_process(tmp_path):
@@ -35,10 +35,10 @@ def test_a_lock_goes_with_its_process(tmp_path):
     )
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(BlockingIOError, match=f"process {holder.pid}"):
-        work.Lock(str(tmp_path))
+        work.lock(str(tmp_path))
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    work.Lock(str(tmp_path)).release()
+    work.lock(str(tmp_path)).release()
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
@@ -46,6 +46,6 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    work.Lock(str(tmp_path)).release()
+    work.lock(str(tmp_path)).release()
     told = capsys.readouterr().err
     assert "No locks available" in told and "see to it yourself" in told

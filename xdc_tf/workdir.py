@@ -1,12 +1,8 @@
 """The files of a run's work directory, by name; WORKSPACE.md lists what they hold."""
 
-import contextlib
-import fcntl
 import json
 import os
 import re
-import socket
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,55 +22,16 @@ LOCK_FILE = "lock"
 _ROUND = re.compile(r"round_(\d+)")
 
 
-class Lock:
-    """A work directory's lock, which keeps a second run out of it.
+def lock(workdir: str) -> files.Lock:
+    """Takes a work directory's lock, which keeps a second run out of it.
 
     It goes with the process that holds it, however that ends; the file stays.
+
+    Raises:
+      BlockingIOError: if another run has it; names that one's host and process.
+      OSError: if the directory cannot be written.
     """
-
-    def __init__(self, workdir: str):
-        """Takes the lock, at once or not at all.
-
-        Where the file system has no locks, that is told, and the run goes on.
-
-        Raises:
-          BlockingIOError: if another run has it; names that one's host and process.
-          OSError: if the directory cannot be written.
-        """
-        path = os.path.join(workdir, LOCK_FILE)
-        self._file = open(path, "a+", encoding="utf-8")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
-            raise BlockingIOError(
-                f"{workdir} is in use by {holder}; wait for that run, end it, or use "
-                "another --workdir."
-            ) from None
-        except OSError as error:
-            print(
-                f"warning: {path} cannot be locked here ({error}); see to it yourself "
-                "that no other run uses this work directory.",
-                file=sys.stderr,
-                flush=True,
-            )
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without it
-            self._file.truncate(0)
-            self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            self._file.flush()
-
-    def release(self) -> None:
-        """Lets others have the directory."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-
-    def __enter__(self) -> "Lock":
-        return self
-
-    def __exit__(self, kind, error, traceback) -> None:
-        self.release()
+    return files.Lock(os.path.join(workdir, LOCK_FILE), held=workdir)
 
 
 def encoder_file(workdir: str, stream: str, *, initial: bool = False) -> str:

@@ -127,34 +127,3 @@ def test_a_stride_of_millions_of_windows_is_an_error(all_parts, odd_videos):
     conversion = CONVERSION._replace(max_secs=1e6)
     with pytest.raises(ValueError, match="allows 8000000 clips of a video of 1e"):
         next(all_parts(odd_videos, Sampling(stride_secs=0.125), conversion))
-
-
-def test_a_scratch_directory_takes_the_place_of_an_older_one_and_goes(tmp_path):
-    (tmp_path / "a.tmp").mkdir()
-    (tmp_path / "a.tmp" / "old").write_text("")
-    with parts.scratch_directory(str(tmp_path / "a")) as directory:
-        assert os.listdir(directory) == []
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_directory_appears_when_it_is_whole(tmp_path):
-    with parts.whole_directory(str(tmp_path / "a")) as directory:
-        with open(os.path.join(directory, "b"), "w"):
-            assert not os.path.exists(tmp_path / "a")
-    assert os.listdir(tmp_path) == ["a"]
-    assert os.listdir(tmp_path / "a") == ["b"]
-
-
-def test_a_directory_that_fails_does_not_appear(tmp_path):
-    with pytest.raises(OSError, match="full"):
-        with parts.whole_directory(str(tmp_path / "a")):
-            raise OSError("full")
-    assert os.listdir(tmp_path) == []
-
-
-def test_nothing_is_overwritten(tmp_path):
-    (tmp_path / "a").write_text("precious")
-    with pytest.raises(FileExistsError, match="a exists; remove it"):
-        with parts.whole_directory(str(tmp_path / "a")):
-            pass
-    assert (tmp_path / "a").read_text() == "precious"

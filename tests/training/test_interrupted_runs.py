@@ -163,7 +163,7 @@ def test_a_full_disk_names_the_file_and_with_room_the_run_goes_on(
 def test_a_second_run_in_a_work_directory_is_refused(
     tiny_config, tiny_records, tiny_run
 ):
-    with work.Lock(str(tiny_run)):
+    with work.lock(str(tiny_run)):
         with pytest.raises(BlockingIOError, match="is in use by process"):
             run_pretrain(tiny_config, tiny_records, tiny_run)
 

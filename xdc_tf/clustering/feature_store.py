@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from xdc_tf import signals
+from xdc_tf import files, signals
 from xdc_tf.clustering.features import ExampleFeatures, Features
 
 DTYPES = ("float32", "float16")
@@ -300,12 +300,8 @@ def _read_record(directory: str) -> dict[str, Any]:
 
 
 def _write_record(directory: str, record: Mapping[str, Any]) -> None:
-    path = os.path.join(directory, _RECORD_FILE)
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
+    text = json.dumps(record, indent=2) + "\n"
+    files.write_text(os.path.join(directory, _RECORD_FILE), text)
 
 
 def _make_files(

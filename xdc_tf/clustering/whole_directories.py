@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from xdc_tf import files
+
 
 @contextlib.contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
@@ -26,7 +28,7 @@ def replacing(directory: Path) -> Iterator[Path]:
     try:
         yield partial
         for path in (*partial.iterdir(), partial):
-            _fsync(path)
+            files.sync(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -34,7 +36,7 @@ def replacing(directory: Path) -> Iterator[Path]:
         shutil.rmtree(previous, ignore_errors=True)
         os.rename(directory, previous)
     os.rename(partial, directory)
-    _fsync(directory.parent)
+    files.sync(directory.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -48,11 +50,3 @@ def existing(directory: Path) -> Path | None:
 
 def _sibling(directory: Path, kind: str) -> Path:
     return directory.parent / f".{directory.name}.{kind}"
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf import files
 from xdc_tf.clustering.features import make_extract
 from xdc_tf.clustering.label_tables import Clustering
 from xdc_tf.clustering.nearest import nearest
@@ -22,8 +23,6 @@ from xdc_tf.evaluation.parts import (
     Conversion,
     Sampling,
     parts,
-    scratch_directory,
-    whole_directory,
 )
 from xdc_tf.training import supervision, trained_run
 
@@ -90,7 +89,7 @@ def assign(
     if num_clips is None:
         num_clips = run.config["features"]["clips_per_video"]
     lines: list[tuple] = []
-    with scratch_directory(out_path) as scratch_dir:
+    with files.scratch_directory(out_path) as scratch_dir:
         with _write_arrays(features_dir, encoders) as append:
             for part in parts(
                 videos,
@@ -111,24 +110,25 @@ def assign(
                     for source, streams in clustered.items()
                 ]
                 lines += zip(part.rows, *found, strict=True)
-        unfinished = os.path.join(scratch_dir, "assigned.csv")
-        dataset_info.write_csv(
-            unfinished,
-            [
-                *("path", "start_secs", "end_secs", "video_id"),
-                *(f"{source}_{value}" for source in clustered for value in _LABEL),
-                *("reason", "detail"),
-            ],
-            (
+            unfinished = os.path.join(scratch_dir, "assigned.csv")
+            dataset_info.write_csv(
+                unfinished,
+                [
+                    *("path", "start_secs", "end_secs", "video_id"),
+                    *(f"{source}_{value}" for source in clustered for value in _LABEL),
+                    *("reason", "detail"),
+                ],
                 (
-                    *(row.path, row.start_secs, row.end_secs, row.video_id),
-                    *itertools.chain(*labels),
-                    *(row.reason, row.detail),
-                )
-                for row, *labels in lines
-            ),
-        )
+                    (
+                        *(row.path, row.start_secs, row.end_secs, row.video_id),
+                        *itertools.chain(*labels),
+                        *(row.reason, row.detail),
+                    )
+                    for row, *labels in lines
+                ),
+            )
         os.replace(unfinished, out_path)
+        files.sync(os.path.dirname(out_path) or ".")
     rows = [row for row, *_ in lines]
     return Assigned(rows, tuple(clustered), clusters.round_index)
 
@@ -165,7 +165,7 @@ def _write_arrays(
         return
     widths = {stream: encoder.output_shape[-1] for stream, encoder in encoders.items()}
     with (
-        whole_directory(directory) as unfinished,
+        files.new_directory(directory) as unfinished,
         feature_files.write_arrays(unfinished, widths) as append,
     ):
         yield append

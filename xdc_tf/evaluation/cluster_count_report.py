@@ -11,7 +11,6 @@ from typing import Any
 from xdc_tf import compat, files
 from xdc_tf.evaluation import cluster_counts
 from xdc_tf.evaluation.cluster_counts import CountResult
-from xdc_tf.evaluation.parts import whole_directory
 
 CSV_FILE, JSON_FILE, PLOT_FILE = "counts.csv", "counts.json", "counts.png"
 # Column of the table, the CountResult's attribute, format.
@@ -63,7 +62,7 @@ def compare(
     )
     num_rows = int(features.present.sum())
     counts = cluster_counts.check_candidates(candidates, num_rows=num_rows)
-    output = whole_directory(out_dir) if out_dir else contextlib.nullcontext()
+    output = files.new_directory(out_dir) if out_dir else contextlib.nullcontext()
     with output as directory:
         results = []
         for result in cluster_counts.try_counts(

@@ -29,7 +29,6 @@ from xdc_tf.evaluation.parts import (
     Sampling,
     conversion_settings,
     parts,
-    whole_directory,
 )
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
@@ -92,7 +91,7 @@ def extract_features(
     features_of = _make_features_of(encoders, run, average=average)
     rows: list[Row] = []
     num_features = 0
-    with whole_directory(out_dir) as directory:
+    with files.new_directory(out_dir) as directory:
         with feature_files.writer(format_name, directory, widths) as append:
             for part in parts(
                 videos,

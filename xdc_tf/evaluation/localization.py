@@ -38,7 +38,7 @@ from xdc_tf import files
 from xdc_tf.evaluation import extraction, feature_files, new_videos
 from xdc_tf.evaluation.extraction import Extracted
 from xdc_tf.evaluation.new_videos import Row
-from xdc_tf.evaluation.parts import Conversion, Sampling, whole_directory
+from xdc_tf.evaluation.parts import Conversion, Sampling
 from xdc_tf.training import trained_run
 
 TIMES_DIR = "times"
@@ -96,7 +96,7 @@ def extract(
         chosen = {name: run.streams[name] for name in streams or run.streams}
         videos = new_videos.open_videos(videos_path, run._replace(streams=chosen))
         _check_names(videos.rows)
-    with whole_directory(out_dir) as directory:
+    with files.new_directory(out_dir) as directory:
         flat_dir = os.path.join(directory, _FLAT_DIR)
         done = extraction.extract_features(
             run_dir,

@@ -142,35 +142,6 @@ def conversion_settings(
     )
 
 
-@contextlib.contextmanager
-def scratch_directory(path: str) -> Iterator[str]:
-    """A directory beside a local path that is still free; removed at the end.
-
-    Raises:
-      FileExistsError: if there is something at `path`.
-      ValueError: on a remote path.
-    """
-    if "://" in path:
-        raise ValueError(f"{path} must be a local path; copy what it gets from there.")
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists; remove it or choose another place.")
-    directory = path.rstrip("/") + ".tmp"
-    shutil.rmtree(directory, ignore_errors=True)
-    os.makedirs(directory)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def whole_directory(path: str) -> Iterator[str]:
-    """Like scratch_directory, but without an error it gets its name at the end."""
-    with scratch_directory(path) as directory:
-        yield directory
-        os.rename(directory, path)
-
-
 def _check(
     sampling: Sampling, conversion: Conversion, *, fps: float, longest_secs: float
 ) -> None:

@@ -60,35 +60,32 @@ def export(
     run = trained_run.open_run(run_dir)
     encoders = trained_run.load_encoders(run)
     clusters = _clusters_if_any(run)
-    temporary = out_dir.rstrip("/") + ".tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.makedirs(temporary)
-    signatures = {}
-    for stream, encoder in encoders.items():
-        path = os.path.join(temporary, f"{stream}_encoder")
-        heads = trained_run.load_heads(run, stream)
-        clustering = clusters.clusterings.get(stream) if clusters else None
-        raw = raw_input(run.streams[stream], run.clip, run.log_mel)
-        saved_model.save(encoder, path, raw=raw, heads=heads, clustering=clustering)
-        shutil.copyfile(work.encoder_file(run_dir, stream), f"{path}.keras")
-        for name in formats:
-            ending, write = FORMATS[name]
-            write(encoder, path + ending)
-        signatures[stream] = _signatures_told(run, heads, clustering)
-    card = model_card.card(
-        run,
-        encoders,
-        signatures=signatures,
-        clusters=clusters,
-        licence=licence,
-        results=results,
-    )
-    for name, text in (
-        (CARD_FILE, json.dumps(card, indent=2) + "\n"),
-        (README_FILE, model_card.markdown(card)),
-    ):
-        files.write_text(os.path.join(temporary, name), text)
-    os.replace(temporary, out_dir)
+    with files.new_directory(out_dir) as directory:
+        signatures = {}
+        for stream, encoder in encoders.items():
+            path = os.path.join(directory, f"{stream}_encoder")
+            heads = trained_run.load_heads(run, stream)
+            clustering = clusters.clusterings.get(stream) if clusters else None
+            raw = raw_input(run.streams[stream], run.clip, run.log_mel)
+            saved_model.save(encoder, path, raw=raw, heads=heads, clustering=clustering)
+            shutil.copyfile(work.encoder_file(run_dir, stream), f"{path}.keras")
+            for name in formats:
+                ending, write = FORMATS[name]
+                write(encoder, path + ending)
+            signatures[stream] = _signatures_told(run, heads, clustering)
+        card = model_card.card(
+            run,
+            encoders,
+            signatures=signatures,
+            clusters=clusters,
+            licence=licence,
+            results=results,
+        )
+        for name, text in (
+            (CARD_FILE, json.dumps(card, indent=2) + "\n"),
+            (README_FILE, model_card.markdown(card)),
+        ):
+            files.write_text(os.path.join(directory, name), text)
     return [os.path.join(out_dir, f"{stream}_encoder") for stream in run.streams]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from typing import Any
 
 from xdc_tf import files
@@ -48,8 +47,11 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     if "://" in path or not path.endswith(_SUFFIX):
         raise ValueError(f"--out={path} must be a local file that ends in {_SUFFIX}.")
     description_path = path.removesuffix(_SUFFIX) + ".json"
-    for target in (path, description_path):
-        if os.path.exists(target):
+    for target, known in (
+        (path, False),
+        (description_path, _is_remainder(description_path)),
+    ):
+        if os.path.lexists(target) and not known:
             raise FileExistsError(
                 f"{target} exists; remove it or choose another --out."
             )
@@ -80,14 +82,25 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     }
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export") as temporary:
+    with files.scratch_directory(path) as temporary:
         made = os.path.join(temporary, "tensors"), os.path.join(temporary, "text")
         torch_files.write(made[0], tensors)
         description["sha256"] = files.sha256(made[0])
         files.write_text(made[1], json.dumps(description, indent=2) + "\n")
+        # The weights last: where they are, the description is.
         os.replace(made[1], description_path)
         os.replace(made[0], path)
+        files.sync(folder)
     return description
+
+
+def _is_remainder(description_path: str) -> bool:
+    """Whether a description without weights is what a killed export has left."""
+    try:
+        description = json.loads(files.read_text(description_path))
+        return {"stream", "batch_norm_epsilon", "sha256"} <= description.keys()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _input(run: TrainedRun, stream: str) -> dict[str, Any]:

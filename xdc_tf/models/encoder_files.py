@@ -29,7 +29,7 @@ def save_encoder(encoder: keras.Model, path: str) -> None:
       OSError: if it cannot be written; names the path.
     """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with files.placing(path, path.removesuffix(".keras") + ".tmp.keras") as temporary:
+    with files.placing(path) as temporary:
         encoder.save(temporary)
 
 
@@ -66,7 +66,7 @@ def save_heads(heads: Mapping[str, Head], path: str) -> None:
         for source, head in heads.items()
         for name, value in head._asdict().items()
     }
-    with files.placing(path, path + ".tmp") as temporary:
+    with files.placing(path) as temporary:
         with open(temporary, "wb") as file:
             np.savez(file, **arrays)
 

@@ -281,7 +281,7 @@ def _damage(path: str) -> str:
 def _copy(source: str, path: str) -> str:
     """Copies a file from memory to disk, whole or not at all; returns its SHA-256."""
     digest = hashlib.sha256()
-    with files.placing(path, path + ".tmp") as temporary:
+    with files.placing(path) as temporary:
         with tf.io.gfile.GFile(source, "rb") as taken, open(temporary, "wb") as file:
             while block := taken.read(_COPY_BYTES):
                 file.write(block)

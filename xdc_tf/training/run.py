@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat
+from xdc_tf import compat, files
 from xdc_tf import workdir as work
 from xdc_tf.clustering.label_tables import NO_LABEL
 from xdc_tf.data import dataset_info
@@ -55,7 +55,7 @@ class Run(NamedTuple):
     progress: Progress
     checkpoints: Checkpoints
     monitor: Monitor
-    lock: work.Lock
+    lock: files.Lock
     pretrained_streams: frozenset[str]  # whose encoders start from config.init_from
 
 
@@ -273,10 +273,12 @@ def _check_sizes(config, records: Records, strategy) -> None:
         )
 
 
-def _claim_workdir(workdir, config, records: Records, allow_config_change) -> work.Lock:
+def _claim_workdir(
+    workdir, config, records: Records, allow_config_change
+) -> files.Lock:
     work.check_local(workdir)
     os.makedirs(workdir, exist_ok=True)
-    lock = work.Lock(workdir)
+    lock = work.lock(workdir)
     try:
         _claim_locked(workdir, config, records, allow_config_change)
     except BaseException:

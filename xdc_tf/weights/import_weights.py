@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -137,10 +136,7 @@ def _write(
     out_dir: str, encoder: keras.Model, head: Head | None, texts: Mapping[str, Any]
 ) -> None:
     """Writes the work directory; `texts` are written as JSON."""
-    parent = os.path.dirname(os.path.abspath(out_dir))
-    os.makedirs(parent, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".import") as temporary:
-        made = os.path.join(temporary, "made")
+    with files.new_directory(out_dir) as made:
         encoder_files.save_encoder(encoder, work.encoder_file(made, VIDEO))
         if head is not None:
             heads = {supervision.TRUE_LABELS: head}
@@ -148,7 +144,6 @@ def _write(
         for name, value in texts.items():
             text = json.dumps(value, indent=2, sort_keys=True) + "\n"
             files.write_text(os.path.join(made, name), text)
-        os.replace(made, out_dir)
 
 
 def load(

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from xdc_tf import files
 from xdc_tf.weights import pickles, torch_loader, torch_tensors
 from xdc_tf.weights.torch_tensors import StorageId
 
@@ -72,15 +73,16 @@ def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
                 f"tensor {name!r} is of dtype {tensor.dtype}, which is not written; "
                 f"convert it to one of {', '.join(_DTYPES_TO_WRITE)}."
             )
-    temporary = path + ".tmp"
-    with zipfile.ZipFile(temporary, "w") as archive:
+    with (
+        files.placing(path) as temporary,
+        zipfile.ZipFile(temporary, "w") as archive,
+    ):
         _add_entry(archive, "data.pkl", _state_dict_pickle(tensors))
         _add_entry(archive, "byteorder", b"little")
         for key, tensor in enumerate(tensors.values()):
             little_endian = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
             _add_entry(archive, f"data/{key}", little_endian.tobytes())
         _add_entry(archive, "version", b"3\n")
-    os.replace(temporary, path)
 
 
 def _add_entry(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
