@@ -58,7 +58,8 @@ def shard_faults(
         add_log_mel: called with each log-mel [L, M] that is as it should be.
         advance: called with the number of bytes read, record by record.
     """
-    file, num_expected = info.shards[shard_number]
+    shard = info.shards[shard_number]
+    file, num_expected = shard.file, shard.num_examples
     if not tf.io.gfile.exists(path):
         yield Fault(file, "does not exist")
         return

@@ -35,10 +35,19 @@ _SINCE_VERSION_1 = {
 
 
 class ShardInfo(NamedTuple):
-    """One file of records."""
+    """One file of records; field names are keys of dataset_info.json.
 
-    file: str  # name inside the directory
+    Attributes:
+        file: its name inside the directory.
+        num_examples: its records.
+        num_bytes: its size; None in a directory of an earlier version.
+        index_bytes: size of its index; None as well.
+    """
+
+    file: str
     num_examples: int
+    num_bytes: int | None = None
+    index_bytes: int | None = None
 
 
 class DatasetInfo(NamedTuple):
@@ -194,7 +203,11 @@ def to_json(info: DatasetInfo) -> dict:
     return info._asdict() | {
         "log_mel": info.log_mel._asdict(),
         "limits": dict(info.limits),
-        "shards": [shard._asdict() for shard in info.shards],
+        # Without what is not known, as an earlier version wrote it.
+        "shards": [
+            {key: value for key, value in shard._asdict().items() if value is not None}
+            for shard in info.shards
+        ],
     }
 
 
