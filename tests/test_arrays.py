@@ -154,7 +154,7 @@ def test_members_that_overlap_do_not_multiply_the_file(tmp_path):
 def test_numbers_that_are_not_finite_are_refused(tmp_path):
     np.savez(tmp_path / "arrays.npz", a=np.array([1, np.nan], np.float32))
 
-    with pytest.raises(ValueError, match="arrays.npz.*'a' holds numbers that are not"):
+    with pytest.raises(ValueError, match="arrays.npz.*'a': holds numbers that are not"):
         arrays.read_npz(tmp_path / "arrays.npz")
 
 

@@ -84,14 +84,14 @@ def open_npy(path: str | os.PathLike) -> np.memmap:
       ValueError: if it is no regular file, no .npy file of numbers, or not as long as
         its header says.
     """
-    path = os.path.abspath(path)
+    path = os.fspath(path)
     with files.open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             header = _read_header(file)
             _check_size(header, size)
         except ValueError as error:
-            raise ValueError(f"{path} {error}; {_REMEDY}") from error
+            raise ValueError(f"{path}: {error}; {_REMEDY}") from error
         array = np.memmap(
             file,
             header.dtype,
@@ -100,7 +100,7 @@ def open_npy(path: str | os.PathLike) -> np.memmap:
             shape=header.shape,
             order=header.order,
         )
-    array.filename = path  # not known of an open file
+    array.filename = os.path.abspath(path)  # not known of an open file
     return array
 
 
@@ -167,7 +167,7 @@ def _array(content: bytes, what: str) -> np.ndarray:
         if not np.isfinite(array).all():
             raise ValueError("holds numbers that are not finite")
     except ValueError as error:
-        raise ValueError(f"{what} {error}") from error
+        raise ValueError(f"{what}: {error}") from error
     return array
 
 
@@ -176,12 +176,14 @@ def _read_header(file: IO[bytes]) -> _Header:
     start = file.read(len(_MAGIC) + 2)
     length_format = _LENGTH_FORMATS.get(tuple(start[len(_MAGIC) :]))
     if not start.startswith(_MAGIC) or length_format is None:
-        raise ValueError("is no .npy array of numbers, as numpy.save writes it")
+        raise ValueError("no .npy array of numbers, as numpy.save writes it")
     field = file.read(struct.calcsize(length_format))
     length = int.from_bytes(field, "little")
     text = file.read(min(length, _MAX_HEADER_BYTES))
     if len(text) != length:
-        raise ValueError(f"has {len(text)} bytes of a header of {length}")
+        raise ValueError(
+            f"has {len(text)} bytes of a header of {length}: cut short or damaged"
+        )
     try:
         values = ast.literal_eval(text.decode("ascii").strip())
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
@@ -209,7 +211,8 @@ def _check_size(header: _Header, size: int) -> None:
     if size != header.end:
         raise ValueError(
             f"has {size} bytes where its header declares {header.dtype} "
-            f"{str(header.shape)[:80]}, which ends at {str(header.end)[:40]}"
+            f"{str(header.shape)[:80]}, which ends at {str(header.end)[:40]}: cut "
+            "short or damaged"
         )
 
 

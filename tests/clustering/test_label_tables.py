@@ -150,7 +150,7 @@ def test_a_table_with_its_labels_among_the_other_arrays_is_read(tmp_path):
         arrays = dict(arrays) | {"labels": np.array([0, 1, -1, 0], np.int32)}
     np.savez(path, **arrays)
     record = json.loads((tmp_path / "r" / "settings.json").read_text())
-    del record["sha256"]["audio.labels.npy"]
+    del record["sha256"]["audio.labels.npy"], record["record_sha256"]
     record["sha256"]["audio.npz"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (tmp_path / "r" / "settings.json").write_text(json.dumps(record))
     labels = label_tables.read(tmp_path / "r").clusterings["audio"].labels
@@ -277,7 +277,98 @@ def test_a_changed_byte_is_noticed(tmp_path, name):
         label_tables.read(tmp_path / "r")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"clusterings": 1, "sha256": 2}'])
+def rewrite(round_dir, name, content):
+    """Replaces a file of a table and its SHA-256, as a forger would."""
+    (round_dir / name).write_bytes(content)
+    path = round_dir / "settings.json"
+    record = json.loads(path.read_text())
+    record["sha256"][name] = hashlib.sha256(content).hexdigest()
+    del record["record_sha256"]
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("key", ["method", "round", "audio.npz"])
+def test_a_change_of_the_settings_is_noticed(tmp_path, key):
+    write(tmp_path / "r")
+    path = tmp_path / "r" / "settings.json"
+    path.write_text(path.read_text().replace(key, key[::-1]))
+    with pytest.raises(ValueError, match="settings.json: damaged.*record_sha256"):
+        label_tables.read_settings(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"centroids": np.zeros((2, 3))}, "'centroids' is float64"),
+        ({"centroids": np.zeros(2, np.float32)}, r"'centroids' is float32 \(2,\)"),
+        ({"centroids": np.full((2, 3), np.nan, np.float32)}, "not finite"),
+        ({"sizes": np.array([1, 2, 3])}, r"'sizes' is int64 \(3,\) where int64 \(2,\)"),
+        ({"inertia": np.array(["1"])}, "'inertia': holds '<U1'"),
+        ({"normalize": np.array([None])}, "'normalize': holds '|O'"),
+        ({"pca_projection": np.zeros((5, 4), np.float32)}, "'pca_projection' is"),
+        ({"labels": np.array([0, 1, 9, 0], np.int32)}, "example 2 the label 9"),
+    ],
+)
+def test_a_forged_archive_is_an_error_of_its_name(tmp_path, changes, message):
+    write(tmp_path / "r")
+    with np.load(tmp_path / "r" / "audio.npz") as arrays:
+        forged = dict(arrays) | changes
+    np.savez(tmp_path / "forged.npz", **forged)
+    content = (tmp_path / "forged.npz").read_bytes()
+    rewrite(tmp_path / "r", "audio.npz", content)
+    with pytest.raises(ValueError, match=message):
+        label_tables.read(tmp_path / "r")
+
+
+def test_forged_labels_without_end_are_an_error_of_their_file(tmp_path):
+    write(tmp_path / "r")
+    name = "audio.labels.npy"
+    content = (tmp_path / "r" / name).read_bytes()
+    rewrite(tmp_path / "r", name, content.replace(b"(4,)", b"(4000000000,)", 1))
+    with pytest.raises(ValueError, match=f"{name}: has"):
+        label_tables.read(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\x00",
+        "video_id,audio\nswim,0\n",
+        "example_index,video_id,audio\n1,swim,0\n",
+        "example_index,video_id,audio\n0\n",
+        'example_index,video_id,audio\n0,"swim,0\n',
+        f"example_index,video_id,audio\n0,{'x' * 200_000},0\n",
+    ],
+)
+def test_a_forged_csv_is_an_error_of_its_name(tmp_path, text):
+    write(tmp_path / "r")
+    rewrite(tmp_path / "r", "labels.csv", text.encode())
+    with pytest.raises(ValueError, match="labels.csv: damaged"):
+        list(label_tables.read_video_ids(tmp_path / "r"))
+
+
+def test_a_pipe_in_a_table_is_refused_at_once(tmp_path):
+    write(tmp_path / "r")
+    (tmp_path / "r" / "settings.json").unlink()
+    os.mkfifo(tmp_path / "r" / "settings.json")
+    with pytest.raises(FileNotFoundError, match="settings.json: missing"):
+        label_tables.read(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"clusterings": 1, "sha256": 2}',
+        '{"clusterings": [[]], "sha256": {}, "settings": {}}',
+        '{"clusterings": ["a"], "sha256": {"a.npz": 1}, "settings": {}}',
+        '{"clusterings": [], "sha256": {}, "settings": {"lr": NaN}}',
+        '{"settings": ' + "[" * 100_000,
+    ],
+)
 def test_damaged_settings_are_noticed(tmp_path, text):
     write(tmp_path / "r")
     (tmp_path / "r" / "settings.json").write_text(text)

@@ -45,7 +45,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_truncated_file_is_refused_when_it_is_opened(path, size):
     content = path.read_bytes()
     path.write_bytes(content[:size])
-    with pytest.raises(ValueError, match="rows.npy: .*cut short"):
+    with pytest.raises(ValueError, match="rows.npy: .*(cut short|no .npy array)"):
         row_files.open_rows(path)
 
 
@@ -59,14 +59,15 @@ def test_a_file_cut_short_after_it_was_opened_is_refused_before_any_work(path):
 @pytest.mark.parametrize("dtype", ["f8", "i4", ">f4", "c8"])
 def test_another_type_of_numbers_is_refused(tmp_path, dtype):
     np.save(tmp_path / "rows.npy", ROWS.astype(dtype))
-    with pytest.raises(ValueError, match="features are float32 or float16"):
+    expected = "features are float32 or float16|byte order|not plain numbers"
+    with pytest.raises(ValueError, match=f"rows.npy.*({expected})"):
         row_files.open_rows(tmp_path / "rows.npy")
 
 
 @pytest.mark.parametrize("shape", [(60,), (5, 4, 3), (0, 3)])
 def test_what_is_no_filled_matrix_is_refused(tmp_path, shape):
     np.save(tmp_path / "rows.npy", np.zeros(shape, np.float32))
-    with pytest.raises(ValueError, match="filled|cannot be opened"):
+    with pytest.raises(ValueError, match="rows.npy.*filled"):
         row_files.open_rows(tmp_path / "rows.npy")
 
 
@@ -77,13 +78,13 @@ def test_another_width_is_refused(path):
 
 def test_an_archive_of_arrays_is_refused(tmp_path):
     np.savez(tmp_path / "rows.npz", ROWS)
-    with pytest.raises(ValueError, match="an archive of arrays"):
+    with pytest.raises(ValueError, match="rows.npz: no .npy array"):
         row_files.open_rows(tmp_path / "rows.npz")
 
 
 def test_pickled_objects_are_refused(tmp_path):
     np.save(tmp_path / "rows.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(ValueError, match="cannot be opened as a .npy matrix"):
+    with pytest.raises(ValueError, match="rows.npy: holds '.O'"):
         row_files.open_rows(tmp_path / "rows.npy")
 
 

@@ -7,6 +7,7 @@ A round's directory holds
     NAME.npz          per clustering: centroids, sizes, inertia, preprocessing
     health.json       figures of the clusterings' health, if there are any
     settings.json     the settings that made them, and the SHA-256 of each file above
+                      and of itself
 
 and appears under its name only when complete. Nothing in it needs this project to be
 read: CSV, JSON, and arrays without pickled objects. Whatever grows with the number of
@@ -14,6 +15,7 @@ examples is written, hashed and read in blocks.
 """
 
 import csv
+import hashlib
 import itertools
 import json
 import os
@@ -24,7 +26,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xdc_tf import files
+from xdc_tf import arrays, files, json_files
+from xdc_tf.arrays import Form
 from xdc_tf.clustering import label_arrays, whole_directories
 
 NO_LABEL = -1
@@ -34,6 +37,19 @@ SETTINGS_FILE = "settings.json"
 INDEX_COLUMNS = ("example_index", "video_id")
 
 _OPTIONAL_ARRAYS = ("pca_mean", "pca_projection", "offsets")
+# What NAME.npz holds, of k clusters in the d dimensions of the preprocessed features.
+_FORMS = {
+    "centroids": Form("float32", ("k", "d")),
+    "sizes": Form("int64", ("k",)),
+    "inertia": Form("float64", ()),
+    "normalize": Form("bool", ()),
+    "pca_mean": Form("float32", ("D",), required=False),
+    "pca_projection": Form("float32", ("D", "d"), required=False),
+    "offsets": Form("float32", ("k",), required=False),
+    # Where tables had them before the labels had a file of their own.
+    "labels": Form("int32", ("n",), required=False),
+}
+_RECORD_SHA256 = "record_sha256"  # of the other keys; older tables lack it
 _REMEDY = "restore the directory from a copy or let the round write it again."
 
 
@@ -125,7 +141,8 @@ def write(
             (partial / name).write_text(text, encoding="utf-8")
         sums = {path.name: files.sha256(path) for path in partial.iterdir()}
         record = _Record(dict(settings), list(clusterings), dict(sorted(sums.items())))
-        text = _json_text(record._asdict(), "settings")
+        values = record._asdict() | {_RECORD_SHA256: _record_sha256(record)}
+        text = _json_text(values, "settings")
         (partial / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
@@ -170,7 +187,7 @@ def read_health(round_dir: str | os.PathLike) -> dict[str, Any]:
     directory, record = _read_record(round_dir)
     if HEALTH_FILE not in record.sha256:
         return {}
-    return json.loads(_intact(directory, HEALTH_FILE, record).read_bytes())
+    return json_files.read_object(_intact(directory, HEALTH_FILE, record))
 
 
 def read_video_ids(round_dir: str | os.PathLike) -> Iterator[str]:
@@ -178,7 +195,8 @@ def read_video_ids(round_dir: str | os.PathLike) -> Iterator[str]:
 
     Raises:
       FileNotFoundError: no such directory, or its settings or labels.csv are missing.
-      ValueError: its settings or labels.csv are damaged.
+      ValueError: its settings or labels.csv are damaged; while iterating, on a line
+        that is not of the next example.
     """
     directory, record = _read_record(round_dir)
     return _video_ids(_intact(directory, LABELS_FILE, record))
@@ -186,10 +204,17 @@ def read_video_ids(round_dir: str | os.PathLike) -> Iterator[str]:
 
 def _video_ids(path: Path) -> Iterator[str]:
     with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        column = next(rows).index("video_id")
-        for row in rows:
-            yield row[column]
+        rows = csv.reader(file, strict=True)
+        try:
+            header = next(rows, [])
+            if tuple(header[:2]) != INDEX_COLUMNS:
+                raise ValueError(f"its columns are {str(header)[:80]}")
+            for number, row in enumerate(rows):
+                if len(row) != len(header) or row[0] != str(number):
+                    raise ValueError(f"line {rows.line_num} is not of example {number}")
+                yield row[1]
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}: damaged ({error}); {_REMEDY}") from error
 
 
 class _Record(NamedTuple):
@@ -210,13 +235,29 @@ def _read_record(round_dir: str | os.PathLike) -> tuple[Path, _Record]:
         )
     path = _present(directory / SETTINGS_FILE)
     try:
-        told = json.loads(path.read_bytes())
-        names = list(told["clusterings"])
-        for name in names:
+        values = json_files.check(
+            json_files.read_object(path),
+            {
+                "settings": json_files.is_object,
+                "clusterings": json_files.list_of(json_files.is_text),
+                "sha256": json_files.mapping_of(json_files.is_text),
+            },
+            SETTINGS_FILE,
+        )
+        record = _Record(*(values[key] for key in _Record._fields))
+        for name in record.clusterings:
             _check_name(name)
-        return directory, _Record(dict(told["settings"]), names, dict(told["sha256"]))
-    except (ValueError, KeyError, TypeError) as error:
+        if values.get(_RECORD_SHA256) not in (None, _record_sha256(record)):
+            raise ValueError(f"its keys have another SHA-256 than {_RECORD_SHA256}")
+    except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}); {_REMEDY}") from error
+    return directory, record
+
+
+def _record_sha256(record: _Record) -> str:
+    # Through JSON, which makes texts of keys.
+    text = json.dumps(json.loads(json.dumps(record)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _present(path: Path) -> Path:
@@ -242,7 +283,7 @@ def _labels_array(name: str) -> str:
 
 
 def _small_arrays(clustering: Clustering) -> dict[str, Any]:
-    arrays = {
+    values = {
         "centroids": np.asarray(clustering.centroids, np.float32),
         "sizes": np.asarray(clustering.sizes, np.int64),
         "inertia": np.float64(clustering.inertia),
@@ -250,26 +291,24 @@ def _small_arrays(clustering: Clustering) -> dict[str, Any]:
     }
     for name in _OPTIONAL_ARRAYS:
         if (value := getattr(clustering, name)) is not None:
-            arrays[name] = np.asarray(value, np.float32)
-    return arrays
+            values[name] = np.asarray(value, np.float32)
+    return values
 
 
 def _read_clustering(directory: Path, name: str, record: _Record) -> Clustering:
     path = _intact(directory, f"{name}.npz", record)
-    with np.load(path, allow_pickle=False) as arrays:
-        # Where tables had them before the labels had a file of their own.
-        labels = arrays.get("labels")
-        if labels is None:
-            path = _intact(directory, _labels_array(name), record)
-            labels = np.lib.format.open_memmap(path, mode="r")
-        return Clustering(
-            labels=labels,
-            centroids=arrays["centroids"],
-            sizes=arrays["sizes"],
-            inertia=float(arrays["inertia"]),
-            normalize=bool(arrays["normalize"]),
-            **{key: arrays.get(key) for key in _OPTIONAL_ARRAYS},
-        )
+    values = arrays.read_npz(path, _FORMS)
+    labels = values.get("labels")
+    if labels is None:
+        labels = arrays.open_npy(_intact(directory, _labels_array(name), record))
+    return Clustering(
+        labels=labels,
+        centroids=values["centroids"],
+        sizes=values["sizes"],
+        inertia=float(values["inertia"]),
+        normalize=bool(values["normalize"]),
+        **{key: values.get(key) for key in _OPTIONAL_ARRAYS},
+    )
 
 
 def _write_csv(

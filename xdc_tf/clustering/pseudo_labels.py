@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf import arrays
 from xdc_tf.clustering import kmeans, preprocessing
 from xdc_tf.clustering.features import Features
 from xdc_tf.clustering.label_tables import Clustering, clustering_name
@@ -127,4 +128,4 @@ def side_by_side(
         return joined
     joined.flush()
     os.replace(partial, path)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return arrays.open_npy(path)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xdc_tf import arrays
+
 _DTYPES = (np.dtype("<f4"), np.dtype("<f2"))
 
 
@@ -40,24 +42,14 @@ def open_rows(path: str | os.PathLike, *, width: int | None = None) -> np.memmap
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not a .npy file, cut short, or not a filled matrix of float32 or
-        float16 of that width.
+      ValueError: not a regular .npy file, cut short, or not a filled matrix of float32
+        or float16 of that width.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: no such file of features.")
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(
-            f"{path}: cannot be opened as a .npy matrix, or is cut short ({error}); "
-            "write it again, for instance with numpy.save."
-        ) from error
-    if not isinstance(rows, np.memmap):
-        raise ValueError(
-            f"{path}: an archive of arrays, not a .npy matrix; save the one matrix of "
-            "features with numpy.save."
-        )
+        rows = arrays.open_npy(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file of features.") from None
     _check(rows, path, width)
     return rows
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xdc_tf import arrays
 from xdc_tf.clustering import agreement, health, kmeans, pseudo_labels, row_files
 from xdc_tf.clustering.feature_store import ROWS_FILE, RowState
 
@@ -93,7 +94,7 @@ def open_features(path: str, *, max_rows: int = 0, memory_gib: float = 4.0) -> F
 def _read_states(path: str, num_rows: int) -> np.ndarray:
     remedy = "copy the features elsewhere if they are not of a run."
     try:
-        states = np.lib.format.open_memmap(path, mode="r")
+        states = arrays.open_npy(path)
     except ValueError as error:
         raise ValueError(f"{path}: no .npy array ({error}); {remedy}") from error
     if (states.shape, states.dtype) != ((num_rows,), np.uint8):

@@ -35,6 +35,7 @@ import numpy as np
 from data_prep.conversion import QUARANTINE_FILE
 from data_prep.manifest import ManifestRow
 from xdc_tf import files
+from xdc_tf.arrays import open_npy
 from xdc_tf.evaluation import extraction, feature_files, new_videos
 from xdc_tf.evaluation.extraction import Extracted
 from xdc_tf.evaluation.new_videos import Row
@@ -159,7 +160,7 @@ def _cut(flat_dir: str, directory: str, done: Extracted) -> dict[str, Any]:
     if not done.num_features:
         return {}
     arrays = {
-        stream: np.load(os.path.join(flat_dir, f"{stream}.npy"), mmap_mode="r")
+        stream: open_npy(os.path.join(flat_dir, f"{stream}.npy"))
         for stream in done.widths
     }
     row_of = {row.video_id: row for row in done.rows if not row.reason}
