@@ -150,11 +150,23 @@ def write_text(path):
     path.write_text("no array")
 
 
-@pytest.mark.parametrize("name", ["audio.npy", "rows.npy"])
 @pytest.mark.parametrize(
-    "damage", [cut_short, save_other_dtype, save_other_dimension, write_text, os.remove]
+    ("name", "damage"),
+    [
+        *(
+            (name, damage)
+            for name in ("audio.npy", "audio.crc32.npy", "rows.npy")
+            for damage in (
+                cut_short,
+                save_other_dtype,
+                save_other_dimension,
+                write_text,
+            )
+        ),
+        *((name, os.remove) for name in ("audio.npy", "rows.npy")),
+    ],
 )
-def test_a_damaged_file_stops_with_its_name_and_a_remedy(damage, name, tmp_path):
+def test_a_damaged_file_stops_with_its_name_and_a_remedy(name, damage, tmp_path):
     filled_store(tmp_path)
     path = tmp_path / "features" / name
     damage(path)
@@ -162,6 +174,82 @@ def test_a_damaged_file_stops_with_its_name_and_a_remedy(damage, name, tmp_path)
         open_store(tmp_path)
     assert str(error.value).startswith(f"{path} is damaged (")
     assert f"remove {tmp_path / 'features'}, and" in str(error.value)
+
+
+def flip_bit(path, offset, bit=0):
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "row_bytes", "kept"),
+    [
+        ("video.npy", 1, 8, [4]),
+        ("audio.npy", 4, 4, [1]),
+        ("video.crc32.npy", 1, 4, [4]),
+        ("audio.crc32.npy", 4, 4, [1]),
+        ("video.npy", 2, 8, [1, 4]),  # an empty row
+    ],
+)
+@pytest.mark.parametrize("bit", range(8))
+def test_a_row_that_has_changed_is_emptied_with_a_warning(
+    name, row, row_bytes, kept, bit, tmp_path, capsys
+):
+    filled_store(tmp_path)
+    path = tmp_path / "features" / name
+    flip_bit(path, 128 + row * row_bytes, bit)
+    store = open_store(tmp_path)
+    assert store.drop_damaged() == 2 - len(kept)
+    assert np.flatnonzero(store.states).tolist() == kept
+    assert np.flatnonzero(open_store(tmp_path).states).tolist() == kept
+    stream = name.partition(".")[0]
+    warning = f"{stream}.npy: 1 rows have changed on disk since they were written, fir"
+    assert (warning in capsys.readouterr().err) == (len(kept) == 1)
+
+
+@pytest.mark.parametrize("bit", range(8))
+@pytest.mark.parametrize("row", [1, 2])
+def test_a_changed_state_makes_no_row_of_what_none_was_written(row, bit, tmp_path):
+    filled_store(tmp_path)
+    flip_bit(tmp_path / "features" / "rows.npy", 128 + row, bit)
+    store = open_store(tmp_path)
+    store.drop_damaged()
+    assert set(np.flatnonzero(store.states)) - {1, 4} == set()
+
+
+def test_a_row_that_was_written_again_is_intact(tmp_path):
+    store = filled_store(tmp_path)
+    store.write(examples([1], [7.0]), RowState.HARVESTED)
+    store.commit()
+    assert store.drop_damaged() == 0
+
+
+def test_a_store_of_an_earlier_version_gets_its_checksums_and_keeps_its_rows(tmp_path):
+    filled_store(tmp_path)
+    for stream in ("video", "audio"):
+        os.remove(tmp_path / "features" / f"{stream}.crc32.npy")
+    assert open_store(tmp_path).drop_damaged() == 0
+    flip_bit(tmp_path / "features" / "audio.npy", 128 + 4)
+    store = open_store(tmp_path)
+    assert store.drop_damaged() == 1
+    assert np.flatnonzero(store.states).tolist() == [4]
+
+
+def test_rows_are_checked_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_store, "_CHECKED_BYTES", 16)
+    filled_store(tmp_path)
+    flip_bit(tmp_path / "features" / "video.npy", 128 + 4 * 8)
+    assert open_store(tmp_path).drop_damaged() == 1
+
+
+def test_a_link_among_the_files_is_not_written_through(tmp_path):
+    filled_store(tmp_path)
+    path = tmp_path / "features" / "audio.npy"
+    path.rename(tmp_path / "elsewhere.npy")
+    path.symlink_to(tmp_path / "elsewhere.npy")
+    with pytest.raises(OSError, match="audio.npy"):
+        open_store(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"form": 1})])

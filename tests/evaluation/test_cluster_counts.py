@@ -1,6 +1,7 @@
 """Numbers of clusters compared, on four well separated groups of points."""
 
 import csv
+import hashlib
 import itertools
 import json
 import re
@@ -10,7 +11,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from xdc_tf.clustering import kmeans
-from xdc_tf.clustering.feature_store import RowState
+from xdc_tf.clustering.feature_store import FeatureStore, RowState
+from xdc_tf.clustering.features import ExampleFeatures
 from xdc_tf.evaluation import cluster_count_report, cluster_counts
 
 GROUP_SIZES = (30, 20, 20, 10)
@@ -191,6 +193,66 @@ def test_a_directory_without_a_filled_row_is_refused(path, tmp_path):
     np.save(tmp_path / "rows.npy", np.zeros(80, np.uint8))
     with pytest.raises(ValueError, match="none of the 80 rows .* is filled"):
         cluster_counts.open_features(path)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def write_card(path):
+    """The card of extract_features beside a file of features."""
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    (path.parent / "features.json").write_text(json.dumps({"sha256": sums}))
+
+
+def test_features_that_changed_since_their_card_was_written_are_refused(path, tmp_path):
+    write_card(tmp_path / "audio.npy")
+    assert len(cluster_counts.open_features(path).rows) == 80
+
+    flip_a_bit(tmp_path / "audio.npy")
+
+    with pytest.raises(
+        ValueError, match="audio.npy: damaged, SHA-256 is .*features.js"
+    ):
+        cluster_counts.open_features(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"sha256": []}', '{"sha256": {"a": 1}}'])
+def test_a_damaged_card_beside_features_is_refused(text, path, tmp_path):
+    (tmp_path / "features.json").write_text(text)
+
+    with pytest.raises(ValueError, match="features.json"):
+        cluster_counts.open_features(path)
+
+
+def test_features_beside_a_card_of_an_earlier_version_are_opened(path, tmp_path):
+    (tmp_path / "features.json").write_text('{"format": "npy"}')
+
+    assert len(cluster_counts.open_features(path).rows) == 80
+
+
+def test_rows_of_a_run_that_changed_since_they_were_written_are_refused(
+    features, tmp_path
+):
+    store = FeatureStore(
+        str(tmp_path),
+        num_rows=80,
+        widths={"audio": features.shape[1]},
+        dtype="float32",
+        made_with={},
+    )
+    rows = ExampleFeatures(np.arange(80), {"audio": features})
+    store.write(rows, RowState.EXTRACTED)
+    store.commit()
+    path = tmp_path / "audio.npy"
+    assert cluster_counts.open_features(str(path)).present.all()
+
+    flip_a_bit(path)
+
+    with pytest.raises(ValueError, match="audio.npy: 1 rows have changed .* row 79;"):
+        cluster_counts.open_features(str(path))
 
 
 def cut_short(path):

@@ -1,5 +1,6 @@
 """Features for temporal action localisation: layout, times, names that collide."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -46,6 +47,16 @@ def test_each_stream_has_an_array_for_each_video(out):
     for stream in ("video", "audio"):
         array = np.load(out / stream / "two.npy", allow_pickle=False)
         assert (array.shape, array.dtype) == ((5, 32), np.float32)
+
+
+def test_the_card_holds_the_sha256_of_every_other_file(out):
+    paths = [path for path in out.rglob("*") if path.is_file()]
+    assert _card(out)["sha256"] == {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.name != "features.json"
+    }
+    assert "video/two.npy" in _card(out)["sha256"]
 
 
 def test_windows_have_their_start_end_and_centre(out):

@@ -2,33 +2,39 @@
 
 A store is a directory:
 
-    STREAM.npy    [num_rows, D] float32 or float16, by example_index
-    rows.npy      [num_rows] uint8, a RowState each
-    store.json    what the rows belong to; written last
+    STREAM.npy          [num_rows, D] float32 or float16, by example_index
+    STREAM.crc32.npy    [num_rows] uint32, the CRC-32 of each row's bytes
+    rows.npy            [num_rows] uint8, a RowState each
+    store.json          what the rows belong to; written last
 
 Rows are written by ordinary writes and read through memory maps: neither takes memory
 that grows with their number, and a full disk is an error instead of a signal. A row is
-marked as filled after its features are on disk, so that a process killed at any moment
-loses what it wrote since the last commit and nothing else.
+marked as filled after its features and their CRC-32 are on disk, so that a process
+killed at any moment loses what it wrote since the last commit and nothing else. A row
+that has changed since it was written is emptied before rows are used.
 """
 
 import enum
 import json
 import os
 import shutil
+import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from xdc_tf import files, signals
+from xdc_tf import arrays, files, json_files, signals
+from xdc_tf.clustering import row_files
 from xdc_tf.clustering.features import ExampleFeatures, Features
 
 DTYPES = ("float32", "float16")
 COMMIT_SECS = 10.0  # what a killed pass may lose; a commit waits for the disk
 ROWS_FILE = "rows.npy"
 _RECORD_FILE = "store.json"
+_CHECKED_BYTES = 1 << 24
 
 
 class RowState(enum.IntEnum):
@@ -95,10 +101,14 @@ class FeatureStore:
             stream: _Rows(_path(directory, stream), (num_rows, width), np.dtype(dtype))
             for stream, width in widths.items()
         }
+        self._checksums = {
+            stream: _open_checksums(directory, stream, num_rows) for stream in widths
+        }
         self._rows = _Rows(
             os.path.join(directory, ROWS_FILE), (num_rows,), np.dtype(np.uint8)
         )
         self._states = np.array(self._rows.open())
+        self._states[self._states > max(RowState)] = RowState.EMPTY  # damaged
         self._uncommitted: list[tuple[int, int]] = []  # first and last row
 
     @property
@@ -162,9 +172,40 @@ class FeatureStore:
                     f"{np.abs(features[first]).max()}; {remedy}."
                 )
             file.write(index, rows)
+            self._checksums[stream].write(index, row_checksums(rows))
         if len(index):
             self._states[index] = state
             self._uncommitted.append((int(index.min()), int(index.max())))
+
+    def drop_damaged(self) -> int:
+        """Empties the rows whose bytes are not those that were written, with a warning.
+
+        Reads all files once. Call it after a commit.
+
+        Returns:
+          How many rows it has emptied.
+
+        Raises:
+          OSError: if the disk fails.
+        """
+        damaged = np.zeros(len(self._states), bool)
+        for stream in self._streams:
+            path = _path(self._directory, stream)
+            of_stream = damaged_rows(path, self._states != RowState.EMPTY)
+            if of_stream.any():
+                print(
+                    f"warning: {path}: {of_stream.sum()} rows have changed on disk "
+                    f"since they were written, first row {np.argmax(of_stream)}; they "
+                    "are computed again.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            damaged |= of_stream
+        if damaged.any():
+            self._states[damaged] = RowState.EMPTY
+            self._rows.write_run(0, self._states)
+            self._rows.sync()
+        return int(damaged.sum())
 
     def fill(self, groups: Iterable[ExampleFeatures]) -> None:
         """Writes extracted examples as they come, with a commit every COMMIT_SECS.
@@ -209,7 +250,7 @@ class FeatureStore:
         self._uncommitted.clear()
 
         def commit() -> None:
-            for file in self._streams.values():
+            for file in (*self._streams.values(), *self._checksums.values()):
                 file.sync()
             self._rows.write_run(first, states)
             self._rows.sync()
@@ -231,7 +272,7 @@ class _Rows:
         self.dtype = dtype
         self._path = path
         try:
-            array = np.lib.format.open_memmap(path, mode="r")
+            array = arrays.open_npy(path)
         except (OSError, ValueError) as error:
             raise _damaged(path, error) from error
         if (array.shape, array.dtype) != (shape, dtype):
@@ -240,11 +281,11 @@ class _Rows:
             )
         self._offset = array.offset
         self._row_bytes = array.strides[0]
-        self._file = open(path, "r+b")
+        self._file = open(path, "r+b", opener=_open_here)
 
     def open(self) -> np.memmap:
         """All rows, read-only, as they are and will be."""
-        return np.lib.format.open_memmap(self._path, mode="r")
+        return arrays.open_npy(self._path)
 
     def write(self, index: np.ndarray, rows: np.ndarray) -> None:
         """Overwrites rows, in order; neighbours in one go."""
@@ -272,8 +313,76 @@ class _Rows:
             raise OSError(f"{self._path} cannot be written: {error}.") from error
 
 
+def row_checksums(rows: np.ndarray) -> np.ndarray:
+    """[num_rows] uint32, the CRC-32 of the bytes of each row of a matrix."""
+    contiguous = np.ascontiguousarray(rows)
+    return np.fromiter(map(zlib.crc32, contiguous), np.uint32, len(contiguous))
+
+
+def damaged_rows(path: str, present: np.ndarray) -> np.ndarray:
+    """Finds the rows of a store's file that have changed since they were written.
+
+    Args:
+      path: STREAM.npy; without checksums beside it, as in stores of earlier versions,
+        nothing is known to have changed.
+      present: [num_rows] bool, the rows that are filled; others are not looked at.
+
+    Returns:
+      [num_rows] bool.
+
+    Raises:
+      ValueError: if a file is damaged beyond its rows.
+    """
+    damaged = np.zeros(len(present), bool)
+    checksums_path = _checksums_path(path)
+    if not os.path.exists(checksums_path):
+        return damaged
+    extent = row_files.extent(row_files.open_rows(path))
+    expected = arrays.open_npy(checksums_path)
+    if (expected.shape, expected.dtype) != (present.shape, np.uint32):
+        raise _damaged(checksums_path, f"{expected.dtype} {expected.shape}")
+    block_rows = max(1, _CHECKED_BYTES // extent.row_bytes)
+    for start in range(0, len(present), block_rows):
+        rows = slice(start, min(start + block_rows, len(present)))
+        if present[rows].any():
+            numbers = row_files.read_numbers(
+                path,
+                extent.offset + start * extent.row_bytes,
+                (rows.stop - start) * extent.width,
+                extent.dtype,
+            )
+            actual = row_checksums(numbers.reshape(-1, extent.width))
+            damaged[rows] = present[rows] & (actual != expected[rows])
+    return damaged
+
+
+def _open_checksums(directory: str, stream: str, num_rows: int) -> _Rows:
+    """The checksums of a stream's rows; made of the rows where a store has none."""
+    path = _path(directory, stream)
+    checksums_path = _checksums_path(path)
+    if not os.path.exists(checksums_path):
+        rows = arrays.open_npy(path)
+        with files.placing(checksums_path) as partial:
+            _make_zeros(partial, (num_rows,), np.dtype(np.uint32))
+            checksums = _Rows(partial, (num_rows,), np.dtype(np.uint32))
+            block_rows = max(1, _CHECKED_BYTES // rows.strides[0])
+            for start in range(0, num_rows, block_rows):
+                block = rows[start : start + block_rows]
+                checksums.write_run(start, row_checksums(block))
+    return _Rows(checksums_path, (num_rows,), np.dtype(np.uint32))
+
+
 def _path(directory: str, stream: str) -> str:
     return os.path.join(directory, f"{stream}.npy")
+
+
+def _checksums_path(path: str) -> str:
+    return f"{os.path.splitext(path)[0]}.crc32.npy"
+
+
+def _open_here(path: str, flags: int) -> int:
+    """Opens a file, but not where a link leads."""
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def _damaged(path: str, what: object) -> ValueError:
@@ -288,15 +397,15 @@ def _read_record(directory: str) -> dict[str, Any]:
     path = os.path.join(directory, _RECORD_FILE)
     if not os.path.exists(path):
         return {}
-    with open(path, encoding="utf-8") as file:
-        try:
-            record = json.load(file)
-            missing = {"form", "harvested_in", "extracted_by"} - record.keys()
-        except (ValueError, AttributeError) as error:
-            raise _damaged(path, error) from error
-    if missing:
-        raise _damaged(path, f"without {', '.join(sorted(missing))}")
-    return record
+    checks = {
+        "form": json_files.is_object,
+        "harvested_in": json_files.optional(json_files.is_count),
+        "extracted_by": json_files.optional(json_files.mapping_of(json_files.is_text)),
+    }
+    try:
+        return json_files.check(json_files.read_object(path), checks, _RECORD_FILE)
+    except ValueError as error:
+        raise _damaged(path, error) from error
 
 
 def _write_record(directory: str, record: Mapping[str, Any]) -> None:
@@ -317,6 +426,7 @@ def _make_files(
     try:
         for path, shape in shapes.items():
             _make_zeros(path, shape, np.dtype(dtype))
+            _make_zeros(_checksums_path(path), (num_rows,), np.dtype(np.uint32))
         _make_zeros(os.path.join(directory, ROWS_FILE), (num_rows,), np.dtype(np.uint8))
     except OSError as error:
         shutil.rmtree(directory)

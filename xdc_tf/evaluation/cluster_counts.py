@@ -10,8 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xdc_tf import arrays
-from xdc_tf.clustering import agreement, health, kmeans, pseudo_labels, row_files
+from xdc_tf.clustering import (
+    agreement,
+    feature_store,
+    health,
+    kmeans,
+    pseudo_labels,
+    row_files,
+)
 from xdc_tf.clustering.feature_store import ROWS_FILE, RowState
+from xdc_tf.evaluation import feature_files
 
 
 class CountResult(NamedTuple):
@@ -63,16 +71,19 @@ def open_features(path: str, *, max_rows: int = 0, memory_gib: float = 4.0) -> F
     """Opens a matrix of features.
 
     Args:
-      path: a .npy file; in a run's directory of features its neighbour tells which rows
-        hold an example.
+      path: a .npy file; in a run's directory of features its neighbours say which rows
+        hold an example and what they were when they were written, and in a directory
+        of extract_features the card says that.
       max_rows: take so many rows at most, drawn by a fixed seed; 0 for all.
       memory_gib: rows up to this size as float32 are read into memory, in 2^30 bytes.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not such a matrix, or no row of it holds an example.
+      ValueError: not such a matrix, or changed since it was written, or no row of it
+        holds an example.
     """
     rows = row_files.open_rows(path)
+    feature_files.check_intact(path)
     present = np.ones(len(rows), bool)
     states_path = os.path.join(os.path.dirname(path), ROWS_FILE)
     if os.path.exists(states_path):
@@ -82,6 +93,12 @@ def open_features(path: str, *, max_rows: int = 0, memory_gib: float = 4.0) -> F
                 f"{states_path}: none of the {len(rows)} rows of {path} is filled; let "
                 "the run finish a clustering."
             )
+    damaged = feature_store.damaged_rows(path, present)
+    if damaged.any():
+        raise ValueError(
+            f"{path}: {damaged.sum()} rows have changed since they were written, first "
+            f"row {np.argmax(damaged)}; let the run compute them again."
+        )
     if 0 < max_rows < np.sum(present):
         drawn = np.random.default_rng(0).choice(
             np.flatnonzero(present), max_rows, replace=False

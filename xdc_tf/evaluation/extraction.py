@@ -33,8 +33,6 @@ from xdc_tf.evaluation.parts import (
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
 
-CARD_FILE = "features.json"
-
 
 class Extracted(NamedTuple):
     """What `extract_features` did.
@@ -64,7 +62,8 @@ def extract_features(
     """Writes a directory of features, whole or not at all.
 
     Beside the features (see feature_files.writer) it holds quarantine.csv, the rows
-    that could not be used, and features.json, what made the features. All times are
+    that could not be used, and features.json, what made the features, with the SHA-256
+    of every file. All times are
     those of the original files; a clip's are those of its frames.
 
     Args:
@@ -122,9 +121,10 @@ def extract_features(
             "num_videos": len(rows) - len(refused),
             "num_quarantined": len(refused),
             "versions": compat.versions(),
+            "sha256": feature_files.checksums(directory),
         }
         text = json.dumps(card, indent=2) + "\n"
-        files.write_text(os.path.join(directory, CARD_FILE), text)
+        files.write_text(os.path.join(directory, feature_files.CARD_FILE), text)
     return Extracted(rows, num_features, widths)
 
 

@@ -8,13 +8,16 @@ import contextlib
 import csv
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf import files, json_files
 from xdc_tf.data import records
 
+CARD_FILE = "features.json"
 CLIPS_FILE = "clips.csv"
 PARQUET_FILE = "features.parquet"
 CLIP_COLUMNS = ("path", "video_id", "start_secs", "end_secs")
@@ -62,6 +65,43 @@ def writer(
             f"format={format_name!r} is unknown; choose {', '.join(_WRITERS)}."
         )
     return _WRITERS[format_name](directory, widths)
+
+
+def checksums(directory: str) -> dict[str, str]:
+    """SHA-256 of all files below a directory of features, by path in it, for its card.
+
+    The card itself is left out.
+    """
+    paths = sorted(path for path in Path(directory).rglob("*") if path.is_file())
+    names = {path: path.relative_to(directory).as_posix() for path in paths}
+    return {
+        name: files.sha256(path) for path, name in names.items() if name != CARD_FILE
+    }
+
+
+def check_intact(path: str) -> None:
+    """Checks a file of features against the card beside it.
+
+    Without a card, or one of an earlier version, there is nothing to check it against.
+
+    Raises:
+      ValueError: if it has changed since it was written, or the card is damaged.
+    """
+    directory, name = os.path.split(path)
+    card = os.path.join(directory, CARD_FILE)
+    if not os.path.exists(card):
+        return
+    values = {"sha256": {}} | json_files.read_object(card)
+    json_files.check(
+        values, {"sha256": json_files.mapping_of(json_files.is_text)}, card
+    )
+    expected = values["sha256"].get(name)
+    actual = files.sha256(path)
+    if expected not in (None, actual):
+        raise ValueError(
+            f"{path}: damaged, SHA-256 is {actual} but {card} says {expected}; extract "
+            "the features again."
+        )
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ import numpy as np
 
 from data_prep.conversion import QUARANTINE_FILE
 from data_prep.manifest import ManifestRow
-from xdc_tf import files
+from xdc_tf import files, json_files
 from xdc_tf.arrays import open_npy
 from xdc_tf.evaluation import extraction, feature_files, new_videos
 from xdc_tf.evaluation.extraction import Extracted
@@ -109,7 +109,7 @@ def extract(
             streams=streams,
         )
         database = _cut(flat_dir, directory, done)
-        card = json.loads(files.read_text(os.path.join(flat_dir, extraction.CARD_FILE)))
+        card = json_files.read_object(os.path.join(flat_dir, feature_files.CARD_FILE))
         for key in ("num_clips", "average"):  # of other layouts
             del card[key]
         card |= {
@@ -123,13 +123,14 @@ def extract(
             "window_secs": run.clip.duration_secs,
             "database": database,
         }
-        text = json.dumps(card, indent=2) + "\n"
-        files.write_text(os.path.join(directory, extraction.CARD_FILE), text)
         os.rename(
             os.path.join(flat_dir, QUARANTINE_FILE),
             os.path.join(directory, QUARANTINE_FILE),
         )
         shutil.rmtree(flat_dir)
+        card["sha256"] = feature_files.checksums(directory)
+        text = json.dumps(card, indent=2) + "\n"
+        files.write_text(os.path.join(directory, feature_files.CARD_FILE), text)
     lengths = {name: about["num_features"] for name, about in database.items()}
     return Localized(done.rows, lengths, done.widths)
 

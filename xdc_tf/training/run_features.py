@@ -107,8 +107,9 @@ def to_cluster(
 ) -> Features:
     """The features of this process's examples for a round's clustering.
 
-    What the store does not hold yet is computed by a pass over just these examples. A
-    pass that was killed goes on where it was, with the same batches.
+    What the store does not hold yet, or no longer as it was written, is computed by a
+    pass over just these examples. A pass that was killed goes on where it was, with the
+    same batches.
 
     Args:
       run: at a round's beginning, its encoders saved.
@@ -130,6 +131,7 @@ def to_cluster(
         harvested_in=harvested_in(run, round_index),
         extracted_by=json.loads(encoders),
     )
+    store.drop_damaged()
     own = run.records.share.rows
     examples = np.zeros_like(run.records.trained)
     examples[own] = (run.records.trained | run.records.held_out)[own]
