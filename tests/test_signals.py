@@ -24,6 +24,16 @@ def main(argv):
 {body}
 program.run(main)
 """
+COMMAND = """
+import os, signal, time
+from xdc_tf import files, program
+def main(argv):
+    with files.new_directory(argv[1]) as directory:
+        open(directory + "/half", "w").close()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+program.run(main, takes_arguments=True)
+"""
 
 
 @pytest.fixture
@@ -88,3 +98,19 @@ def test_a_compiled_loop_is_ended_after_a_time(run):
 def test_without_a_signal_nothing_changes(run):
     done = run("with stop.deferred():\n    stop.check()\nprint('done')\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_every_command_cleans_up_and_ends_with_75(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(COMMAND)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "made")],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 75
+    assert done.stderr == "error: stopped by SIGTERM; the same command goes on\n"
+    assert os.listdir(tmp_path) == ["script.py"]

@@ -4,6 +4,7 @@ Imports no TensorFlow, so that `--help` answers at once.
 """
 
 import contextlib
+import errno
 import importlib.abc
 import importlib.util
 import logging
@@ -23,6 +24,11 @@ USER_ERRORS = (ValueError, FloatingPointError, OSError)
 # What a configuration file or a --config.KEY=VALUE raises while flags are parsed.
 _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, SyntaxError, ImportError)
 
+# How TensorFlow's errors about a full disk end; their classes are others' too.
+_NO_ROOM = tuple(
+    os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+)
+
 # What TensorFlow writes while it starts, whatever TF_CPP_MIN_LOG_LEVEL says. That CUDA
 # cannot be initialised is worth saying where there is a driver for it.
 _START_UP_NOISE = re.compile(
@@ -41,10 +47,10 @@ def run(
     TensorFlow, if `main` imports it, is quiet and uses oneDNN.
 
     0 for success and for `--help`; 1 for a mistake in flags or input, told in one
-    `error: ...` line; 130 for Ctrl-C; 75 if a command that listens for them (signals)
-    has stopped for SIGTERM or SIGUSR1. Any other exception is a bug and shows its
-    traceback. The flag `--debug` shows the traceback of mistakes too, and the messages
-    of TensorFlow that are otherwise silenced.
+    `error: ...` line; 130 for Ctrl-C; 75 after SIGTERM or SIGUSR1 (see signals). Any
+    other exception is a bug and shows its traceback. The flag `--debug` shows the
+    traceback of mistakes too, and the messages of TensorFlow that are otherwise
+    silenced.
 
     Args:
         main: takes sys.argv[:1] and what is no flag; returns None or an exit code.
@@ -100,6 +106,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise SystemExit(1) from None
 
 
+@signals.listening()
 def _guarded(
     main: Callable[[list[str]], int | None], argv: list[str], *, takes_arguments: bool
 ) -> int | None:
@@ -135,7 +142,9 @@ def _tensorflow_user_error(error: Exception) -> str | None:
     files = errors.NotFoundError, errors.PermissionDeniedError, errors.DataLossError
     if python_traceback and told.startswith("ValueError: "):
         return told.removeprefix("ValueError: ")
-    return told if isinstance(error, files) else None
+    if isinstance(error, files) or told.endswith(_NO_ROOM):
+        return told
+    return None
 
 
 def _one_line(error: Exception) -> str:

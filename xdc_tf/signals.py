@@ -1,6 +1,6 @@
 """Leaving when a scheduler asks for it: SIGTERM, or SIGUSR1 as Slurm sends it.
 
-Imports no TensorFlow.
+Every command listens (program.run). Imports no TensorFlow.
 """
 
 import contextlib
@@ -72,7 +72,10 @@ class Stop:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:
-    """Listens to SIGNALS; for the main thread of a command."""
+    """Listens to SIGNALS; for the main thread of a command.
+
+    Within another one it takes that one's place until it is left.
+    """
     stop = Stop()
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)

@@ -96,6 +96,17 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(run, statement, message):
     assert (done.returncode, done.stderr) == (1, message)
 
 
+def test_a_full_disk_that_tensorflow_writes_to_is_one_line(run):
+    statements = """\
+import tensorflow as tf
+with tf.io.TFRecordWriter("/dev/full") as writer:
+    writer.write(bytes(1 << 20))
+"""
+    done = run(statements)
+    assert done.returncode == 1
+    assert done.stderr == "error: /dev/full; No space left on device\n"
+
+
 def test_debug_shows_the_traceback_of_a_mistake(run):
     done = run('raise ValueError("k=9")', "--debug")
     assert done.returncode == 1

@@ -2,7 +2,7 @@
 
 from absl import flags, logging
 
-from xdc_tf import program, signals
+from xdc_tf import program
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run to export.", required=True
@@ -26,17 +26,16 @@ def main(argv):
     # TensorFlow narrates the saving at this level.
     logging.set_verbosity(logging.WARNING)
     optional = {"licence": _LICENCE.value} if _LICENCE.value else {}
-    with signals.listening():
-        from xdc_tf.evaluation import reports
-        from xdc_tf.export import export_run
+    from xdc_tf.evaluation import reports
+    from xdc_tf.export import export_run
 
-        paths = export_run.export(
-            _WORKDIR.value,
-            _OUT.value,
-            formats=_FORMATS.value,
-            results=[reports.read(path) for path in _RESULTS.value],
-            **optional,
-        )
+    paths = export_run.export(
+        _WORKDIR.value,
+        _OUT.value,
+        formats=_FORMATS.value,
+        results=[reports.read(path) for path in _RESULTS.value],
+        **optional,
+    )
     for path in paths:
         print(f"Exported {path}")
 
