@@ -1,9 +1,14 @@
 """What two finished runs differ in, array by array."""
 
+import contextlib
+import csv
+import fnmatch
 import hashlib
+import io
+import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -56,3 +61,61 @@ def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
     """The names of what is different, or in one of the two alone."""
     names = sorted(found.keys() | expected.keys())
     return [name for name in names if found.get(name) != expected.get(name)]
+
+
+def file_fingerprints(directory: str) -> dict[str, str]:
+    """SHA-256 of what each file below a directory holds, by its path in it.
+
+    The same for results that differ only in what _VARYING removes.
+    """
+    digests = {}
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(folder, name)
+            shown = os.path.relpath(path, directory)
+            with open(path, "rb") as file:
+                data = file.read()
+            for pattern, remove in _VARYING.items():
+                if fnmatch.fnmatch(name, pattern):
+                    with contextlib.suppress(ValueError, zipfile.BadZipFile):
+                        data = remove(data)
+                    break
+            digests[shown] = hashlib.sha256(data).hexdigest()
+    return digests
+
+
+def _without_times(data: bytes) -> bytes:
+    """JSON without how long things took and when that was."""
+
+    def clean(value):
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items() if k not in _TIMES}
+        return [clean(item) for item in value] if isinstance(value, list) else value
+
+    return json.dumps(clean(json.loads(data))).encode()
+
+
+def _without_time_columns(data: bytes) -> bytes:
+    """CSV without columns of times; of lines that then are the same, the first."""
+    header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    kept = [number for number, name in enumerate(header) if name not in _TIMES]
+    lines = dict.fromkeys(tuple(row[number] for number in kept) for row in rows)
+    return repr([[header[number] for number in kept], *lines]).encode()
+
+
+def _without_date(data: bytes) -> bytes:
+    """A .keras file's members without the date in its metadata.json."""
+    with zipfile.ZipFile(io.BytesIO(data)) as whole:
+        members = {name: whole.read(name) for name in sorted(whole.namelist())}
+    metadata = json.loads(members.pop("metadata.json"))
+    del metadata["date_saved"]
+    return repr((metadata, members)).encode()
+
+
+_TIMES = ("time", "secs")
+# What is not the same from run to run, by the file's name.
+_VARYING: dict[str, Callable[[bytes], bytes]] = {
+    "*.json": _without_times,
+    "*.csv": _without_time_columns,
+    "*.keras": _without_date,
+}
