@@ -1,5 +1,6 @@
 """What two finished runs differ in, array by array."""
 
+import collections
 import contextlib
 import csv
 import fnmatch
@@ -7,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -66,22 +68,43 @@ def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
 def file_fingerprints(directory: str) -> dict[str, str]:
     """SHA-256 of what each file below a directory holds, by its path in it.
 
-    The same for results that differ only in what _VARYING removes.
+    The same for results that differ only in what _VARYING removes. TensorBoard's files
+    of a folder, whose names tell times, are counted as one of different events.
     """
-    digests = {}
+    contents, events = {}, collections.defaultdict(set)
     for folder, _, names in os.walk(directory):
         for name in names:
             path = os.path.join(folder, name)
-            shown = os.path.relpath(path, directory)
             with open(path, "rb") as file:
                 data = file.read()
+            if fnmatch.fnmatch(name, "events.out.tfevents.*"):
+                events[os.path.join(folder, "events")].update(_events(data))
+                continue
             for pattern, remove in _VARYING.items():
                 if fnmatch.fnmatch(name, pattern):
+                    # What is not whole is taken as it is.
                     with contextlib.suppress(ValueError, zipfile.BadZipFile):
                         data = remove(data)
                     break
-            digests[shown] = hashlib.sha256(data).hexdigest()
-    return digests
+            contents[path] = data
+    contents |= {path: repr(sorted(values)).encode() for path, values in events.items()}
+    return {
+        os.path.relpath(path, directory): hashlib.sha256(data).hexdigest()
+        for path, data in contents.items()
+    }
+
+
+def _events(data: bytes) -> Iterator[bytes]:
+    """The whole events of a TensorBoard file, without their time."""
+    from tensorboard.compat.proto import event_pb2
+
+    while len(data) > 12:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
+        if event.HasField("summary"):
+            event.ClearField("wall_time")
+            yield event.SerializeToString(deterministic=True)
+        data = data[12 + length + 4 :]
 
 
 def _without_times(data: bytes) -> bytes:

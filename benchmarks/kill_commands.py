@@ -196,13 +196,22 @@ COMMANDS = {
         whole=("features",),
         runs_once=True,
     ),
-    "evaluate_linear": Command(_EVALUATE + " --protocol=linear", copied=("run",)),
-    "evaluate_retrieval": Command(_EVALUATE + " --protocol=retrieval", copied=("run",)),
+    "evaluate_linear": Command(
+        _EVALUATE + " --protocol=linear",
+        copied=("run",),
+        unfinished=("run/tensorboard",),
+    ),
+    "evaluate_retrieval": Command(
+        _EVALUATE + " --protocol=retrieval",
+        copied=("run",),
+        unfinished=("run/tensorboard",),
+    ),
     "evaluate_finetune": Command(
         _EVALUATE + " --protocol=finetune --out={place}/classifiers --streams=video "
         "--config=configs/finetune/synthetic.py --config.training.num_epochs=1 "
         "--config.training.batch_size=4",
         copied=("run",),
+        unfinished=("run/tensorboard",),
     ),
     "compare": Command(
         "xdc_tf.cli.compare {inputs}/report.json --out={place}/tables/table.md"
@@ -278,9 +287,7 @@ class Ended(NamedTuple):
     @property
     def errors(self) -> list[str]:
         """The lines that tell an error."""
-        return [
-            line for line in self.output.splitlines() if line.startswith("error: ")
-        ]
+        return [line for line in self.output.splitlines() if line.startswith("error: ")]
 
 
 class Disk(NamedTuple):

@@ -167,6 +167,23 @@ def test_a_directory_is_made_by_one_process_at_a_time_and_its_remains_removed(tm
     assert os.listdir(path) == []
 
 
+def test_a_lock_that_was_left_beside_a_finished_directory_is_removed(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / ".a.lock").write_text("process 1 on a host that was switched off\n")
+    with pytest.raises(FileExistsError, match="a exists; remove it"):
+        files.check_free(str(tmp_path / "a"))
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_the_lock_of_a_process_at_work_stays(tmp_path):
+    with files.scratch_directory(str(tmp_path / "a")) as scratch:
+        (tmp_path / "a").mkdir()
+        with pytest.raises(FileExistsError, match="a exists; remove it"):
+            files.check_free(str(tmp_path / "a"))
+        names = {".a.lock", "a", os.path.basename(scratch)}
+        assert set(os.listdir(tmp_path)) == names
+
+
 def test_a_lock_that_is_removed_while_another_waits_is_one_lock_still(tmp_path):
     path = str(tmp_path / "lock")
     first = files.Lock(path, held="it", remove=True)

@@ -185,7 +185,7 @@ def new_directory(path: str) -> Iterator[str]:
             for name in names:
                 sync(os.path.join(folder, name))
             sync(folder)
-        _check_free(path)
+        check_free(path)
         os.rename(directory, path)
         sync(os.path.dirname(directory))
 
@@ -199,11 +199,11 @@ def scratch_directory(path: str) -> Iterator[str]:
     """
     if "://" in path:
         raise ValueError(f"{path} must be a local path; copy what it gets from there.")
-    _check_free(path)
+    check_free(path)
     parent, name = os.path.split(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
-    with Lock(os.path.join(parent, f".{name}.lock"), held=path, remove=True) as lock:
-        _check_free(path)
+    with Lock(_lock_path(path), held=path, remove=True) as lock:
+        check_free(path)
         scratch = os.path.join(parent, f".{name}.")
         if lock.is_held:
             for left in glob.glob(glob.escape(scratch) + "*.partial"):
@@ -216,9 +216,24 @@ def scratch_directory(path: str) -> Iterator[str]:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _check_free(path: str) -> None:
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists; remove it or choose another place.")
+def check_free(path: str) -> None:
+    """Refuses what exists; a lock that was left beside it is removed.
+
+    Raises:
+      FileExistsError: if there is something of that name.
+    """
+    if not os.path.lexists(path):
+        return
+    if os.path.lexists(_lock_path(path)):
+        # Of a process that was killed when all was done; or at work, and then kept.
+        with contextlib.suppress(OSError):
+            Lock(_lock_path(path), held=path, remove=True).release()
+    raise FileExistsError(f"{path} exists; remove it or choose another place.")
+
+
+def _lock_path(path: str) -> str:
+    parent, name = os.path.split(os.path.abspath(path))
+    return os.path.join(parent, f".{name}.lock")
 
 
 class Lock:

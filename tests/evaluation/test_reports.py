@@ -4,6 +4,7 @@ import concurrent.futures
 import csv
 import json
 import os
+import resource
 
 import pytest
 import tensorflow as tf
@@ -105,6 +106,21 @@ def test_evaluations_side_by_side_lose_no_line(tmp_path):
     lines = _lines(tmp_path)
     assert len(lines) == 4 * 5 * 2
     assert {line["protocol"] for line in lines} == {"linear"}
+
+
+def test_a_full_disk_leaves_the_lines_that_are_there(tmp_path):
+    path = tmp_path / "results.csv"
+    reports._append_csv(str(path), _report(), "a.json")
+    before = path.read_text()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
+    try:
+        with pytest.raises(OSError, match="results.csv"):
+            reports._append_csv(str(path), _report(), "b.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == before
+    assert os.listdir(tmp_path) == ["results.csv"]
 
 
 def test_what_compares_two_streams_is_listed_with_the_first_encoder(tmp_path):

@@ -3,9 +3,7 @@
 TensorFlow is imported where it is used, so that reading reports does not wait for it.
 """
 
-import contextlib
 import csv
-import fcntl
 import io
 import json
 import os
@@ -204,12 +202,11 @@ def _append_csv(path: str, report: Mapping[str, Any], json_path: str) -> None:
                 *(len(result["splits"]), os.path.abspath(json_path)),
             ]
         )
-    with open(path, "a", encoding="utf-8", newline="") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if not os.fstat(file.fileno()).st_size:
-            file.write(",".join(_COLUMNS) + "\n")
-        file.write(text.getvalue())
+    with files.placing(path) as temporary:
+        header = ",".join(_COLUMNS) + "\n"
+        lines = files.read_text(path) if os.path.exists(path) else header
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(lines + text.getvalue())
 
 
 def _log(log_dir: str, report: Mapping[str, Any]) -> None:
