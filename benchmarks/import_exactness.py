@@ -19,10 +19,9 @@ import numpy as np
 
 from benchmarks import reference_rule
 from xdc_tf import compat
-from xdc_tf import workdir as work
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.export import torch_export
-from xdc_tf.models import encoder_files
+from xdc_tf.training import trained_run
 from xdc_tf.weights import torch_files, weight_files
 from xdc_tf.weights.import_weights import import_weights
 
@@ -53,8 +52,9 @@ def measure(weights: str, reference: str, *, exported: str) -> Exactness:
         start = time.perf_counter()
         found = import_weights(weights, imported)
         secs = time.perf_counter() - start
-        encoder = encoder_files.load_encoder(work.encoder_file(imported, VIDEO))
-        (head,) = encoder_files.load_heads(work.heads_file(imported, VIDEO)).values()
+        run = trained_run.open_run(imported)
+        encoder = trained_run.load_encoder(run, VIDEO)
+        (head,) = trained_run.load_heads(run, VIDEO).values()
         torch_export.export(imported, exported)
     clips = np.moveaxis(reference_rule.clips(), 1, -1)
     features = np.asarray(encoder(clips, training=False))

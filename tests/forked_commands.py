@@ -12,17 +12,17 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT = multiprocessing.get_context("forkserver")
+# Takes effect with the first process.
+CONTEXT.set_forkserver_preload(["xdc_tf.evaluation.task_imports"])
 
 
 def run_command(module: str, *arguments: object) -> subprocess.CompletedProcess:
     """Does what `python -m MODULE ARGUMENTS...` does in the repository."""
-    # Takes effect with the first process.
-    _CONTEXT.set_forkserver_preload(["xdc_tf.evaluation.task_imports"])
     arguments = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
         paths = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        process = _CONTEXT.Process(target=_run, args=(module, arguments, *paths))
+        process = CONTEXT.Process(target=_run, args=(module, arguments, *paths))
         process.start()
         process.join()
         outputs = []

@@ -79,17 +79,16 @@ def read_config(workdir: str) -> dict[str, Any]:
             f"{path} does not exist: {workdir} holds no run; make one with "
             "python -m xdc_tf.cli.pretrain."
         )
-    with open(path, encoding="utf-8") as file:
-        try:
-            config = json.load(file)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is not JSON ({error}); restore it or use another --workdir."
-            ) from error
+    try:
+        config = json.loads(files.read_text(path))
+    except (RecursionError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); restore it or use another --workdir."
+        ) from error
     if not isinstance(config, dict):
         raise ValueError(
-            f"{path} is not a JSON object but {config!r}; restore it or use another "
-            "--workdir."
+            f"{path} is not a JSON object but {str(config)[:80]!a}; restore it or use "
+            "another --workdir."
         )
     return config
 
@@ -111,12 +110,13 @@ def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> Non
 
     Raises:
       ValueError: if the directory belongs to another configuration; names all keys
-        that differ and both values.
+        that differ and both values. Or if it has symbolic links in it.
     """
     # Through JSON, so that tuples compare equal to the lists that they are read as.
     config = json.loads(json.dumps(config))
     check_local(workdir)
     os.makedirs(workdir, exist_ok=True)
+    files.check_no_links(workdir)
     path = os.path.join(workdir, CONFIG_FILE)
     if os.path.exists(path):
         before = dict(_flat(read_config(workdir)))

@@ -142,11 +142,63 @@ def test_a_directory_that_is_nothing_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", '{"encoders": {}}', '{"encoders": [], "config": {}}']
+    "text",
+    [
+        *("[]", "{", '{"encoders": {}}', '{"encoders": [], "config": {}}'),
+        *('{"encoders": {}, "config": {}}', "[" * 100_000),
+    ],
 )
-def test_a_card_that_cannot_be_read_is_told(tmp_path, text):
+def test_a_card_that_cannot_be_read_is_named(tmp_path, text):
     (tmp_path / "export.json").write_text(text)
-    with pytest.raises(ValueError, match="export.json cannot be read as the card"):
+    with pytest.raises(ValueError, match="export.json .*(export again|restore the)"):
+        encoder_sources.open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("method", ["xdc"], "cannot be read as a configuration"),
+        ("method", "none", "config.method='none' is unknown"),
+        ("video_encoder.width", 1e9, r"video_encoder.width=1000000000.0 must be"),
+        ("video_encoder.width", "3", r"video_encoder.width='3' must be a number"),
+        ("video_encoder.depth", 10**9, "video_encoder.depth=1000000000 is not one of"),
+        ("video_encoder.architecture", {}, "architecture={} is not one of"),
+        ("clip.num_frames", 10**9, "clip.num_frames=1000000000 must be a whole number"),
+        ("clip.crop_size", True, "clip.crop_size=True must be"),
+        ("clip.fps", float("nan"), "clip.fps=nan must be a number from"),
+        ("clip.video_std", [1, 0, 1], "clip.video_std"),
+        ("clip.video_mean", ["0", 0, 0], "clip.video_mean='0' must be a number"),
+        ("log_mel.num_filters", 10**7, "log_mel.num_filters=10000000 must be"),
+        ("log_mel.further", 1, "cannot be read as a configuration"),
+        ("optimizer.name", "../../x", "config.optimizer.name='../../x' is not one of"),
+        ("batch_norm_momentum", 1.5, "batch_norm_momentum=1.5 must be"),
+        ("features.batch_size", 0, "features.batch_size=0 must be"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["export.json", "config.json"])
+def test_settings_of_strangers_are_checked(
+    exported, tiny_run, tmp_path, kind, key, value, message
+):
+    source = {"export.json": exported, "config.json": tiny_run}[kind]
+    content = json.loads((source / kind).read_text())
+    section = content["config"] if kind == "export.json" else content
+    *folders, name = key.split(".")
+    for folder in folders:
+        section = section[folder]
+    section[name] = value
+    (tmp_path / kind).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"{kind}.*{message}"):
+        encoder_sources.open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/x_encoder", "video2_encoder", "/x_encoder"]
+)
+def test_an_encoders_name_is_no_path(exported, tmp_path, name):
+    content = json.loads((exported / "export.json").read_text())
+    content["encoders"][name] = content["encoders"].pop("video_encoder")
+    (tmp_path / "export.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="export.json lists the encoders"):
         encoder_sources.open_source(str(tmp_path))
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -163,8 +164,11 @@ def test_a_finetuned_encoder_and_head_are_saved_and_give_the_scores(
     settings = SETTINGS._replace(num_epochs=3)
     ((result,),) = evaluate(scratch, [split], settings, save_dir=str(tmp_path))
     folder = tmp_path / "split_1"
-    encoder = encoder_files.load_encoder(str(folder / "video_encoder.keras"))
-    head = encoder_files.load_heads(str(folder / "video_heads.npz"))["true_labels"]
+    encoder = keras.models.load_model(str(folder / "video_encoder.keras"))
+    heads = encoder_files.load_heads(
+        str(folder / "video_heads.npz"), num_features=encoder.output_shape[-1]
+    )
+    head = heads["true_labels"]
     told = json.loads((folder / "video_classifier.json").read_text())
     assert told["class_names"] == list(COLOURS)
     assert told["best_epoch"] == result.details["best_epoch"]

@@ -1,5 +1,6 @@
 """Features of splits: by hand, in the examples' order, once per video, on devices."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +11,6 @@ from xdc_tf.clustering import features
 from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.evaluation import encoder_sources, frozen_features
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
-from xdc_tf.models.encoder_files import load_encoder
 from xdc_tf.training import settings
 
 
@@ -59,7 +59,7 @@ def test_clip_features_are_those_of_the_encoder_by_hand(source, split, tiny_run)
         source, ["audio"], num_clips=2, batch_size=8
     )
     found = features_of(split.test)["audio"]
-    encoder = load_encoder(workdir.encoder_file(str(tiny_run), "audio"))
+    encoder = keras.models.load_model(workdir.encoder_file(str(tiny_run), "audio"))
     batches = pipeline.evaluation_batches(
         dataset_info.shard_paths(split.test.directory, split.test.info),
         clip=settings.clip(source.run.config, source.run.info),

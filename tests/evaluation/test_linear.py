@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -17,7 +18,6 @@ from xdc_tf.evaluation import (
 )
 from xdc_tf.evaluation.frozen_features import SplitFeatures
 from xdc_tf.evaluation.labelled_records import open_splits
-from xdc_tf.models.encoder_files import load_encoder
 from xdc_tf.training import settings
 
 
@@ -144,7 +144,7 @@ def test_a_run_is_scored_as_by_hand(source, split, tiny_run, tiny_records):
         (False, audio.metrics["top1"]),
         (True, audio.metrics["initial_top1"]),
     ):
-        encoder = load_encoder(
+        encoder = keras.models.load_model(
             workdir.encoder_file(str(tiny_run), "audio", initial=initial)
         )
         expected = _oracle(

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from forked_commands import run_command
@@ -37,7 +38,7 @@ def path(tmp_path):
 def test_an_export_holds_the_encoder_and_its_head(tiny_run, path, stream):
     torch_export.export(str(tiny_run), path, stream=stream)
     tensors = torch_files.read(path)
-    encoder = encoder_files.load_encoder(work.encoder_file(str(tiny_run), stream))
+    encoder = keras.models.load_model(work.encoder_file(str(tiny_run), stream))
     expected = layouts.state_dict(encoder)
     (head,) = trained_run.load_heads(
         trained_run.open_run(str(tiny_run)), stream
@@ -106,7 +107,7 @@ def test_importing_an_export_gives_the_run_back(tiny_run, path, tmp_path):
     assert found.num_classes == 4
     before, after = (
         layouts.state_dict(
-            encoder_files.load_encoder(work.encoder_file(str(folder), "video"))
+            keras.models.load_model(work.encoder_file(str(folder), "video"))
         )
         for folder in (tiny_run, tmp_path / "imported")
     )

@@ -245,28 +245,3 @@ def test_saved_encoders_open_where_the_project_is_not_importable(tmp_path):
     for modality, expected in features.items():
         found = np.load(tmp_path / f"{modality}_features.npy")
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_saving_makes_the_folder_and_leaves_no_other_file(tmp_path):
-    path = tmp_path / "initial" / "audio_encoder.keras"
-    encoder_files.save_encoder(build("audio"), str(path))
-    encoder_files.save_encoder(build("audio", seed=1), str(path))
-    assert os.listdir(path.parent) == ["audio_encoder.keras"]
-    loaded = encoder_files.load_encoder(str(path))
-    for found, wanted in zip(
-        loaded.get_weights(), build("audio", seed=1).get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(found, wanted)
-
-
-def test_a_missing_encoder_is_named(tmp_path):
-    path = str(tmp_path / "video_encoder.keras")
-    with pytest.raises(FileNotFoundError, match=f"{path} does not exist"):
-        encoder_files.load_encoder(path)
-
-
-def test_a_file_that_keras_cannot_open_is_an_error_that_says_what_can(tmp_path):
-    path = tmp_path / "video_encoder.keras"
-    path.write_bytes(b"not a zip archive")
-    with pytest.raises(ValueError, match=rf"{path} cannot be opened by Keras .*Saved"):
-        encoder_files.load_encoder(str(path))

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -56,7 +57,7 @@ def features(encoder):
 
 def features_of(directory):
     path = work.encoder_file(str(directory), "video")
-    return features(encoder_files.load_encoder(path))
+    return features(keras.models.load_model(path))
 
 
 @pytest.fixture
@@ -250,7 +251,7 @@ def test_what_does_not_fit_is_left_as_initialised_on_request(write, out):
     found = import_weights(write(tensors | {KERNEL: misshapen}), out, partial=True)
     assert found.account.missing == {norm: lacking.shape}
     assert found.account.mismatched == {KERNEL: ((8, 9, 3, 1, 1), (8, 18, 3, 1, 1))}
-    encoder = encoder_files.load_encoder(work.encoder_file(out, "video"))
+    encoder = keras.models.load_model(work.encoder_file(out, "video"))
     for name, value in layouts.state_dict(encoder).items():
         if name == norm:
             np.testing.assert_array_equal(value, np.ones_like(lacking))
@@ -311,7 +312,7 @@ def test_weights_of_half_and_double_precision_become_float32(write, out):
         if tensor.dtype == np.float32
     }
     import_weights(write(halves), out)
-    loaded = encoder_files.load_encoder(work.encoder_file(out, "video"))
+    loaded = keras.models.load_model(work.encoder_file(out, "video"))
     stored = np.asarray(loaded.get_layer("stem").kernel)
     expected = tensors_of("r3d")["stem.0.weight"].astype(np.float16)
     np.testing.assert_array_equal(stored, np.transpose(expected, (2, 3, 4, 1, 0)))

@@ -14,7 +14,7 @@ from xdc_tf import files
 from xdc_tf import workdir as work
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
-from xdc_tf.models import encoder_files, two_stream
+from xdc_tf.models import two_stream
 from xdc_tf.training import settings, supervision, trained_run
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -123,7 +123,7 @@ def load_encoder(source: Source, stream: str) -> keras.Model:
             layers._replace(seed=source.seed + 7919 * number),
             f"{stream}_encoder",
         )
-    return encoder_files.load_encoder(encoder_path(source, stream))
+    return trained_run.load_encoder(run, stream, initial=source.kind == INITIAL)
 
 
 def encoder_path(source: Source, stream: str) -> str:
@@ -148,31 +148,59 @@ def describe(source: Source, stream: str) -> dict[str, Any]:
 
 
 def _open_export(directory: str, card: str) -> TrainedRun:
+    values = _read_card(card)
+    config = values["config"]
+    settings.check_of_encoders(config, card)
+    streams = dict(supervision.method(config["method"]).streams)
+    encoders = values["encoders"]
+    if set(encoders) != {f"{stream}_encoder" for stream in streams}:
+        raise ValueError(
+            f"{card} lists the encoders {sorted(encoders)!a}, and those of "
+            f"config.method={config['method']} are {sorted(streams)}; export again."
+        )
+    clip = settings.clip(config, None)
+    for stream, modality in streams.items():
+        if modality == AUDIO:
+            clip = clip._replace(**_log_mel_statistics(encoders, stream, card))
+    return TrainedRun(
+        directory=directory,
+        config=config,
+        streams=streams,
+        architectures=settings.architectures(config),
+        clip=clip,
+        log_mel=LogMelSettings(**config["log_mel"]),
+        info=None,
+    )
+
+
+def _read_card(card: str) -> dict[str, Any]:
+    """The card with its encoders and configuration, each a mapping."""
     try:
         values = json.loads(files.read_text(card))
-        encoders, config = values["encoders"], values["config"]
-        streams = {
-            name.removesuffix("_encoder"): encoder["modality"]
-            for name, encoder in encoders.items()
-        }
-        clip = settings.clip(config, None)
-        for encoder in encoders.values():
-            if encoder["modality"] == AUDIO:
-                expected = encoder["input"]
-                clip = clip._replace(
-                    log_mel_mean=expected["mean"], log_mel_std=expected["std"]
-                )
-        supervision.method(config["method"])
-        return TrainedRun(
-            directory=directory,
-            config=config,
-            streams=streams,
-            architectures=settings.architectures(config),
-            clip=clip,
-            log_mel=LogMelSettings(**config["log_mel"]),
-            info=None,
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(
-            f"{card} cannot be read as the card of an export ({error!r}); export again."
+            f"{card} cannot be read as the card of an export ({error}); export again."
         ) from error
+    for key in ("encoders", "config"):
+        if not isinstance(values, dict) or not isinstance(values.get(key), dict):
+            raise ValueError(
+                f"{card} is no card of an export, without {key}; export again."
+            )
+    return values
+
+
+def _log_mel_statistics(
+    encoders: Mapping[str, Any], stream: str, card: str
+) -> dict[str, float]:
+    """Mean and deviation of the log-mel that an audio encoder was trained on."""
+    try:
+        expected = encoders[f"{stream}_encoder"]["input"]
+        mean, std = expected["mean"], expected["std"]
+        settings.check_number(mean, f"{stream}_encoder.input.mean", float, -1e6, 1e6)
+        settings.check_number(std, f"{stream}_encoder.input.std", float, 1e-6, 1e6)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{card} has no mean and std of log-mel for {stream}_encoder ({error}); "
+            "export again."
+        ) from error
+    return {"log_mel_mean": mean, "log_mel_std": std}

@@ -2,14 +2,13 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xdc_tf import files
-from xdc_tf import workdir as work
 from xdc_tf.export import interchange, model_card, saved_model
 from xdc_tf.export.raw_input import raw_input
+from xdc_tf.models import encoder_files
 from xdc_tf.training import supervision, trained_run
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -68,7 +67,8 @@ def export(
             clustering = clusters.clusterings.get(stream) if clusters else None
             raw = raw_input(run.streams[stream], run.clip, run.log_mel)
             saved_model.save(encoder, path, raw=raw, heads=heads, clustering=clustering)
-            shutil.copyfile(work.encoder_file(run_dir, stream), f"{path}.keras")
+            # Saved anew: only arrays of the run's file have been looked at.
+            encoder_files.save_encoder(encoder, f"{path}.keras")
             for name in formats:
                 ending, write = FORMATS[name]
                 write(encoder, path + ending)

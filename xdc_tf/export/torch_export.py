@@ -5,9 +5,7 @@ import os
 from typing import Any
 
 from xdc_tf import files
-from xdc_tf import workdir as work
 from xdc_tf.data.dataset_info import VIDEO
-from xdc_tf.models import encoder_files
 from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
@@ -61,7 +59,7 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
             f"--stream={stream} is not an encoder of {workdir}; choose one of "
             f"{', '.join(run.streams)}."
         )
-    encoder = encoder_files.load_encoder(work.encoder_file(workdir, stream))
+    encoder = trained_run.load_encoder(run, stream)
     tensors = layouts.state_dict(encoder)
     heads = trained_run.load_heads(run, stream)
     labels = None

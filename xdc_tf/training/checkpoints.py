@@ -4,6 +4,7 @@ import enum
 import glob
 import hashlib
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from xdc_tf.models.two_stream import TwoStream
 _INDEX_FILE = "checkpoint"  # names the whole checkpoints; TensorFlow's name and form
 _SUMS_ENDING = ".sha256"  # of a checkpoint's files, as `sha256sum --check` reads it
 _COPY_BYTES = 1 << 24
+_NAME = re.compile(r"ckpt-\d{1,19}")
 
 
 class Phase(enum.IntEnum):
@@ -219,12 +221,21 @@ class Checkpoints:
                 "--workdir."
             )
         # A file written elsewhere may hold whole paths.
-        return [os.path.basename(one) for one in state.all_model_checkpoint_paths]
+        names = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"{path} names {name!a}, which is no checkpoint ckpt-N; correct "
+                    "it, or use another --workdir."
+                )
+        return names
 
     def _remove_unnamed(self) -> None:
         named = set(self._named())
-        for path in glob.glob(os.path.join(glob.escape(self._directory), "ckpt-*")):
-            if os.path.basename(path).split(".")[0] not in named:
+        for path in _files_of_checkpoints(self._directory):
+            name = os.path.basename(path)
+            # A hidden one is what a killed process was writing.
+            if name.startswith(".") or name.split(".")[0] not in named:
                 os.remove(path)
 
     def restore(self) -> str | None:
@@ -264,15 +275,22 @@ class Checkpoints:
         return path
 
 
+def _files_of_checkpoints(directory: str) -> list[str]:
+    """All that are there, also half-written ones."""
+    pattern = os.path.join(glob.escape(directory), "ckpt-*")
+    hidden = os.path.join(glob.escape(directory), ".ckpt-*")
+    return glob.glob(pattern) + glob.glob(hidden)
+
+
 def _damage(path: str) -> str:
     """What is wrong with the files of a checkpoint; empty if they are as written."""
     try:
-        with open(path + _SUMS_ENDING, encoding="utf-8") as file:
-            sums = [line.split("  ", 1) for line in file.read().splitlines()]
+        lines = files.read_text(path + _SUMS_ENDING).splitlines()
+        sums = [line.split("  ", 1) for line in lines]
         for expected, name in sums:
-            found = os.path.join(os.path.dirname(path), name)
-            if files.sha256(found) != expected:
-                return f"{found} is damaged (its SHA-256 is another)"
+            part = files.member_path(os.path.dirname(path), name)
+            if files.sha256(part) != expected:
+                return f"{part} is damaged (its SHA-256 is another)"
     except (OSError, ValueError) as error:
         return f"{path} is damaged ({error})"
     return "" if sums else f"{path}{_SUMS_ENDING} is empty"

@@ -8,13 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat, files
+from xdc_tf import files
 from xdc_tf import workdir as work
 from xdc_tf.clustering.label_tables import NO_LABEL
-from xdc_tf.data import dataset_info
-from xdc_tf.data.dataset_info import DatasetInfo, Examples
+from xdc_tf.data import dataset_info, record_directory
+from xdc_tf.data.dataset_info import DatasetInfo, Examples, Promised
 from xdc_tf.models import two_stream
-from xdc_tf.models.encoder_files import load_encoder
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
 from xdc_tf.training import (
     checkpoints,
@@ -35,6 +34,7 @@ class Records(NamedTuple):
     directory: str
     info: DatasetInfo
     examples: Examples
+    promised: Promised
     true_labels: np.ndarray  # [num_rows] int32, -1 where unknown
     trained: np.ndarray  # [num_rows] bool
     held_out: np.ndarray  # [num_rows] bool, labelled but never trained on
@@ -182,7 +182,7 @@ def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
                 f"config.init_from={directory} has a {stream} encoder {found}, and "
                 f"config.{modality}_encoder is {wanted[modality]}; make them the same."
             )
-        encoders[stream] = load_encoder(work.encoder_file(directory, stream))
+        encoders[stream] = trained_run.load_encoder(trained, stream)
     if not encoders:
         raise ValueError(
             f"config.init_from={directory} has encoders for {list(trained.streams)}, "
@@ -194,9 +194,8 @@ def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
 def _read_records(
     config, records_dir: str, modalities: Sequence[str], strategy
 ) -> Records:
-    compat.enable_remote_paths(records_dir)
-    info = dataset_info.read_dataset_info(records_dir)
-    examples = dataset_info.read_examples(records_dir)
+    opened = record_directory.open_directory(records_dir)
+    info, examples = opened.info, opened.examples
     dataset_info.check_modalities(info, modalities, records_dir)
     settings.check_log_mel(config, info, records_dir)
     true_labels = np.full(info.num_rows, NO_LABEL, np.int32)
@@ -211,7 +210,16 @@ def _read_records(
     trained[examples.example_indices] = True
     trained &= ~held_out
     own = workers.share(info, examples, strategy)
-    return Records(records_dir, info, examples, true_labels, trained, held_out, own)
+    return Records(
+        directory=records_dir,
+        info=info,
+        examples=examples,
+        promised=opened.promised,
+        true_labels=true_labels,
+        trained=trained,
+        held_out=held_out,
+        share=own,
+    )
 
 
 def _num_labels(config, method, records: Records) -> dict[str, int]:
@@ -289,14 +297,18 @@ def _claim_workdir(
 
 def _claim_locked(workdir, config, records: Records, allow_config_change) -> None:
     own_copy = os.path.join(workdir, work.RECORDS_DIR)
-    if os.path.exists(own_copy):
+    is_new = not os.path.exists(os.path.join(own_copy, dataset_info.INFO_FILE))
+    if not is_new:
         before = dataset_info.read_dataset_info(own_copy)
-        if before.manifest_sha256 != records.info.manifest_sha256:
+        differing = dataset_info.differences(before, records.info)
+        if differing:
+            more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise ValueError(
-                f"{workdir} was trained on records of another manifest than "
-                f"{records.directory} (sha256 {before.manifest_sha256[:12]} there, "
-                f"{records.info.manifest_sha256[:12]} now); use another --workdir."
+                f"{workdir} is of other records than {records.directory} "
+                f"({'; '.join(differing[:5])}{more}); use the same records, or another "
+                "--workdir."
             )
     work.claim(workdir, config, allow_change=allow_config_change)
-    os.makedirs(own_copy, exist_ok=True)
-    dataset_info.write_dataset_info(own_copy, records.info)
+    if is_new:
+        os.makedirs(own_copy, exist_ok=True)
+        dataset_info.write_dataset_info(own_copy, records.info)

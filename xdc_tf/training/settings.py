@@ -8,12 +8,15 @@ import numpy as np
 from xdc_tf.clustering import feature_store
 from xdc_tf.clustering.health import ON_COLLAPSE, HealthSettings
 from xdc_tf.clustering.pseudo_labels import KMeansSettings
+from xdc_tf.data import log_mel
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.models import two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings
-from xdc_tf.training.optimizers import DECAYING
+from xdc_tf.training import supervision
+from xdc_tf.training.optimizers import DECAYING, OPTIMIZERS
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -33,6 +36,103 @@ class FeatureSettings(NamedTuple):
     harvest: bool
     dtype: str
     clips_per_video: int
+
+
+# What users of trained encoders read of a configuration that may be a stranger's: of
+# each key type, least and greatest value.
+_NUMBERS_OF_ENCODERS = {
+    "seed": (int, 0, 2**31 - 1),
+    "batch_norm_momentum": (float, 0, 1),
+    "clip.num_frames": (int, 1, 4096),
+    "clip.fps": (float, 1e-3, 1e4),
+    "clip.crop_size": (int, 1, 4096),
+    "clip.crop_share": (float, 1e-3, 1),
+    "clip.audio_secs": (float, 1e-3, 3600),
+    "optimizer.weight_decay": (float, 0, 1),
+    "features.batch_size": (int, 1, 2**16),
+    "features.clips_per_video": (int, 1, 10_000),
+    "log_mel.sample_rate_hz": (int, 1, 10**6),
+    "log_mel.window_ms": (float, 1e-3, 1e4),
+    "log_mel.hop_ms": (float, 1e-3, 1e4),
+    "log_mel.fft_size": (int, 2, 2**16),
+    "log_mel.num_filters": (int, 1, 4096),
+    "log_mel.min_hz": (float, 0, 1e6),
+    "log_mel.max_hz": (float, 0, 1e6),
+    "log_mel.log_offset": (float, 1e-30, 1e3),
+}
+
+
+def check_of_encoders(config: Any, source: str) -> None:
+    """Checks what users of trained encoders read of a configuration from elsewhere.
+
+    Keys of training may be missing, as they are where weights were imported.
+
+    Args:
+      config: what a file held.
+      source: path of the file, for the message.
+
+    Raises:
+      ValueError: names the file, the key, its value and its range.
+    """
+    try:
+        _check_of_encoders(config)
+    except ValueError as error:
+        raise ValueError(
+            f"{source}: {error} Restore the file, or use another run's."
+        ) from None
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"{source} cannot be read as a configuration ({error!r}); restore the "
+            "file, or use another run's."
+        ) from None
+
+
+def _check_of_encoders(config: Any) -> None:
+    for key, (kind, least, greatest) in _NUMBERS_OF_ENCODERS.items():
+        *section, name = key.split(".")
+        values = config[section[0]] if section and section[0] in config else config
+        if name not in values:
+            continue
+        check_number(values[name], f"config.{key}", kind, least, greatest)
+    row = supervision.method(config["method"])
+    if row.supervision and config["optimizer"]["name"] not in OPTIMIZERS:
+        raise ValueError(
+            f"config.optimizer.name={config['optimizer']['name']!r} is not one of "
+            f"{', '.join(OPTIMIZERS)}."
+        )
+    log_mel.validate(LogMelSettings(**config["log_mel"]))
+    shapes = architectures(config)
+    missing = set(row.streams.values()) - set(shapes)
+    if missing:
+        raise ValueError(f"config.{min(missing)}_encoder is missing.")
+    for key in ("video_mean", "video_std"):
+        values = config["clip"][key]
+        if not isinstance(values, list | tuple) or len(values) != 3:
+            raise ValueError(f"config.clip.{key}={values!r} must be three numbers.")
+        for value in values:
+            check_number(value, f"config.clip.{key}", float, -1e6, 1e6)
+    clip(config, None)
+
+
+def check_number(
+    value: Any, key: str, kind: type, least: float, greatest: float
+) -> None:
+    """Raises ValueError unless a value is a number of the kind in the range.
+
+    Args:
+      value: anything.
+      key: what to call it.
+      kind: int, or float for both.
+      least: the range's lower end.
+      greatest: its upper end.
+    """
+    kinds = (int,) if kind is int else (int, float)
+    fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if not fits or not least <= value <= greatest:
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(
+            f"{key}={value!r} must be {what} from {least:g} to {greatest:g}."
+        )
 
 
 def check_log_mel(config: Mapping[str, Any], info: DatasetInfo, records: str) -> None:
@@ -90,16 +190,25 @@ def clip(config: Mapping[str, Any], info: DatasetInfo | None) -> ClipSettings:
 
 
 def architectures(config: Mapping[str, Any]) -> dict[str, EncoderSettings]:
-    """Encoder architectures by modality; imported weights have one."""
+    """Encoder architectures by modality; imported weights have one.
+
+    Raises:
+      ValueError: see two_stream.encoder_settings.
+    """
     return {
-        modality: EncoderSettings(**config[f"{modality}_encoder"])
+        modality: two_stream.encoder_settings(modality, config[f"{modality}_encoder"])
         for modality in ("video", "audio")
         if f"{modality}_encoder" in config
     }
 
 
 def portable_layers(config: Mapping[str, Any]) -> LayerSettings:
-    """What an encoder's layers keep outside of the run: float32, local batch norm."""
+    """What an encoder's layers keep outside of the run: float32, local batch norm.
+
+    Of imported weights, which no configuration trained, the layers' defaults.
+    """
+    if "optimizer" not in config:
+        return LayerSettings()
     return LayerSettings(
         batch_norm_momentum=config["batch_norm_momentum"],
         # These decay the weights themselves; a penalty would decay them twice.

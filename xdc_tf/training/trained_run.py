@@ -14,7 +14,7 @@ from xdc_tf.data import dataset_info
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
-from xdc_tf.models import encoder_files
+from xdc_tf.models import encoder_files, two_stream
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.training import settings, supervision
@@ -75,6 +75,7 @@ def open_run(directory: str) -> TrainedRun:
       ValueError: on a configuration that cannot be read.
     """
     config = work.read_config(directory)
+    settings.check_of_encoders(config, os.path.join(directory, work.CONFIG_FILE))
     records = os.path.join(directory, work.RECORDS_DIR)
     method = supervision.method(config["method"])
     info = None
@@ -95,19 +96,37 @@ def load_encoders(run: TrainedRun, *, initial: bool = False) -> dict[str, keras.
     """The encoders by stream: as trained, or as the run started from.
 
     Raises:
-      FileNotFoundError: if the run has not finished a round.
+      FileNotFoundError, ValueError: see load_encoder.
     """
     return {
-        stream: encoder_files.load_encoder(
-            work.encoder_file(run.directory, stream, initial=initial)
-        )
-        for stream in run.streams
+        stream: load_encoder(run, stream, initial=initial) for stream in run.streams
     }
+
+
+def load_encoder(run: TrainedRun, stream: str, *, initial: bool = False) -> keras.Model:
+    """A stream's encoder, float32 and with local batch norm.
+
+    Raises:
+      FileNotFoundError: if the run has not finished a round.
+      ValueError: if the file does not hold the encoder of the run's configuration.
+    """
+    modality = run.streams[stream]
+    return encoder_files.load_encoder(
+        work.encoder_file(run.directory, stream, initial=initial),
+        modality,
+        run.architectures[modality],
+        settings.portable_layers(run.config),
+        name=f"{stream}_encoder",
+    )
 
 
 def load_heads(run: TrainedRun, stream: str) -> dict[str, Head]:
     """The heads on a stream's encoder, by the source of their labels."""
-    return encoder_files.load_heads(work.heads_file(run.directory, stream))
+    encoder = run.architectures[run.streams[stream]]
+    return encoder_files.load_heads(
+        work.heads_file(run.directory, stream),
+        num_features=two_stream.num_features(encoder),
+    )
 
 
 def final_clusters(run: TrainedRun) -> FinalClusters:
