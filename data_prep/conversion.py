@@ -16,16 +16,21 @@ import tensorflow as tf
 
 from data_prep import conversion_settings, progress_bar, segments
 from data_prep import shards as shard_files
+from data_prep.answers import Outcome
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import Manifest, ManifestRow, read_manifest
 from data_prep.segments import Segmentation
 from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
-from data_prep.workers import Limits, Outcome
+from data_prep.workers import Limits
 from xdc_tf import compat, files
 from xdc_tf.data import dataset_info, record_index
-from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, order_modalities
+from xdc_tf.data.dataset_info import (
+    QUARANTINE_FILE,
+    DatasetInfo,
+    ShardInfo,
+    order_modalities,
+)
 
-QUARANTINE_FILE = "quarantine.csv"
 TRUNCATED_FILE = "truncated.csv"
 
 _LIMITS = Limits()

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
+from data_prep.answers import Outcome
 from data_prep.shards import ShardReport
-from data_prep.workers import Outcome
 
 # Between lines where there is no terminal.
 _LINE_SECS = 60.0

@@ -1,5 +1,7 @@
 """Why a row is quarantined: the fixed list of reasons, and the error that has one."""
 
+import errno
+
 CANNOT_OPEN = "cannot_open"
 NO_VIDEO = "no_video"
 NO_AUDIO = "no_audio"
@@ -12,12 +14,32 @@ DECODE_ERROR = "decode_error"
 TIMEOUT = "timeout"
 OUT_OF_MEMORY = "out_of_memory"
 CRASHED = "crashed"
+KILLED = "killed"
+IO_ERROR = "io_error"
 UNEXPECTED_ERROR = "unexpected_error"
 
 REASONS = (
     *(CANNOT_OPEN, NO_VIDEO, NO_AUDIO, SILENT_AUDIO, TOO_SHORT, TOO_LONG, TOO_LARGE),
-    *(LENGTH_MISMATCH, DECODE_ERROR, TIMEOUT, OUT_OF_MEMORY, CRASHED, UNEXPECTED_ERROR),
+    *(LENGTH_MISMATCH, DECODE_ERROR, TIMEOUT, OUT_OF_MEMORY, CRASHED, KILLED, IO_ERROR),
+    UNEXPECTED_ERROR,
 )
+# Of the machine and not of the file: another day, the row may be usable.
+TRANSIENT_REASONS = frozenset({KILLED, IO_ERROR})
+# What is tried once more at once; a timeout may come from what else was in work.
+TRIED_AGAIN_REASONS = TRANSIENT_REASONS | {TIMEOUT}
+
+# Errors of opening, reading or writing that are about the file itself.
+_LASTING_ERRORS = frozenset(
+    {
+        *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
+        *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO, errno.EILSEQ),
+    }
+)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the system or a storage failed, which says nothing of the file."""
+    return isinstance(error, OSError) and error.errno not in _LASTING_ERRORS
 
 
 class MediaError(Exception):

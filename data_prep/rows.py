@@ -3,22 +3,37 @@
 Nothing here imports TensorFlow: a worker needs PyAV and NumPy only.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from data_prep import answers
+from data_prep.answers import Form, Outcome, Packed, Value
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.decoding.media import Media, Segment, read_segments
+from data_prep.decoding.media import (
+    FileEnd,
+    Media,
+    PastEndError,
+    Segment,
+    check_not_past_end,
+    read_segments,
+)
 from data_prep.manifest import ManifestRow
-from data_prep.reasons import MediaError
+from data_prep.reasons import DECODE_ERROR, MediaError
 from data_prep.remote_files import local_copy
-from data_prep.workers import Outcome
+from xdc_tf.data.dataset_info import AUDIO, VIDEO
 from xdc_tf.data.log_mel import log_mel
 
 # Rows of one file that are decoded in one go. Each group begins with a jump in the
 # file, and whoever writes in order waits for the slowest group.
 _ROWS_PER_GROUP = 8
+# No float32 has a logarithm this far from 0.
+_MOST_LOG = 104.0
+# Of a side of a frame, as JPEG has them.
+_MOST_PIXELS = 65535
 
 
 class ConvertedRow(NamedTuple):
@@ -63,29 +78,157 @@ def convert_rows(
     Yields:
       For each an Outcome with a ConvertedRow, or with why it cannot be used.
     """
+    file = rows[0].file
     segments = [Segment(row.start_secs, row.end_secs) for row in rows]
+    refusals = _refuse_past_end(file, segments, settings)
+    if len(refusals) == len(rows):
+        for refusal in refusals:
+            yield _outcome(refusal, settings)
+        return
     limit_bytes = int(settings.max_file_mib * 2**20)
     try:
-        with local_copy(rows[0].file, limit_bytes=limit_bytes) as path:
+        with local_copy(file, limit_bytes=limit_bytes) as path:
             for media in read_segments(path, segments, settings):
+                if isinstance(media, PastEndError):
+                    _end_of_file.clear()  # rows of a file follow each other
+                    _end_of_file[file] = media.end
                 yield _outcome(media, settings)
     except MediaError as refusal:
         for _ in rows:
             yield _outcome(refusal, settings)
 
 
+# Of the file that a row past the end was seen of last, in this process.
+_end_of_file: dict[str, FileEnd] = {}
+
+
+def _refuse_past_end(
+    file: str, segments: Sequence[Segment], settings: ConversionSettings
+) -> list[MediaError]:
+    """The refusals of segments past a known end; fewer than segments if one is not."""
+    refusals: list[MediaError] = []
+    if file in _end_of_file:
+        for segment in segments:
+            try:
+                check_not_past_end(segment, _end_of_file[file], settings)
+            except MediaError as refusal:
+                refusals.append(refusal)
+    return refusals
+
+
 def _outcome(media: Media | MediaError, settings: ConversionSettings) -> Outcome:
     if isinstance(media, MediaError):
         return Outcome(reason=media.reason, detail=media.detail)
     waveform = media.waveform
+    log_mels = None
+    if waveform is not None:
+        log_mels = log_mel(waveform, settings.log_mel)
+        if not _is_log_mel(log_mels):
+            peak = np.abs(waveform).max()
+            return Outcome(
+                reason=DECODE_ERROR, detail=f"sound: samples of up to {peak:.1e}, not 1"
+            )
     return Outcome(
         ConvertedRow(
             frames_jpeg=media.frames_jpeg,
             height=media.height,
             width=media.width,
-            log_mel=None if waveform is None else log_mel(waveform, settings.log_mel),
+            log_mel=log_mels,
             waveform=waveform if settings.store_waveform else None,
             duration_secs=media.duration_secs,
             truncated=media.truncated,
         )
+    )
+
+
+def _is_log_mel(values: np.ndarray) -> bool:
+    """Whether values can be logarithms of float32, which statistics survive."""
+    return bool((np.abs(values) <= _MOST_LOG).all())
+
+
+def answer_form(settings: ConversionSettings) -> Form:
+    """How a ConvertedRow is sent.
+
+    Its data are [K, 2] int64, the sizes of K different images and for how many frames
+    in a row each stands; the images; the log-mel; and the waveform, both float32.
+    """
+    return Form(_pack, functools.partial(_unpack, settings=settings))
+
+
+def _pack(row: ConvertedRow) -> Packed:
+    images: list[bytes] = []
+    num_repeats: list[int] = []
+    for image in row.frames_jpeg:
+        if images and image is images[-1]:
+            num_repeats[-1] += 1
+        else:
+            images.append(image)
+            num_repeats.append(1)
+    runs = np.array([[len(image) for image in images], num_repeats], "<i8").T
+    arrays = [
+        np.ascontiguousarray(values, "<f4")
+        for values in (row.log_mel, row.waveform)
+        if values is not None
+    ]
+    values = {
+        "num_images": len(images),
+        "height": row.height,
+        "width": row.width,
+        "log_mel_rows": 0 if row.log_mel is None else len(row.log_mel),
+        "samples": 0 if row.waveform is None else len(row.waveform),
+        "duration_secs": row.duration_secs,
+        "truncated": row.truncated,
+    }
+    return Packed(values, [np.ascontiguousarray(runs), *images, *arrays])
+
+
+def _unpack(
+    values: Mapping[str, Value], data: memoryview, *, settings: ConversionSettings
+) -> ConvertedRow:
+    counts = ("num_images", "height", "width", "log_mel_rows", "samples")
+    answers.check_keys(values, *counts, "duration_secs", "truncated")
+    num_images, height, width, num_rows, num_samples = (
+        answers.whole_number(values, name) for name in counts
+    )
+    has_video, has_audio = (m in settings.modalities for m in (VIDEO, AUDIO))
+    if bool(num_images) != has_video or (height > 0 and width > 0) != has_video:
+        raise ValueError("frames that were not asked for, or none")
+    if (num_rows and not has_audio) or (num_samples and not settings.store_waveform):
+        raise ValueError("sound that was not asked for")
+    num_filters = settings.log_mel.num_filters
+    sizes = 16 * num_images, 4 * num_rows * num_filters, 4 * num_samples
+    image_bytes = len(data) - sum(sizes)
+    if max(height, width) > _MOST_PIXELS or image_bytes < 0:
+        raise ValueError("sizes that are not those of the data")
+    runs = np.frombuffer(data[: sizes[0]], "<i8").reshape(-1, 2)
+    # Each before the sums, which may not overflow.
+    most_frames = math.ceil((settings.max_secs + 1) * settings.fps)
+    if (
+        not (runs >= 1).all()
+        or not (runs <= (image_bytes, most_frames)).all()
+        or runs[:, 0].sum() != image_bytes
+        or runs[:, 1].sum() > most_frames
+    ):
+        raise ValueError("images that are not those of the data")
+    frames_jpeg = []
+    first = sizes[0]
+    for num_bytes, num_repeats in runs.tolist():
+        frames_jpeg += [bytes(data[first : first + num_bytes])] * num_repeats
+        first += num_bytes
+    # Copies, as the answer's memory goes with its images.
+    log_mels = np.frombuffer(data[first : first + sizes[1]], "<f4").copy()
+    waveform = np.frombuffer(data[first + sizes[1] :], "<f4").copy()
+    if not (_is_log_mel(log_mels) and np.isfinite(waveform).all()):
+        raise ValueError("sound that is not of finite numbers")
+    duration_secs = answers.finite_number(values, "duration_secs")
+    if duration_secs > settings.max_secs + 1:
+        raise ValueError("longer than max_secs")
+    return ConvertedRow(
+        frames_jpeg=frames_jpeg,
+        height=height,
+        width=width,
+        log_mel=log_mels.reshape(-1, num_filters) if has_audio else None,
+        waveform=waveform if settings.store_waveform else None,
+        duration_secs=duration_secs,
+        truncated=answers.text(values, "truncated"),
     )

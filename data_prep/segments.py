@@ -4,14 +4,17 @@ import csv
 import functools
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from data_prep import answers
+from data_prep.answers import Form, Outcome, Packed, Value
 from data_prep.decoding import timed_frames
+from data_prep.decoding.timed_frames import MISSING_END_SECS
 from data_prep.manifest import ManifestRow, video_id
 from data_prep.reasons import MediaError
 from data_prep.remote_files import local_copy
-from data_prep.workers import Limits, Outcome, map_groups
+from data_prep.workers import Limits, map_groups
 
 _COLUMNS = ("row", "start_secs", "end_secs")
 # Of one file. One that declares more declares anything.
@@ -59,24 +62,30 @@ def cut_rows(
 ) -> Iterator[list[ManifestRow]]:
     """Cuts rows by the lengths that their files declare.
 
-    The last segment may be shorter, down to min_secs; what is less belongs to none. A
-    row whose length cannot be told stays whole: its conversion says why.
+    The last segment may be shorter, down to min_secs; what is less belongs to none. Of
+    a file that ends before, the first segment that it does not fill is the last: its
+    conversion says so. A row whose length is not known stays whole, for the same.
 
     Yields:
       For each row its segments, numbered through from 0.
     """
-    tell = functools.partial(_tell_lengths, limit_bytes=int(max_file_mib * 2**20))
+    measure = functools.partial(_measure, limit_bytes=int(max_file_mib * 2**20))
     lengths = map_groups(
-        tell, [[row] for row in rows], num_workers=num_workers, limits=limits
+        measure,
+        [[row] for row in rows],
+        form=Form(_pack, _unpack),
+        num_workers=num_workers,
+        limits=limits,
     )
     number = 0
     for row, outcome in zip(rows, lengths, strict=True):
-        end_secs = outcome.result
-        if row.end_secs is not None and end_secs is not None:
-            end_secs = min(end_secs, row.end_secs)
-        pieces = [(row.start_secs, row.end_secs)]
-        if end_secs is not None:
-            pieces = cut(row.start_secs, end_secs, segmentation, min_secs) or pieces
+        pieces = []
+        if outcome.result is not None:
+            declared_secs, last_secs = outcome.result
+            end_secs = min(declared_secs, row.end_secs or math.inf)
+            pieces = cut(row.start_secs, end_secs, segmentation, min_secs)
+            pieces = _up_to(pieces, last_secs)
+        pieces = pieces or [(row.start_secs, row.end_secs)]
         yield [make_segment(row, number + k, *piece) for k, piece in enumerate(pieces)]
         number += len(pieces)
 
@@ -146,14 +155,61 @@ def read_cuts(text: str, rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     ]
 
 
-def _tell_lengths(rows: Sequence[ManifestRow], limit_bytes: int) -> Iterator[Outcome]:
-    """Where each row's file ends, as it declares or else as its packets say."""
+def _up_to(
+    pieces: Sequence[tuple[float, float]], last_secs: float
+) -> Sequence[tuple[float, float]]:
+    """Segments in order, to the first that a file which ends there does not fill."""
+    for number, (_, end_secs) in enumerate(pieces, start=1):
+        # Less is not taken for missing.
+        if end_secs > last_secs + MISSING_END_SECS:
+            return pieces[:number]
+    return pieces
+
+
+class _Length(NamedTuple):
+    """Where a file ends by its own word, or else by its packets, which may end before.
+
+    Attributes:
+      declared_secs: the end.
+      last_secs: where the last packet ends, if that is before; or infinite.
+    """
+
+    declared_secs: float
+    last_secs: float
+
+
+def _measure(rows: Sequence[ManifestRow], limit_bytes: int) -> Iterator[Outcome]:
+    """The _Length of each row's file."""
     for row in rows:
         try:
             with local_copy(row.file, limit_bytes=limit_bytes) as path:
                 timed_frames.check_file(path, limit_bytes=limit_bytes)
                 with timed_frames.open_media(path) as container:
                     secs = timed_frames.declared_secs(container)
-                yield Outcome(secs or timed_frames.last_packet_secs(path))
+                last_secs = None
+                if secs:
+                    due_secs = timed_frames.due_secs(secs)
+                    last_secs = timed_frames.end_before(path, due_secs)
+                else:
+                    secs = timed_frames.last_packet_secs(path)
+                last_secs = math.inf if last_secs is None else last_secs
+                yield Outcome(_Length(secs, last_secs))
         except MediaError as error:
             yield Outcome(reason=error.reason, detail=error.detail)
+
+
+def _pack(length: _Length) -> Packed:
+    values = length._asdict()
+    if length.last_secs == math.inf:
+        values["last_secs"] = None
+    return Packed(values)
+
+
+def _unpack(values: Mapping[str, Value], data: memoryview) -> _Length:
+    answers.check_keys(values, *_Length._fields)
+    if len(data):
+        raise ValueError("data that were not asked for")
+    declared_secs = answers.finite_number(values, "declared_secs")
+    if values["last_secs"] is None:
+        return _Length(declared_secs, math.inf)
+    return _Length(declared_secs, answers.finite_number(values, "last_secs"))

@@ -15,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from data_prep.answers import Outcome
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
-from data_prep.rows import ConvertedRow, convert_rows, group_rows
-from data_prep.workers import Limits, Outcome, map_groups
+from data_prep.rows import ConvertedRow, answer_form, convert_rows, group_rows
+from data_prep.workers import Limits, map_groups
 from xdc_tf import compat, files
 from xdc_tf.data import record_index, records
-from xdc_tf.data.dataset_info import ExampleRow
+from xdc_tf.data.dataset_info import ExampleRow, RefusedRow
 
 PROGRESS_DIR = "progress"
 
@@ -37,15 +38,6 @@ class Shard(NamedTuple):
     def file(self) -> str:
         """Its name in the directory."""
         return f"records-{self.number:05d}-of-{self.num_shards:05d}.tfrecord"
-
-
-class RefusedRow(NamedTuple):
-    """A line of quarantine.csv; field names are its columns."""
-
-    path: str
-    start_secs: float
-    reason: str
-    detail: str
 
 
 class TruncatedRow(NamedTuple):
@@ -119,6 +111,7 @@ def convert_shards(
     outcomes = map_groups(
         functools.partial(convert_rows, settings=settings),
         (group for shard in shards for group in group_rows(shard.rows)),
+        form=answer_form(settings),
         num_workers=num_workers,
         limits=limits,
     )

@@ -15,10 +15,11 @@ from data_prep.conversion_settings import ConversionSettings
 from data_prep.decoding import timed_frames
 from data_prep.decoding.pictures import PictureReader, too_long
 from data_prep.decoding.sounds import SoundReader
-from data_prep.decoding.timed_frames import TIMESTAMP_SLACK_SECS
+from data_prep.decoding.timed_frames import MISSING_END_SECS, TIMESTAMP_SLACK_SECS
 from data_prep.reasons import (
     CANNOT_OPEN,
     DECODE_ERROR,
+    IO_ERROR,
     LENGTH_MISMATCH,
     NO_AUDIO,
     NO_VIDEO,
@@ -32,12 +33,12 @@ from xdc_tf.data.dataset_info import AUDIO, VIDEO
 # Sound may end this much before the picture (codecs end on whole blocks); past it, the
 # segment is cut where the sound ends.
 _MISSING_SOUND_SECS = 0.1
-# A file that ends so much before the time it declares was truncated: in seconds, and as
-# a share for short ones.
-_MISSING_END_SECS = 1.0
-_MISSING_END_SHARE = 0.2
 # Lengths that differ by less are never of a wrong pair.
 _LENGTH_SLACK_SECS = 1.0
+# What a segment past the end of the file is refused for at first.
+_PAST_END_REASONS = frozenset({DECODE_ERROR, TOO_SHORT, TOO_LARGE})
+# After these, a decoder's state is anyone's guess.
+_REOPENED_AFTER = frozenset({DECODE_ERROR, CANNOT_OPEN, IO_ERROR})
 # Peak-to-peak amplitude of three steps of 16-bit sound: dither, not a recording.
 _SILENCE_PEAK_TO_PEAK = 1e-4
 
@@ -69,6 +70,47 @@ class Media(NamedTuple):
     truncated: str = ""
 
 
+class FileEnd(NamedTuple):
+    """Where a file's last packet ends, and its end by its own word, in seconds."""
+
+    secs: float
+    declared_secs: float
+
+
+class PastEndError(MediaError):
+    """A segment that begins past the end of its file.
+
+    Attributes:
+      end: of the file, which tells what becomes of other segments.
+    """
+
+    def __init__(self, reason: str, detail: str, end: FileEnd):
+        super().__init__(reason, detail)
+        self.end = end
+
+
+def check_not_past_end(
+    segment: Segment, end: FileEnd, settings: ConversionSettings
+) -> None:
+    """Refuses a segment past the end of a file without a look at the file.
+
+    Raises:
+      PastEndError: with the reason and detail that decoding would give.
+      MediaError: too_long.
+    """
+    # What has no duration may show a little longer.
+    if segment.start_secs < end.secs + MISSING_END_SECS:
+        return
+    _check_asked(segment, end.declared_secs, settings)
+    is_truncated = end.secs < timed_frames.due_secs(end.declared_secs)
+    if is_truncated and not settings.keep_truncated:
+        refusal = _truncation(end.secs, end.declared_secs, 0)
+    else:
+        what = "picture" if VIDEO in settings.modalities else "sound"
+        refusal = _shortness(0.0, what, settings)
+    raise PastEndError(refusal.reason, refusal.detail, end)
+
+
 def read_segments(
     path: str, segments: Sequence[Segment], settings: ConversionSettings
 ) -> Iterator[Media | MediaError]:
@@ -88,16 +130,21 @@ def read_segments(
     Yields:
       For each segment what it holds, or why it cannot be used.
     """
-    recording = None
+    recording = end = None
     with contextlib.ExitStack() as stack:
         for segment in segments:
             try:
+                if end is not None:
+                    check_not_past_end(segment, end, settings)
                 recording = recording or stack.enter_context(_open(path, settings))
                 media = recording.read(segment)
             except MediaError as refusal:
+                is_past_end = isinstance(refusal, PastEndError)
+                if is_past_end:
+                    end = refusal.end
                 yield refusal
-                if refusal.reason in (DECODE_ERROR, CANNOT_OPEN):
-                    stack.close()  # a decoder's state after an error is anyone's guess
+                if is_past_end or refusal.reason in _REOPENED_AFTER:
+                    stack.close()
                     recording = None
                 continue
             yield media
@@ -163,11 +210,20 @@ class _Recording(NamedTuple):
         Raises:
           MediaError: it cannot be used.
         """
+        _check_asked(segment, self.declared_secs, self.settings)
+        try:
+            return self._read(segment)
+        except MediaError as refusal:
+            if refusal.reason in _PAST_END_REASONS:
+                before_secs = segment.start_secs - MISSING_END_SECS
+                end_secs = timed_frames.end_before(self.path, before_secs)
+                if end_secs is not None:
+                    end = FileEnd(end_secs, self.declared_secs)
+                    check_not_past_end(segment, end, self.settings)
+            raise
+
+    def _read(self, segment: Segment) -> Media:
         start_secs, end_secs = segment
-        max_secs = self.settings.max_secs
-        asked_secs = (self.declared_secs if end_secs is None else end_secs) - start_secs
-        if asked_secs > max_secs:
-            raise too_long(asked_secs, max_secs)
         if self.pictures is None:
             return self._read_sound(segment)
         frames_jpeg, picture_end_secs, damage = self.pictures.read(start_secs, end_secs)
@@ -239,7 +295,8 @@ class _Recording(NamedTuple):
 
     def _due_secs(self, end_secs: float | None) -> float:
         """Before this time in the file, nothing of the segment may end."""
-        slack_secs = min(_MISSING_END_SECS, _MISSING_END_SHARE * self.declared_secs)
+        due_secs = timed_frames.due_secs(self.declared_secs)
+        slack_secs = self.declared_secs - due_secs
         return min(self.declared_secs, end_secs or math.inf) - slack_secs
 
     def _truncated(
@@ -255,23 +312,13 @@ class _Recording(NamedTuple):
           MediaError: if that is not accepted.
         """
         if damage is None and last_secs < self._due_secs(end_secs):
-            damage = MediaError(
-                DECODE_ERROR,
-                f"truncated: ends at {last_secs:.1f} s of {self.declared_secs:.1f} s "
-                f"declared, after {num_frames} frames",
-            )
+            damage = _truncation(last_secs, self.declared_secs, num_frames)
             self._judge(damage)
         return damage.detail if damage else ""
 
     def _check_length(self, secs: float, what: str) -> None:
-        least = self.settings.min_secs
-        if VIDEO in self.settings.modalities:
-            least = max(least, 1 / self.settings.fps)
-        if secs < least - 1e-6 or secs == 0:
-            raise MediaError(
-                TOO_SHORT,
-                f"{secs:.3f} s of {what} from the segment's start, need {least:.3f} s",
-            )
+        if secs < _least_secs(self.settings) - 1e-6 or secs == 0:
+            raise _shortness(secs, what, self.settings)
 
     def _check_lengths(
         self, segment: Segment, picture_end_secs: float, sound_end_secs: float
@@ -294,6 +341,37 @@ class _Recording(NamedTuple):
                 f"{picture_secs:.1f} s of picture and {sound_secs:.1f} s of sound, the "
                 f"limit is {ratio:g} times",
             )
+
+
+def _check_asked(
+    segment: Segment, declared_secs: float, settings: ConversionSettings
+) -> None:
+    start_secs, end_secs = segment
+    asked_secs = (declared_secs if end_secs is None else end_secs) - start_secs
+    if asked_secs > settings.max_secs:
+        raise too_long(asked_secs, settings.max_secs)
+
+
+def _truncation(secs: float, declared_secs: float, num_frames: int) -> MediaError:
+    return MediaError(
+        DECODE_ERROR,
+        f"truncated: ends at {secs:.1f} s of {declared_secs:.1f} s declared, after "
+        f"{num_frames} frames",
+    )
+
+
+def _least_secs(settings: ConversionSettings) -> float:
+    if VIDEO in settings.modalities:
+        return max(settings.min_secs, 1 / settings.fps)
+    return settings.min_secs
+
+
+def _shortness(secs: float, what: str, settings: ConversionSettings) -> MediaError:
+    return MediaError(
+        TOO_SHORT,
+        f"{secs:.3f} s of {what} from the segment's start, need "
+        f"{_least_secs(settings):.3f} s",
+    )
 
 
 def _check_sound(waveform: np.ndarray) -> None:

@@ -5,9 +5,11 @@ timestamps, never by counting.
 """
 
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import av
 
@@ -15,15 +17,22 @@ from data_prep.decoding.deinterlacing import progressive
 from data_prep.reasons import (
     CANNOT_OPEN,
     DECODE_ERROR,
+    IO_ERROR,
     OUT_OF_MEMORY,
     TOO_LARGE,
     MediaError,
+    is_transient,
 )
+from xdc_tf import files
 
 # Containers round timestamps, Matroska to whole milliseconds.
 TIMESTAMP_SLACK_SECS = 1e-3
 # Frames up to a segment this much later are decoded: a jump would land before it.
 SKIP_SECS = 5.0
+# A file that ends so much before the time it declares was truncated: in seconds, and as
+# a fraction for short ones.
+MISSING_END_SECS = 1.0
+_MISSING_END_FRACTION = 0.2
 
 # Decoding begins this much before the segment, so that decoders have settled.
 _SEEK_MARGIN_SECS = 1.0
@@ -46,7 +55,7 @@ class _File:
     """
 
     def __init__(self, path: str):
-        self._file = open(path, "rb", buffering=0)
+        self._file = files.open_regular(path).detach()  # FFmpeg has its own buffer
         suffix = os.path.splitext(path)[1]
         self.name = "media" + (suffix if suffix.isascii() else "")
         self.read, self.seek = self._file.read, self._file.seek
@@ -57,12 +66,12 @@ def check_file(path: str, *, limit_bytes: int) -> None:
     """Looks whether a local path is a file worth opening.
 
     Raises:
-      MediaError: cannot_open or too_large.
+      MediaError: cannot_open, io_error or too_large.
     """
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
-        raise MediaError(CANNOT_OPEN, message(error)) from error
+        raise media_error(error, reason=CANNOT_OPEN) from error
     if not stat.S_ISREG(status.st_mode):
         raise MediaError(CANNOT_OPEN, "not a file but a directory or device")
     if status.st_size > limit_bytes:
@@ -77,7 +86,7 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
     """Opens a local file; nothing else is opened, whatever it says.
 
     Raises:
-      MediaError: cannot_open.
+      MediaError: cannot_open or io_error.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -90,7 +99,7 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
                 buffer_size=_READ_BYTES,
             )
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise MediaError(CANNOT_OPEN, message(error)) from error
+            raise media_error(error, reason=CANNOT_OPEN) from error
         stack.enter_context(contextlib.closing(container))
         if not container.streams:
             raise MediaError(CANNOT_OPEN, "the file has no stream that can be read")
@@ -134,24 +143,92 @@ def declared_secs(container) -> float:
     return max(0.0, (container.duration or 0) / av.time_base)
 
 
+def due_secs(declared_secs: float) -> float:
+    """A file that ends before this was truncated."""
+    slack_secs = min(MISSING_END_SECS, _MISSING_END_FRACTION * declared_secs)
+    return declared_secs - slack_secs
+
+
+class _LastPacket(NamedTuple):
+    """Where the packets that can be read end, and what ended them if not the file."""
+
+    end_secs: float
+    error: MediaError | None
+
+
 def last_packet_secs(path: str) -> float:
     """Time where a file's last packet ends, whatever stream it belongs to.
 
     Raises:
-      MediaError: cannot_open or decode_error.
+      MediaError: cannot_open, io_error or decode_error.
     """
+    last = _last_packet(path)
+    if last.error:
+        raise MediaError(last.error.reason, last.error.detail)
+    return last.end_secs
+
+
+def end_before(path: str, secs: float) -> float | None:
+    """Time where a file's last packet ends, if that is before a time.
+
+    Reads near that time, and the whole file only if there is nothing.
+
+    Args:
+      path: a local file.
+      secs: time in the file.
+
+    Returns:
+      The end; None if there is a packet that ends later.
+
+    Raises:
+      MediaError: cannot_open or io_error.
+    """
+    if _has_packet_after(path, secs):
+        return None
+    end_secs = _last_packet(path).end_secs
+    return end_secs if end_secs < secs else None
+
+
+def _has_packet_after(path: str, secs: float) -> bool:
+    with open_media(path) as container:
+        try:
+            # Backwards to a key frame.
+            container.seek((container.start_time or 0) + int(secs * av.time_base))
+            return any(end_secs > secs for end_secs in _packet_ends(container))
+        except (av.FFmpegError, OSError):
+            return False  # no index, or damage: the whole file says
+
+
+def _last_packet(path: str) -> _LastPacket:
+    status = os.stat(path)
+    return _read_last_packet(
+        path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _read_last_packet(path: str, version: tuple[int, ...]) -> _LastPacket:
+    del version  # of the file: an error of the system is not kept
     last_secs = 0.0
     with open_media(path) as container:
-        origin_secs = (container.start_time or 0) / av.time_base
         try:
-            for packet in container.demux():
-                timestamp = packet.pts if packet.pts is not None else packet.dts
-                if timestamp is not None:
-                    end = (timestamp + (packet.duration or 0)) * packet.time_base
-                    last_secs = max(last_secs, float(end) - origin_secs)
+            for end_secs in _packet_ends(container):
+                last_secs = max(last_secs, end_secs)
         except (av.FFmpegError, OSError) as error:
-            raise media_error(error, "packets") from error
-    return last_secs
+            refusal = media_error(error, "packets")
+            if refusal.reason == IO_ERROR:
+                raise refusal from error
+            return _LastPacket(last_secs, refusal)
+    return _LastPacket(last_secs, None)
+
+
+def _packet_ends(container) -> Iterator[float]:
+    origin_secs = (container.start_time or 0) / av.time_base
+    for packet in container.demux():
+        timestamp = packet.pts if packet.pts is not None else packet.dts
+        if timestamp is not None:
+            end = (timestamp + (packet.duration or 0)) * packet.time_base
+            yield float(end) - origin_secs
 
 
 def timed_frames(
@@ -203,10 +280,22 @@ def _duration_secs(frame, stream) -> float:
     return float(1 / stream.average_rate) if stream.average_rate else 0.0
 
 
-def media_error(error: Exception, what: str) -> MediaError:
-    """FFmpeg's error as a reason and a detail."""
-    reason = OUT_OF_MEMORY if isinstance(error, MemoryError) else DECODE_ERROR
-    return MediaError(reason, f"{what}: {message(error)}")
+def media_error(
+    error: Exception, what: str = "", *, reason: str = DECODE_ERROR
+) -> MediaError:
+    """An error of FFmpeg, or of the system while a file is read.
+
+    Args:
+      error: what was raised.
+      what: where it happened, for the detail.
+      reason: if it is the file's own fault.
+    """
+    if isinstance(error, MemoryError):
+        reason = OUT_OF_MEMORY
+    # FFmpeg has numbers of the system's errors for damaged files too.
+    elif is_transient(error) and not isinstance(error, av.FFmpegError):
+        reason = IO_ERROR
+    return MediaError(reason, f"{what}: {message(error)}" if what else message(error))
 
 
 def message(error: Exception) -> str:
