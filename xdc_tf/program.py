@@ -17,16 +17,17 @@ from collections.abc import Callable, Iterator
 
 from absl import app, flags
 
-from xdc_tf import onednn, signals
+from xdc_tf import escaping, onednn, signals
 
 # What bad input raises: wrong values, a loss that is not finite, missing files, ...
 USER_ERRORS = (ValueError, FloatingPointError, OSError)
 # What a configuration file or a --config.KEY=VALUE raises while flags are parsed.
 _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, SyntaxError, ImportError)
 
-# How TensorFlow's errors about a full disk end; their classes are others' too.
-_NO_ROOM = tuple(
-    os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# TensorFlow's errors about a full disk, whose classes are others' too.
+_NO_ROOM = re.compile(
+    ".*?(?:%s)"
+    % "|".join(os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 )
 
 # What TensorFlow writes while it starts, whatever TF_CPP_MIN_LOG_LEVEL says. That CUDA
@@ -50,7 +51,8 @@ def run(
     `error: ...` line; 130 for Ctrl-C; 75 after SIGTERM or SIGUSR1 (see signals). Any
     other exception is a bug and shows its traceback. The flag `--debug` shows the
     traceback of mistakes too, and the messages of TensorFlow that are otherwise
-    silenced.
+    silenced. What Python prints has its control characters escaped, see
+    escaping.TerminalStream.
 
     Args:
         main: takes sys.argv[:1] and what is no flag; returns None or an exit code.
@@ -60,23 +62,35 @@ def run(
         flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's messages.")
     _describe_in_help(main)
     onednn.ask_for()
-    code = 1
+    with (
+        contextlib.redirect_stdout(escaping.TerminalStream(sys.stdout)),
+        # Progress bars go back to the beginning of their line.
+        contextlib.redirect_stderr(escaping.TerminalStream(sys.stderr, kept="\n\t\r")),
+    ):
+        code = _exit_code(main, takes_arguments=takes_arguments)
+    _leave(code if isinstance(code, int) else int(code is not None))
+
+
+def _exit_code(
+    main: Callable[[list[str]], int | None], *, takes_arguments: bool
+) -> int | str | None:
+    """Runs `main`; reports whatever stops it."""
     try:
         app.run(
             lambda argv: _guarded(main, argv, takes_arguments=takes_arguments),
             flags_parser=_parse_flags,
         )
     except SystemExit as done:
-        code = done.code
+        return done.code
     except KeyboardInterrupt:
         _print_error("interrupted")
-        code = 130
+        return 130
     except signals.Stopped as stopped:
         _print_error(f"stopped by {stopped}; the same command goes on")
-        code = signals.EXIT_CODE
+        return signals.EXIT_CODE
     except Exception:
         traceback.print_exc()
-    _leave(code if isinstance(code, int) else int(code is not None))
+    return 1
 
 
 def quiet_tensorflow() -> None:
@@ -142,9 +156,9 @@ def _tensorflow_user_error(error: Exception) -> str | None:
     files = errors.NotFoundError, errors.PermissionDeniedError, errors.DataLossError
     if python_traceback and told.startswith("ValueError: "):
         return told.removeprefix("ValueError: ")
-    if isinstance(error, files) or told.endswith(_NO_ROOM):
-        return told
-    return None
+    if no_room := _NO_ROOM.match(told):
+        return no_room[0]
+    return told if isinstance(error, files) else None
 
 
 def _one_line(error: Exception) -> str:
@@ -155,9 +169,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _print_error(message: str) -> None:
-    # Names of strangers' files may hold what moves a terminal's cursor.
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-    print(f"error: {shown}", file=sys.stderr)
+    print(f"error: {escaping.terminal(message)}", file=sys.stderr)
 
 
 def _describe_in_help(main: Callable[[list[str]], int | None]) -> None:

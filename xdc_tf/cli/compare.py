@@ -35,7 +35,7 @@ def main(argv):
             "no results to compare; give the JSON files of python -m "
             "xdc_tf.cli.evaluate, such as runs/*/results/*.json."
         )
-    from xdc_tf import files
+    from xdc_tf import escaping, files
     from xdc_tf.evaluation import comparison, comparison_tables
 
     reports = [comparison.read(*_path_and_name(argument)) for argument in paths]
@@ -43,7 +43,8 @@ def main(argv):
     table = comparison.summarize(rows, reference=_REFERENCE.value)
     text = comparison_tables.FORMATS[_FORMAT.value](table)
     for difference in comparison.find_differences(reports):
-        print(f"warning: not the same everywhere: {difference}", file=sys.stderr)
+        warning = f"warning: not the same everywhere: {escaping.terminal(difference)}"
+        print(warning, file=sys.stderr)
     if _OUT.value:
         os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
         files.write_text(_OUT.value, text)

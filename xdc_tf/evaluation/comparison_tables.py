@@ -1,12 +1,11 @@
 """A table of methods, and it as Markdown, CSV and LaTeX."""
 
 import csv
-import html
 import io
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from xdc_tf import escaping
 from xdc_tf.evaluation import metrics
 from xdc_tf.evaluation.paired_tests import Difference
 
@@ -17,12 +16,6 @@ _CSV_COLUMNS = (
 )
 _DIFFERENCE_HEADER = (
     *("method", "column", "pairs", "difference", "95% interval", "p", "p (Holm)"),
-)
-_MARKDOWN_SPECIALS = re.compile(r"([\\`*|\[\]])")
-_LATEX_SPECIALS = str.maketrans(
-    {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"}
 )
 
 
@@ -82,11 +75,7 @@ class Table(NamedTuple):
 
 def markdown(table: Table) -> str:
     """Two tables, of means and of differences, with a line that says what they are."""
-
-    def escape(text: str) -> str:
-        text = html.escape(" ".join(text.split()), quote=False)
-        return _MARKDOWN_SPECIALS.sub(r"\\\1", text)
-
+    escape = escaping.markdown
     lines = []
     for title, header, *body in _grids(table):
         lines += [escape(title[0]), ""]
@@ -100,10 +89,7 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """Two tabulars, of means and of differences; they need no package."""
-
-    def escape(text: str) -> str:
-        return " ".join(text.split()).translate(_LATEX_SPECIALS)
-
+    escape = escaping.latex
     blocks = []
     for title, header, *body in _grids(table):
         lines = [" & ".join(map(escape, cells)) + r" \\" for cells in (header, *body)]
@@ -122,13 +108,17 @@ def latex(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """A line per method and column, all numbers in full; empty where there is none."""
+    """A line per method and column, all numbers in full; empty where there is none.
+
+    Made for spreadsheets: see escaping.csv_cell.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
     for method, column, cell in _cells(table):
         difference = cell.difference or [None] * len(Difference._fields)
-        writer.writerow([method, *column, *cell[:3], table.reference, *difference])
+        cells = [method, *column, *cell[:3], table.reference, *difference]
+        writer.writerow(map(escaping.csv_cell, cells))
     return text.getvalue()
 
 

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from xdc_tf import files
+from xdc_tf import escaping, files
 from xdc_tf.evaluation.reproduction_tables import (
     CONTROLS,
     SAME_MODALITY,
@@ -337,12 +337,13 @@ def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
 
 def tell(task: Task) -> str:
     """The results of a task that is done, in a line."""
+    from xdc_tf.evaluation import reports
+
     told = []
     for protocol, path in task.reports.items():
-        for result in json.loads(files.read_text(path))["results"]:
-            told.append(
-                f"{protocol} {result['stream']} {100 * result['mean']['top1']:.1f}"
-            )
+        for result in reports.read(path)["results"]:
+            stream = escaping.terminal(result["stream"])
+            told.append(f"{protocol} {stream} {100 * result['mean']['top1']:.1f}")
     return ", ".join(told)
 
 

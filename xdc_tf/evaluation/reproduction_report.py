@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from xdc_tf import files
+from xdc_tf import escaping, files
 from xdc_tf.evaluation import comparison
 from xdc_tf.evaluation.comparison import Row
 from xdc_tf.evaluation.reproduction import Task
@@ -42,17 +42,19 @@ def write(
     )
     _plot(rows, order, os.path.join(out_dir, f"{table_name}.png"), title=title)
     seeds = sorted({task.seed for task in tasks})
+    heading = escaping.markdown(title[0].upper() + title[1:])
     page = [
-        f"# {title[0].upper()}{title[1:]}, on the embedded benchmark",
+        f"# {heading}, on the embedded benchmark",
         "",
         text,
         "",
-        f"![{title}]({table_name}.png)",
+        f"![{escaping.markdown(title)}]({table_name}.png)",
         "",
         f"Top-1 accuracy in percent on {tasks[0].scale.num_test} test videos of 10 "
         f"classes, mean and standard deviation over {len(seeds)} seeds "
-        f"({', '.join(map(str, seeds))}); differences from {reference}, paired by "
-        "seed. But for what a row says: " + _describe(tasks[0].scale),
+        f"({', '.join(map(str, seeds))}); differences from "
+        f"{escaping.markdown(reference)}, paired by seed. But for what a row says: "
+        + _describe(tasks[0].scale),
         "",
         f"    {command}",
         "",
@@ -96,7 +98,7 @@ def _plot(rows: Sequence[Row], order: Sequence[str], path: str, *, title: str) -
     )
     figure = Figure(figsize=(4.2 * len(panels), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(escaping.plot(title))
     for axes, (protocol, stream) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0],
         panels,
@@ -112,8 +114,9 @@ def _plot(rows: Sequence[Row], order: Sequence[str], path: str, *, title: str) -
                 continue
             axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.4)
             axes.plot(place, np.mean(values), "_", color="black", markersize=22)
-        axes.set_title(f"{protocol}, {stream}")
-        axes.set_xticks(range(len(order)), order, rotation=45, ha="right")
+        axes.set_title(escaping.plot(f"{protocol}, {stream}"))
+        labels = list(map(escaping.plot, order))
+        axes.set_xticks(range(len(order)), labels, rotation=45, ha="right")
         axes.grid(alpha=0.3)
     figure.supylabel("top-1 accuracy, %")
     figure.savefig(path)

@@ -1,6 +1,5 @@
 """What an export says about itself: for programs (JSON) and for people (Markdown)."""
 
-import html
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from typing import Any
 
 import keras
 
-from xdc_tf import compat
+from xdc_tf import compat, escaping, json_files
 from xdc_tf import workdir as work
 from xdc_tf.clustering import agreement
 from xdc_tf.data.dataset_info import VIDEO
@@ -115,8 +114,7 @@ def _json_of(run: TrainedRun, name: str) -> dict[str, Any]:
     path = os.path.join(run.directory, name)
     if not os.path.exists(path):
         return {}
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    return json_files.read_object(path)
 
 
 def _cluster_metrics(clusters: FinalClusters | None) -> dict[str, dict[str, float]]:
@@ -133,26 +131,26 @@ def _cluster_metrics(clusters: FinalClusters | None) -> dict[str, dict[str, floa
 
 
 def markdown(values: Mapping[str, Any]) -> str:
-    """A card for people, of what `card` gives."""
-    method = values["method"]
+    """A card for people, of what `card` gives; nothing in it is taken for markup."""
+    method = escaping.markdown(values["method"])
     lines = [
         "---",
-        f"license: {json.dumps(values['licence'])}",
+        f"license: {escaping.yaml(values['licence'])}",
         "library_name: tensorflow",
         "tags: [video, audio, self-supervised]",
         "---",
         "",
-        f"# Encoders by {html.escape(method)}",
+        f"# Encoders by {method}",
         "",
     ]
     for name, encoder in values["encoders"].items():
         architecture = encoder["architecture"]
         lines += [
-            f"## {name}",
+            f"## {escaping.markdown(name)}",
             "",
-            f"{architecture['architecture']}, depth {architecture['depth']}, width "
-            f"{architecture['width']:g}: {encoder['parameters']:,} parameters, "
-            f"{encoder['features']} features.",
+            f"{escaping.markdown(architecture['architecture'])}, depth "
+            f"{architecture['depth']}, width {architecture['width']:g}: "
+            f"{encoder['parameters']:,} parameters, {encoder['features']} features.",
             "",
             *_table("input", encoder["input"]),
             *_table("signature", encoder["signatures"]),
@@ -170,8 +168,8 @@ def markdown(values: Mapping[str, Any]) -> str:
             }
             lines += _table(f"{report['protocol']}, {result['stream']}", means)
     lines += [
-        f"Licence of the weights: {html.escape(values['licence'])}. The configuration "
-        "is in export.json.",
+        f"Licence of the weights: {escaping.markdown(values['licence'])}. The "
+        "configuration is in export.json.",
         "",
     ]
     return "\n".join(lines)
@@ -183,12 +181,11 @@ def _deviation(result: Mapping[str, Any], name: str) -> str:
 
 
 def _table(title: str, values: Mapping[str, Any]) -> list[str]:
-    """A table of keys and values; nothing in it is taken for markup."""
+    """A table of keys and values."""
     if not values:
         return []
-    lines = [f"| {title} | |", "|---|---|"]
+    lines = [f"| {escaping.markdown(title)} | |", "|---|---|"]
     for key, value in values.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        cell = html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
-        lines.append(f"| {html.escape(str(key))} | {cell} |")
+        lines.append(f"| {escaping.markdown(str(key))} | {escaping.markdown(text)} |")
     return [*lines, ""]
