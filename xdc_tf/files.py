@@ -15,7 +15,7 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 _BLOCK_BYTES = 1 << 20
@@ -181,28 +181,47 @@ def new_directory(path: str) -> Iterator[str]:
     """
     with scratch_directory(path) as directory:
         yield directory
-        for folder, _, names in os.walk(directory):
-            for name in names:
-                sync(os.path.join(folder, name))
-            sync(folder)
-        check_free(path)
-        os.rename(directory, path)
-        sync(os.path.dirname(directory))
+        place_directory(directory, path)
+
+
+def place_directory(directory: str, path: str) -> None:
+    """Gives a scratch_directory its name when all in it is on disk.
+
+    Raises:
+      FileExistsError: if there is something of that name.
+    """
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            sync(os.path.join(folder, name))
+        sync(folder)
+    check_free(path)
+    os.rename(directory, path)
+    sync(os.path.dirname(directory))
 
 
 @contextlib.contextmanager
-def scratch_directory(path: str) -> Iterator[str]:
+def scratch_directory(
+    path: str, *, is_remainder: Callable[[], bool] = lambda: False
+) -> Iterator[str]:
     """A hidden directory beside what is to be made at `path`; removed at the end.
+
+    Args:
+      path: see new_directory.
+      is_remainder: whether a directory of that name is what a killed process has left;
+        it is removed then.
 
     Raises:
       BlockingIOError, FileExistsError, ValueError: see new_directory.
     """
     if "://" in path:
         raise ValueError(f"{path} must be a local path; copy what it gets from there.")
-    check_free(path)
+    if not is_remainder():
+        check_free(path)
     parent, name = os.path.split(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
     with Lock(_lock_path(path), held=path, remove=True) as lock:
+        if lock.is_held and is_remainder():
+            shutil.rmtree(path)
         check_free(path)
         scratch = os.path.join(parent, f".{name}.")
         if lock.is_held:

@@ -99,8 +99,12 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(run, statement, message):
 def test_a_full_disk_that_tensorflow_writes_to_is_one_line(run):
     statements = """\
 import tensorflow as tf
-with tf.io.TFRecordWriter("/dev/full") as writer:
-    writer.write(bytes(1 << 20))
+try:
+    with tf.io.TFRecordWriter("/dev/full") as writer:
+        writer.write(bytes(1 << 20))
+except tf.errors.OpError as error:
+    message = "{{node a}} " + error.message + "\\n\\tCould not write. [Op:Write]"
+    raise type(error)(error.node_def, error.op, message)
 """
     done = run(statements)
     assert done.returncode == 1

@@ -236,6 +236,38 @@ def test_nothing_is_left_after_an_error(tiny_run, tiny_records, tmp_path, monkey
     assert os.listdir(tmp_path) == []
 
 
+def test_what_was_killed_before_the_csv_had_its_name_is_made_again(
+    tiny_run, tiny_records, tmp_path
+):
+    out, features = tmp_path / "assigned.csv", tmp_path / "features"
+    arguments = tiny_run, tiny_records / "test", out
+    _assign(*arguments, features_dir=str(features))
+    expected = out.read_bytes()
+    out.rename(features / ".assigned.csv")
+    (features / "video.npy").write_bytes(b"of an earlier attempt")
+    _assign(*arguments, features_dir=str(features))
+    assert out.read_bytes() == expected
+    assert sorted(os.listdir(tmp_path)) == ["assigned.csv", "features"]
+    assert sorted(os.listdir(features)) == ["audio.npy", "video.npy"]
+    assert len(np.load(features / "video.npy")) == 12
+
+
+def test_features_without_their_csv_are_somebodys_and_stay(
+    tiny_run, tiny_records, tmp_path
+):
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "video.npy").write_text("precious")
+    with pytest.raises(FileExistsError, match="features exists"):
+        _assign(
+            tiny_run,
+            tiny_records / "test",
+            tmp_path / "assigned.csv",
+            features_dir=str(tmp_path / "features"),
+        )
+    assert (tmp_path / "features" / "video.npy").read_text() == "precious"
+    assert os.listdir(tmp_path) == ["features"]
+
+
 def test_an_existing_file_is_not_overwritten(tiny_run, tiny_records, tmp_path):
     (tmp_path / "assigned.csv").write_text("precious")
     with pytest.raises(FileExistsError, match="assigned.csv exists"):

@@ -1,9 +1,11 @@
 """Labels for new videos: the nearest of a finished run's clusters."""
 
 import contextlib
+import errno
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -27,6 +29,8 @@ from xdc_tf.evaluation.parts import (
 from xdc_tf.training import supervision, trained_run
 
 _LABEL = ("cluster", "distance", "margin")
+# The CSV before it gets its name; in a directory of features, a sign that it has none.
+_PENDING_FILE = ".assigned.csv"
 
 
 class Assigned(NamedTuple):
@@ -89,8 +93,11 @@ def assign(
     if num_clips is None:
         num_clips = run.config["features"]["clips_per_video"]
     lines: list[tuple] = []
-    with files.scratch_directory(out_path) as scratch_dir:
-        with _write_arrays(features_dir, encoders) as append:
+    with (
+        files.scratch_directory(out_path) as scratch_dir,
+        _features_scratch(features_dir) as features_scratch,
+    ):
+        with _write_arrays(features_scratch, encoders) as append:
             for part in parts(
                 videos,
                 run,
@@ -110,25 +117,28 @@ def assign(
                     for source, streams in clustered.items()
                 ]
                 lines += zip(part.rows, *found, strict=True)
-            unfinished = os.path.join(scratch_dir, "assigned.csv")
-            dataset_info.write_csv(
-                unfinished,
-                [
-                    *("path", "start_secs", "end_secs", "video_id"),
-                    *(f"{source}_{value}" for source in clustered for value in _LABEL),
-                    *("reason", "detail"),
-                ],
+        table = os.path.join(features_scratch or scratch_dir, _PENDING_FILE)
+        dataset_info.write_csv(
+            table,
+            [
+                *("path", "start_secs", "end_secs", "video_id"),
+                *(f"{source}_{value}" for source in clustered for value in _LABEL),
+                *("reason", "detail"),
+            ],
+            (
                 (
-                    (
-                        *(row.path, row.start_secs, row.end_secs, row.video_id),
-                        *itertools.chain(*labels),
-                        *(row.reason, row.detail),
-                    )
-                    for row, *labels in lines
-                ),
-            )
-        os.replace(unfinished, out_path)
-        files.sync(os.path.dirname(out_path) or ".")
+                    *(row.path, row.start_secs, row.end_secs, row.video_id),
+                    *itertools.chain(*labels),
+                    *(row.reason, row.detail),
+                )
+                for row, *labels in lines
+            ),
+        )
+        if features_dir:
+            files.place_directory(features_scratch, features_dir)
+            table = os.path.join(features_dir, _PENDING_FILE)
+        files.check_free(out_path)
+        _move(table, out_path)
     rows = [row for row, *_ in lines]
     return Assigned(rows, tuple(clustered), clusters.round_index)
 
@@ -155,17 +165,41 @@ def _labels(
     return labels
 
 
-@contextlib.contextmanager
+def _features_scratch(
+    directory: str | None,
+) -> contextlib.AbstractContextManager[str | None]:
+    """A scratch directory for the features; None for None.
+
+    What an earlier attempt has left is removed: features whose CSV is still in them,
+    since it was killed before that got its own name.
+    """
+    if directory is None:
+        return contextlib.nullcontext()
+    pending = os.path.join(directory, _PENDING_FILE)
+    return files.scratch_directory(
+        directory, is_remainder=lambda: os.path.lexists(pending)
+    )
+
+
+def _move(path: str, new_path: str) -> None:
+    """Renames a file, or copies it whole to another file system."""
+    try:
+        os.rename(path, new_path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with files.placing(new_path) as temporary:
+            shutil.copyfile(path, temporary)
+        os.remove(path)
+    for name in (path, new_path):
+        files.sync(os.path.dirname(name) or ".")
+
+
 def _write_arrays(
     directory: str | None, encoders: Mapping[str, keras.Model]
-) -> Iterator[Callable[[Mapping[str, np.ndarray]], Any]]:
-    """feature_files.write_arrays into a new directory; nowhere for None."""
+) -> contextlib.AbstractContextManager[Callable[[Mapping[str, np.ndarray]], Any]]:
+    """feature_files.write_arrays into a directory; nowhere for None."""
     if directory is None:
-        yield lambda streams: None
-        return
+        return contextlib.nullcontext(lambda streams: None)
     widths = {stream: encoder.output_shape[-1] for stream, encoder in encoders.items()}
-    with (
-        files.new_directory(directory) as unfinished,
-        feature_files.write_arrays(unfinished, widths) as append,
-    ):
-        yield append
+    return feature_files.write_arrays(directory, widths)
