@@ -25,7 +25,7 @@ def save_examples(
     Args:
         records_dir: local or remote (s3://...).
         info: its record_tables.read_info.
-        examples: its record_tables.read_examples.
+        examples: its dataset_info.read_examples.
         indices: example_index of each, checked before anything is written.
         out_dir: a local directory, made if there is none.
 

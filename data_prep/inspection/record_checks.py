@@ -12,6 +12,7 @@ from data_prep.inspection.jpeg_checks import jpeg_faults
 from data_prep.inspection.printable import told
 from xdc_tf.data import log_mel, records
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, ExampleRow
+from xdc_tf.data.jpeg_sizes import MAX_PIXELS
 from xdc_tf.data.log_mel import LogMelSettings
 
 # Decoders overshoot full scale, 1; what is far beyond it is no sound.
@@ -141,6 +142,12 @@ def _frame_faults(values: dict, info: DatasetInfo, secs: float) -> Iterator[str]
         yield f"frame_rate is {fps}, dataset_info.json says {info.fps}"
     if not abs(len(frames) - secs * info.fps) <= 0.5:
         yield f"has {len(frames)} frames for {secs:.6f} s at {info.fps} per second"
+    if min(height, width) != info.short_side or height * width > MAX_PIXELS:
+        yield (
+            f"height and width are {height} and {width}, dataset_info.json says "
+            f"short_side={info.short_side}"
+        )
+        return  # a decoder takes the memory that a header asks for
     yield from jpeg_faults(frames, height=height, width=width)
 
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 from data_prep.conversion import QUARANTINE_FILE
 from data_prep.inspection import record_tables
 from data_prep.inspection.printable import told
-from data_prep.inspection.record_framing import read_record
-from xdc_tf.data import records
+from xdc_tf.data import jpeg_sizes, records
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
+from xdc_tf.data.record_framing import read_record
 
 
 class Example(NamedTuple):
@@ -81,7 +81,7 @@ def read_example(
     Args:
         records_dir: local or remote (s3://...).
         info: its record_tables.read_info.
-        examples: its record_tables.read_examples.
+        examples: its dataset_info.read_examples.
         example_index: see check_index.
 
     Raises:
@@ -107,7 +107,7 @@ def read_example(
             modalities=info.modalities,
             with_waveform=info.has_waveform,
         )
-    except tf.errors.OpError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise ValueError(f"{where}: {told(error)}") from error
     values = {name: tensor.numpy() for name, tensor in parsed.items()}
     if values["example_index"] != example_index:
@@ -115,6 +115,11 @@ def read_example(
             f"{where} is example_index {values['example_index']}; --verify tells what "
             "else is wrong."
         )
+    frames_jpeg = list(values["frames_jpeg"]) if VIDEO in info.modalities else []
+    try:
+        jpeg_sizes.check_sizes(frames_jpeg, info.short_side)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}.") from error
     label = int(examples.labels[row])
     return Example(
         example_index=example_index,
@@ -123,7 +128,7 @@ def read_example(
         start_secs=int(values["start_us"]) / 1e6,
         end_secs=int(values["end_us"]) / 1e6,
         frame_rate=info.fps if VIDEO in info.modalities else 0.0,
-        frames_jpeg=list(values["frames_jpeg"]) if VIDEO in info.modalities else [],
+        frames_jpeg=frames_jpeg,
         log_mel=values["log_mel"] if AUDIO in info.modalities else None,
         waveform=values["waveform"] if info.has_waveform else None,
     )

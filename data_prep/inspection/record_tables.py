@@ -6,13 +6,9 @@ mixed up with those of another conversion.
 
 import csv
 import io
-import itertools
 import math
 import os
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -20,9 +16,8 @@ from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
 from data_prep.inspection.printable import told
 from data_prep.shards import RefusedRow, TruncatedRow
 from xdc_tf import compat, files
-from xdc_tf.data import dataset_info, log_mel
+from xdc_tf.data import dataset_info
 from xdc_tf.data.dataset_info import (
-    AUDIO,
     EXAMPLES_FILE,
     INFO_FILE,
     DatasetInfo,
@@ -35,65 +30,17 @@ _CSV_ERRORS = (OSError, ValueError, KeyError, TypeError, csv.Error, tf.errors.Op
 
 
 def read_info(records_dir: str) -> DatasetInfo:
-    """Reads dataset_info.json and checks that each value is of its kind.
+    """Reads dataset_info.json and checks each value alone; verification tells the rest.
 
     Args:
         records_dir: local or remote (s3://...).
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it cannot be read, or a value is of another kind.
+        ValueError: it cannot be read, or a value cannot be.
     """
     compat.enable_remote_paths(records_dir)
-    path = os.path.join(records_dir, INFO_FILE)
-    try:
-        info = dataset_info.read_dataset_info(records_dir)
-        wrong = [
-            *_of_another_kind(info),
-            *_of_another_kind(info.log_mel),
-            *itertools.chain(*map(_of_another_kind, info.shards)),
-            *(repr(name) for name in info.label_names if not isinstance(name, str)),
-        ]
-        if not isinstance(info.limits, Mapping):
-            wrong.append(f"limits={info.limits!r}")
-        if AUDIO in info.modalities and not wrong:
-            log_mel.validate(info.log_mel)
-    except TypeError as error:
-        raise ValueError(f"{path}: {error}; convert again.") from error
-    if wrong:
-        raise ValueError(
-            f"{path} has values of the wrong kind: {', '.join(wrong)}; convert again."
-        )
-    return info
-
-
-def info_faults(info: DatasetInfo) -> Iterator[str]:
-    """What dataset_info.json says that cannot all be true."""
-    if info.num_rows != info.num_examples + info.num_quarantined:
-        yield (
-            f"num_rows={info.num_rows} is not num_examples={info.num_examples} + "
-            f"num_quarantined={info.num_quarantined}"
-        )
-    in_shards = sum(shard.num_examples for shard in info.shards)
-    if in_shards != info.num_examples:
-        yield f"the shards have {in_shards} examples, num_examples={info.num_examples}"
-    if info.rows_per_shard < 1:
-        yield f"rows_per_shard={info.rows_per_shard} must be positive"
-    elif len(info.shards) != math.ceil(info.num_rows / info.rows_per_shard):
-        yield (
-            f"{len(info.shards)} shards do not hold num_rows={info.num_rows} with "
-            f"rows_per_shard={info.rows_per_shard}"
-        )
-    names = [shard.file for shard in info.shards]
-    if len(set(names)) != len(names):
-        yield "a shard is listed twice"
-    for name in names:
-        if name != os.path.basename(name):
-            yield f"shard {name!r} lies in another directory"
-    if len(set(info.label_names)) != len(info.label_names):
-        yield "one of label_names is there twice"
-    if not info.fps > 0:
-        yield f"fps={info.fps} must be positive"
+    return dataset_info.parse_dataset_info(records_dir)
 
 
 def read_example_rows(
@@ -196,22 +143,6 @@ def count_truncated(records_dir: str) -> int:
     return len(_read_whole_csv(records_dir, TRUNCATED_FILE, TruncatedRow._fields))
 
 
-def read_examples(records_dir: str) -> dataset_info.Examples:
-    """dataset_info.read_examples, with one kind of error for all that is wrong.
-
-    Raises:
-        FileNotFoundError: a table is missing.
-        ValueError: a table cannot be read.
-    """
-    try:
-        return dataset_info.read_examples(records_dir)
-    except (KeyError, TypeError, csv.Error) as error:
-        raise ValueError(
-            f"{os.path.join(records_dir, EXAMPLES_FILE)} cannot be read "
-            f"({told(error)}); --verify tells what is wrong."
-        ) from error
-
-
 def _read_csv(
     records_dir: str, file: str, columns: tuple[str, ...]
 ) -> Iterator[dict[str, str]]:
@@ -236,15 +167,3 @@ def _read_whole_csv(
         raise ValueError(
             f"{os.path.join(records_dir, file)} cannot be read: {error}."
         ) from error
-
-
-def _of_another_kind(values: Any) -> Iterator[str]:
-    """Fields of a NamedTuple that are not what its annotations promise, as texts."""
-    for name, kind in typing.get_type_hints(type(values)).items():
-        value = getattr(values, name)
-        is_union = isinstance(kind, types.UnionType)
-        allowed = set(typing.get_args(kind)) if is_union else {kind}
-        # JSON has one kind of number; in Python, a bool is an int as well.
-        allowed |= {int} if float in allowed else set()
-        if allowed <= _PLAIN_KINDS and type(value) not in allowed:
-            yield f"{name}={value!r}"

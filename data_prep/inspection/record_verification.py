@@ -10,7 +10,7 @@ from tqdm import tqdm
 from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
 from data_prep.inspection import record_tables
 from data_prep.inspection.shard_checks import Fault, shard_faults
-from xdc_tf.data import dataset_info
+from xdc_tf.data import dataset_info, info_checks
 from xdc_tf.data.dataset_info import EXAMPLES_FILE, INFO_FILE, DatasetInfo
 
 # Sums of millions of values, in another order than the conversion's.
@@ -61,7 +61,7 @@ def find_faults(
         info: its record_tables.read_info.
         advance: called with the number of bytes read of shards, record by record.
     """
-    for what in record_tables.info_faults(info):
+    for what in info_checks.contradictions(info):
         yield Fault(INFO_FILE, what)
     rows, whats = record_tables.read_example_rows(records_dir, info)
     for what in whats:

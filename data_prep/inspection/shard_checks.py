@@ -9,9 +9,15 @@ import tensorflow as tf
 
 from data_prep.inspection.printable import printable
 from data_prep.inspection.record_checks import CheckedRecord, check_record
-from data_prep.inspection.record_framing import FramedRecord, read_records
-from xdc_tf.data import record_index
-from xdc_tf.data.dataset_info import EXAMPLES_FILE, INFO_FILE, DatasetInfo, ExampleRow
+from xdc_tf.data import record_framing, record_index
+from xdc_tf.data.dataset_info import (
+    EXAMPLES_FILE,
+    INFO_FILE,
+    DatasetInfo,
+    ExampleRow,
+    ShardInfo,
+)
+from xdc_tf.data.record_framing import FramedRecord, read_records
 from xdc_tf.data.record_index import Entry
 
 
@@ -58,6 +64,42 @@ def shard_faults(
         add_log_mel: called with each log-mel [L, M] that is as it should be.
         advance: called with the number of bytes read, record by record.
     """
+    is_faulty = False
+    for fault in _content_faults(
+        path,
+        info=info,
+        shard_number=shard_number,
+        rows=rows,
+        add_log_mel=add_log_mel,
+        advance=advance,
+    ):
+        is_faulty = True
+        yield fault
+    if not is_faulty:  # or else their size is no wonder
+        yield from _size_faults(path, info.shards[shard_number])
+
+
+def _size_faults(path: str, shard: ShardInfo) -> Iterator[Fault]:
+    """Of files that hold what they should."""
+    for name, stated in (
+        (path, shard.num_bytes),
+        (path + record_index.SUFFIX, shard.index_bytes),
+    ):
+        num_bytes = record_framing.size(name)
+        if stated is not None and num_bytes != stated:
+            what = f"{num_bytes} bytes, {INFO_FILE} says {stated}"
+            yield Fault(os.path.basename(name), what)
+
+
+def _content_faults(
+    path: str,
+    *,
+    info: DatasetInfo,
+    shard_number: int,
+    rows: Sequence[ExampleRow],
+    add_log_mel: Callable[[np.ndarray], object],
+    advance: Callable[[int], object],
+) -> Iterator[Fault]:
     shard = info.shards[shard_number]
     file, num_expected = shard.file, shard.num_examples
     if not tf.io.gfile.exists(path):
@@ -159,9 +201,9 @@ def _index_faults(
 def _difference(serialized: bytes, found: Entry) -> str:
     """How an index's record differs from what was found; "" if it does not."""
     try:
-        entry = record_index.parse_entry(tf.constant(serialized))
-    except (ValueError, tf.errors.OpError):
-        return f"{len(serialized)} bytes are no entry"
+        entry = record_index.entry_of(serialized)
+    except ValueError as error:
+        return str(error)
     for name, written, true in zip(Entry._fields, entry, found, strict=True):
         if true is not None and not np.array_equal(written, true):
             if np.ndim(true) == 0:

@@ -16,7 +16,7 @@ from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.inspection import record_reading, record_summary, record_tables
 from data_prep.inspection.record_verification import find_faults, verify
-from xdc_tf.data import record_index, records
+from xdc_tf.data import dataset_info, record_index, records
 
 SETTINGS = ConversionSettings(
     fps=10.0, short_side=48, min_secs=0.5, store_waveform=True
@@ -416,7 +416,7 @@ def test_examples_csv_of_another_form_is_a_fault(copied, text, what):
     found = [fault for fault in faults_of(copied) if fault.startswith("examples.csv: ")]
     assert what in found[0]
     with pytest.raises(ValueError, match="examples.csv"):
-        record_tables.read_examples(str(copied))
+        dataset_info.read_examples(str(copied))
 
 
 def test_a_quarantined_row_too_few_is_a_fault(copied):
@@ -500,7 +500,7 @@ def test_checksums_of_all_lengths_are_those_of_tensorflow(tmp_path):
     with tf.io.TFRecordWriter(path) as writer:
         for size in sizes:
             writer.write(generator.bytes(size))
-    from data_prep.inspection.record_framing import read_record, read_records
+    from xdc_tf.data.record_framing import read_record, read_records
 
     found = list(read_records(path))
     assert [len(framed.data) for framed in found] == list(sizes)
@@ -510,7 +510,7 @@ def test_checksums_of_all_lengths_are_those_of_tensorflow(tmp_path):
 def test_the_summary_tells_counts_durations_storage_and_labels(convert):
     folder = str(convert(SETTINGS))
     info = record_tables.read_info(folder)
-    examples = record_tables.read_examples(folder)
+    examples = dataset_info.read_examples(folder)
     lines = record_summary.describe(folder, info, examples)
     sizes = [os.path.getsize(os.path.join(folder, name)) for name in (FIRST, LAST)]
     assert lines[0] == f"{folder}: video and audio, with waveforms"
@@ -527,7 +527,7 @@ def test_many_labels_are_cut_short_and_their_names_are_harmless(convert):
     folder = str(convert(SETTINGS))
     names = tuple(f"\x1b[2J{number:02}" for number in range(30))
     info = record_tables.read_info(folder)._replace(label_names=names)
-    examples = record_tables.read_examples(folder)
+    examples = dataset_info.read_examples(folder)
     examples = examples._replace(labels=np.array([25, 25, 29]))
     lines = record_summary.describe(folder, info, examples)[-21:]
     assert lines[0] == "  2  \\x1b[2J25"
@@ -538,7 +538,7 @@ def test_many_labels_are_cut_short_and_their_names_are_harmless(convert):
 def test_a_lost_shard_is_told_by_the_summary(copied):
     (copied / LAST).unlink()
     info = record_tables.read_info(str(copied))
-    examples = record_tables.read_examples(str(copied))
+    examples = dataset_info.read_examples(str(copied))
     lines = record_summary.describe(str(copied), info, examples)
     assert "MISSING      1 shards; --verify names them" in lines
 
@@ -554,7 +554,7 @@ def test_a_lost_shard_is_told_by_the_summary(copied):
 def test_an_index_without_example_is_told_why(convert, index, message):
     folder = str(convert(SETTINGS))
     info = record_tables.read_info(folder)
-    examples = record_tables.read_examples(folder)
+    examples = dataset_info.read_examples(folder)
     with pytest.raises(ValueError, match=message):
         record_reading.read_example(folder, info, examples, index)
 
@@ -562,7 +562,7 @@ def test_an_index_without_example_is_told_why(convert, index, message):
 def test_a_file_that_is_none_of_the_directorys_is_not_opened(copied):
     folder = str(copied)
     info = record_tables.read_info(folder)
-    examples = record_tables.read_examples(folder)
+    examples = dataset_info.read_examples(folder)
     examples = examples._replace(shards=np.full(len(examples.shards), "../a"))
     with pytest.raises(ValueError, match="'../a', which is no file of dataset_info"):
         record_reading.read_example(folder, info, examples, 0)

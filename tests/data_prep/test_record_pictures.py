@@ -10,12 +10,13 @@ from scipy.io import wavfile
 from data_prep.inspection import example_files, record_pictures, record_sounds
 from data_prep.inspection.printable import printable
 from data_prep.inspection.record_reading import Example, read_example, spread_indices
-from data_prep.inspection.record_tables import read_examples, read_info
+from data_prep.inspection.record_tables import read_info
 from xdc_tf.data import record_index, records
 from xdc_tf.data.dataset_info import (
     DatasetInfo,
     ExampleRow,
     ShardInfo,
+    read_examples,
     write_dataset_info,
     write_examples,
 )

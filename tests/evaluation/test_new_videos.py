@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import record_files
 
 from xdc_tf.data.dataset_info import Examples
 from xdc_tf.evaluation import new_videos
@@ -23,17 +24,12 @@ def records(tiny_records, tmp_path):
     """A copy of the test records, with rows 3 and 10 quarantined afterwards."""
     folder = tmp_path / "records"
     shutil.copytree(tiny_records / "test", folder)
-    lines = (folder / "examples.csv").read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.split(",")[0] not in ("3", "10")]
-    (folder / "examples.csv").write_text("".join(kept))
+    record_files.take_out(folder, [3, 10])
     (folder / "quarantine.csv").write_text(
         "path,start_secs,reason,detail\n"
         "mute one.mp4,0.0,no_audio,the file has no audio stream\n"
         "long.mp4,7.5,too_long,900 s\n"
     )
-    path = folder / "dataset_info.json"
-    values = json.loads(path.read_text()) | {"num_examples": 10, "num_quarantined": 2}
-    path.write_text(json.dumps(values))
     return folder
 
 
@@ -107,9 +103,20 @@ def test_the_path_of_a_record_is_its_video_id_without_the_segment(
 @pytest.mark.parametrize(
     ("quarantine", "message"),
     [
-        ("path,start_secs,reason,detail\n", "do not fill the holes"),
-        ("path,reason\na.mp4,no_audio\n", "cannot be read as path,start_secs"),
-        ("path,start_secs,reason,detail\na.mp4,soon,no_audio,\n", "soon"),
+        (
+            "path,start_secs,reason,detail\n",
+            "10 rows by examples.csv and quarantine.csv, but by dataset_info.json 12",
+        ),
+        (
+            "path,reason\na.mp4,no_audio\n",
+            "quarantine.csv has columns 'path,reason', expected 'path,start_secs,",
+        ),
+        (
+            "path,start_secs,reason,detail\na.mp4,soon,no_audio,\n",
+            "quarantine.csv, line 2: start_secs 'soon' is no time in seconds",
+        ),
+        ("path,start_secs,reason,detail\na.mp4,nan,no_audio,\n", "line 2: .* 'nan'"),
+        ("path,start_secs,reason,detail\na.mp4,0\n", "line 2: 2 values, expected 4"),
         (
             "path,start_secs,reason,detail\n" + "a.mp4,0,no_audio,\n" * 3,
             "13 rows by examples.csv and quarantine.csv, but by dataset_info.json 12",

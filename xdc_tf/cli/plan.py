@@ -14,7 +14,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from xdc_tf import program
+from xdc_tf import outputs, program
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, as of xdc_tf.cli.pretrain."
@@ -80,8 +80,10 @@ def main(argv):
     config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
     if _NUM_VIDEOS.value is None and not _RECORDS.value:
         raise ValueError("--num_videos is missing; give it, or --records.")
+    if _JSON.value:
+        outputs.try_file(_JSON.value)
     from xdc_tf import files
-    from xdc_tf.data import dataset_info
+    from xdc_tf.data import dataset_info, record_directory
     from xdc_tf.planning import devices, plan, report, run_size, times
     from xdc_tf.training import settings, supervision
 
@@ -89,7 +91,7 @@ def main(argv):
     num_classes = None
     num_videos = _NUM_VIDEOS.value
     if _RECORDS.value:
-        info = dataset_info.read_dataset_info(_RECORDS.value)
+        info = record_directory.open_directory(_RECORDS.value).info
         method = supervision.method(config["method"])
         dataset_info.check_modalities(
             info, supervision.modalities(method), _RECORDS.value
@@ -124,7 +126,6 @@ def main(argv):
     )
     print(report.as_text(made))
     if _JSON.value:
-        os.makedirs(os.path.dirname(os.path.abspath(_JSON.value)), exist_ok=True)
         files.write_text(_JSON.value, json.dumps(report.as_json(made), indent=2) + "\n")
 
 

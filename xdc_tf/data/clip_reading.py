@@ -1,23 +1,56 @@
-"""Where a clip lies in a shard, and reading it, inside tf.data."""
+"""Where a clip lies in a shard, and reading it, inside tf.data.
+
+All that is read is checked: it may be a stranger's, and TensorFlow's own operations end
+the process on some of what files can say.
+"""
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import clips, record_index
+from xdc_tf.data import clips, jpeg_sizes, record_index
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data.dataset_info import AUDIO, VIDEO, Promised
 from xdc_tf.data.record_index import Entry
 
 
-def entries(path: tf.Tensor, kept: tf.Tensor | None) -> tf.data.Dataset:
-    """The kept examples of a shard: its path and what its index says of them."""
-    found = tf.data.TFRecordDataset(path + record_index.SUFFIX).map(
+def entries(
+    path: tf.Tensor,
+    *,
+    keep: np.ndarray | None,
+    clip: ClipSettings,
+    modalities: Sequence[str],
+    promised: Promised | None,
+) -> tf.data.Dataset:
+    """The kept examples of a shard: its path and what its index says of them.
+
+    Args:
+      path: scalar string.
+      keep: [num_rows] bool by example_index, or None for all.
+      clip: the clip's shape.
+      modalities: that the clips will be cut of.
+      promised: see record_index.read_index.
+    """
+
+    def read(path: bytes) -> np.ndarray:
+        found = record_index.read_index(
+            path.decode(),
+            modalities=modalities,
+            num_mels=clip.num_mels,
+            promised=promised,
+        )
+        kept = [
+            serialized
+            for serialized, entry in found
+            if keep is None or keep[entry.example_index]
+        ]
+        return np.array(kept, object)
+
+    found = tf.numpy_function(read, [path], tf.string, stateful=False)
+    return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(found, [None])).map(
         lambda serialized: (path, record_index.parse_entry(serialized))
     )
-    if kept is None:
-        return found
-    return found.filter(lambda _, entry: tf.gather(kept, entry.example_index))
 
 
 def recording_secs(entry: Entry) -> tf.Tensor:
@@ -62,9 +95,15 @@ def find_clip(
 
 
 def read_clip(
-    part: dict[str, tf.Tensor], clip: ClipSettings
+    part: dict[str, tf.Tensor], clip: ClipSettings, promised: Promised | None
 ) -> tuple[list[tf.Tensor], tf.Tensor | None]:
-    """T JPEG images and [num_mel_frames, num_mels] float32, as far as asked for."""
+    """T JPEG images and [num_mel_frames, num_mels] float32, as far as asked for.
+
+    Raises:
+      ValueError: if the file is another one, a frame has another size than all others
+        of the records, or log-mel values are not finite; within tf.data an OpError
+        that says so.
+    """
     positions, sizes = [], []
     if "frame_positions" in part:
         positions.append(part["frame_positions"])
@@ -76,9 +115,37 @@ def read_clip(
         begin = part["log_mel_position"] + tf.cast(first, tf.int64) * row_bytes
         positions.append(begin[None])
         sizes.append((num_rows * row_bytes)[None])
-    pieces = record_index.read_pieces(
-        part["path"], tf.concat(positions, 0), tf.concat(sizes, 0), part["shard_bytes"]
+    num_jpegs = clip.num_frames if "frame_positions" in part else 0
+    short_side = None if promised is None else promised.short_side
+
+    def read(path, positions, sizes, file_bytes, example_index, row_bytes):
+        pieces = record_index.read_file(path.decode(), positions, sizes, file_bytes)
+        try:
+            jpeg_sizes.check_sizes(pieces[:num_jpegs], short_side)
+            for log_mel in pieces[num_jpegs:]:
+                _check_log_mel(log_mel, int(row_bytes), clip.num_mels)
+        except ValueError as error:
+            raise ValueError(
+                f"{path.decode()}, example_index {example_index}: {error}; it is "
+                "damaged, bring back the whole file or convert again."
+            ) from error
+        return np.array(pieces, object)
+
+    positions = tf.concat(positions, 0)
+    pieces = tf.numpy_function(
+        read,
+        [
+            part["path"],
+            positions,
+            tf.concat(sizes, 0),
+            part["shard_bytes"],
+            part["example_index"],
+            part.get("log_mel_row_bytes", tf.constant(0, tf.int64)),
+        ],
+        tf.string,
+        stateful=False,
     )
+    pieces = tf.ensure_shape(pieces, positions.shape)
     if "log_mel_rows" not in part:
         return tf.unstack(pieces), None
     *jpegs, log_mel = tf.unstack(pieces)
@@ -86,3 +153,14 @@ def read_clip(
     values = tf.reshape(as_bytes[:, -4 * clip.num_mels :], [-1, clip.num_mels, 4])
     log_mel = tf.gather(tf.bitcast(values, tf.float32), rows - first)
     return jpegs, tf.ensure_shape(log_mel, [clip.num_mel_frames, clip.num_mels])
+
+
+def _check_log_mel(log_mel: bytes, row_bytes: int, num_mels: int) -> None:
+    """Checks rows as they lie in a record, each with its tags and lengths before it."""
+    rows = np.frombuffer(log_mel, np.uint8).reshape(-1, row_bytes)
+    before, values = np.split(rows, [row_bytes - 4 * num_mels], axis=1)
+    expected = record_index.before_log_mel_row(num_mels)[-before.shape[1] :]
+    if before.shape[1] and not (before == np.frombuffer(expected, np.uint8)).all():
+        raise ValueError("no log-mel rows are where they should be")
+    if not np.isfinite(values.view("<f4")).all():
+        raise ValueError("log-mel values are not finite")

@@ -20,6 +20,10 @@ import numpy as np
 
 # Frames per block in NumPy: 20 MB of float64 at the default settings.
 _BLOCK_FRAMES = 2048
+_MAX_SAMPLE_RATE_HZ = 1_000_000
+_MAX_FFT_SIZE = 1 << 16
+# Of the filters' matrix, which is in memory: 128 MiB of float64.
+_MAX_WEIGHTS = 1 << 24
 
 
 class LogMelSettings(NamedTuple):
@@ -72,6 +76,17 @@ def validate(settings: LogMelSettings) -> None:
     for name in ("sample_rate_hz", "window_ms", "hop_ms", "fft_size", "num_filters"):
         if not getattr(s, name) > 0:
             raise ValueError(f"{name} must be positive, got {getattr(s, name)}.")
+    limits = {
+        "sample_rate_hz": (s.sample_rate_hz, _MAX_SAMPLE_RATE_HZ),
+        "fft_size": (s.fft_size, _MAX_FFT_SIZE),
+        "num_filters": (s.num_filters, _MAX_WEIGHTS // (s.fft_size // 2 + 1)),
+        "window_ms": (s.window_ms, 1e6),
+        "hop_ms": (s.hop_ms, 1e6),
+        "log_offset": (s.log_offset, 1e6),
+    }
+    for name, (value, most) in limits.items():
+        if value > most:
+            raise ValueError(f"{name}={value} must be at most {most:g}.")
     if not s.log_offset > 0:
         raise ValueError(
             f"log_offset must be positive, got {s.log_offset}: "

@@ -20,7 +20,13 @@ import tensorflow as tf
 from xdc_tf.data import augment, clip_reading, clips
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
+from xdc_tf.data.dataset_info import (
+    AUDIO,
+    MODALITIES,
+    VIDEO,
+    Promised,
+    order_modalities,
+)
 from xdc_tf.data.untuned import untuned
 
 PADDING_INDEX = -1
@@ -45,6 +51,7 @@ def training_batches(
     first_epoch: int = 0,
     skip_batches: int = 0,
     modalities: Sequence[str] = MODALITIES,
+    promised: Promised | None = None,
 ) -> tf.data.Dataset:
     """Endless batches of random clips, every kept example once per epoch or by draws.
 
@@ -66,15 +73,18 @@ def training_batches(
       skip_batches: batches of the first epoch to pass over, without decoding them.
       modalities: which keys the batches hold beside example_index; the records must
         hold them (dataset_info.check_modalities).
+      promised: what the directory says of these shards; None checks of them only what
+        each says of itself.
 
     Returns:
       Batches in an order that differs by epoch and is the same for the same arguments.
+      Iterating over them raises an OpError with one clear line where a shard or its
+      index is damaged or not as promised.
 
     Raises:
       ValueError: on an unknown modality, or none, or draws that do not fit.
     """
     modalities = order_modalities(modalities)
-    kept = tf.constant(keep)
     ends = None if draws is None else tf.constant(_ends_of_draws(draws, keep))
     files = tf.constant(list(shards))
     num_open = min(len(shards), _MAX_OPEN_SHARDS)
@@ -115,7 +125,9 @@ def training_batches(
         def find(path):
             # An interleaved shard at a time, so that many draws of an example
             # alternate with other shards'.
-            entries = clip_reading.entries(path, kept)
+            entries = clip_reading.entries(
+                path, keep=keep, clip=clip, modalities=modalities, promised=promised
+            )
             if ends is None:
                 first = tf.constant(0, tf.int64)
                 return entries.map(lambda path, entry: cut(path, entry, first))
@@ -136,7 +148,7 @@ def training_batches(
         return (
             in_order.skip(tf.cast(already_seen, tf.int64))
             .map(
-                lambda part: _decode_random(part, clip, augmentation),
+                lambda part: _decode_random(part, clip, augmentation, promised),
                 num_parallel_calls=_CLIPS_AT_A_TIME,
                 deterministic=True,
             )
@@ -158,6 +170,7 @@ def evaluation_batches(
     stride_secs: float | None = None,
     keep: np.ndarray | None = None,
     modalities: Sequence[str] = MODALITIES,
+    promised: Promised | None = None,
 ) -> tf.data.Dataset:
     """Every kept example once, in order, as crops of one or several clips.
 
@@ -176,6 +189,7 @@ def evaluation_batches(
       keep: [num_rows] bool by example_index, or None for all.
       modalities: which keys the batches hold beside example_index and start_secs; the
         records must hold them (dataset_info.check_modalities).
+      promised: see training_batches.
 
     Returns:
       Batches; start_secs is when a clip starts, in seconds from the start of its
@@ -228,15 +242,16 @@ def evaluation_batches(
         )
         return cut(path, entry, start)
 
-    kept = None if keep is None else tf.constant(keep)
     entries = tf.data.Dataset.from_tensor_slices(list(shards)).flat_map(
-        lambda path: clip_reading.entries(path, kept)
+        lambda path: clip_reading.entries(
+            path, keep=keep, clip=clip, modalities=modalities, promised=promised
+        )
     )
     only_center = stride_secs is None and num_clips == num_crops == 1
     parts = entries.map(cut_center) if only_center else entries.flat_map(cut_all)
     return untuned(
         parts.map(
-            lambda part: _decode_plain(part, clip),
+            lambda part: _decode_plain(part, clip, promised),
             num_parallel_calls=_CLIPS_AT_A_TIME,
         )
         .batch(batch_size)
@@ -273,11 +288,13 @@ def _num_draws(ends: tf.Tensor, index: tf.Tensor, offset: tf.Tensor) -> tf.Tenso
     return tf.cast(after - tf.minimum(tf.floor(before), ends[-1]), tf.int64)
 
 
-def _decode_random(part, clip: ClipSettings, augmentation: Augmentation):
+def _decode_random(
+    part, clip: ClipSettings, augmentation: Augmentation, promised: Promised | None
+):
     place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
         tf.unstack(tf.random.experimental.stateless_split(part["seed"], 6))
     )
-    jpegs, log_mel = clip_reading.read_clip(part, clip)
+    jpegs, log_mel = clip_reading.read_clip(part, clip, promised)
     decoded = {"example_index": part["example_index"]}
     if jpegs:
         draws = tf.random.stateless_uniform([3], place_seed)
@@ -312,8 +329,8 @@ def _decode_random(part, clip: ClipSettings, augmentation: Augmentation):
     return decoded
 
 
-def _decode_plain(part, clip: ClipSettings):
-    jpegs, log_mel = clip_reading.read_clip(part, clip)
+def _decode_plain(part, clip: ClipSettings, promised: Promised | None):
+    jpegs, log_mel = clip_reading.read_clip(part, clip, promised)
     decoded = {name: part[name] for name in ("example_index", "start_secs")}
     if jpegs:
         top, left = tf.constant(0.5), tf.constant(0.5)

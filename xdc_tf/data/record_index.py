@@ -11,22 +11,28 @@ Positions count from the shard's first byte. The last bytes of a log-mel row are
 values, float32.
 """
 
+import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from xdc_tf.data import records
-from xdc_tf.data.untuned import untuned
+from xdc_tf import files
+from xdc_tf.data import record_framing, records
+from xdc_tf.data.dataset_info import AUDIO, VIDEO, Promised, ShardRows
+from xdc_tf.data.record_framing import FOOTER_BYTES, HEADER_BYTES
 
 SUFFIX = ".index"
 
-# A TFRecord: its length (8 bytes), that one's checksum (4), the record, its checksum.
-_BEFORE_RECORD, _AFTER_RECORD = 12, 4
+_NUM_SCALARS = 7  # of an entry's vector
+# Of an index, which is in memory while its shard is read; 64 films of 300 s take 9 MB.
+_MAX_INDEX_BYTES = 1 << 30
+# Start and end are whole microseconds, rounded on two ways.
+_TIME_SLACK_US = 1.5
 _TIMES = records.EXAMPLE_INDEX, records.START_TIMESTAMP, records.END_TIMESTAMP
 
 
@@ -57,7 +63,7 @@ class Entry(NamedTuple):
 
 
 class ShardWriter:
-    """Writes a shard and its index; they get their names when both are complete.
+    """Writes a shard and its index; they get their names when both are on disk.
 
     Whoever else writes the same ones at the same time does not disturb.
 
@@ -72,7 +78,8 @@ class ShardWriter:
         self._num_bytes = 0
 
     def __enter__(self):
-        self._writer = tf.io.TFRecordWriter(self._temporary)
+        with _errors_naming(self._path):
+            self._writer = tf.io.TFRecordWriter(self._temporary)
         return self
 
     def write(self, serialized: bytes) -> None:
@@ -80,18 +87,46 @@ class ShardWriter:
 
         Raises:
           ValueError: if this is not what records.encode_example makes.
+          OSError: if it cannot be written; names the shard. Leaving the context too.
         """
-        self._entries.append(locate(serialized, self._num_bytes + _BEFORE_RECORD))
-        self._writer.write(serialized)
-        self._num_bytes += _BEFORE_RECORD + len(serialized) + _AFTER_RECORD
+        self._entries.append(locate(serialized, self._num_bytes + HEADER_BYTES))
+        with _errors_naming(self._path):
+            self._writer.write(serialized)
+        self._num_bytes += HEADER_BYTES + len(serialized) + FOOTER_BYTES
 
     def __exit__(self, error_type, *_):
-        self._writer.close()
-        if error_type is None:
-            _write_index(self._path, self._entries, self._num_bytes)
-            tf.io.gfile.rename(self._temporary, self._path, overwrite=True)
-        else:
-            tf.io.gfile.remove(self._temporary)
+        try:
+            with _errors_naming(self._path):
+                self._writer.close()
+            if error_type is None:
+                _write_index(self._path, self._entries, self._num_bytes)
+                _place(self._temporary, self._path)
+        except OSError:
+            if error_type is None:
+                raise
+        finally:
+            if tf.io.gfile.exists(self._temporary):
+                tf.io.gfile.remove(self._temporary)
+
+
+@contextlib.contextmanager
+def _errors_naming(path: str) -> Iterator[None]:
+    """Has TensorFlow's errors in writing, such as those of a full disk, name a file."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"{path} cannot be written: {error.message}") from error
+
+
+def _place(temporary: str, path: str) -> None:
+    """Gives a file its name; a local one and its name are on disk on return."""
+    if "://" in path:
+        with _errors_naming(path):
+            tf.io.gfile.rename(temporary, path, overwrite=True)
+        return
+    files.sync(temporary)
+    os.replace(temporary, path)
+    files.sync(os.path.dirname(path) or ".")
 
 
 def temporary_name(path: str) -> str:
@@ -103,28 +138,34 @@ def index_shard(path: str) -> None:
     """Makes a shard's index anew, reading all of the shard.
 
     Raises:
-      ValueError: if it holds what is not a record of data.records.
-      tf.errors.DataLossError: if a record is cut off or its checksum is wrong.
+      ValueError: if a record is cut off, its checksum is wrong, or it is none of
+        data.records; names the file and the record.
     """
     entries: list[Entry] = []
     num_bytes = 0
-    for serialized in untuned(tf.data.TFRecordDataset(path)).as_numpy_iterator():
+    for number, framed in enumerate(record_framing.read_records(path)):
+        if framed.data is None:
+            raise ValueError(f"{path}, record {number}: {framed.fault}; convert again.")
         try:
-            entries.append(locate(serialized, num_bytes + _BEFORE_RECORD))
+            entries.append(locate(framed.data, framed.position))
         except ValueError as error:
-            raise ValueError(f"{path}, record {len(entries)}: {error}") from error
-        num_bytes += _BEFORE_RECORD + len(serialized) + _AFTER_RECORD
+            raise ValueError(f"{path}, record {number}: {error}") from error
+        num_bytes += framed.num_bytes
     _write_index(path, entries, num_bytes)
 
 
 def _write_index(path: str, entries: list[Entry], num_bytes: int) -> None:
     temporary = temporary_name(path + SUFFIX)
-    with tf.io.TFRecordWriter(temporary) as writer:
-        for entry in entries:
-            parts = entry._replace(shard_bytes=num_bytes)
-            vector = np.concatenate([np.ravel(part) for part in parts])
-            writer.write(vector.astype("<i8").tobytes())
-    tf.io.gfile.rename(temporary, path + SUFFIX, overwrite=True)
+    try:
+        with _errors_naming(path + SUFFIX), tf.io.TFRecordWriter(temporary) as writer:
+            for entry in entries:
+                parts = entry._replace(shard_bytes=num_bytes)
+                vector = np.concatenate([np.ravel(part) for part in parts])
+                writer.write(vector.astype("<i8").tobytes())
+        _place(temporary, path + SUFFIX)
+    finally:
+        if tf.io.gfile.exists(temporary):
+            tf.io.gfile.remove(temporary)
 
 
 def locate(serialized: bytes, position: int = 0) -> Entry:
@@ -224,56 +265,279 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def parse_entry(serialized: tf.Tensor) -> Entry:
-    """An index's record as an entry of tensors."""
+    """An index's record as an entry of tensors; read_index has checked it."""
     vector = tf.io.decode_raw(serialized, tf.int64)
-    num_scalars = len(Entry._fields) - 2
     # Not by the shape [2, -1], which nothing, of sound alone, does not have.
-    num_frames = (tf.size(vector) - num_scalars) // 2
-    positions, sizes = tf.split(vector[num_scalars:], [num_frames, num_frames])
-    return Entry(*tf.unstack(vector[:num_scalars], num_scalars), positions, sizes)
+    num_frames = (tf.size(vector) - _NUM_SCALARS) // 2
+    positions, sizes = tf.split(vector[_NUM_SCALARS:], [num_frames, num_frames])
+    return Entry(*tf.unstack(vector[:_NUM_SCALARS], _NUM_SCALARS), positions, sizes)
 
 
-def read_pieces(
-    path: tf.Tensor, positions: tf.Tensor, sizes: tf.Tensor, file_bytes: tf.Tensor
-) -> tf.Tensor:
-    """Parts of a file, also within tf.data; what lies between them is not read.
+def entry_of(serialized: bytes) -> Entry:
+    """An index's record as an entry of numbers and arrays.
+
+    Raises:
+      ValueError: if its length is that of no entry.
+    """
+    num_numbers, left = divmod(len(serialized), 8)
+    if left or num_numbers < _NUM_SCALARS or (num_numbers - _NUM_SCALARS) % 2:
+        raise ValueError(f"{len(serialized)} bytes are no entry")
+    vector = np.frombuffer(serialized, "<i8")
+    positions, sizes = np.split(vector[_NUM_SCALARS:], 2)
+    return Entry(*vector[:_NUM_SCALARS].tolist(), positions, sizes)
+
+
+def read_index(
+    path: str,
+    *,
+    modalities: Collection[str] = (),
+    num_mels: int | None = None,
+    promised: Promised | None = None,
+) -> list[tuple[bytes, Entry]]:
+    """Reads and checks the index of a shard, which may be a stranger's.
+
+    What passes is safe to use: times, sizes and positions are those of records that
+    follow each other in the shard, and whatever is asked for is there.
+
+    Args:
+      path: the shard's, local or remote.
+      modalities: that every record must hold.
+      num_mels: values of a log-mel row; None if it is not known.
+      promised: what the shard must hold; None if nothing is known of it.
+
+    Returns:
+      Each record of the index, as it is and as an entry.
+
+    Raises:
+      ValueError: names the file, the record and what is wrong with it.
+    """
+    name = path + SUFFIX
+    try:
+        index_bytes, shard_bytes = record_framing.size(name), record_framing.size(path)
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "message", None) or error
+        raise ValueError(
+            f"{name} cannot be read: {reason}; bring it back, or convert again."
+        ) from error
+    if index_bytes > _MAX_INDEX_BYTES:
+        raise ValueError(
+            f"{name} has {index_bytes} bytes, and the limit is {_MAX_INDEX_BYTES}; "
+            "convert again with a lower --rows_per_shard."
+        )
+    rows = None if promised is None else promised.rows[path]
+    found = []
+    last_index, first_byte = -1, 0
+    for number, framed in enumerate(record_framing.read_records(name)):
+        try:
+            if framed.data is None:
+                raise ValueError(framed.fault)
+            entry = entry_of(framed.data)
+            if entry.shard_bytes == shard_bytes:
+                _check_order(entry, number, last_index, rows)
+                _check_times(entry, number, rows)
+                first_byte = _check_places(entry, first_byte, num_mels)
+                _check_contents(entry, modalities, promised)
+        except ValueError as error:
+            raise ValueError(
+                f"{name}, record {number}: {error}; remove {name} and call the same "
+                "data_prep.convert again, which makes it anew, or convert to another "
+                "directory."
+            ) from error
+        if entry.shard_bytes != shard_bytes:
+            raise ValueError(_of_another_size(path, shard_bytes, entry.shard_bytes))
+        last_index = entry.example_index
+        found.append((framed.data, entry))
+    if rows is not None and len(found) != len(rows.example_indices):
+        raise ValueError(
+            f"{name} has {len(found)} records, and examples.csv beside it says "
+            f"{len(rows.example_indices)}; remove it and call the same "
+            "data_prep.convert again, which makes it anew."
+        )
+    return found
+
+
+def _check_order(
+    entry: Entry, number: int, last_index: int, rows: ShardRows | None
+) -> None:
+    index = entry.example_index
+    if index <= last_index:
+        raise ValueError(f"example_index {index} comes after {last_index}")
+    if rows is None:
+        return
+    if number >= len(rows.example_indices):
+        raise ValueError(
+            f"example_index {index} is one more than the {number} records that "
+            "examples.csv says"
+        )
+    if index != rows.example_indices[number]:
+        raise ValueError(
+            f"example_index {index} is here, and by examples.csv "
+            f"{rows.example_indices[number]}"
+        )
+
+
+def _check_times(entry: Entry, number: int, rows: ShardRows | None) -> None:
+    if not 0 <= entry.start_us < entry.end_us:
+        raise ValueError(f"from {entry.start_us} to {entry.end_us} microseconds")
+    if rows is None:
+        return
+    for name in ("start", "end"):
+        time_us = getattr(entry, f"{name}_us")
+        secs = float(getattr(rows, f"{name}_secs")[number])
+        if not abs(time_us - 1e6 * secs) <= _TIME_SLACK_US:
+            raise ValueError(
+                f"{name} is {time_us} microseconds, and by examples.csv {secs} s"
+            )
+
+
+def _check_places(entry: Entry, first_byte: int, num_mels: int | None) -> int:
+    """Checks where a record's parts lie.
+
+    Args:
+      entry: of the record.
+      first_byte: where it may begin.
+      num_mels: values of a log-mel row, if known.
+
+    Returns:
+      Where the next record may begin.
+    """
+    begins, ends = [], []
+    sizes, limit = entry.frame_bytes, entry.shard_bytes
+    if len(sizes):
+        begin = int(entry.frame_positions[0])
+        # In floats, where no sum is too large.
+        if not (0 <= begin <= limit and sizes.min() >= 0) or not (
+            begin + sizes.sum(dtype=np.float64) <= limit
+        ):
+            raise ValueError("frames lie outside of the shard")
+        if not np.array_equal(
+            np.diff(entry.frame_positions), sizes[:-1] + _framing_bytes(sizes[1:])
+        ):
+            raise ValueError("frames do not follow each other")
+        begins.append(begin)
+        ends.append(int(entry.frame_positions[-1] + sizes[-1]))
+    num_rows, row_bytes = entry.num_log_mel_rows, entry.log_mel_row_bytes
+    if num_rows:
+        if not (0 < num_rows <= limit and 0 < row_bytes <= limit) or not (
+            0 <= entry.log_mel_position <= limit
+        ):
+            raise ValueError(
+                f"{num_rows} log-mel rows of {row_bytes} bytes at byte "
+                f"{entry.log_mel_position} do not fit into the shard"
+            )
+        if num_mels is not None and row_bytes != log_mel_row_bytes(num_rows, num_mels):
+            raise ValueError(
+                f"{num_rows} log-mel rows of {row_bytes} bytes, and {num_mels} values "
+                f"take {log_mel_row_bytes(num_rows, num_mels)}"
+            )
+        begins.append(entry.log_mel_position)
+        ends.append(entry.log_mel_position + num_rows * row_bytes)
+    elif (entry.log_mel_position, row_bytes) != (0, 0):
+        raise ValueError("a place of log-mel without rows")
+    begins, ends = sorted(begins), sorted(ends)
+    # Two parts do not overlap if they begin and end in the same order, one by one.
+    if any(begin < end for begin, end in zip(begins[1:], ends, strict=False)):
+        raise ValueError("log-mel and frames overlap")
+    if not begins:
+        return first_byte
+    if not first_byte + HEADER_BYTES <= begins[0] <= ends[-1] <= limit - FOOTER_BYTES:
+        raise ValueError(
+            f"its parts lie from byte {begins[0]} to {ends[-1]}, outside of bytes "
+            f"{first_byte + HEADER_BYTES} to {limit - FOOTER_BYTES}"
+        )
+    return ends[-1] + FOOTER_BYTES
+
+
+def _check_contents(
+    entry: Entry, modalities: Collection[str], promised: Promised | None
+) -> None:
+    secs = (entry.end_us - entry.start_us) / 1e6
+    num_frames, num_rows = len(entry.frame_bytes), entry.num_log_mel_rows
+    if VIDEO in modalities:
+        if not num_frames:
+            raise ValueError("no frames")
+        if promised and not abs(num_frames - secs * promised.fps) <= 0.5:
+            raise ValueError(
+                f"{num_frames} frames for {secs:.6f} s at {promised.fps} per second"
+            )
+    if AUDIO in modalities:
+        if not num_rows:
+            raise ValueError("no log-mel rows")
+        if promised and not abs(num_rows - secs / promised.hop_secs) <= 1.5:
+            raise ValueError(
+                f"{num_rows} log-mel rows for {secs:.6f} s, one each "
+                f"{promised.hop_secs} s"
+            )
+
+
+def _framing_bytes(sizes: np.ndarray) -> np.ndarray:
+    """Bytes before a value of a list that are of its step: tags and lengths.
+
+    Args:
+      sizes: [N] int64, of the values.
+    """
+    total = np.zeros_like(sizes)
+    for _ in ("BytesList or FloatList", "Feature", "FeatureList"):  # the inner first
+        total += 1 + _varint_bytes(sizes + total)
+    return total
+
+
+def _varint_bytes(values: np.ndarray) -> np.ndarray:
+    """Bytes of numbers of 7 bits a byte."""
+    return 1 + np.sum(values[..., None] >= 1 << np.arange(7, 63, 7), axis=-1)
+
+
+def before_log_mel_row(num_mels: int) -> bytes:
+    """What lies before the values of a log-mel row: three tags and lengths."""
+    num_bytes, before = 4 * num_mels, b""
+    # FloatList.value, Feature.float_list and FeatureList.feature.
+    for tag in (b"\x0a", b"\x12", b"\x0a"):
+        length = num_bytes + len(before)
+        groups = []
+        while length > 0x7F:
+            groups.append(length & 0x7F | 0x80)
+            length >>= 7
+        before = tag + bytes([*groups, length]) + before
+    return before
+
+
+def log_mel_row_bytes(num_rows: int, num_mels: int) -> int:
+    """From one row to the next; a single one has its values alone."""
+    num_bytes = np.array(4 * num_mels)
+    return int(num_bytes + (num_rows > 1) * _framing_bytes(num_bytes))
+
+
+def read_file(
+    name: str, positions: np.ndarray, sizes: np.ndarray, file_bytes: int
+) -> list[bytes]:
+    """Parts of a file; what lies between them is not read.
 
     TensorFlow's own operations read files from their beginning.
 
     Args:
-      path: scalar string, local or remote.
+      name: local or remote path.
       positions: [K] int64, of first bytes.
       sizes: [K] int64.
-      file_bytes: int64 scalar, size of the whole file.
-
-    Returns:
-      [K] string.
+      file_bytes: size of the whole file.
 
     Raises:
-      ValueError: if the file cannot be read or has another size; within tf.data an
-        OpError that says so.
+      ValueError: if the file cannot be read or has another size.
     """
-    pieces = tf.numpy_function(
-        _read_pieces, [path, positions, sizes, file_bytes], tf.string, stateful=False
-    )
-    return tf.ensure_shape(pieces, positions.shape)
-
-
-def _read_pieces(
-    path: bytes, positions: np.ndarray, sizes: np.ndarray, file_bytes: np.ndarray
-) -> np.ndarray:
-    name = path.decode()
     try:
         read = _read_remote if "://" in name else _read_local
         size, pieces = read(name, zip(positions.tolist(), sizes.tolist(), strict=True))
     except (OSError, tf.errors.OpError) as error:
         raise ValueError(f"{name} cannot be read: {error}") from error
     if size != file_bytes or [len(piece) for piece in pieces] != sizes.tolist():
-        raise ValueError(
-            f"{name} has {size} bytes and not the {file_bytes} that {name}{SUFFIX} was "
-            "made for; bring back the file that belongs to it, or convert again."
-        )
-    return np.array(pieces, object)
+        raise ValueError(_of_another_size(name, size, int(file_bytes)))
+    return pieces
+
+
+def _of_another_size(name: str, size: int, file_bytes: int) -> str:
+    return (
+        f"{name} has {size} bytes and not the {file_bytes} that {name}{SUFFIX} was "
+        "made for; bring back the file that belongs to it, or convert again."
+    )
 
 
 def _read_local(path, places) -> tuple[int, list[bytes]]:

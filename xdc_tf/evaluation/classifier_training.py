@@ -11,6 +11,7 @@ from xdc_tf.data import pipeline
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO
 from xdc_tf.evaluation import classifier as classifiers
+from xdc_tf.evaluation import labelled_records
 from xdc_tf.evaluation.classifier import Classifier
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.labelled_records import LabelledRecords
@@ -144,6 +145,7 @@ def training_batches(
         seed=settings.seed,
         shuffle_buffer=settings.shuffle_buffer,
         modalities=(modality,),
+        promised=records.promised,
     )
     return devices.distribute(dataset, strategy)
 
@@ -182,11 +184,15 @@ def predict_scores(
         num_crops=1 if modality == AUDIO else num_crops,
         keep=records.keep,
         modalities=(modality,),
+        promised=records.promised,
     )
     rows = predict(
         devices.distribute(batches, strategy), num_rows=records.info.num_rows
-    )
-    return rows[records.examples.example_indices]
+    )[records.examples.example_indices]
+    labelled_records.check_filled(
+        records, rows.any(axis=1)
+    )  # a softmax has no row of zeros
+    return rows
 
 
 def train(

@@ -12,7 +12,7 @@ from xdc_tf.clustering.features import ClipFeatures, ExampleFeatures
 from xdc_tf.data import pipeline
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.dataset_info import Examples
-from xdc_tf.evaluation import encoder_sources
+from xdc_tf.evaluation import encoder_sources, labelled_records
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, SCRATCH, Source
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.models import folding
@@ -175,6 +175,7 @@ def make_features_of(
             num_clips=num_clips,
             keep=records.keep,
             modalities=tuple(dict.fromkeys(modalities.values())),
+            promised=records.promised,
         )
         found = extract_clips(devices.distribute(batches, strategy))
         if average:
@@ -219,12 +220,7 @@ def _in_order(
             for name, rows in streams.items():
                 rows[place, filled[place]] = batch.streams[name][number]
             filled[place] += 1
-    if (filled < num_clips).any():
-        raise ValueError(
-            f"{records.directory} holds no record of "
-            f"{records.examples.video_ids[np.argmin(filled)]}, which its examples.csv "
-            "lists; convert again."
-        )
+    labelled_records.check_filled(records, filled == num_clips)
     return streams
 
 
@@ -267,6 +263,7 @@ def _training_clips(
         seed=source.seed,
         shuffle_buffer=config["training"]["shuffle_buffer"],
         modalities=tuple(dict.fromkeys(modalities.values())),
+        promised=records.promised,
     )
     number = min(config["features"]["batch_norm_batches"], num_examples // batch_size)
     return itertools.islice(devices.distribute(batches, strategy), number)

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.manifest import read_manifest
-from xdc_tf import compat
-from xdc_tf.data import content_hashes, dataset_info
+from xdc_tf.data import content_hashes, dataset_info, record_directory
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
+from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples, Promised
 from xdc_tf.training import settings
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -28,6 +27,7 @@ class LabelledRecords(NamedTuple):
     Attributes:
       directory: of the records.
       info: what it says about itself.
+      promised: what all of its shards must hold.
       examples: those that take part; all have a label.
       class_names: of the whole split, sorted; labels are numbers in it.
       manifest: path of the one that chose the examples; "" where all take part.
@@ -37,6 +37,7 @@ class LabelledRecords(NamedTuple):
 
     directory: str
     info: DatasetInfo
+    promised: Promised
     examples: Examples
     class_names: tuple[str, ...]
     manifest: str = ""
@@ -99,6 +100,27 @@ def describe(records: LabelledRecords) -> dict[str, Any]:
         told["chosen_by"] = records.manifest
         told["chosen_by_sha256"] = records.chosen_by_sha256
     return told
+
+
+def check_filled(records: LabelledRecords, filled: np.ndarray) -> None:
+    """Checks that a pass over records has given all of their examples.
+
+    Args:
+      records: that were read.
+      filled: [N] bool, in the order of their examples.
+
+    Raises:
+      ValueError: names how many are missing, and the first.
+    """
+    missing = np.flatnonzero(~filled)
+    if len(missing):
+        examples, first = records.examples, missing[0]
+        raise ValueError(
+            f"{records.directory}: {len(missing)} of {len(filled)} examples were not in "
+            f"the files of records, first example_index "
+            f"{examples.example_indices[first]} of {examples.shards[first]}, "
+            f"{examples.video_ids[first]}; convert again."
+        )
 
 
 def open_splits(
@@ -190,19 +212,19 @@ def open_splits(
 def _open(
     directory: str, run: TrainedRun, modalities: Sequence[str]
 ) -> LabelledRecords:
-    compat.enable_remote_paths(directory)
-    info = dataset_info.read_dataset_info(directory)
+    opened = record_directory.open_directory(directory)
+    info, examples = opened.info, opened.examples
     dataset_info.check_modalities(info, modalities, directory)
     if AUDIO in modalities:
         settings.check_log_mel(run.config, info, directory)
-    examples = dataset_info.read_examples(directory)
     labelled = examples.labels >= 0
     if not labelled.any():
         raise ValueError(
             f"{directory} has no labelled video; convert a manifest with a column "
             "label."
         )
-    return LabelledRecords(directory, info, examples, ()).part(labelled)
+    found = LabelledRecords(directory, info, opened.promised, examples, ())
+    return found.part(labelled)
 
 
 def _select(records: LabelledRecords, manifest: str) -> LabelledRecords:
@@ -313,7 +335,9 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
     )
     known_ids = set() if by_content else set(train.examples.video_ids.tolist())
     known, contents = (
-        content_hashes.of_examples(part.shards, part.examples.example_indices)
+        content_hashes.of_examples(
+            part.shards, part.examples.example_indices, part.promised
+        )
         for part in (train, test)
     )
     known_contents = set(known.values())

@@ -5,21 +5,22 @@ that cannot be used with a reason.
 """
 
 import collections
-import csv
-import io
-import math
 import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_prep.conversion import QUARANTINE_FILE
 from data_prep.datasets.annotated_media import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from data_prep.manifest import ManifestRow, read_manifest
-from data_prep.shards import RefusedRow
-from xdc_tf import compat, files
-from xdc_tf.data import dataset_info
-from xdc_tf.data.dataset_info import AUDIO, DatasetInfo, Examples
+from xdc_tf.data import dataset_info, record_directory
+from xdc_tf.data.dataset_info import (
+    AUDIO,
+    QUARANTINE_FILE,
+    DatasetInfo,
+    Examples,
+    Promised,
+    RefusedRow,
+)
 from xdc_tf.training import settings
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -65,11 +66,19 @@ class VideoFiles(NamedTuple):
 
 
 class Records(NamedTuple):
-    """A directory of records; `rows` has one entry per row of its manifest."""
+    """A directory of records.
+
+    Attributes:
+      directory: local or remote.
+      info: what it says about itself.
+      rows: one entry per row of its manifest.
+      promised: what its shards must hold.
+    """
 
     directory: str
     info: DatasetInfo
     rows: list[Row]
+    promised: Promised
 
 
 def open_videos(path: str, run: TrainedRun) -> VideoFiles | Records:
@@ -134,25 +143,17 @@ def read_rows(directory: str, examples: Examples | None) -> list[Row]:
       FileNotFoundError: without a quarantine report.
       ValueError: if the report is damaged or does not fit the examples.
     """
-    path = os.path.join(directory, QUARANTINE_FILE)
-    text = io.StringIO(files.read_text(path), newline="")
-    try:
-        refused = [
-            Row(
-                path=values["path"],
-                video_id="",
-                start_secs=float(values["start_secs"]),
-                end_secs=None,
-                reason=values["reason"] or "unknown",
-                detail=values["detail"],
-            )
-            for values in csv.DictReader(text)
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read as {','.join(QUARANTINE_COLUMNS)} ({error!r}); "
-            "convert again."
-        ) from error
+    refused = [
+        Row(
+            path=row.path,
+            video_id="",
+            start_secs=row.start_secs,
+            end_secs=None,
+            reason=row.reason or "unknown",
+            detail=row.detail,
+        )
+        for row in dataset_info.read_refused(directory)
+    ]
     usable = {}
     if examples is not None:
         for index, video_id, start_secs, end_secs in zip(
@@ -165,6 +166,7 @@ def read_rows(directory: str, examples: Examples | None) -> list[Row]:
             path_of_row = _SEGMENT.sub("", video_id)
             usable[index] = Row(path_of_row, video_id, start_secs, end_secs)
     num_rows = len(refused) + len(usable)
+    path = os.path.join(directory, QUARANTINE_FILE)
     if any(not 0 <= index < num_rows for index in usable):
         raise ValueError(
             f"{path} has {len(refused)} rows, which do not fill the holes in the "
@@ -207,20 +209,10 @@ def _list_folder(folder: str, suffixes: tuple[str, ...]) -> VideoFiles:
 
 
 def _open_records(directory: str, run: TrainedRun) -> Records:
-    compat.enable_remote_paths(directory)
-    info = dataset_info.read_dataset_info(directory)
+    opened = record_directory.open_directory(directory)
+    info = opened.info
     dataset_info.check_modalities(info, run.modalities, directory)
     if AUDIO in run.modalities:
         settings.check_log_mel(run.config, info, directory)
-    rows = read_rows(directory, dataset_info.read_examples(directory))
-    if (
-        len(rows) != info.num_rows
-        or info.rows_per_shard < 1
-        or len(info.shards) != math.ceil(len(rows) / info.rows_per_shard)
-    ):
-        raise ValueError(
-            f"{directory} has {len(rows)} rows by {dataset_info.EXAMPLES_FILE} and "
-            f"{QUARANTINE_FILE}, but by {dataset_info.INFO_FILE} {info.num_rows} rows "
-            f"in {len(info.shards)} files of {info.rows_per_shard}; convert again."
-        )
-    return Records(directory, info, rows)
+    rows = read_rows(directory, opened.examples)
+    return Records(directory, info, rows, opened.promised)

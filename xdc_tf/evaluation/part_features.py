@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from data_prep.conversion import QUARANTINE_FILE
 from xdc_tf.clustering.features import ClipFeatures
-from xdc_tf.data import dataset_info
+from xdc_tf.data.dataset_info import EXAMPLES_FILE, QUARANTINE_FILE
 from xdc_tf.evaluation.new_videos import Row
 from xdc_tf.evaluation.parts import Part
 
@@ -53,13 +52,15 @@ def mean_features(extract: Callable, part: Part) -> dict[str, np.ndarray]:
 
 
 def _check_complete(part: Part, present: np.ndarray) -> None:
-    for row, found in zip(part.rows, present, strict=True):
-        if found == bool(row.reason):
-            raise ValueError(
-                f"{row.video_id or row.path}: the records do not hold what "
-                f"{dataset_info.EXAMPLES_FILE} and {QUARANTINE_FILE} beside them say; "
-                "convert again."
-            )
+    usable = np.array([not row.reason for row in part.rows], bool)
+    wrong = np.flatnonzero(present != usable)
+    if len(wrong):
+        first = part.rows[wrong[0]]
+        raise ValueError(
+            f"{first.video_id or first.path} is the first of {len(wrong)} rows, of "
+            f"{len(part.rows)}, for which the records do not hold what "
+            f"{EXAMPLES_FILE} and {QUARANTINE_FILE} beside them say; convert again."
+        )
 
 
 def _check_finite(stream: str, features: np.ndarray, rows: Sequence[Row]) -> None:

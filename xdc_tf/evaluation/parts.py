@@ -20,7 +20,7 @@ from data_prep.datasets.annotated_media import AUDIO_SUFFIXES
 from data_prep.manifest import ManifestRow
 from data_prep.workers import Limits
 from xdc_tf.data import dataset_info, pipeline
-from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, Promised
 from xdc_tf.evaluation import new_videos
 from xdc_tf.evaluation.new_videos import Records, Row, VideoFiles
 from xdc_tf.training.trained_run import TrainedRun
@@ -103,10 +103,10 @@ def parts(
     if isinstance(videos, VideoFiles) and videos.num_others:
         print(f"other files and links to folders, left out: {videos.num_others}")
     num_done = num_quarantined = 0
-    for rows, paths, first_row in every_part:
+    for rows, paths, first_row, promised in every_part:
         batches = ()
         if paths:
-            batches = _batches(paths, first_row, len(rows), run, sampling)
+            batches = _batches(paths, first_row, len(rows), run, sampling, promised)
         yield Part(rows, batches)
         num_done += len(rows)
         num_quarantined += sum(bool(row.reason) for row in rows)
@@ -171,14 +171,24 @@ def _check(
         )
 
 
-def _parts_of_records(records: Records) -> Iterator[tuple[list[Row], list[str], int]]:
-    """Yields rows, their files of records, and the first row's example_index."""
+def _parts_of_records(
+    records: Records,
+) -> Iterator[tuple[list[Row], list[str], int, Promised]]:
+    """Yields rows, their files of records, the first row's example_index, and Promised.
+
+    The last is of all files.
+    """
     rows_per_shard = records.info.rows_per_shard
     paths = dataset_info.shard_paths(records.directory, records.info)
     step = max(1, _RECORD_ROWS_PER_PART // rows_per_shard)
     for first in range(0, len(paths), step):
         first_row, end_row = first * rows_per_shard, (first + step) * rows_per_shard
-        yield records.rows[first_row:end_row], paths[first : first + step], first_row
+        yield (
+            records.rows[first_row:end_row],
+            paths[first : first + step],
+            first_row,
+            records.promised,
+        )
 
 
 def _parts_of_files(
@@ -186,14 +196,15 @@ def _parts_of_files(
     converted: ConversionSettings,
     conversion: Conversion,
     scratch_dir: str,
-) -> Iterator[tuple[list[Row], list[str], int]]:
+) -> Iterator[tuple[list[Row], list[str], int, Promised | None]]:
     """Like _parts_of_records; the records are there until the next part."""
     part_dir = os.path.join(scratch_dir, "part")
     for first in range(0, len(videos.rows), conversion.rows_per_part):
         rows = videos.rows[first : first + conversion.rows_per_part]
         os.makedirs(part_dir)
         try:
-            yield *_convert(rows, part_dir, converted, conversion), 0
+            found, paths, promised = _convert(rows, part_dir, converted, conversion)
+            yield found, paths, 0, promised
         finally:
             shutil.rmtree(part_dir)
 
@@ -203,7 +214,7 @@ def _convert(
     part_dir: str,
     converted: ConversionSettings,
     conversion: Conversion,
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[Row], list[str], Promised | None]:
     """Converts rows into a directory: what became of them, and the files of records."""
     manifest = os.path.join(part_dir, "manifest.csv")
     records_dir = os.path.join(part_dir, "records")
@@ -212,7 +223,7 @@ def _convert(
         ("path", "start_secs", "end_secs"),
         ((row.file, row.start_secs, row.end_secs) for row in rows),
     )
-    examples, paths = None, []
+    examples, paths, promised = None, [], None
     try:
         # Its summary names places that will be gone.
         with contextlib.redirect_stdout(io.StringIO()):
@@ -228,17 +239,19 @@ def _convert(
         if not os.path.exists(os.path.join(records_dir, QUARANTINE_FILE)):
             raise
     else:
-        examples = dataset_info.read_examples(records_dir)
+        examples = dataset_info.read_examples(records_dir, info)
+        promised = dataset_info.promised(records_dir, info, examples)
         paths = dataset_info.shard_paths(records_dir, info)
     outcomes = zip(rows, new_videos.read_rows(records_dir, examples), strict=True)
-    return [
+    converted_rows = [
         found._replace(
             path=row.path,
             video_id=row.video_id,
             end_secs=row.end_secs if found.reason else found.end_secs,
         )
         for row, found in outcomes
-    ], paths
+    ]
+    return converted_rows, paths, promised
 
 
 def _batches(
@@ -247,6 +260,7 @@ def _batches(
     num_rows: int,
     run: TrainedRun,
     sampling: Sampling,
+    promised: Promised | None,
 ) -> tf.data.Dataset:
     batches = pipeline.evaluation_batches(
         paths,
@@ -255,6 +269,7 @@ def _batches(
         num_clips=sampling.num_clips,
         stride_secs=sampling.stride_secs,
         modalities=run.modalities,
+        promised=promised,
     )
 
     def count_from_first_row(batch):

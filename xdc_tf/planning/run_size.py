@@ -6,13 +6,11 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from xdc_tf import compat
 from xdc_tf.clustering.pseudo_labels import KMeansSettings
-from xdc_tf.data import dataset_info, record_index
+from xdc_tf.data import dataset_info, record_framing, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
-from xdc_tf.data.untuned import untuned
 from xdc_tf.models import folding, two_stream
 from xdc_tf.planning import operations
 from xdc_tf.planning.operations import EncoderWork
@@ -285,11 +283,8 @@ def recordings_of(
     """What the records of a directory are like, from its files' sizes and an index."""
     compat.enable_remote_paths(records_dir)
     paths = dataset_info.shard_paths(records_dir, info)
-    num_bytes = sum(tf.io.gfile.stat(path).length for path in paths)
-    some = untuned(tf.data.TFRecordDataset(paths[0] + record_index.SUFFIX))
-    frame_bytes = [
-        record_index.parse_entry(serialized).frame_bytes for serialized in some
-    ]
+    num_bytes = sum(map(record_framing.size, paths))
+    frame_bytes = [entry.frame_bytes for _, entry in record_index.read_index(paths[0])]
     return Recordings(
         bytes_per_video=num_bytes / max(1, info.num_examples),
         bytes_per_clip=_bytes_per_clip(

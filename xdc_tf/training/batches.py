@@ -55,6 +55,7 @@ def training_batches(
         shuffle_buffer=training["shuffle_buffer"],
         first_epoch=passes,
         modalities=supervision.modalities(run.method),
+        promised=run.records.promised,
         skip_batches=batches,
     )
     return iter(_distribute(run, dataset, batch_size))
@@ -77,6 +78,7 @@ def evaluation_batches(
         num_clips=num_clips,
         keep=keep,
         modalities=supervision.modalities(run.method),
+        promised=run.records.promised,
     )
     if own.count == 1:
         return _distribute(run, dataset, batch_size)

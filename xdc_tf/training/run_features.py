@@ -122,6 +122,7 @@ def to_cluster(
 
     Raises:
       FloatingPointError: on features that are not finite.
+      ValueError: if the records did not give all of their examples.
       OSError: if the disk fails.
     """
     encoders = workers.told_by_chief(
@@ -146,6 +147,7 @@ def to_cluster(
             keep=missing,
         )
         store.fill(features.average_clips(extract_clips(batches)))
+    _check_complete(run, store, examples[own])
     print(
         f"features  {(before == RowState.HARVESTED).sum()} examples harvested  "
         f"{(before == RowState.EXTRACTED).sum()} extracted before  "
@@ -153,6 +155,30 @@ def to_cluster(
         flush=True,
     )
     return store.features()
+
+
+def _check_complete(run: Run, store: FeatureStore, expected: np.ndarray) -> None:
+    """Checks that every example has features, in all processes or none.
+
+    Args:
+      run: whose records were read.
+      store: of this process's rows.
+      expected: [n] bool, which of them have an example.
+    """
+    empty = run.records.share.rows[expected & (store.states == RowState.EMPTY)]
+    num_empty = int(workers.gathered(run.strategy, len(empty)).sum())
+    if not num_empty:
+        return
+    examples = run.records.examples
+    where = "another worker's files"
+    if len(empty):
+        place = np.flatnonzero(examples.example_indices == empty[0])[0]
+        where = f"example_index {empty[0]} of {examples.shards[place]}"
+    raise ValueError(
+        f"{run.records.directory}: {num_empty} of {len(examples.example_indices)} "
+        f"examples were not in the files of records, first {where}; "
+        "python -m data_prep.inspect --verify names what is wrong, or convert again."
+    )
 
 
 class Harvest:

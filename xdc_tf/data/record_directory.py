@@ -1,0 +1,124 @@
+"""Opening a directory of records: what it promises is checked before anything runs."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from xdc_tf import compat
+from xdc_tf.data import dataset_info, record_framing, record_index
+from xdc_tf.data.dataset_info import (
+    EXAMPLES_FILE,
+    INFO_FILE,
+    QUARANTINE_FILE,
+    DatasetInfo,
+    Examples,
+    Promised,
+    RefusedRow,
+    ShardInfo,
+)
+
+# Looking at a remote file takes tens of milliseconds.
+_FILES_AT_A_TIME = 16
+
+
+class OpenRecords(NamedTuple):
+    """A directory of records that was checked.
+
+    Attributes:
+      directory: local or remote.
+      info: what dataset_info.json says.
+      examples: of examples.csv.
+      refused: of quarantine.csv.
+    """
+
+    directory: str
+    info: DatasetInfo
+    examples: Examples
+    refused: Sequence[RefusedRow]
+
+    @property
+    def promised(self) -> Promised:
+        """What its shards must hold, for data.pipeline."""
+        return dataset_info.promised(self.directory, self.info, self.examples)
+
+
+def open_directory(directory: str) -> OpenRecords:
+    """Reads the tables of a directory of records, and checks that its files are there.
+
+    Shards and indices must have the sizes that dataset_info.json says. Where it is of
+    an earlier program, which does not say them, the indices are read instead.
+
+    Args:
+      directory: local or remote (s3://...).
+
+    Raises:
+      FileNotFoundError: there is no finished conversion, or a table is missing.
+      ValueError: a file is missing, damaged or of another size, or the tables do not
+        agree; names the file.
+    """
+    compat.enable_remote_paths(directory)
+    info = dataset_info.read_dataset_info(directory)
+    refused = _read_refused(directory, info)
+    examples = dataset_info.read_examples(directory, info)
+    opened = OpenRecords(directory, info, examples, refused)
+    check_files(directory, info, opened.promised)
+    return opened
+
+
+def _read_refused(directory: str, info: DatasetInfo) -> list[RefusedRow]:
+    # Nothing of the size of num_rows is made before as many rows were seen.
+    if not info.num_quarantined:
+        return []
+    refused = dataset_info.read_refused(directory)
+    if len(refused) != info.num_quarantined:
+        raise ValueError(
+            f"{directory} has {info.num_examples + len(refused)} rows by "
+            f"{EXAMPLES_FILE} and {QUARANTINE_FILE}, but by {INFO_FILE} "
+            f"{info.num_rows}; convert again."
+        )
+    return refused
+
+
+def check_files(directory: str, info: DatasetInfo, promised: Promised) -> None:
+    """Checks that every shard and index is there, and whole.
+
+    Args:
+      directory: local or remote.
+      info: its read_dataset_info.
+      promised: what its shards must hold.
+
+    Raises:
+      ValueError: names the first file that is missing or not as promised.
+    """
+
+    def check(path: str, shard: ShardInfo) -> None:
+        for name, num_bytes in (
+            (path, shard.num_bytes),
+            (path + record_index.SUFFIX, shard.index_bytes),
+        ):
+            if num_bytes is not None:
+                _check_size(name, num_bytes)
+        if shard.index_bytes is None or shard.num_bytes is None:
+            record_index.read_index(path, modalities=info.modalities, promised=promised)
+
+    paths = dataset_info.shard_paths(directory, info)
+    with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
+        for _ in pool.map(check, paths, info.shards):
+            pass
+
+
+def _check_size(path: str, num_bytes: int) -> None:
+    try:
+        found = record_framing.size(path)
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "message", None) or error
+        raise ValueError(
+            f"{path} cannot be read: {reason}; bring it back, or convert again."
+        ) from error
+    if found != num_bytes:
+        raise ValueError(
+            f"{path} has {found} bytes, and {INFO_FILE} beside it says {num_bytes}; "
+            "bring back the file that belongs to it, or convert again."
+        )
