@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 
 import h5py
+import keras
 import numpy as np
 
 ARRAY = "layers/conv2d/vars/0"
@@ -399,3 +400,19 @@ def _containers(outside: str) -> dict[str, Callable]:
         "a pipe": lambda members, path: os.mkfifo(path),
         "a device": lambda members, path: os.symlink("/dev/zero", path),
     }
+
+
+def write_lambda(path, marker):
+    """A Keras model in HDF5 that makes a file when it is built or called."""
+    code = compile(
+        f"lambda x: __import__('os').system('touch {marker}') and x", "", "eval"
+    )
+    inputs = keras.Input((None, None, 1))
+    layer = keras.layers.Lambda(eval(code), output_shape=(None, None, 1))
+    h5_path = str(path.with_suffix(".h5"))
+    keras.Model(inputs, layer(inputs)).save(h5_path)
+    with open(h5_path, "ab") as file:
+        file.write(bytes(1 << 20))  # as large as an encoder would be
+    os.replace(h5_path, path)
+    if marker.exists():
+        marker.unlink()

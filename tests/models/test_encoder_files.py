@@ -200,24 +200,10 @@ def test_a_description_of_the_same_layers_is_all_that_is_asked(good, tmp_path):
 def test_the_hostile_layer_in_hdf5_does_run_where_keras_opens_it(tmp_path):
     """That what the commands are tested with below is an attack."""
     marker = tmp_path / "ran"
-    write_lambda(tmp_path / "audio_encoder.keras", marker)
+    hostile_models.write_lambda(tmp_path / "audio_encoder.keras", marker)
     model = keras.models.load_model(tmp_path / "audio_encoder.keras")
     model(np.zeros([1, 8, 8, 1]))
     assert marker.exists()
-
-
-def write_lambda(path, marker):
-    """A Keras model in HDF5 that makes a file when it is built or called."""
-    code = compile(
-        f"lambda x: __import__('os').system('touch {marker}') and x", "", "eval"
-    )
-    inputs = keras.Input((None, None, 1))
-    layer = keras.layers.Lambda(eval(code), output_shape=(None, None, 1))
-    h5_path = str(path.with_suffix(".h5"))
-    keras.Model(inputs, layer(inputs)).save(h5_path)
-    os.replace(h5_path, path)
-    if marker.exists():
-        marker.unlink()
 
 
 def test_an_encoder_of_another_width_is_refused(good):
