@@ -1,7 +1,6 @@
 """JSON files that anybody may have written, and checks of what they hold."""
 
 import json
-import math
 import os
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -9,6 +8,7 @@ from typing import Any, NoReturn
 from xdc_tf import files
 
 MAX_BYTES = 1 << 28
+MAX_DEPTH = 64
 
 
 def read_object(path: str | os.PathLike) -> dict[str, Any]:
@@ -16,8 +16,8 @@ def read_object(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: if there is none.
-      ValueError: if it is no regular file, larger than MAX_BYTES, or no JSON object;
-        names the file.
+      ValueError: if it is no regular file, larger than MAX_BYTES, no JSON object, or
+        nested deeper than MAX_DEPTH; names the file.
     """
     path = os.fspath(path)
     if "://" not in path and os.path.exists(path):
@@ -35,8 +35,24 @@ def read_object(path: str | os.PathLike) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}).") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object, but {str(values)[:80]!a}.")
+        raise ValueError(f"{path} holds no JSON object, but {ascii(values)[:80]}.")
+    if _is_deep(values):
+        raise ValueError(f"{path} is nested more than {MAX_DEPTH} levels deep.")
     return values
+
+
+def _is_deep(values: Any) -> bool:
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        inner = (
+            value.values() if isinstance(value, dict) else value
+            for value in level
+            if isinstance(value, dict | list)
+        )
+        level = [value for values in inner for value in values]
+        if not level:
+            return False
+    return True
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -54,12 +70,11 @@ def is_text(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number, and no bool."""
+    """Whether it is a number up to 1e100, whose square is finite too, and no bool."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and abs(value) < 1e300
-        and math.isfinite(value)
+        and abs(value) <= 1e100
     )
 
 
@@ -109,12 +124,12 @@ def check(
       ValueError: names `where`, the key and the value.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{where} is no JSON object, but {str(values)[:80]!a}.")
+        raise ValueError(f"{where} is no JSON object, but {ascii(values)[:80]}.")
     for key, passes in wanted.items():
         if key not in values:
             raise ValueError(f"{where} lacks {key}.")
         if not passes(values[key]):
             raise ValueError(
-                f"{where} has an unusable value under {key}, {str(values[key])[:80]!a}."
+                f"{where} has an unusable value under {key}, {ascii(values[key])[:80]}."
             )
     return values

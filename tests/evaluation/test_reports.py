@@ -201,7 +201,7 @@ def test_what_is_no_share_is_not_in_percent():
     [
         ("", "is not JSON"),
         ("\x00", "is not JSON"),
-        ("[1]", "has format_version None"),
+        ("[1]", "holds no JSON object"),
         ('{"protocol": "linear", "results": []}', "has format_version None"),
         ('{"format_version": 2}', "has format_version 2, this program reads 1"),
         ('{"format_version": 1}', "is no report, it lacks protocol, source, results"),
@@ -211,6 +211,114 @@ def test_other_files_are_refused(tmp_path, text, told):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=f"a.json {told}"):
         reports.read(str(tmp_path / "a.json"))
+
+
+def _change(path, place, value):
+    """Sets what lies under some keys of a JSON file."""
+    values = inner = json.loads(path.read_text())
+    *keys, last = place
+    for key in keys:
+        inner = inner[key]
+    inner[last] = value
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (["protocol"], 1),
+        (["time"], None),
+        (["source"], []),
+        (["source"], {}),
+        (["source", "video"], "run"),
+        (["source", "video", "method"], ["xdc"]),
+        (["source", "video", "seed"], {}),
+        (["results"], {"video": 1}),
+        (["results", 0], None),
+        (["results", 0, "stream"], {}),
+        (["results", 0, "metric"], "absent"),
+        (["results", 0, "mean"], [0.5]),
+        (["results", 0, "mean", "top1"], "0.5"),
+        (["results", 0, "mean", "top1"], True),
+        (["results", 0, "mean", "top1"], 1e200),
+        (["results", 0, "std"], {}),
+        (["results", 0, "std", "top1"], "0"),
+        (["results", 0, "splits"], 3),
+        (["results", 0, "splits", 0], "1"),
+        (["results", 0, "splits", 0, "split"], 1),
+        (["results", 0, "splits", 0, "metrics", "top1"], None),
+        (["settings"], None),
+        (["records"], "train"),
+        (["notes"], "a note"),
+        (["notes", 0], {}),
+        (["versions"], []),
+    ],
+)
+def test_an_unusable_value_is_an_error_that_names_the_report(place, value, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(_report()))
+    assert reports.read(str(path)) == _report()
+
+    _change(path, place, value)
+
+    expected = "unusable value|no encoder|other metrics|no JSON object"
+    with pytest.raises(ValueError, match=f"a.json.*({expected})"):
+        reports.read(str(path))
+
+
+def test_names_in_results_are_no_formulas_of_a_spreadsheet(tmp_path):
+    about = ABOUT | {"method": '=HYPERLINK("http://x","y")', "seed": -1}
+    reports.write(
+        _report(streams=["@video"], source={"@video": about}), workdir=str(tmp_path)
+    )
+    (line,) = _lines(tmp_path)
+    assert line["method"] == '\'=HYPERLINK("http://x","y")'
+    assert (line["stream"], line["seed"]) == ("'@video", "-1")
+
+
+def test_what_is_printed_has_no_escape_sequences():
+    report = _report(streams=["\x1b[2Jvideo"], notes=["a\rb", "\u202egnp.exe"])
+    assert reports.table(report).splitlines()[1:] == [
+        "\\x1b[2Jvideo: top1 40.0 +- 26.5, top5 100.0 +- 0.0",
+        "a\\rb",
+        "\\u202egnp.exe",
+    ]
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results", "tensorboard"])
+def test_a_link_in_a_work_directory_is_not_written_through(name, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "home").mkdir()
+    target = tmp_path / "home" / name
+    if name == "results.csv":
+        target.write_text("alias ls=ls\n")
+    else:
+        target.mkdir()
+    (tmp_path / "run" / name).symlink_to(target)
+
+    for attempt in (
+        reports.try_places,
+        lambda run: reports.write(_report(), workdir=run),
+    ):
+        with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
+            attempt(str(tmp_path / "run"))
+
+    assert os.listdir(tmp_path / "home") == [name]
+    if name == "results.csv":
+        assert target.read_text() == "alias ls=ls\n"
+    else:
+        assert os.listdir(target) == []
+
+
+def test_a_place_that_cannot_be_written_is_noticed_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments in (
+        (str(tmp_path / "file" / "run"), None),
+        (str(tmp_path / "run"), str(tmp_path / "file" / "report.json")),
+        (str(tmp_path / "run"), str(tmp_path)),
+    ):
+        with pytest.raises(OSError, match="cannot be written|is a directory"):
+            reports.try_places(*arguments)
 
 
 def test_what_records_say_of_themselves_is_no_report(tiny_records):

@@ -35,9 +35,11 @@ def main(argv):
             "no results to compare; give the JSON files of python -m "
             "xdc_tf.cli.evaluate, such as runs/*/results/*.json."
         )
-    from xdc_tf import escaping, files
+    from xdc_tf import escaping, files, outputs
     from xdc_tf.evaluation import comparison, comparison_tables
 
+    if _OUT.value:
+        outputs.try_file(_OUT.value)
     reports = [comparison.read(*_path_and_name(argument)) for argument in paths]
     rows = comparison.collect(reports, _METRICS.value)
     table = comparison.summarize(rows, reference=_REFERENCE.value)
@@ -46,7 +48,6 @@ def main(argv):
         warning = f"warning: not the same everywhere: {escaping.terminal(difference)}"
         print(warning, file=sys.stderr)
     if _OUT.value:
-        os.makedirs(os.path.dirname(os.path.abspath(_OUT.value)), exist_ok=True)
         files.write_text(_OUT.value, text)
     else:
         print(text, end="")

@@ -16,7 +16,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from xdc_tf import program
+from xdc_tf import outputs, program
 from xdc_tf.cli import new_video_flags
 
 _PROTOCOL = flags.DEFINE_enum(
@@ -95,6 +95,9 @@ def main(argv):
         raise ValueError("--records is missing, the labelled records to learn from.")
     if _SCRATCH.value and not _OUT.value:
         raise ValueError("--scratch needs --out, a directory for its reports.")
+    workdir = _WORKDIR.value or _OUT.value
+    if _OUT.value and _PROTOCOL.value == "finetune":
+        outputs.try_directory(_OUT.value)
     from xdc_tf.training import devices
 
     # Before anything else runs, so that a CPU can still be split.
@@ -131,6 +134,7 @@ def main(argv):
         test_manifests=_TEST_MANIFESTS.value,
         allow_overlap=_ALLOW_OVERLAP.value,
     )
+    reports.try_places(workdir, _JSON.value)
     report = protocols.evaluate(
         _PROTOCOL.value,
         source,
@@ -147,8 +151,9 @@ def main(argv):
         ),
         strategy=strategy,
     )
-    path = reports.write(report, workdir=_WORKDIR.value or _OUT.value, path=_JSON.value)
-    print(reports.table(report))
+    # First, so that it is seen whatever becomes of the disk.
+    print(reports.table(report), flush=True)
+    path = reports.write(report, workdir=workdir, path=_JSON.value)
     print(f"Report: {path}")
     return None
 

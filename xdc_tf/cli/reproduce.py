@@ -11,7 +11,7 @@ import shlex
 
 from absl import flags
 
-from xdc_tf import program
+from xdc_tf import outputs, program
 from xdc_tf.evaluation.reproduction_tables import SCALES, TABLES
 
 _TABLE = flags.DEFINE_enum("table", "methods", list(TABLES), "What to compare.")
@@ -46,7 +46,8 @@ def main(argv):
         out_dir=os.path.join(_OUT.value, name),
     )
     reproduction.check_reports(tasks)
-    os.makedirs(tasks[0].out_dir, exist_ok=True)
+    for place in (_OUT.value, tasks[0].out_dir):
+        outputs.try_directory(place)
     reproduction.make_data(tasks, num_workers=os.cpu_count() or 1)
     for number, task in enumerate(
         reproduction.run_tasks(tasks, num_jobs=_JOBS.value), start=1

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xdc_tf import files
+from xdc_tf import escaping, files, json_files, outputs
 from xdc_tf import workdir as work
 from xdc_tf.evaluation.metrics import are_shares, mean_and_std
 
@@ -22,6 +22,38 @@ _COLUMNS = (
     *("time", "protocol", "stream", "method", "kind", "seed", "metric", "value", "std"),
     *("num_splits", "json"),
 )
+
+
+# What a report must hold to be read, and each part of it.
+_is_seed = json_files.optional(
+    lambda value: json_files.is_number(value) or json_files.is_text(value)
+)
+_REPORT = {
+    "protocol": json_files.is_text,
+    "time": json_files.is_text,
+    "source": json_files.mapping_of(json_files.is_object),
+    "results": json_files.list_of(json_files.is_object),
+    "settings": json_files.is_object,
+    "records": json_files.is_object,
+    "notes": json_files.list_of(json_files.is_text),
+    "versions": json_files.is_object,
+}
+_SOURCE = {
+    "kind": json_files.is_text,
+    "method": json_files.is_text,
+    "seed": _is_seed,
+}
+_RESULT = {
+    "stream": json_files.is_text,
+    "metric": json_files.is_text,
+    "mean": json_files.mapping_of(json_files.is_number),
+    "std": json_files.mapping_of(json_files.optional(json_files.is_number)),
+    "splits": json_files.list_of(json_files.is_object),
+}
+_SPLIT = {
+    "split": json_files.is_text,
+    "metrics": json_files.mapping_of(json_files.is_number),
+}
 
 
 class SplitResult(NamedTuple):
@@ -100,6 +132,30 @@ def make_report(
     }
 
 
+def try_places(workdir: str, path: str | None = None) -> None:
+    """Raises before an evaluation what `write` would raise after it.
+
+    Args:
+      workdir: as of `write`; made if missing.
+      path: the same.
+
+    Raises:
+      OSError: if one of the files cannot be written.
+      ValueError: if one of them is a link, which could lead out of the directory.
+    """
+    tensorboard = os.path.join(workdir, work.TENSORBOARD_DIR)
+    results_dir = os.path.join(workdir, RESULTS_DIR)
+    table_path = os.path.join(workdir, RESULTS_FILE)
+    for place in (tensorboard, results_dir, table_path):
+        outputs.refuse_link(place)
+    outputs.try_file(table_path)
+    outputs.try_directory(tensorboard)
+    if path is None:
+        outputs.try_directory(results_dir)
+    else:
+        outputs.try_file(path)
+
+
 def write(report: Mapping[str, Any], *, workdir: str, path: str | None = None) -> str:
     """Writes a report as JSON, a line per result into results.csv, and TensorBoard.
 
@@ -113,15 +169,16 @@ def write(report: Mapping[str, Any], *, workdir: str, path: str | None = None) -
       The JSON's path.
 
     Raises:
-      ValueError: on values that are not finite; nothing is written then.
+      OSError: if one of them cannot be written.
+      ValueError: on values that are not finite, and see try_places; nothing is written
+        then.
     """
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    try_places(workdir, path)
     if path is None:
         folder = os.path.join(workdir, RESULTS_DIR)
         name = f"{report['protocol']}-{report['time'].replace(':', '')}"
         path = _free_name(os.path.join(folder, name), ".json")
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    os.makedirs(workdir, exist_ok=True)
     files.write_text(path, text)
     _append_csv(os.path.join(workdir, RESULTS_FILE), report, path)
     _log(os.path.join(workdir, work.TENSORBOARD_DIR), report)
@@ -136,17 +193,15 @@ def read(path: str) -> dict[str, Any]:
       ValueError: it is not a report of this format.
     """
     try:
-        report = json.loads(files.read_text(path))
+        report = json_files.read_object(path)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} does not exist; give a report of python -m xdc_tf.cli.evaluate."
         ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
-    version = report.get("format_version") if isinstance(report, dict) else None
+    version = report.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format_version {version!r}, this program reads "
+            f"{path} has format_version {ascii(version)[:80]}, this program reads "
             f"{FORMAT_VERSION}; evaluate again."
         )
     # Other files of this program have a version too.
@@ -156,7 +211,26 @@ def read(path: str) -> dict[str, Any]:
             f"{path} is no report, it lacks {', '.join(missing)}; give one of python "
             "-m xdc_tf.cli.evaluate."
         )
+    _check(report, path)
     return report
+
+
+def _check(report: dict[str, Any], path: str) -> None:
+    """Checks what is read of reports."""
+    json_files.check(report, _REPORT, path)
+    for stream, about in report["source"].items():
+        json_files.check(about, _SOURCE, f"{path}: source of {stream[:80]!a}")
+    if not report["source"]:
+        raise ValueError(f"{path} has no encoder under source.")
+    for number, result in enumerate(report["results"]):
+        where = f"{path}: results[{number}]"
+        json_files.check(result, _RESULT, where)
+        if result["std"].keys() != result["mean"].keys() or (
+            result["metric"] not in result["mean"]
+        ):
+            raise ValueError(f"{where} has other metrics under mean, std and metric.")
+        for split in result["splits"]:
+            json_files.check(split, _SPLIT, f"{where}: splits")
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -171,12 +245,12 @@ def table(report: Mapping[str, Any]) -> str:
             if std is not None:
                 value += f" +- {factor * std:{form}}"
             values.append(value)
-        lines.append(f"{result['stream']}: {', '.join(values)}")
+        lines.append(escaping.terminal(f"{result['stream']}: {', '.join(values)}"))
     num_splits = len(report["results"][0]["splits"])
     title = f"{report['protocol']}, shares in percent"
     if num_splits > 1:
         title += f", mean +- standard deviation of {num_splits} splits"
-    return "\n".join([title, *lines, *report["notes"]])
+    return "\n".join([title, *lines, *map(escaping.terminal, report["notes"])])
 
 
 def _free_name(stem: str, suffix: str) -> str:
@@ -194,14 +268,13 @@ def _append_csv(path: str, report: Mapping[str, Any], json_path: str) -> None:
     for result in report["results"]:
         name, stream = result["metric"], result["stream"]
         about = report["source"].get(stream) or next(iter(report["source"].values()))
-        writer.writerow(
-            [
-                *(report["time"], report["protocol"], stream),
-                *(about[key] for key in ("method", "kind", "seed")),
-                *(name, result["mean"][name], result["std"][name]),
-                *(len(result["splits"]), os.path.abspath(json_path)),
-            ]
-        )
+        cells = [
+            *(report["time"], report["protocol"], stream),
+            *(about[key] for key in ("method", "kind", "seed")),
+            *(name, result["mean"][name], result["std"][name]),
+            *(len(result["splits"]), os.path.abspath(json_path)),
+        ]
+        writer.writerow(map(escaping.csv_cell, cells))
     with files.placing(path) as temporary:
         header = ",".join(_COLUMNS) + "\n"
         lines = files.read_text(path) if os.path.exists(path) else header

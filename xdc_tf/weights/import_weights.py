@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from xdc_tf import files
+from xdc_tf import files, outputs
 from xdc_tf import workdir as work
 from xdc_tf.data import clips
 from xdc_tf.data.dataset_info import VIDEO
@@ -98,8 +98,8 @@ def import_weights(
     """
     if "://" in out_dir:
         raise ValueError(f"--out={out_dir} must be a local directory; copy it then.")
-    if os.path.exists(out_dir):
-        raise FileExistsError(f"{out_dir} exists; remove it or choose another --out.")
+    files.check_free(out_dir)
+    outputs.try_file(out_dir)
     if architecture not in (AUTO, *video_resnet.ARCHITECTURES):
         raise ValueError(
             f"--arch={architecture} is not one of {AUTO}, "
