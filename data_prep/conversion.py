@@ -1,15 +1,19 @@
 """A manifest -> a directory of records.
 
 Shards are made by a pool of processes here, or by an Apache Beam runner; then their
-reports become examples.csv, quarantine.csv and, last of all, dataset_info.json. What an
-interrupted conversion has finished is kept: PROGRESS_DIR says what it is.
+reports become examples.csv, quarantine.csv and, last of all, dataset_info.json, each on
+disk before the next. What an interrupted conversion has finished is kept: PROGRESS_DIR
+says what it is. It stays while rows are refused for what may have been the machine's
+fault (TRANSIENT_REASONS): the next call makes their shards anew.
 """
 
 import collections
+import contextlib
 import json
 import math
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -19,11 +23,12 @@ from data_prep import shards as shard_files
 from data_prep.answers import Outcome
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import Manifest, ManifestRow, read_manifest
+from data_prep.reasons import TRANSIENT_REASONS
 from data_prep.segments import Segmentation
 from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
 from data_prep.workers import Limits
 from xdc_tf import compat, files
-from xdc_tf.data import dataset_info, record_index
+from xdc_tf.data import dataset_info, record_directory, record_index
 from xdc_tf.data.dataset_info import (
     QUARANTINE_FILE,
     DatasetInfo,
@@ -38,6 +43,9 @@ _WHOLE_ROWS = Segmentation()
 
 _PLAN_FILE = "plan.json"
 _CUTS_FILE = "segments.csv"
+_LOCK_FILE = ".lock"
+# Looking at a remote file takes tens of milliseconds.
+_FILES_AT_A_TIME = 16
 
 
 class BeamRunner(NamedTuple):
@@ -63,8 +71,10 @@ def convert_manifest(
 
     Args:
       manifest_path: CSV file, see data_prep.manifest; local or remote.
-      out_dir: directory of the records, local or remote (s3://...). If it is complete
-        and of the same manifest and settings, nothing is done; what an unfinished
+      out_dir: directory of the records, local or remote (s3://...); one process at a
+        time writes to a local one. If it is complete and of the same manifest and
+        settings, what it promises is checked, lost indices are made anew, and rows
+        that were refused for TRANSIENT_REASONS are tried again; what an unfinished
         conversion has finished is kept.
       settings: what to store.
       num_workers: processes that decode; with Beam, of each of its workers.
@@ -79,21 +89,63 @@ def convert_manifest(
 
     Raises:
       FileNotFoundError: no such manifest.
-      ValueError: bad settings or manifest, out_dir of others, or no row usable.
+      BlockingIOError: another process is writing to out_dir.
+      OSError: a file cannot be written.
+      ValueError: bad settings or manifest, out_dir of others or damaged, or no row
+        usable.
     """
     _validate(settings, segmentation, num_workers, rows_per_shard, limits)
     manifest = read_manifest(manifest_path, labels=labels)
     compat.enable_remote_paths(out_dir)
     promised = _promised_info(manifest, settings, segmentation, rows_per_shard)
-    if tf.io.gfile.exists(os.path.join(out_dir, dataset_info.INFO_FILE)):
-        return _leave_alone(out_dir, promised)
+    info = _complete_info(out_dir, promised)
+    if info is not None and not _is_to_be_changed(out_dir, info):
+        return _report_complete(out_dir, info)
+    _make_directory(out_dir)
+    with _lock(out_dir):
+        info = _complete_info(out_dir, promised)
+        if info is not None:
+            _remake_indices(out_dir, info)
+            if not _is_to_be_tried_again(out_dir, promised):
+                _remove_progress(out_dir)
+                return _report_complete(out_dir, info)
+            # Before any shard changes.
+            _remove(os.path.join(out_dir, dataset_info.INFO_FILE))
+        return _convert(
+            manifest,
+            manifest_path,
+            out_dir,
+            promised,
+            settings=settings,
+            num_workers=num_workers,
+            limits=limits,
+            segmentation=segmentation,
+            beam=beam,
+        )
+
+
+def _convert(
+    manifest: Manifest,
+    manifest_path: str,
+    out_dir: str,
+    promised: DatasetInfo,
+    *,
+    settings: ConversionSettings,
+    num_workers: int,
+    limits: Limits,
+    segmentation: Segmentation,
+    beam: BeamRunner | None,
+) -> DatasetInfo:
+    """Makes what is missing, and what may turn out better than last time."""
     _plan(out_dir, promised)
     rows = _cut(manifest, out_dir, settings, segmentation, num_workers, limits)
     promised = promised._replace(num_rows=len(rows))
-    shards = shard_files.cut_into_shards(rows, rows_per_shard)
-    done = [report for report in shard_files.read_reports(out_dir, shards) if report]
+    shards = shard_files.cut_into_shards(rows, promised.rows_per_shard)
+    reports = shard_files.read_reports(out_dir, shards)
+    done = [report for report in reports if report and not _transient([report])]
     have = {report.file for report in done}
     missing = [shard for shard in shards if shard.file not in have]
+    shard_files.remove_reports(out_dir, missing)
     arguments = {
         "settings": settings,
         "label_indices": {name: k for k, name in enumerate(manifest.label_names)},
@@ -171,8 +223,14 @@ def _promised_info(
     )
 
 
-def _leave_alone(out_dir: str, promised: DatasetInfo) -> DatasetInfo:
-    """What a complete directory says, if it is the one asked for."""
+def _complete_info(out_dir: str, promised: DatasetInfo) -> DatasetInfo | None:
+    """What a complete directory says, if it is the one asked for; else None.
+
+    Raises:
+      ValueError: it is of another manifest or other settings.
+    """
+    if not tf.io.gfile.exists(os.path.join(out_dir, dataset_info.INFO_FILE)):
+        return None
     info = dataset_info.read_dataset_info(out_dir)
     results = {"num_rows", "num_examples", "num_quarantined", "shards"}
     results |= {"log_mel_mean", "log_mel_std"}
@@ -188,12 +246,131 @@ def _leave_alone(out_dir: str, promised: DatasetInfo) -> DatasetInfo:
             f"{out_dir} is a complete conversion of another manifest or with other "
             f"settings ({'; '.join(differing)}); choose another --out or delete it."
         )
-    for path in dataset_info.shard_paths(out_dir, info):
-        if not tf.io.gfile.exists(path + record_index.SUFFIX):
-            record_index.index_shard(path)
-    _remove_progress(out_dir)
+    return info
+
+
+def _is_to_be_changed(out_dir: str, info: DatasetInfo) -> bool:
+    """Whether indices of a complete directory are lost, or remains are there.
+
+    Raises:
+      ValueError: a shard is lost or of another size.
+    """
+    return bool(
+        _wrong_indices(out_dir, info)
+        or _remains(out_dir)
+        or tf.io.gfile.exists(os.path.join(out_dir, PROGRESS_DIR))
+        or tf.io.gfile.exists(os.path.join(out_dir, _LOCK_FILE))
+    )
+
+
+def _report_complete(out_dir: str, info: DatasetInfo) -> DatasetInfo:
+    """Checks also the tables of a complete directory, and says that it is one."""
+    record_directory.open_directory(out_dir)
     print(f"{out_dir} is complete: {info.num_examples} examples. Nothing to do.")
     return info
+
+
+def _wrong_indices(out_dir: str, info: DatasetInfo) -> list[str]:
+    """Shards whose index is lost or not as promised.
+
+    Raises:
+      ValueError: a shard itself is lost or of another size.
+    """
+    promised = None
+    if any(shard.index_bytes is None for shard in info.shards):
+        examples = dataset_info.read_examples(out_dir)
+        promised = dataset_info.promised(out_dir, info, examples)
+    paths = dataset_info.shard_paths(out_dir, info)
+    with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
+        sizes = list(pool.map(shard_files.sizes, paths))
+    wrong = []
+    for path, shard, (num_bytes, index_bytes) in zip(
+        paths, info.shards, sizes, strict=True
+    ):
+        if num_bytes < 0 or shard.num_bytes not in (None, num_bytes):
+            found = "is missing" if num_bytes < 0 else f"has {num_bytes} bytes"
+            said = "" if shard.num_bytes is None else f" of {shard.num_bytes} bytes"
+            raise ValueError(
+                f"{path} {found}, and {dataset_info.INFO_FILE} beside it promises a "
+                f"file{said}; bring back the one that belongs to it, or remove "
+                f"{dataset_info.INFO_FILE} and call the same command again, which "
+                "makes all shards anew."
+            )
+        if shard.index_bytes is not None:
+            is_right = index_bytes == shard.index_bytes
+        else:
+            is_right = _is_index_of(path, promised)
+        if not is_right:
+            wrong.append(path)
+    return wrong
+
+
+def _is_index_of(path: str, promised: dataset_info.Promised) -> bool:
+    """Whether a shard of an earlier version has its index."""
+    try:
+        record_index.read_index(path, promised=promised)
+    except ValueError:
+        return False
+    return True
+
+
+def _remake_indices(out_dir: str, info: DatasetInfo) -> None:
+    """Makes lost indices anew.
+
+    Raises:
+      ValueError: a shard is lost or damaged, or not the one that was made.
+    """
+    for path in _wrong_indices(out_dir, info):
+        record_index.index_shard(path)
+    wrong = _wrong_indices(out_dir, info)
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]} does not hold the records that {dataset_info.INFO_FILE} and "
+            f"{dataset_info.EXAMPLES_FILE} promise; bring back the file that belongs "
+            f"to them, or remove {dataset_info.INFO_FILE} and call the same command "
+            "again, which makes all shards anew."
+        )
+
+
+def _transient(reports: Sequence[ShardReport]) -> list[RefusedRow]:
+    """Rows that may be usable another time."""
+    return [
+        row
+        for report in reports
+        for row in report.refused
+        if row.reason in TRANSIENT_REASONS
+    ]
+
+
+def _is_to_be_tried_again(out_dir: str, promised: DatasetInfo) -> bool:
+    """Whether a complete directory has rows for another try, and knows of the rest."""
+    if _differences_from_plan(out_dir, promised) != []:
+        return False
+    refused = dataset_info.read_refused(out_dir)
+    return any(row.reason in TRANSIENT_REASONS for row in refused)
+
+
+def _make_directory(out_dir: str) -> None:
+    if "://" in out_dir:
+        tf.io.gfile.makedirs(out_dir)
+        return
+    os.makedirs(out_dir, exist_ok=True)
+    files.sync(os.path.dirname(os.path.abspath(out_dir)))
+
+
+def _lock(out_dir: str) -> contextlib.AbstractContextManager:
+    """Keeps other processes from writing to a local directory."""
+    if "://" in out_dir:
+        return contextlib.nullcontext()  # object stores have no locks
+    path = os.path.join(out_dir, _LOCK_FILE)
+    return files.Lock(path, held=out_dir, remove=True)
+
+
+def _remove(path: str) -> None:
+    """Removes a file; a local one is gone for good on return."""
+    tf.io.gfile.remove(path)
+    if "://" not in path:
+        files.sync(os.path.dirname(path))
 
 
 def _plan(out_dir: str, promised: DatasetInfo) -> None:
@@ -202,27 +379,40 @@ def _plan(out_dir: str, promised: DatasetInfo) -> None:
     Raises:
       ValueError: it is the beginning of another conversion.
     """
-    progress = os.path.join(out_dir, PROGRESS_DIR)
-    path = os.path.join(progress, _PLAN_FILE)
-    wanted = dataset_info.to_json(promised)
-    if tf.io.gfile.exists(path):
-        found = json.loads(files.read_text(path))
-        # As JSON has it: lists for tuples.
-        wanted = json.loads(json.dumps(wanted))
-        differing = [
-            f"{key}: {found.get(key)} there, {value} asked for"
-            for key, value in wanted.items()
-            if found.get(key) != value
-        ]
-        if differing:
-            raise ValueError(
-                f"{out_dir} is the beginning of a conversion of another manifest or "
-                f"with other settings ({'; '.join(differing)}); choose another --out "
-                "or delete it."
-            )
-        return
-    tf.io.gfile.makedirs(progress)
-    files.write_text(path, json.dumps(wanted, indent=2) + "\n")
+    differing = _differences_from_plan(out_dir, promised)
+    if differing:
+        raise ValueError(
+            f"{out_dir} is the beginning of a conversion of another manifest or "
+            f"with other settings ({'; '.join(differing)}); choose another --out "
+            "or delete it."
+        )
+    if differing is None:
+        progress = os.path.join(out_dir, PROGRESS_DIR)
+        tf.io.gfile.makedirs(progress)
+        if "://" not in out_dir:
+            files.sync(out_dir)
+        text = json.dumps(dataset_info.to_json(promised), indent=2) + "\n"
+        files.write_text(os.path.join(progress, _PLAN_FILE), text)
+
+
+def _differences_from_plan(out_dir: str, promised: DatasetInfo) -> list[str] | None:
+    """How an unfinished conversion differs from the one asked for; None without one."""
+    path = os.path.join(out_dir, PROGRESS_DIR, _PLAN_FILE)
+    if not tf.io.gfile.exists(path):
+        return None
+    try:
+        planned = json.loads(files.read_text(path))
+    except ValueError:
+        planned = None
+    if not isinstance(planned, dict):
+        return [f"{path} is no JSON object"]
+    # As JSON has it: lists for tuples.
+    asked_for = json.loads(json.dumps(dataset_info.to_json(promised)))
+    return [
+        f"{key}: {planned.get(key)} there, {value} asked for"
+        for key, value in asked_for.items()
+        if planned.get(key) != value
+    ]
 
 
 def _cut(
@@ -251,7 +441,13 @@ def _cut(
                 cuts.append(cut)
                 tell(Outcome(cut))
         files.write_text(path, segments.write_cuts(cuts))
-    return segments.read_cuts(files.read_text(path), manifest.rows)
+    try:
+        return segments.read_cuts(files.read_text(path), manifest.rows)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not list segments of the manifest's rows ({error}); remove "
+            f"{os.path.dirname(path)} and call the same command again."
+        ) from error
 
 
 def _finish(
@@ -290,17 +486,25 @@ def _finish(
         log_mel_mean=mean,
         log_mel_std=std,
         shards=tuple(
-            ShardInfo(report.file, len(report.examples)) for report in reports
+            ShardInfo(report.file, len(report.examples), *report.num_bytes)
+            for report in reports
         ),
     )
     dataset_info.write_examples(out_dir, examples)
     dataset_info.write_dataset_info(out_dir, info)
-    _remove_progress(out_dir)
+    transient = _transient(reports)
+    if not transient:
+        _remove_progress(out_dir)
     print(
         f"{len(examples)} of {len(examples) + len(refused)} rows converted into "
         f"{len(info.shards)} shards in {out_dir}; {len(refused)} quarantined"
         + (f" ({count_reasons(refused)}), see {QUARANTINE_FILE}" if refused else "")
         + (f"; {len(truncated)} truncated, see {TRUNCATED_FILE}" if truncated else "")
+        + (
+            f"; the same command tries {count_reasons(transient)} again"
+            if transient
+            else ""
+        )
         + "."
     )
     return info
@@ -317,12 +521,20 @@ def _mean_and_std(moments: shard_files.Moments) -> tuple[float, float]:
 
 def _remove_progress(out_dir: str) -> None:
     """Removes what only an unfinished conversion needs."""
-    for name in tf.io.gfile.listdir(out_dir):
-        if name.startswith("records-") and name.endswith(".tmp"):
-            tf.io.gfile.remove(os.path.join(out_dir, name))
+    for name in _remains(out_dir):
+        tf.io.gfile.remove(os.path.join(out_dir, name))
     progress = os.path.join(out_dir, PROGRESS_DIR)
     if tf.io.gfile.exists(progress):
         tf.io.gfile.rmtree(progress)
+
+
+def _remains(out_dir: str) -> list[str]:
+    """Names of shards that were never complete."""
+    return [
+        name
+        for name in tf.io.gfile.listdir(out_dir)
+        if name.startswith("records-") and name.endswith(".tmp")
+    ]
 
 
 def count_reasons(refused: Sequence[RefusedRow]) -> str:

@@ -19,6 +19,9 @@ from data_prep import remote_files
 COLUMNS = ("path", "start_secs", "end_secs", "label")
 # Beside a manifest: the labels of all splits of its data set.
 LABELS_FILE = "labels.txt"
+# Ten million rows, which is more than the memory for them.
+_MOST_MANIFEST_BYTES = 1 << 30
+_MOST_LABELS_BYTES = 1 << 26
 # Thirty years, which FFmpeg's microseconds hold.
 _MOST_SECS = 1e9
 
@@ -56,14 +59,15 @@ def read_manifest(path: str, *, labels: str | None = None) -> Manifest:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a wrong header or row, with file, line, value and remedy.
+        ValueError: a wrong header or row, with file, line, value and remedy; or what
+            is no regular file, or a huge one.
     """
     if not remote_files.exists(path):
         raise FileNotFoundError(
             f"manifest {path} does not exist; give a CSV file with the columns "
             f"{','.join(COLUMNS)} (all but path optional)."
         )
-    content = remote_files.read_bytes(path)
+    content = remote_files.read_bytes(path, limit_bytes=_MOST_MANIFEST_BYTES)
     try:
         # Spreadsheet programs put a byte order mark in front.
         text = content.decode("utf-8-sig")
@@ -119,7 +123,8 @@ def _label_names(
             f"file of labels {file} does not exist; give one with a name a line."
         )
     try:
-        lines = remote_files.read_bytes(file).decode("utf-8-sig").splitlines()
+        content = remote_files.read_bytes(file, limit_bytes=_MOST_LABELS_BYTES)
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error}); save it so.") from error
     names = [line for line in lines if line]

@@ -28,18 +28,26 @@ TRANSIENT_REASONS = frozenset({KILLED, IO_ERROR})
 # What is tried once more at once; a timeout may come from what else was in work.
 TRIED_AGAIN_REASONS = TRANSIENT_REASONS | {TIMEOUT}
 
-# Errors of opening, reading or writing that are about the file itself.
-_LASTING_ERRORS = frozenset(
-    {
-        *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
-        *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO, errno.EILSEQ),
-    }
+# Errors of opening, reading or writing that are about the file itself. Object stores'
+# libraries raise them without numbers.
+_LASTING_ERRORS = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+_LASTING_NUMBERS = frozenset(
+    {errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO, errno.EILSEQ}
 )
 
 
 def is_transient(error: Exception) -> bool:
     """Whether the system or a storage failed, which says nothing of the file."""
-    return isinstance(error, OSError) and error.errno not in _LASTING_ERRORS
+    return (
+        isinstance(error, OSError)
+        and not isinstance(error, _LASTING_ERRORS)
+        and error.errno not in _LASTING_NUMBERS
+    )
 
 
 class MediaError(Exception):

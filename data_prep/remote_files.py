@@ -9,7 +9,8 @@ import re
 import tempfile
 from collections.abc import Iterator
 
-from data_prep.reasons import CANNOT_OPEN, TOO_LARGE, MediaError
+from data_prep.reasons import CANNOT_OPEN, IO_ERROR, TOO_LARGE, MediaError, is_transient
+from xdc_tf import files
 
 # Scheme -> what pip installs for it.
 _PACKAGES = {
@@ -28,26 +29,32 @@ def is_remote(path: str) -> bool:
     return _SCHEME.match(path) is not None
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, *, limit_bytes: int) -> bytes:
     """The content of a file.
 
     Raises:
       FileNotFoundError: there is none.
       OSError: it cannot be read.
-      ValueError: a file system that cannot be reached from here.
+      ValueError: it is no regular file, or a larger one; or of a file system that
+        cannot be reached from here.
     """
     with _open(path) as file:
-        return file.read()
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise ValueError(
+            f"{path} has more than {limit_bytes >> 20} MiB, the limit; split it."
+        )
+    return content
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file.
+    """Whether there is something of that name.
 
     Raises:
       ValueError: a file system that cannot be reached from here.
     """
     if not is_remote(path):
-        return os.path.isfile(path)
+        return os.path.exists(path)
     system, name = _file_system(path)
     return system.isfile(name)
 
@@ -61,7 +68,8 @@ def local_copy(path: str, *, limit_bytes: int) -> Iterator[str]:
       limit_bytes: of a copy.
 
     Raises:
-      MediaError: cannot_open, or too_large.
+      MediaError: cannot_open, too_large, or io_error if the storage, or the place for
+        the copy, failed.
     """
     if not is_remote(path):
         yield path
@@ -79,21 +87,25 @@ def local_copy(path: str, *, limit_bytes: int) -> Iterator[str]:
                             TOO_LARGE,
                             f"more than {limit_bytes / 2**20:g} MiB, the limit",
                         )
+                copy.flush()
         except MediaError:
             raise
         except MemoryError:
             raise
+        except (ValueError, ImportError) as error:
+            raise MediaError(CANNOT_OPEN, str(error)) from error
         except Exception as error:
+            lasting = isinstance(error, OSError) and not is_transient(error)
             raise MediaError(
-                CANNOT_OPEN, f"{type(error).__name__}: {error}" if str(error) else path
+                CANNOT_OPEN if lasting else IO_ERROR,
+                f"{type(error).__name__}: {error}" if str(error) else path,
             ) from error
-        copy.flush()
         yield copy.name
 
 
 def _open(path: str):
     if not is_remote(path):
-        return open(path, "rb")
+        return files.open_regular(path)
     system, name = _file_system(path)
     # Blocks of the library's own, which reads ahead.
     return system.open(name, "rb")

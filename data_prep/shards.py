@@ -170,7 +170,7 @@ def _write_shard(
                     moments = add(report.moments, _moments(converted.log_mel))
                     report = report._replace(moments=moments)
             tell(outcome)
-    return report._replace(num_bytes=_sizes(path))
+    return report._replace(num_bytes=sizes(path))
 
 
 def _encode(row: ManifestRow, label: int, converted: ConvertedRow, fps: float) -> bytes:
@@ -204,7 +204,7 @@ def add(left: Moments, right: Moments) -> Moments:
     return Moments(*(a + b for a, b in zip(left, right, strict=True)))
 
 
-def _sizes(path: str) -> tuple[int, int]:
+def sizes(path: str) -> tuple[int, int]:
     """Bytes of a shard and of its index; -1 where there is none."""
     names = path, path + record_index.SUFFIX
     return tuple(
@@ -227,19 +227,33 @@ def read_reports(out_dir: str, shards: Sequence[Shard]) -> list[ShardReport | No
     return [_read_report(out_dir, shard) for shard in shards]
 
 
+def remove_reports(out_dir: str, shards: Sequence[Shard]) -> None:
+    """Removes the reports of shards that are to be made anew, where there are any."""
+    for shard in shards:
+        path = _report_path(out_dir, shard)
+        if tf.io.gfile.exists(path):
+            tf.io.gfile.remove(path)
+    if shards and "://" not in out_dir:
+        files.sync(os.path.join(out_dir, PROGRESS_DIR))
+
+
 def _read_report(out_dir: str, shard: Shard) -> ShardReport | None:
     try:
         values = json.loads(files.read_text(_report_path(out_dir, shard)))
+        report = ShardReport(
+            file=values["file"],
+            num_bytes=tuple(values["num_bytes"]),
+            examples=[ExampleRow(*row) for row in values["examples"]],
+            refused=[RefusedRow(*row) for row in values["refused"]],
+            truncated=[TruncatedRow(*row) for row in values["truncated"]],
+            moments=Moments(*values["moments"]),
+        )
     except FileNotFoundError:
         return None
-    report = ShardReport(
-        file=values["file"],
-        num_bytes=tuple(values["num_bytes"]),
-        examples=[ExampleRow(*row) for row in values["examples"]],
-        refused=[RefusedRow(*row) for row in values["refused"]],
-        truncated=[TruncatedRow(*row) for row in values["truncated"]],
-        moments=Moments(*values["moments"]),
+    except (KeyError, TypeError, ValueError):
+        return None  # damaged: what it is of is made anew
+    # Of another shard, or of one that was lost or changed since.
+    whole = report.file == shard.file and report.num_bytes == sizes(
+        os.path.join(out_dir, shard.file)
     )
-    # After a power cut, names may be there before the bytes.
-    whole = report.num_bytes == _sizes(os.path.join(out_dir, shard.file))
     return report if whole else None

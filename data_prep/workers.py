@@ -37,6 +37,7 @@ from data_prep.reasons import (
     UNEXPECTED_ERROR,
     is_transient,
 )
+from xdc_tf import signals
 
 # Outcomes may wait for the turn of an earlier one, this many per worker.
 _WAITING_PER_WORKER = 8
@@ -347,8 +348,10 @@ def _serve(
     temporary_dir: str,
 ) -> None:
     """Answers tasks until the other end closes."""
-    # An interrupt from the terminal is for the main process, which then stops this.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # An interrupt from the terminal, or a signal from a scheduler to all processes, is
+    # for the main one, which then stops this.
+    for number in (signal.SIGINT, *signals.SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
     tempfile.tempdir = temporary_dir
     threading.Thread(
         target=_end_with_the_main_process, args=(temporary_dir,), daemon=True

@@ -5,16 +5,21 @@ rows. They are looked up by name without suffix, so that videos may be re-encode
 """
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
+
+from xdc_tf import files
 
 VIDEO_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4"),
     *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
 )
 AUDIO_SUFFIXES = (".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
+# Of an annotation file; AudioSet's largest has 100 MB.
+_MOST_BYTES = 1 << 30
 
 
 class Row(NamedTuple):
@@ -231,6 +236,25 @@ def annotation_file(annotations: str, *names: str) -> str:
     )
 
 
+def open_annotations(
+    path: str, *, newline: str | None = None, errors: str | None = None
+) -> TextIO:
+    """Opens an annotation file, which may be a stranger's, like `open`.
+
+    Raises:
+        ValueError: it is no regular file, or a huge one.
+    """
+    file = files.open_regular(path)
+    num_bytes = os.fstat(file.fileno()).st_size
+    if num_bytes > _MOST_BYTES:
+        file.close()
+        raise ValueError(
+            f"{path} has {num_bytes >> 20} MiB, the limit is {_MOST_BYTES >> 20}; give "
+            "the data set's annotation files."
+        )
+    return io.TextIOWrapper(file, "utf-8-sig", errors=errors, newline=newline)
+
+
 def read_lines(path: str) -> Iterator[tuple[str, str]]:
     """Reads a list, whatever its line ends.
 
@@ -242,7 +266,7 @@ def read_lines(path: str) -> Iterator[tuple[str, str]]:
         ValueError: the file is not UTF-8.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open_annotations(path) as file:
             for number, line in enumerate(file, start=1):
                 line = line.strip()
                 if line:
@@ -356,7 +380,7 @@ def stem_of(path: str) -> str:
 
 def _read_csv(path: str) -> Iterator[tuple[str, list[str]]]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open_annotations(path, newline="") as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             for values in reader:
                 if values:

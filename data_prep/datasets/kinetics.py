@@ -17,6 +17,7 @@ from data_prep.datasets.annotated_media import (
     collect,
     find_youtube_clip,
     index_media,
+    open_annotations,
     read_segment,
     read_table,
 )
@@ -85,7 +86,7 @@ def _annotation_files(directory: str) -> list[str]:
     for name in sorted(os.listdir(directory)):
         path = os.path.join(directory, name)
         if name.endswith(".csv") and name[0] != "." and os.path.isfile(path):
-            with open(path, encoding="utf-8", errors="replace") as file:
+            with open_annotations(path, errors="replace") as file:
                 if "youtube_id" in file.readline():
                     files.append(path)
     return files

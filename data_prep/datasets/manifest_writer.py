@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from data_prep.datasets.annotated_media import Clips, Row
+from data_prep.datasets.annotated_media import Clips, Row, open_annotations
 from data_prep.manifest import COLUMNS, LABELS_FILE
 from xdc_tf import files
 from xdc_tf.data import dataset_info
@@ -40,7 +40,7 @@ def check_out(out: str) -> None:
     if "://" in out or not out.endswith(_SUFFIX):
         raise ValueError(f"--out={out} must be a local file that ends in {_SUFFIX}.")
     if os.path.exists(out):
-        with open(out, encoding="utf-8", errors="replace") as file:
+        with open_annotations(out, errors="replace") as file:
             header = file.readline().strip()
         if header != ",".join(COLUMNS):
             raise ValueError(
@@ -166,10 +166,7 @@ def _share_labels(path: str, clips: Clips) -> list[str]:
         if shared:
             files.write_text(path, "".join(f"{name}\n" for name in shared))
         return shared
-    try:
-        shared = [line for line in files.read_text(path).splitlines() if line]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
+    shared = [line for line in files.read_text(path).splitlines() if line]
     if shared != sorted(set(shared)):
         raise ValueError(
             f"{path} is not a sorted list of different labels, as this command writes "

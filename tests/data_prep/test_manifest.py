@@ -133,7 +133,9 @@ def test_names_beside_a_remote_manifest_are_remote(tmp_path, monkeypatch):
     monkeypatch.setattr(
         module.remote_files, "exists", lambda path: not path.endswith("labels.txt")
     )
-    monkeypatch.setattr(module.remote_files, "read_bytes", lambda path: content)
+    monkeypatch.setattr(
+        module.remote_files, "read_bytes", lambda path, limit_bytes: content
+    )
     rows = read_manifest("s3://bucket/set/videos.csv").rows
     assert [row.file for row in rows] == [
         "s3://bucket/set/v/a.mp4",

@@ -19,7 +19,7 @@ from test_answers import answer, header
 from data_prep.answers import Form, Outcome, Packed
 from data_prep.workers import Limits, map_groups
 
-LIMITS = Limits(timeout_secs=4)
+LIMITS = Limits(timeout_secs=3)
 
 
 def behave(tasks):
@@ -129,7 +129,7 @@ def test_no_groups_give_no_outcomes():
     assert outcomes_of([]) == []
 
 
-@pytest.mark.parametrize("what", ["SIGKILL", "SIGTERM", "EIO", "hang"])
+@pytest.mark.parametrize("what", ["SIGKILL", "SIGHUP", "EIO", "hang"])
 def test_what_may_not_be_the_items_fault_is_tried_again(tmp_path, what):
     groups = [["a", f"first time {what} {tmp_path / 'x'}", "b"], ["slow"], ["c"]]
     limits = Limits(timeout_secs=2.5 if what == "hang" else 20)
