@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xdc_tf import files
 from xdc_tf.weights import known_globals, pickles
 
 
@@ -19,7 +20,7 @@ def read(path: str) -> dict[str, np.ndarray]:
       ValueError: if it is damaged, holds other things than numbers, text and plain
         containers, or no arrays.
     """
-    with open(path, "rb") as file:
+    with files.open_regular(path) as file:
         table = known_globals.CONTAINERS | known_globals.ARRAYS
         value = pickles.read(file, table, name=path)
     blobs = value.get("blobs", value) if isinstance(value, dict) else None

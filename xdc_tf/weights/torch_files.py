@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from xdc_tf import files
+from xdc_tf import arrays, files
 from xdc_tf.weights import pickles, torch_loader, torch_tensors
 from xdc_tf.weights.torch_tensors import StorageId
 
@@ -43,13 +43,13 @@ def read(path: str, *, with_torch: bool = False) -> Any:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is damaged, was not written by torch.save, or holds other things
-        than tensors, arrays and plain containers.
+      ValueError: if it is no regular file, damaged, was not written by torch.save, or
+        holds other things than tensors, arrays and plain containers.
       ImportError: with `with_torch`, if PyTorch is not installed.
     """
     if with_torch:
         return torch_loader.read(path)
-    with open(path, "rb") as file:
+    with files.open_regular(path) as file:
         start = file.read(len(ZIP_START))
         file.seek(0)
         return (_read_zip if start == ZIP_START else _read_legacy)(path, file)
@@ -190,15 +190,7 @@ def _read_zip(path: str, file: BinaryIO) -> Any:
 def _zip_errors(path: str) -> Iterator[None]:
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        MemoryError,
-        OSError,
-        OverflowError,
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except arrays.ZIP_ERRORS as error:
         raise ValueError(
             f"{path} is a damaged zip archive ({type(error).__name__}: {error}); fetch "
             "it again."

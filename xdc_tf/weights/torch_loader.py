@@ -3,6 +3,8 @@
 import pickle
 from typing import Any
 
+from xdc_tf import files
+
 
 def read(path: str) -> Any:
     """Reads a file with torch.load(weights_only=True), on the CPU.
@@ -23,7 +25,8 @@ def read(path: str) -> Any:
             "or use this project's own reader."
         ) from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with files.open_regular(path) as file:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
         return _converted(loaded, torch, {})
     except FileNotFoundError:
         raise

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from xdc_tf import files
 from xdc_tf.weights import caffe2_files, torch_files
 
 _HEAD_LENGTH = 512
@@ -16,6 +17,7 @@ _OTHER_KINDS = {
     b"\x1f\x8b": "compressed by gzip; unpack it",
     b"\x89HDF": "an HDF5 file, which is not read; give PyTorch's or Caffe2's",
 }
+MAX_BYTES = 1 << 34
 MAX_VALUES = 1_000_000
 MAX_NAME_LENGTH = 300
 MAX_DEPTH = 32
@@ -33,7 +35,8 @@ def read(path: str, *, with_torch: bool = False) -> Any:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is of another kind, damaged, or not to be trusted.
+      ValueError: if it is no regular file, of another kind, damaged, larger than
+        MAX_BYTES, or not to be trusted.
       ImportError: with `with_torch`, if PyTorch is needed and not installed.
     """
     if os.path.isdir(path):
@@ -42,8 +45,14 @@ def read(path: str, *, with_torch: bool = False) -> Any:
         raise FileNotFoundError(
             f"{path} does not exist; check the path of the weights."
         )
-    with open(path, "rb") as file:
+    with files.open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         head = file.read(_HEAD_LENGTH)
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"{path} has {size} bytes, more than the {MAX_BYTES} that are read; save "
+            "the network's state_dict() alone."
+        )
     if head.startswith(torch_files.ZIP_START) or _LEGACY_MAGIC in head[:32]:
         return torch_files.read(path, with_torch=with_torch)
     if head.startswith((b"\x80", b"(", b"}")):
