@@ -26,8 +26,8 @@ _CONFIG_ERRORS = (AttributeError, KeyError, TypeError, SyntaxError, ImportError)
 
 # TensorFlow's errors about a full disk, whose classes are others' too.
 _NO_ROOM = re.compile(
-    ".*?(?:%s)"
-    % "|".join(os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    f".*?(?:{os.strerror(errno.ENOSPC)}|{os.strerror(errno.EDQUOT)}"
+    f"|{os.strerror(errno.EFBIG)})"
 )
 
 # What TensorFlow writes while it starts, whatever TF_CPP_MIN_LOG_LEVEL says. That CUDA

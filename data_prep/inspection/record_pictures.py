@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from data_prep.inspection.printable import printable, told
 from data_prep.inspection.record_reading import Example
+from xdc_tf import files
 from xdc_tf.data import log_mel as log_mel_definition
 from xdc_tf.data.log_mel import LogMelSettings
 
@@ -28,7 +29,7 @@ _GREY = "0.35"
 
 
 def save_picture(path: str, example: Example, settings: LogMelSettings) -> None:
-    """Draws an example into a PNG file; see draw.
+    """Draws an example into a PNG file, whole or not at all; see draw.
 
     Raises:
         ValueError: see draw.
@@ -38,7 +39,8 @@ def save_picture(path: str, example: Example, settings: LogMelSettings) -> None:
     with warnings.catch_warnings():
         # Names in scripts that the font lacks are no reason for messages.
         warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(path)
+        with files.placing(path) as temporary:
+            figure.savefig(temporary)
 
 
 def draw(example: Example, settings: LogMelSettings) -> Figure:

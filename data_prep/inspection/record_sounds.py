@@ -6,6 +6,7 @@ import numpy as np
 from scipy import signal
 from scipy.io import wavfile
 
+from xdc_tf import files
 from xdc_tf.data import log_mel as log_mel_definition
 from xdc_tf.data.log_mel import LogMelSettings
 
@@ -27,13 +28,16 @@ _MAX_LOG_MEL = 30.0
 def write_wav(path: str, waveform: np.ndarray, sample_rate_hz: int) -> None:
     """Writes a waveform [samples], clipped to [-1, 1], as 16-bit samples.
 
+    The file is written whole or not at all.
+
     Raises:
         ValueError: it has samples that are not finite.
     """
     if not np.isfinite(waveform).all():
         raise ValueError(f"{path}: the waveform has samples that are not finite.")
     samples = np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
-    wavfile.write(path, sample_rate_hz, samples)
+    with files.placing(path) as temporary:
+        wavfile.write(temporary, sample_rate_hz, samples)
 
 
 def approximate_waveform(log_mel: np.ndarray, settings: LogMelSettings) -> np.ndarray:

@@ -153,7 +153,7 @@ def test_a_run_that_fails_is_named_with_its_log_and_others_are_finished(tmp_path
     for path in tasks[0].reports.values():
         with open(path, "w") as file:
             file.write("{}")
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(ChildProcessError) as caught:
         # Nobody has made the data.
         assert list(reproduction.run_tasks(tasks, num_jobs=2)) == tasks[:1]
     told = str(caught.value)

@@ -120,7 +120,7 @@ def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
     """Runs what is not done, each in a process of its own; yields what is finished.
 
     Raises:
-      RuntimeError: a run failed; those beside it are finished first.
+      ChildProcessError: a run failed; those beside it are finished first.
     """
     for task in tasks:
         if task.is_done:
@@ -139,7 +139,7 @@ def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
     finally:
         pool.shutdown(cancel_futures=True)
     if failed:
-        raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed)}")
+        raise ChildProcessError(f"{len(failed)} runs failed: {'; '.join(failed)}")
 
 
 def _run_apart(task: Task, num_jobs: int) -> str:
@@ -160,6 +160,8 @@ def _run_apart(task: Task, num_jobs: int) -> str:
         os.remove(log)
         return ""
     *_, last = ["", *files.read_text(log).splitlines()]
+    if process.exitcode == os.EX_IOERR:
+        last = "its log cannot be written: is the disk full?"
     return f"exit code {process.exitcode}, {last or 'killed'}; see {log}"
 
 
@@ -173,16 +175,19 @@ def _run_logged(task: Task, num_jobs: int, log: str) -> None:
     num_threads = max(1, (os.cpu_count() or 1) // num_jobs)
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(num_threads)
     os.environ["TF_NUM_INTEROP_THREADS"] = str(num_threads)
-    with open(log, "w", encoding="utf-8") as file:
-        try:
-            with (
-                threadpoolctl.threadpool_limits(num_threads),
-                contextlib.redirect_stdout(file),
-            ):
-                run(task)
-        except Exception:
-            traceback.print_exc(file=file)
-            sys.exit(1)
+    try:
+        with open(log, "w", encoding="utf-8") as file:
+            try:
+                with (
+                    threadpoolctl.threadpool_limits(num_threads),
+                    contextlib.redirect_stdout(file),
+                ):
+                    run(task)
+            except Exception:
+                traceback.print_exc(file=file)
+                sys.exit(1)
+    except OSError:
+        sys.exit(os.EX_IOERR)
 
 
 def end_with_parent() -> None:
@@ -326,7 +331,9 @@ def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
         given |= {"out": directory, "num_workers": num_workers}
         command = [sys.executable, "-m", "data_prep.synthetic"]
         command += [f"--{name}={value}" for name, value in given.items()]
-        subprocess.run(command, check=True)
+        done = subprocess.run(command, check=False)
+        if done.returncode:
+            sys.exit(done.returncode)  # it has said why
     conversion.convert_manifest(
         manifest,
         os.path.join(directory, "records"),

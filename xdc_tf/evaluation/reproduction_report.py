@@ -119,4 +119,5 @@ def _plot(rows: Sequence[Row], order: Sequence[str], path: str, *, title: str) -
         axes.set_xticks(range(len(order)), labels, rotation=45, ha="right")
         axes.grid(alpha=0.3)
     figure.supylabel("top-1 accuracy, %")
-    figure.savefig(path)
+    with files.placing(path) as temporary:
+        figure.savefig(temporary)

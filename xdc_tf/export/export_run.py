@@ -51,8 +51,7 @@ def export(
     """
     if "://" in out_dir:
         raise ValueError(f"--out={out_dir} must be a local directory; copy it then.")
-    if os.path.exists(out_dir):
-        raise FileExistsError(f"{out_dir} exists; remove it or choose another --out.")
+    files.check_free(out_dir)
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
         raise ValueError(f"--formats={','.join(unknown)}: choose of {list(FORMATS)}.")

@@ -45,14 +45,9 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     if "://" in path or not path.endswith(_SUFFIX):
         raise ValueError(f"--out={path} must be a local file that ends in {_SUFFIX}.")
     description_path = path.removesuffix(_SUFFIX) + ".json"
-    for target, known in (
-        (path, False),
-        (description_path, _is_remainder(description_path)),
-    ):
-        if os.path.lexists(target) and not known:
-            raise FileExistsError(
-                f"{target} exists; remove it or choose another --out."
-            )
+    files.check_free(path)
+    if not _is_remainder(description_path):
+        files.check_free(description_path)
     run = trained_run.open_run(workdir)
     if stream not in run.streams:
         raise ValueError(
