@@ -67,7 +67,12 @@ def test_a_terminal_gets_escapes_for_what_is_not_printable(text, shown):
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("abcdefgh", "abcdefgh"), ("abcdefghi", "abcd…ghi"), ("\x1b" * 3, "\\x1b…x1b")],
+    [
+        ("abcdefgh", "abcdefgh"),
+        ("1234567890", "1234…890"),
+        ("a\tb", "a\\tb"),
+        ("\x1b" * 3, "\\x1b…x1b"),
+    ],
 )
 def test_a_long_text_keeps_its_ends(text, shown):
     assert escaping.terminal(text, max_chars=8) == shown

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from data_prep.inspection.printable import told
+from xdc_tf import escaping
 
 _NUM_CHANNELS = 3
 _SIGNATURE = [tf.TensorSpec([None], tf.string)]
@@ -41,7 +41,8 @@ def jpeg_faults(frames: np.ndarray, *, height: int, width: int) -> Iterator[str]
                 _decoded_size(jpeg)
         except tf.errors.OpError as error:
             size = len(jpeg)
-            yield f"frame {number} of {size} bytes is no JPEG image: {told(error)}"
+            what = escaping.error_text(error)
+            yield f"frame {number} of {size} bytes is no JPEG image: {what}"
 
 
 def _size(jpeg: tf.Tensor | bytes) -> tf.Tensor:

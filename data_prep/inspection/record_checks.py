@@ -9,7 +9,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from data_prep.inspection.jpeg_checks import jpeg_faults
-from data_prep.inspection.printable import told
+from xdc_tf import escaping
 from xdc_tf.data import log_mel, records
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, ExampleRow
 from xdc_tf.data.jpeg_sizes import MAX_PIXELS
@@ -57,7 +57,7 @@ def check_record(
             with_waveform=info.has_waveform,
         )
     except (DecodeError, tf.errors.OpError) as error:
-        return CheckedRecord([f"cannot be parsed: {told(error)}"])
+        return CheckedRecord([f"cannot be parsed: {escaping.error_text(error)}"])
     values = {name: tensor.numpy() for name, tensor in parsed.items()}
     index = int(values["example_index"])
     faults = [*_list_faults(message, info), *_label_faults(values, message, info)]

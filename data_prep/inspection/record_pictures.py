@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from data_prep.inspection.printable import printable, told
 from data_prep.inspection.record_reading import Example
-from xdc_tf import files
+from xdc_tf import escaping, files
 from xdc_tf.data import log_mel as log_mel_definition
 from xdc_tf.data.log_mel import LogMelSettings
 
@@ -130,7 +129,7 @@ def _decode(example: Example, number: int) -> np.ndarray:
     except tf.errors.OpError as error:
         raise ValueError(
             f"frame {number} of example_index {example.example_index} is no JPEG "
-            f"image: {told(error)}"
+            f"image: {escaping.error_text(error)}"
         ) from error
 
 
@@ -186,7 +185,7 @@ def _draw_titles(
     figure.text(
         left,
         1 - 0.13 / height,
-        printable(name, max_chars=_MAX_TITLE_CHARS),
+        escaping.terminal(name, max_chars=_MAX_TITLE_CHARS),
         fontsize=13,
         weight="bold",
         **above,

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE
 from data_prep.inspection import record_tables
-from data_prep.inspection.printable import told
+from xdc_tf import escaping
 from xdc_tf.data import jpeg_sizes, records
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
 from xdc_tf.data.record_framing import read_record
@@ -108,7 +108,7 @@ def read_example(
             with_waveform=info.has_waveform,
         )
     except (OSError, tf.errors.OpError) as error:
-        raise ValueError(f"{where}: {told(error)}") from error
+        raise ValueError(f"{where}: {escaping.error_text(error)}") from error
     values = {name: tensor.numpy() for name, tensor in parsed.items()}
     if values["example_index"] != example_index:
         raise ValueError(

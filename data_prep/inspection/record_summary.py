@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.inspection import record_tables
-from data_prep.inspection.printable import printable
+from xdc_tf import escaping
 from xdc_tf.data import dataset_info, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
 
@@ -32,7 +32,8 @@ def describe(records_dir: str, info: DatasetInfo, examples: Examples) -> list[st
     """
     reasons = collections.Counter(record_tables.read_quarantine_reasons(records_dir))
     told = ", ".join(
-        f"{count} {printable(reason)}" for reason, count in reasons.most_common()
+        f"{count} {escaping.terminal(reason)}"
+        for reason, count in reasons.most_common()
     )
     kept = ""
     if info.limits.get("keep_truncated"):
@@ -113,7 +114,7 @@ def _labels(names: Sequence[str], labels: np.ndarray) -> Iterator[str]:
     shown = by_count[:_MAX_LABELS]
     width = len(str(counts.max(initial=0)))
     for label in shown:
-        name = printable(names[label], max_chars=_MAX_NAME_CHARS)
+        name = escaping.terminal(names[label], max_chars=_MAX_NAME_CHARS)
         yield f"  {counts[label + 1]:>{width}}  {name}"
     if len(by_count) > len(shown):
         num_more = int(counts[1:][by_count[_MAX_LABELS:]].sum())

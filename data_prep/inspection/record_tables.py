@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
-from data_prep.inspection.printable import told
 from data_prep.shards import RefusedRow, TruncatedRow
-from xdc_tf import compat, files
+from xdc_tf import compat, escaping, files
 from xdc_tf.data import dataset_info
 from xdc_tf.data.dataset_info import (
     EXAMPLES_FILE,
@@ -82,7 +81,9 @@ def read_example_rows(
                 )
             rows.setdefault(row.shard, []).append(row)
     except _CSV_ERRORS as error:
-        faults.append(f"cannot be read beyond its row {num_rows}: {told(error)}")
+        faults.append(
+            f"cannot be read beyond its row {num_rows}: {escaping.error_text(error)}"
+        )
     if num_rows != info.num_examples:
         faults.append(f"{num_rows} rows, {INFO_FILE} says {info.num_examples} examples")
     return rows, faults
@@ -95,7 +96,7 @@ def quarantine_faults(records_dir: str, info: DatasetInfo) -> Iterator[str]:
         for _ in _read_csv(records_dir, QUARANTINE_FILE, RefusedRow._fields):
             num_rows += 1
     except _CSV_ERRORS as error:
-        yield f"cannot be read beyond its row {num_rows}: {told(error)}"
+        yield f"cannot be read beyond its row {num_rows}: {escaping.error_text(error)}"
         return
     if num_rows != info.num_quarantined:
         yield f"{num_rows} rows, {INFO_FILE} says {info.num_quarantined} quarantined"
@@ -119,7 +120,7 @@ def truncated_faults(
             if int(values["example_index"]) not in known:
                 yield f"{EXAMPLES_FILE} has no example_index {values['example_index']}"
     except _CSV_ERRORS as error:
-        yield f"cannot be read: {told(error)}"
+        yield f"cannot be read: {escaping.error_text(error)}"
 
 
 def read_quarantine_reasons(records_dir: str) -> list[str]:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data_prep.inspection.printable import printable
 from data_prep.inspection.record_checks import CheckedRecord, check_record
+from xdc_tf import escaping
 from xdc_tf.data import record_framing, record_index
 from xdc_tf.data.dataset_info import (
     EXAMPLES_FILE,
@@ -42,7 +42,7 @@ class Fault(NamedTuple):
             where += f", record {self.record}"
         if self.example_index is not None:
             where += f" (example_index {self.example_index})"
-        return printable(f"{where}: {self.what}")
+        return escaping.terminal(f"{where}: {self.what}")
 
 
 def shard_faults(

@@ -8,7 +8,6 @@ from PIL import Image
 from scipy.io import wavfile
 
 from data_prep.inspection import example_files, record_pictures, record_sounds
-from data_prep.inspection.printable import printable
 from data_prep.inspection.record_reading import Example, read_example, spread_indices
 from data_prep.inspection.record_tables import read_info
 from xdc_tf.data import record_index, records
@@ -156,14 +155,6 @@ def test_names_of_strangers_are_no_formulas(tmp_path):
     _, figure = pixels_of(tmp_path, example)
     title = figure.texts[0].get_text()
     assert title == r"a $\frac{$ \x.mp4\x1b[2J\n — $x^2$"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("short", "short"), ("1234567890", "1234…890"), ("a\tb", r"a\tb"), ("é…", "é…")],
-)
-def test_a_name_is_shown_on_one_line_of_limited_length(text, shown):
-    assert printable(text, max_chars=8) == shown
 
 
 @pytest.mark.parametrize(
