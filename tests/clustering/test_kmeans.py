@@ -331,9 +331,13 @@ def test_tensors_and_double_precision_are_taken_as_float32():
             {"num_clusters": 11},
             "num_clusters=11 exceeds the 10 examples .* lower config.kmeans",
         ),
-        ({"num_clusters": 0}, "num_clusters=0 must be at least 1"),
-        ({"num_iterations": 0}, "num_iterations=0 must be at least 1"),
-        ({"num_restarts": 0}, "num_restarts=0 must be at least 1"),
+        ({"num_clusters": 0}, "num_clusters=0 must be from 1 to"),
+        ({"num_iterations": 0}, "num_iterations=0 must be from 1 to"),
+        ({"num_restarts": 0}, "num_restarts=0 must be from 1 to"),
+        ({"num_clusters": 2.0}, "num_clusters=2.0 must be a whole number"),
+        ({"num_iterations": "5"}, "num_iterations='5' must be a whole number"),
+        ({"seed": None}, "seed=None must be a whole number"),
+        ({"seed": -1}, "seed=-1 must be from 0 to"),
         ({"precision": "half"}, "precision='half' is unknown.*float32, mixed"),
         ({"pca_components": 4}, "pca_components=4 must lie between 1 and 3"),
         ({"pca_components": 0}, "pca_components=0 must lie between 1 and 3"),
@@ -378,6 +382,37 @@ def test_all_zero_rows_are_clustered_as_they_are_without_normalisation():
     rows[3] = 1
     result = fit_plain(rows, num_clusters=2)
     assert same_partition(result.labels, [0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint16])
+def test_integers_of_numpy_are_numbers_as_any(kind):
+    rows = gaussian_rows()
+    expected = fit_plain(rows, num_clusters=5, num_iterations=3, num_restarts=2)
+    result = fit_plain(
+        rows, num_clusters=kind(5), num_iterations=kind(3), num_restarts=kind(2)
+    )
+    np.testing.assert_array_equal(result.labels, expected.labels)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_rows_of_unusual_size_are_clustered_like_others(scale):
+    rows = gaussian_rows()
+    expected = fit_plain(rows, num_clusters=5)
+    result = fit_plain(rows * np.float32(scale), num_clusters=5)
+    assert same_partition(result.labels, expected.labels)
+    np.testing.assert_allclose(result.inertia, expected.inertia * scale**2, rtol=1e-3)
+
+
+def test_rows_whose_squares_float32_cannot_hold_are_named():
+    rows = gaussian_rows(10)
+    rows[[3, 8]] *= np.float32(1e19)
+    with pytest.raises(
+        ValueError, match="2 rows longer than 1e.15, the first are 3, 8"
+    ):
+        fit_plain(rows, num_clusters=2)
+    assert kmeans.fit(rows, num_clusters=2, seed=0).sizes.sum() == 10
+    with pytest.raises(ValueError, match="all 10 rows .* are shorter than 1e-15"):
+        fit_plain(gaussian_rows(10) * np.float32(1e-21), num_clusters=2)
 
 
 def test_whitening_features_of_lower_rank_is_refused():

@@ -1,5 +1,8 @@
 """What can be wrong with the arguments of a fit, said before any work."""
 
+import operator
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -27,29 +30,34 @@ def checked_mask(name: str, mask: np.ndarray | None, num_rows: int) -> np.ndarra
     return mask
 
 
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """The value as an int, which NumPy's integers are not.
+
+    Raises:
+      ValueError: if it is no whole number, or less than `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r} must be a whole number.") from None
+    if not least <= number < 2**63:
+        raise ValueError(
+            f"{name}={number} must be from {least} to 2^63 - 1; change "
+            f"config.kmeans.{name}."
+        )
+    return number
+
+
 def check_settings(
     *,
     num_fitted: int,
-    num_heads: int,
     num_clusters: int,
-    num_iterations: int,
-    num_restarts: int,
     precision: str,
     normalize: bool,
     spherical: bool,
     tolerance: float,
 ) -> None:
     """Raises a ValueError that names a setting of kmeans.fit_heads which cannot be."""
-    for name, value in (
-        ("num_clusters", num_clusters),
-        ("num_iterations", num_iterations),
-        ("num_restarts", num_restarts),
-        ("num_heads", num_heads),
-    ):
-        if value < 1:
-            raise ValueError(
-                f"{name}={value} must be at least 1; raise config.kmeans.{name}."
-            )
     if num_clusters > num_fitted:
         raise ValueError(
             f"num_clusters={num_clusters} exceeds the {num_fitted} examples with "
@@ -93,7 +101,9 @@ def check_rows(
       block_rows: rows per block.
       strategy: the one that the rows were sharded for.
     """
-    faults, num_faults = survey.find_faults(shards, normalize, block_rows, strategy)
+    faults, num_faults, num_large_enough = survey.find_faults(
+        shards, normalize, block_rows, strategy
+    )
     if int(num_faults):
         found = replicas.local_rows(strategy, faults, source.num_rows)
         for fault, problem in (
@@ -107,6 +117,11 @@ def check_rows(
                 "all-zero rows, {}, which cannot be scaled to length one; look for "
                 "unfilled rows or dead units, or set config.kmeans.normalize=False.",
             ),
+            (
+                survey.TOO_LARGE,
+                f"rows longer than {survey.MAX_SQUARE**0.5:g}, {{}}, whose squares "
+                "float32 cannot add up; scale the features down.",
+            ),
         ):
             numbers = np.flatnonzero(found == fault)
             if numbers.size:
@@ -117,6 +132,12 @@ def check_rows(
         raise ValueError(
             f"features of other processes have {int(num_faults)} rows that cannot be "
             "clustered; their messages name them."
+        )
+    if num_clusters and not normalize and not int(num_large_enough):
+        raise ValueError(
+            f"all {source.num_rows} rows of the features are shorter than "
+            f"{survey.MIN_SQUARE**0.5:g}, so that float32 cannot hold their squares; "
+            "scale the features up."
         )
     distinct = sources.count_distinct(
         source, fitted, at_most=num_clusters, block_rows=block_rows

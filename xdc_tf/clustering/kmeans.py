@@ -156,6 +156,16 @@ def fit_heads(
       ValueError: features that are not a finite matrix, all-zero rows with `normalize`,
         fewer distinct rows than clusters, or a setting that does not fit them.
     """
+    num_heads, num_clusters, num_iterations, num_restarts = (
+        fit_checks.whole_number(name, value, least=1)
+        for name, value in (
+            ("num_heads", num_heads),
+            ("num_clusters", num_clusters),
+            ("num_iterations", num_iterations),
+            ("num_restarts", num_restarts),
+        )
+    )
+    seed = fit_checks.whole_number("seed", seed, least=0)
     source = sources.open_source(features)
     present = fit_checks.checked_mask("present_rows", present_rows, source.num_rows)
     fitted = (
@@ -167,10 +177,7 @@ def fit_heads(
     num_fits = num_heads * num_restarts
     fit_checks.check_settings(
         num_fitted=num_fitted,
-        num_heads=num_heads,
         num_clusters=num_clusters,
-        num_iterations=num_iterations,
-        num_restarts=num_restarts,
         precision=precision,
         normalize=normalize,
         spherical=spherical,

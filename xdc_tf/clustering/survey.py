@@ -16,7 +16,10 @@ from xdc_tf.clustering.rows import (
     prepare,
 )
 
-NOT_FINITE, ALL_ZERO = 1, 2
+NOT_FINITE, ALL_ZERO, TOO_LARGE = 1, 2, 3
+# Squared lengths of rows that are not scaled: below the one, sums of a million squared
+# distances stay in float32's range, above the other squared distances between rows.
+MAX_SQUARE, MIN_SQUARE = 1e30, 1e-30
 
 
 class Moments(NamedTuple):
@@ -39,47 +42,63 @@ def find_faults(
     normalize: bool,
     block_rows: int,
     strategy: tf.distribute.Strategy | None,
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """What is wrong with each row.
 
     Args:
       rows: as they were given, not prepared.
-      normalize: whether an all-zero row is wrong.
+      normalize: whether rows are scaled to length one as they are: an all-zero row is
+        wrong then, and one too large otherwise.
       block_rows: rows per block.
       strategy: the one that the rows were sharded for.
 
     Returns:
-      For each replica [n] int8: 0, NOT_FINITE or ALL_ZERO. Over all replicas, how many
-      are not 0.
+      For each replica [n] int8: 0, NOT_FINITE, ALL_ZERO or TOO_LARGE. Over all
+      replicas, how many are not 0, and how many rows' squares are not below MIN_SQUARE.
     """
 
     def look_closely(block):
         finite = tf.reduce_all(tf.math.is_finite(block.rows), axis=1)
         zero = tf.reduce_all(tf.equal(block.rows, 0.0), axis=1) & normalize
-        return tf.where(finite, tf.where(zero, ALL_ZERO, 0), NOT_FINITE)
+        large = tf.reduce_sum(tf.square(block.rows), axis=1) > MAX_SQUARE
+        large &= not normalize
+        return tf.where(
+            finite,
+            tf.where(zero, ALL_ZERO, tf.where(large, TOO_LARGE, 0)),
+            NOT_FINITE,
+        )
 
     def faults(own):
-        def look(block, count):
+        def look(block, counts):
             squares = tf.reduce_sum(tf.square(block.rows), axis=1)
-            suspicious = ~tf.math.is_finite(squares) | tf.equal(squares, 0.0)
+            extreme = tf.equal(squares, 0.0) | (squares > MAX_SQUARE)
+            suspicious = ~tf.math.is_finite(squares) | extreme
             found = tf.cond(
                 tf.reduce_any(suspicious),
                 lambda: look_closely(block),
                 lambda: tf.zeros_like(squares, tf.int32),
             )
-            found = tf.where(own.present[block.start : block.stop], found, 0)
-            count += tf.math.count_nonzero(found)
-            return (tf.cast(found, tf.int8),), count
+            present = own.present[block.start : block.stop]
+            found = tf.where(present, found, 0)
+            large_enough = present & (squares >= MIN_SQUARE)
+            counts += tf.stack(
+                [tf.math.count_nonzero(found), tf.math.count_nonzero(large_enough)]
+            )
+            return (tf.cast(found, tf.int8),), counts
 
         values = [tf.TensorSpec([None], tf.int8)]
-        nothing = tf.zeros([], tf.int64)
-        (found,), count = over_blocks(
-            own, look, nothing, block_rows=block_rows, values=values
+        (found,), counts = over_blocks(
+            own,
+            look,
+            tf.zeros([2], tf.int64),
+            block_rows=block_rows,
+            values=values,
         )
-        return found, count
+        return found, counts
 
-    found, count = on_replicas(strategy, faults, rows)
-    return found, total(strategy, count)
+    found, counts = on_replicas(strategy, faults, rows)
+    num_faults, num_large_enough = tf.unstack(total(strategy, counts))
+    return found, num_faults, num_large_enough
 
 
 @tf.function(autograph=False)
