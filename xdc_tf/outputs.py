@@ -1,5 +1,6 @@
 """Places that a command writes to at its end, tried before it begins."""
 
+import errno
 import os
 import tempfile
 
@@ -56,6 +57,9 @@ def _try(folder: str, path: str) -> None:
             file.write(bytes(_TRIED_BYTES))
             file.flush()
             os.fsync(file.fileno())
+    except FileExistsError as error:  # under the name of a folder
+        reason = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(f"{path} cannot be written: {reason}.") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise type(error)(f"{path} cannot be written: {reason}.") from error

@@ -172,7 +172,15 @@ def test_the_card_for_people_has_no_markup_of_strangers(exported):
     from xdc_tf.export import model_card
 
     card = json.loads((exported / "export.json").read_text())
-    card["data"]["label_names"] = ["<script>alert(1)</script>", "a | b"]
+    card["data"]["label_names"] = ["<script>alert(1)</script>", "a | b", "![](//x.y)"]
+    card["data"]["[key](//x.y)"] = "\x1b[2J"
+    card["licence"] = "MIT\n---\n# [free](http://x.y)"
     text = model_card.markdown(card)
-    assert "<script>" not in text
+    body = text.split("\n---\n", 1)[1]
+    assert "<script>" not in body and "](" not in body.replace("\\](", "")
     assert "&lt;script&gt;" in text and "a &#124; b" in text
+    assert text.replace("\n", "").isprintable()
+    # The front matter ends where it should, and the text after it is a heading alone.
+    assert text.splitlines()[1] == 'license: "MIT --- # [free](http://x.y)"'
+    assert [line for line in text.splitlines() if line == "---"] == ["---", "---"]
+    assert r"Licence of the weights: MIT --- # \[free\](http&#58;//x.y). The" in text
