@@ -44,6 +44,10 @@ _WHOLE_ROWS = Segmentation()
 _PLAN_FILE = "plan.json"
 _CUTS_FILE = "segments.csv"
 _LOCK_FILE = ".lock"
+_WAY_OUT = (
+    f"bring back the file that belongs to it, or remove {dataset_info.INFO_FILE} and "
+    "call the same command again, which makes all shards anew"
+)
 # Looking at a remote file takes tens of milliseconds.
 _FILES_AT_A_TIME = 16
 
@@ -292,9 +296,7 @@ def _wrong_indices(out_dir: str, info: DatasetInfo) -> list[str]:
             said = "" if shard.num_bytes is None else f" of {shard.num_bytes} bytes"
             raise ValueError(
                 f"{path} {found}, and {dataset_info.INFO_FILE} beside it promises a "
-                f"file{said}; bring back the one that belongs to it, or remove "
-                f"{dataset_info.INFO_FILE} and call the same command again, which "
-                "makes all shards anew."
+                f"file{said}; {_WAY_OUT}."
             )
         if shard.index_bytes is not None:
             is_right = index_bytes == shard.index_bytes
@@ -321,14 +323,15 @@ def _remake_indices(out_dir: str, info: DatasetInfo) -> None:
       ValueError: a shard is lost or damaged, or not the one that was made.
     """
     for path in _wrong_indices(out_dir, info):
-        record_index.index_shard(path)
+        try:
+            record_index.index_shard(path)
+        except ValueError as error:
+            raise ValueError(f"{error} Or {_WAY_OUT}.") from error
     wrong = _wrong_indices(out_dir, info)
     if wrong:
         raise ValueError(
             f"{wrong[0]} does not hold the records that {dataset_info.INFO_FILE} and "
-            f"{dataset_info.EXAMPLES_FILE} promise; bring back the file that belongs "
-            f"to them, or remove {dataset_info.INFO_FILE} and call the same command "
-            "again, which makes all shards anew."
+            f"{dataset_info.EXAMPLES_FILE} promise; {_WAY_OUT}."
         )
 
 
@@ -429,15 +432,19 @@ def _cut(
     path = os.path.join(out_dir, PROGRESS_DIR, _CUTS_FILE)
     if not tf.io.gfile.exists(path):
         cuts = []
-        with progress_bar.Progress(len(manifest.rows), "file", ()) as tell:
-            for cut in segments.cut_rows(
-                manifest.rows,
-                segmentation,
-                min_secs=settings.min_secs,
-                max_file_mib=settings.max_file_mib,
-                num_workers=num_workers,
-                limits=limits,
-            ):
+        every_cut = segments.cut_rows(
+            manifest.rows,
+            segmentation,
+            min_secs=settings.min_secs,
+            max_file_mib=settings.max_file_mib,
+            num_workers=num_workers,
+            limits=limits,
+        )
+        with (
+            progress_bar.Progress(len(manifest.rows), "file", ()) as tell,
+            contextlib.closing(every_cut),
+        ):
+            for cut in every_cut:
                 cuts.append(cut)
                 tell(Outcome(cut))
         files.write_text(path, segments.write_cuts(cuts))

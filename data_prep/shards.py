@@ -5,6 +5,7 @@ machine elsewhere, it has the same bytes. Its report is written when the shard a
 index have their names, so a shard with a report is complete.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -108,23 +109,27 @@ def convert_shards(
       tell: called with each row's outcome.
     """
     compat.enable_remote_paths(out_dir)
-    outcomes = map_groups(
+    every_outcome = map_groups(
         functools.partial(convert_rows, settings=settings),
         (group for shard in shards for group in group_rows(shard.rows)),
         form=answer_form(settings),
         num_workers=num_workers,
         limits=limits,
     )
-    for shard in shards:
-        # rows first: at their end, zip must not have taken another outcome.
-        pairs = zip(shard.rows, outcomes, strict=False)
-        report = _write_shard(shard, pairs, out_dir, settings.fps, label_indices, tell)
-        if len(report.examples) + len(report.refused) != len(shard.rows):
-            raise RuntimeError(
-                f"{shard.file}: {len(report.examples)} converted and "
-                f"{len(report.refused)} quarantined rows of {len(shard.rows)}."
+    # Closed at once: an error that is kept keeps its frames, and the processes.
+    with contextlib.closing(every_outcome) as outcomes:
+        for shard in shards:
+            # rows first: at their end, zip must not have taken another outcome.
+            pairs = zip(shard.rows, outcomes, strict=False)
+            report = _write_shard(
+                shard, pairs, out_dir, settings.fps, label_indices, tell
             )
-        _write_report(out_dir, shard, report)
+            if len(report.examples) + len(report.refused) != len(shard.rows):
+                raise RuntimeError(
+                    f"{shard.file}: {len(report.examples)} converted and "
+                    f"{len(report.refused)} quarantined rows of {len(shard.rows)}."
+                )
+            _write_report(out_dir, shard, report)
 
 
 def _write_shard(

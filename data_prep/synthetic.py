@@ -16,17 +16,18 @@ writes DIR/videos/*.mp4 (H.264 and AAC) and DIR/manifest.csv. Videos are a funct
 (seed, number): another seed gives a disjoint set, for testing.
 """
 
+import contextlib
 import csv
-import functools
 import io
-import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
+from data_prep import answers, workers
+from data_prep.answers import Form, Outcome, Packed, Value
 from xdc_tf import files, program
 
 SHAPES = ("disc", "square", "triangle", "cross", "ring")
@@ -44,6 +45,10 @@ _SOUND_CLASS = 2
 
 FPS = 12
 SAMPLE_RATE_HZ = 32000
+
+_VIDEOS_PER_GROUP = 8
+# Of a video: an hour, and what memory there is.
+_LIMITS = workers.Limits(timeout_secs=3600.0, memory_mib=2.0**30)
 
 # Without cpu-independent the same frames now and then give other bytes, and other
 # pixels, within one process.
@@ -279,6 +284,23 @@ def make_video(spec: VideoSpec) -> None:
     write_mp4(spec.path, frames, waveform)
 
 
+def _make_videos(specs: Sequence[VideoSpec]) -> Iterator[Outcome]:
+    for spec in specs:
+        make_video(spec)
+        yield Outcome()
+
+
+def _pack_nothing(result: None) -> Packed:
+    return Packed({})
+
+
+def _unpack_nothing(values: Mapping[str, Value], data: memoryview) -> None:
+    answers.check_keys(values)
+
+
+_NOTHING = Form(_pack_nothing, _unpack_nothing)
+
+
 def make_benchmark(
     out_dir: str,
     *,
@@ -295,6 +317,7 @@ def make_benchmark(
     A directory holds videos of one setting.
 
     Raises:
+      OSError: a file cannot be written; names it.
       ValueError: on a size that H.264 cannot hold, a number below one, or a share
         outside of [0, 1].
     """
@@ -326,12 +349,27 @@ def make_benchmark(
     ]
     from tqdm import tqdm
 
-    progress = functools.partial(
-        tqdm, total=num_videos, desc="synthetic videos", unit="video", mininterval=2
+    groups = [
+        specs[k : k + _VIDEOS_PER_GROUP]
+        for k in range(0, num_videos, _VIDEOS_PER_GROUP)
+    ]
+    outcomes = workers.map_groups(
+        _make_videos, groups, form=_NOTHING, num_workers=num_workers, limits=_LIMITS
     )
-    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-        for _ in progress(pool.imap_unordered(make_video, specs, chunksize=8)):
-            pass
+    progress = tqdm(
+        outcomes,
+        total=num_videos,
+        desc="synthetic videos",
+        unit="video",
+        mininterval=2,
+    )
+    with contextlib.closing(outcomes):
+        for spec, outcome in zip(specs, progress, strict=True):
+            if outcome.reason:
+                raise OSError(
+                    f"{spec.path} cannot be made: {outcome.detail}; the same command "
+                    "goes on."
+                )
     manifest = os.path.join(out_dir, "manifest.csv")
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -43,6 +43,8 @@ from xdc_tf import signals
 _WAITING_PER_WORKER = 8
 # A process that closed its connection has so long to end by itself.
 _ENDING_SECS = 5.0
+# What a process sends before its first answer.
+_BEGINNING = b"\1"
 _TEMPORARY_PREFIX = "xdc-worker-"
 # Signals that a process gets for what it does itself.
 _OWN_SIGNALS = frozenset(
@@ -216,6 +218,7 @@ class _Worker:
         self.task: _Task | None = None
         self.deadline = 0.0
         self.stopped = False
+        self._has_begun = False
         self._timeout_secs = limits.timeout_secs
 
     def start(self, task: _Task) -> None:
@@ -232,6 +235,11 @@ class _Worker:
     def receive(self) -> _Ended | None:
         """Takes what has arrived of an item's outcome; None if more is to come."""
         try:
+            if not self._has_begun:
+                self._has_begun = self.socket.recv(1) == _BEGINNING
+                if not self._has_begun:
+                    raise EOFError
+                return None
             answer = self._answers.receive(self.socket)
             if answer is None:
                 return None
@@ -253,6 +261,8 @@ class _Worker:
     def _how_it_ended(self) -> tuple[str, str]:
         self.process.join(_ENDING_SECS)
         code = self.process.exitcode
+        if not self._has_begun:  # not for the item, which it never saw
+            return KILLED, f"process ended with {code} before it began"
         if code is None:
             return CRASHED, "process closed its connection"
         if code < 0 and -code not in _OWN_SIGNALS:
@@ -364,6 +374,7 @@ def _serve(
     # The processes are the parallelism. A matrix product's threads spin while they wait
     # for each other; those of several processes on the same cores do so for seconds.
     threadpoolctl.threadpool_limits(1)
+    _send(connection, _BEGINNING)
     tasks = connection.makefile("rb")
     while True:
         try:

@@ -141,6 +141,13 @@ def test_what_may_not_be_the_items_fault_is_tried_again(tmp_path, what):
     assert (tmp_path / "x").exists()
 
 
+def test_processes_that_cannot_start_are_no_fault_of_the_items(monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    (outcome,) = outcomes_of([["a"]], num_workers=1)
+    assert outcome.reason == "killed"
+    assert outcome.detail == "process ended with 1 before it began"
+
+
 def test_what_fails_twice_says_what_of_the_machine_it_was():
     outcomes = outcomes_of([["a", "be killed", "b", "full", "c"]])
     assert [outcome.result or outcome.reason for outcome in outcomes] == [
