@@ -39,8 +39,10 @@ def read_bytes(path: str, *, limit_bytes: int) -> bytes:
         cannot be reached from here.
     """
     with _open(path) as file:
-        content = file.read(limit_bytes + 1)
-    if len(content) > limit_bytes:
+        # Not all of a huge one is read to find out.
+        is_huge = not is_remote(path) and os.fstat(file.fileno()).st_size > limit_bytes
+        content = b"" if is_huge else file.read(limit_bytes + 1)
+    if is_huge or len(content) > limit_bytes:
         raise ValueError(
             f"{path} has more than {limit_bytes >> 20} MiB, the limit; split it."
         )

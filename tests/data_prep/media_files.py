@@ -1,5 +1,6 @@
 """Small real media files for tests, written with PyAV."""
 
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -71,6 +72,17 @@ def write_media(
                 frame.pts, frame.time_base = first, Fraction(1, SAMPLE_RATE_HZ)
                 container.mux(audio.encode(frame))
             container.mux(audio.encode(None))
+    return str(path)
+
+
+def write_lying(path, *, secs: float, declared_secs: float) -> str:
+    """Writes a Matroska file that declares another length than it has."""
+    write_media(path, secs=secs, waveform=tone(secs), audio_codec="pcm_s16le")
+    content = path.read_bytes()
+    # The element Duration: a float64 of milliseconds.
+    at = content.index(b"\x44\x89\x88") + 3
+    declared = struct.pack(">d", declared_secs * 1000)
+    path.write_bytes(content[:at] + declared + content[at + 8 :])
     return str(path)
 
 

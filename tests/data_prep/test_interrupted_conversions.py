@@ -14,7 +14,7 @@ import time
 
 import power_cut
 import pytest
-from media_files import digests, tone, write_media
+from media_files import digests, tone, write_lying, write_media
 
 from data_prep import conversion, shards
 from data_prep.conversion_settings import ConversionSettings
@@ -555,6 +555,34 @@ def test_segments_do_not_depend_on_the_number_of_workers(
     convert(long_manifest, tmp_path / "one", num_workers=1, **options)
     convert(long_manifest, tmp_path / "other", num_workers=num_workers, **options)
     assert digests(tmp_path / "one") == digests(tmp_path / "other")
+
+
+def test_rows_past_the_end_do_not_depend_on_the_number_of_workers(tmp_path):
+    write_lying(tmp_path / "a.mkv", secs=3.0, declared_secs=200_000.0)
+    lines = "".join(f"a.mkv,{start},{start + 1}\n" for start in range(100))
+    path = tmp_path / "manifest.csv"
+    path.write_text("path,start_secs,end_secs\n" + lines)
+    for num_workers in (1, 3):
+        out = tmp_path / f"by {num_workers}"
+        convert(str(path), out, num_workers=num_workers, rows_per_shard=15)
+    assert digests(tmp_path / "by 1") == digests(tmp_path / "by 3")
+    with open(tmp_path / "by 1" / "quarantine.csv", newline="") as file:
+        details = [row["detail"] for row in csv.DictReader(file)]
+    assert len(details) == 97
+    assert set(details[1:]) == {
+        "truncated: ends at 3.0 s of 200000.0 s declared, after 0 frames"
+    }
+
+
+def test_a_file_that_the_system_cannot_read_is_tried_again(manifest, tmp_path, capsys):
+    path = tmp_path / "manifest.csv"
+    video = os.path.join(os.path.dirname(manifest), "0.mp4")
+    # A regular file, at whose beginning nothing can be read: an error of the system.
+    path.write_text(f"path\n{video}\n/proc/self/mem\n")
+    convert(str(path), tmp_path / "records")
+    assert "; the same command tries 1 io_error again" in capsys.readouterr().out
+    convert(str(path), tmp_path / "records")
+    assert "; the same command tries 1 io_error again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

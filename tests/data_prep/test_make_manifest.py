@@ -829,3 +829,64 @@ def test_a_mistake_is_one_line_and_exit_code_1(tmp_path):
     )
     assert done.returncode == 1
     assert "error: --root=" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "name"),
+    [
+        ("esc50", "train1", "meta/esc50.csv"),
+        ("ucf101", "train1", "classInd.txt"),
+        ("vggsound", "train", "vggsound.csv"),
+        ("tut2016", "all", "meta.txt"),
+        ("kinetics", "train", "train.csv"),
+        ("audioset", "eval", "class_labels_indices.csv"),
+    ],
+)
+def test_annotations_that_never_end_are_not_read(tmp_path, dataset, split, name):
+    put(tmp_path / "media", "a.mp4")
+    path = tmp_path / "lists" / name
+    path.parent.mkdir(parents=True)
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        make(path)
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            manifest_of(tmp_path, dataset, split)
+        assert "--annotations" in str(error.value) or name in str(error.value)
+        path.unlink()
+
+
+def test_annotations_of_more_than_a_gibibyte_are_refused(tmp_path):
+    put(tmp_path / "media", "a.mp4")
+    (tmp_path / "lists").mkdir()
+    with open(tmp_path / "lists" / "vggsound.csv", "wb") as file:
+        file.truncate((1 << 30) + 1)
+    with pytest.raises(ValueError, match="vggsound.csv has 1024 MiB, the limit"):
+        manifest_of(tmp_path, "vggsound", "train")
+
+
+def test_a_pipe_in_the_place_of_a_manifest_is_not_waited_for(tmp_path):
+    put(tmp_path / "media", "a.mp4")
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "manifest.csv")
+    with pytest.raises(ValueError, match="manifest.csv is a pipe"):
+        manifest_of(tmp_path, "folder")
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+    put(tmp_path / "media", *(f"dog/{number}.mp4" for number in range(100)))
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        "from data_prep import make_manifest; make_manifest.run()"
+    )
+    command = [
+        *(sys.executable, "-c", program, "--dataset=folder"),
+        *(f"--root={tmp_path / 'media'}", f"--out={tmp_path / 'videos.csv'}"),
+    ]
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and "videos.csv" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(os.listdir(tmp_path)) == ["labels.txt", "media"]
+    assert len(found(tmp_path, "folder")) == 100

@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import pytest
 
@@ -142,3 +143,21 @@ def test_names_beside_a_remote_manifest_are_remote(tmp_path, monkeypatch):
         "s3://other/b.mp4",
         "/mnt/c.mp4",
     ]
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "labels.txt"])
+def test_pipes_and_devices_are_no_manifests_and_no_labels(tmp_path, name):
+    write(tmp_path, "path,label\na.mp4,x\n")
+    (tmp_path / name).unlink(missing_ok=True)
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        make(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is a pipe, socket or device"):
+            read_manifest(str(tmp_path / "manifest.csv"))
+        (tmp_path / name).unlink()
+
+
+def test_a_manifest_of_more_than_a_gibibyte_is_refused(tmp_path):
+    with open(tmp_path / "manifest.csv", "wb") as file:
+        file.truncate((1 << 30) + 1)
+    with pytest.raises(ValueError, match="manifest.csv has more than 1024 MiB"):
+        read_manifest(str(tmp_path / "manifest.csv"))

@@ -1,6 +1,7 @@
 """Manifest, media and records on s3://, against a server on loopback."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -98,3 +99,15 @@ def test_a_copy_that_grows_past_the_limit_is_refused(videos, s3, monkeypatch):
 def test_an_unknown_file_system_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown file system 'gopher'.*s3://"):
         remote_files.read_bytes("gopher://host/a.csv", limit_bytes=1)
+
+
+def test_a_storage_that_does_not_answer_says_nothing_of_the_file(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        monkeypatch.setenv("S3_ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        with pytest.raises(MediaError, match="io_error"):
+            with remote_files.local_copy("s3://none/a.mp4", limit_bytes=100):
+                pass

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -208,3 +210,26 @@ def test_what_is_not_shared_still_has_the_pictures_label(made, tmp_path):
         for ours, theirs in zip(_bytes(tmp_path), _bytes(made), strict=True)
     ]
     assert sum(changed) > 10
+
+
+def test_a_full_disk_is_one_line_and_then_the_same_command_goes_on(made, tmp_path):
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "from data_prep import synthetic; synthetic.run()"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    options = (f"--out={tmp_path}", "--num_videos=2", f"--size={SIZE}")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *options, f"--duration_secs={SECS}"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    *_, line = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/videos/seed0_000000.mp4 cannot be made")
+    assert "File too large" in line and "Traceback" not in done.stderr
+    assert os.listdir(tmp_path / "videos") == []
+    _make(tmp_path, 2, seed=0)
+    assert _bytes(tmp_path) == _bytes(made)[:2]
