@@ -42,7 +42,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from benchmarks.fingerprints import file_fingerprints
+from benchmarks.fingerprints import differences, file_fingerprints, fingerprints
 from xdc_tf import signals
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -66,10 +66,11 @@ _CHANGING = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.sy
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # Of setns and mount in linux/sched.h.
 _NEW_MOUNTS = 0x00020000
-# Temporary files that TensorFlow removes when an interpreter is left as usual.
-_TENSORFLOWS = "__autograph_generated_file"
+# Temporary files: that TensorFlow removes when an interpreter is left as usual, and an
+# empty directory that Keras leaves if it cannot write a model.
+_OF_OTHERS = ("__autograph_generated_file*", "tmp????????")
 # In the directory of a command's logs.
-_OUTPUT, _CHANGES, _TEMPORARY = "output", "changes", "tmp"
+_OUTPUT, _CHANGES = "output", "changes"
 
 
 class Command(NamedTuple):
@@ -83,6 +84,7 @@ class Command(NamedTuple):
       copied: entries of inputs that are in the place from the start.
       runs_once: whether it is refused once its result is there.
       before: called in its process.
+      results: what a finished one is compared by, from the place.
     """
 
     line: str
@@ -91,6 +93,7 @@ class Command(NamedTuple):
     copied: tuple[str, ...] = ()
     runs_once: bool = False
     before: Callable[[], None] | None = None
+    results: Callable[[str], dict[str, str]] = file_fingerprints
 
     def arguments(self, inputs: str, place: str) -> list[str]:
         return self.line.format(inputs=inputs, place=place).split()
@@ -151,6 +154,7 @@ COMMANDS = {
     "pretrain": Command(
         _PRETRAIN + " --workdir={place}/run --records={inputs}/records",
         unfinished=("*",),
+        results=fingerprints,
     ),
     "export": Command(
         "xdc_tf.cli.export --workdir={inputs}/run --out={place}/export",
@@ -217,7 +221,7 @@ COMMANDS = {
         "xdc_tf.cli.compare {inputs}/report.json --out={place}/tables/table.md"
     ),
     "choose_k": Command(
-        "xdc_tf.cli.choose_k --features={inputs}/features/video.npy --candidates=2,3 "
+        "xdc_tf.cli.choose_k --features={inputs}/features/video.npy --candidates=2 "
         "--num_seeds=2 --out={place}/counts",
         whole=("counts",),
         runs_once=True,
@@ -274,7 +278,6 @@ class Ended(NamedTuple):
       secs: that it took.
       num_changes: of files.
       peak_bytes: that it took of its disk at most, as far as polling sees.
-      left: ids of processes that it has left.
     """
 
     code: int
@@ -282,7 +285,6 @@ class Ended(NamedTuple):
     secs: float
     num_changes: int
     peak_bytes: int
-    left: list[int]
 
     @property
     def errors(self) -> list[str]:
@@ -359,11 +361,11 @@ class Running:
           command: the command.
           inputs: directory.
           place: directory.
-          logs: a new directory for what it prints, and its temporary files.
+          logs: a new directory for what it prints; temporary files are put beside it.
           stop: see Stop.
           file_bytes: the most that a file of it may have.
         """
-        os.makedirs(os.path.join(logs, _TEMPORARY))
+        os.makedirs(logs)
         for name in (_OUTPUT, _CHANGES):
             with open(os.path.join(logs, name), "xb"):
                 pass
@@ -394,20 +396,14 @@ class Running:
             output = file.read()
         changes = os.path.getsize(os.path.join(self._logs, _CHANGES))
         peak = max(peak, disk.used_bytes() - before)
-        left = _group(process.pid)
-        return Ended(process.exitcode, output, took, changes, peak, left)
+        return Ended(process.exitcode, output, took, changes, peak)
 
-    def leftovers(self) -> list[str]:
-        """Temporary files, and processes, once they have had a moment to end."""
+    def left(self) -> list[str]:
+        """Processes that it has left, once they have had a moment to end."""
         deadline = time.monotonic() + 10
         while (left := _group(self.process.pid)) and time.monotonic() < deadline:
             time.sleep(0.02)
-        files = [
-            name
-            for name in os.listdir(os.path.join(self._logs, _TEMPORARY))
-            if not name.startswith(_TENSORFLOWS)
-        ]
-        return [*(f"left: process {pid}" for pid in left), *files]
+        return [f"process {pid} is left" for pid in left]
 
 
 def _send(pid: int, number: int, *, whole_group: bool) -> None:
@@ -447,7 +443,9 @@ def _become(
     ]
     os.dup2(descriptors[0], 1)
     os.dup2(descriptors[0], 2)
-    tempfile.tempdir = os.environ["TMPDIR"] = os.path.join(logs, _TEMPORARY)
+    temporary = _temporary_dir(logs)
+    os.makedirs(temporary, exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = temporary
     os.chdir(ROOT)
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
@@ -457,6 +455,11 @@ def _become(
     module, *arguments = command.arguments(inputs, place)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _temporary_dir(logs: str) -> str:
+    """Where the command with these logs, and those beside it, put temporary files."""
+    return os.path.join(os.path.dirname(logs), "tmp")
 
 
 def _count_changes(place: str, descriptor: int, stop: Stop | None) -> None:
@@ -512,13 +515,12 @@ def partial_results(
     return wrong
 
 
-def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+def changes(found: dict[str, str], expected: dict[str, str]) -> list[str]:
     """What differs between two places, in words."""
     words = {(True, False): "more", (False, True): "missing", (True, True): "other"}
     return [
         f"{words[name in found, name in expected]}: {name}"
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
+        for name in differences(found, expected)
     ]
 
 
@@ -539,13 +541,25 @@ class Trial:
         if self._whole.code:
             raise RuntimeError(f"{name} failed:\n{self._whole.output}")
         self._expected = self._contents()
-        if again := running.leftovers():
-            raise RuntimeError(f"{name} left {again}")
+        self._results = self._command.results(disk.place)
+        if left := running.left() + self._temporary_files():
+            raise RuntimeError(f"{name}: {left}")
 
     def _contents(self, *, prepared: bool = False) -> dict[str, str]:
         if prepared:
             _prepare(self._command, self._inputs, self._disk.place)
         return file_fingerprints(self._disk.place)
+
+    def _wrong_results(self) -> list[str]:
+        return changes(self._command.results(self._disk.place), self._results)
+
+    def _temporary_files(self) -> list[str]:
+        """Temporary files that are left, but for _OF_OTHERS."""
+        return [
+            f"{name} is left"
+            for name in os.listdir(os.path.join(self._logs, "tmp"))
+            if not any(fnmatch.fnmatch(name, pattern) for pattern in _OF_OTHERS)
+        ]
 
     def _start(self, **how) -> Running:
         self._number += 1
@@ -582,11 +596,11 @@ class Trial:
                 self._command.runs_once and _is_refused(again, found, self._expected)
             ):
                 wrong.append(f"again: exit code {again.code}, {again.output[-300:]}")
-            wrong += differences(self._contents(), self._expected)
-            wrong += second.leftovers()
+            wrong += self._wrong_results()
+            wrong += second.left() + self._temporary_files()
         elif what == "stopped":
             what = "left nothing"
-        return what, wrong + running.leftovers()
+        return what, wrong + running.left()
 
     def _moment(self, how: str, draws: random.Random, turn: int) -> Stop:
         number = signal.SIGKILL if how == "kill" else signal.SIGTERM
@@ -621,7 +635,7 @@ class Trial:
         time.sleep(draws.uniform(0, self._whole.secs / 2))
         both.append(self._start())
         ends = [running.wait(self._disk) for running in both]
-        wrong = differences(self._contents(), self._expected)
+        wrong = self._wrong_results()
         failed = [ended for ended in ends if ended.code]
         for ended in failed:
             if not _is_refusal(ended):
@@ -629,7 +643,7 @@ class Trial:
         if len(failed) == 2:
             wrong.append("both failed")
         for running in both:
-            wrong += running.leftovers()
+            wrong += running.left()
         return "refused" if failed else "both done", wrong
 
 
@@ -694,7 +708,11 @@ def _read_by(command: Command) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill_commands")
     parser.add_argument("--times", type=int, default=20, help="Of each way to stop.")
-    parser.add_argument("--commands", default=",".join(COMMANDS), help="Of these.")
+    parser.add_argument(
+        "--commands",
+        default=",".join(name for name in COMMANDS if name != "pretrain"),
+        help="Of these; pretrain, which takes longest, only if it is named.",
+    )
     parser.add_argument("--how", default=",".join(HOW), help="Ways to stop.")
     parser.add_argument("--moments_seed", type=int, default=0, help="Of the moments.")
     given = parser.parse_args(arguments)
