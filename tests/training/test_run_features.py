@@ -155,6 +155,30 @@ def test_a_pass_that_was_killed_goes_on_and_ends_as_an_uninterrupted_one(
     assert_same_clusterings(tmp_path, harvested_run.workdir, rounds=[0])
 
 
+def test_a_row_that_changed_on_disk_is_extracted_again(
+    new_config, harvested_run, tiny_records, tmp_path, capsys
+):
+    config = new_config() | {"num_rounds": 1}
+    run_killed(config, tiny_records, tmp_path, batch=25)
+    rows = np.load(tmp_path / "features" / "rows.npy")
+    features_file = tmp_path / "features" / "audio.npy"
+    damaged = np.load(features_file, mmap_mode="r+")
+    damaged[np.flatnonzero(rows)[5], 0] += 1
+    damaged.flush()
+
+    run_pretrain(config, tiny_records, tmp_path)
+
+    output = capsys.readouterr()
+    assert f"warning: {features_file}: 1 rows have changed on disk" in output.err
+    assert counts(output.out) == [(0, 15, 9), (0, 0, 24)]
+    expected = clusterings(harvested_run.workdir, 0)
+    for source, clustering in clusterings(tmp_path, 0).items():
+        np.testing.assert_array_equal(clustering.labels, expected[source].labels)
+        np.testing.assert_allclose(
+            clustering.centroids, expected[source].centroids, rtol=1e-5, atol=1e-6
+        )
+
+
 def test_a_harvesting_run_killed_in_training_and_in_a_pass_ends_as_an_uninterrupted_one(
     new_config, harvested_run, tiny_records, tmp_path, capsys
 ):
