@@ -31,7 +31,7 @@ from xdc_tf.signals import Stop
 from xdc_tf.training import pretrain, run_features, settings, supervision, train_step
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.run import Run, prepare
-from xdc_tf.training.settings import FROM_PASS, FROM_TRAINING
+from xdc_tf.training.config_ranges import FROM_PASS, FROM_TRAINING
 
 
 class Comparison(NamedTuple):

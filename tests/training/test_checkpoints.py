@@ -244,8 +244,3 @@ def test_an_error_of_the_run_is_not_hidden_by_one_in_the_background(tmp_path, ca
             state.save(1, first=fail, wait=False)
             raise FloatingPointError
     assert "no room" in capsys.readouterr().err
-
-
-def test_no_checkpoint_to_keep_is_refused():
-    with pytest.raises(ValueError, match=r"config\.checkpoints\.keep=0"):
-        checkpoints.check_keep(0)

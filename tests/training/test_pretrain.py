@@ -127,7 +127,7 @@ def test_patience_ends_a_round_whose_held_out_loss_does_not_fall(
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"method": "xxx"}, "config.method='xxx' is unknown"),
+        ({"method": "xxx"}, "config.method='xxx' must be one of"),
         ({"kmeans": {"num_clusters": 100}}, "num_clusters=100 .* 19 examples"),
         ({"training": {"batch_size": 20}}, "19 examples .*batch_size=20"),
         ({"training": {"batch_size": 0}}, "training.batch_size=0"),

@@ -1,5 +1,4 @@
 import copy
-import re
 
 import numpy as np
 import pytest
@@ -68,26 +67,6 @@ def test_a_clip_has_the_configs_shape_and_the_records_statistics(config):
     )
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("num_frames", 0),
-        ("fps", 0.0),
-        ("crop_size", 0),
-        ("crop_share", 1.1),
-        ("crop_share", 0.0),
-        ("audio_secs", 0.001),
-        ("video_mean", (0.5,)),
-        ("video_std", (0.2, 0.0, 0.2)),
-    ],
-)
-def test_a_shape_that_no_clip_can_have_is_refused_by_its_key(config, key, value):
-    config["clip"][key] = value
-    told = re.escape(f"config.clip.{key}={value} must be ")
-    with pytest.raises(ValueError, match=told):
-        settings.clip(config, INFO)
-
-
 def test_architectures_are_the_configs_by_modality(config):
     config["video_encoder"] |= {"depth": 10, "width": 0.5}
     assert settings.architectures(config) == {
@@ -105,20 +84,6 @@ def test_features_come_from_a_pass_of_one_clip_in_float32(config):
 def test_features_come_from_training_if_the_config_says_so(config):
     config["features"]["source"] = "training"
     assert settings.features(config).harvest
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "told"),
-    [
-        ("source", "both", "='both' is unknown; choose one of pass, training."),
-        ("dtype", "int8", "='int8' is unknown; choose one of float32, float16."),
-        ("clips_per_video", 0, "=0 must be at least 1."),
-    ],
-)
-def test_unknown_features_are_refused_by_their_key(key, value, told, config):
-    config["features"][key] = value
-    with pytest.raises(ValueError, match=re.escape(f"config.features.{key}{told}")):
-        settings.features(config)
 
 
 def test_layers_for_training_take_precision_and_synchronisation(config):
@@ -160,18 +125,6 @@ def test_the_learning_rate_grows_with_the_batch_from_its_reference(config):
     assert settings.schedule(config).peak == pytest.approx(0.16)
 
 
-def test_a_negative_reference_batch_is_an_error(config):
-    config["optimizer"]["reference_batch_size"] = -1
-    with pytest.raises(ValueError, match="reference_batch_size=-1 .*batch_size"):
-        settings.schedule(config)
-
-
-def test_an_unknown_precision_is_named_with_those_there_are(config):
-    config["precision"] = "float64"
-    with pytest.raises(ValueError, match="config.precision='float64'.*float32, mixed"):
-        settings.training_layers(config)
-
-
 def test_zero_pca_components_mean_none(config):
     assert settings.kmeans(config).pca_components is None
     config["kmeans"]["pca_components"] = 64
@@ -186,23 +139,9 @@ def test_health_is_the_configs(config):
     )
 
 
-@pytest.mark.parametrize("key", ["min_effective_share", "max_cluster_share"])
-@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_a_share_of_health_outside_of_0_to_1_is_refused(config, key, value):
-    config["health"][key] = value
-    with pytest.raises(ValueError, match=f"config.health.{key}={value} must be in"):
-        settings.health(config)
-
-
 def test_a_largest_share_under_the_mean_share_is_refused(config):
     config["health"]["max_cluster_share"] = 0.003
     with pytest.raises(ValueError, match="share=0.003 is less than .*num_clusters=256"):
-        settings.health(config)
-
-
-def test_an_unknown_reaction_to_a_collapse_is_named_with_those_there_are(config):
-    config["health"]["on_collapse"] = "ignore"
-    with pytest.raises(ValueError, match="on_collapse='ignore' is unknown.*warn, stop"):
         settings.health(config)
 
 
@@ -215,14 +154,6 @@ def test_the_schedule_is_the_optimizers(config):
         decay_shares=(0.5, 0.8),
         decay_factor=0.1,
     )
-
-
-def test_an_unknown_schedule_is_named_with_those_there_are(config):
-    config["optimizer"]["schedule"] = "linear"
-    with pytest.raises(
-        ValueError, match="config.optimizer.schedule='linear'.*constant, cosine, steps"
-    ):
-        settings.schedule(config)
 
 
 INDICES = np.array([0, 1, 2, 4, 5, 6, 7, 8, 9, 11])  # rows 3 and 10 have no example
@@ -251,9 +182,3 @@ def test_the_held_out_rows_do_not_depend_on_the_order_of_the_examples():
 
 def test_a_share_of_zero_holds_nothing_out():
     assert held_out(share=0.0) == []
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_a_share_that_leaves_nothing_to_train_on_is_refused(share):
-    with pytest.raises(ValueError, match=f"held_out_share={share} must be in"):
-        held_out(share=share)

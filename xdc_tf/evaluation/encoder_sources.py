@@ -16,10 +16,12 @@ from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models import two_stream
 from xdc_tf.training import settings, supervision, trained_run
+from xdc_tf.training.config_ranges import Number
 from xdc_tf.training.trained_run import TrainedRun
 
 PRETRAINED, INITIAL, SCRATCH = "pretrained", "initial", "scratch"
 EXPORT_CARD = "export.json"
+_MEANS, _DEVIATIONS = Number(-1e6, 1e6), Number(1e-6, 1e6)
 
 
 class Source(NamedTuple):
@@ -196,8 +198,9 @@ def _log_mel_statistics(
     try:
         expected = encoders[f"{stream}_encoder"]["input"]
         mean, std = expected["mean"], expected["std"]
-        settings.check_number(mean, f"{stream}_encoder.input.mean", float, -1e6, 1e6)
-        settings.check_number(std, f"{stream}_encoder.input.std", float, 1e-6, 1e6)
+        for name, value, values in (("mean", mean, _MEANS), ("std", std, _DEVIATIONS)):
+            if not values.fits(value):
+                raise ValueError(f"{name}={value!r} must be {values}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{card} has no mean and std of log-mel for {stream}_encoder ({error}); "

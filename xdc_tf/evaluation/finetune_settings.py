@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.models.layers import LayerSettings
+from xdc_tf.training.config_ranges import PRECISIONS
 from xdc_tf.training.schedules import SCHEDULES, Schedule
-from xdc_tf.training.settings import PRECISIONS
 
 # Where configs/finetune/base.py has each key, but for seed, frozen and augmentation.
 _GROUPS = {
@@ -36,7 +36,7 @@ class FinetuneSettings(NamedTuple):
       dropout: share of the features that the head does not see in a step.
       batch_norm_momentum: kept share of the moving statistics at each update.
       synchronized_batch_norm: statistics over all devices.
-      precision: one of settings.PRECISIONS.
+      precision: one of config_ranges.PRECISIONS.
       head_learning_rate, encoder_learning_rate: peaks, for the whole batch.
       layer_decay: each stage of the encoder has the rate of the one above times this.
       momentum: of SGD.

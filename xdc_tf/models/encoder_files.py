@@ -35,7 +35,7 @@ _PARTS = {
     "__keras_tensor__",
 }
 _MODULE = re.compile(r"keras(\.[a-z_]+)*")
-_SOURCE = re.compile("[a-z][a-z0-9_]{0,63}")
+_SOURCE = re.compile("[a-z][a-z0-9_-]{0,63}")
 _DAMAGED = "fetch or make the file again"
 
 

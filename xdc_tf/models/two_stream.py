@@ -72,7 +72,7 @@ def encoder_settings(modality: str, values: Any) -> EncoderSettings:
         value = getattr(settings, name)
         if isinstance(value, bool) or value not in choices:
             raise ValueError(
-                f"{key}.{name}={value!r} is not one of {', '.join(map(str, choices))}."
+                f"{key}.{name}={value!r} must be one of {', '.join(map(str, choices))}."
             )
     width = settings.width
     is_number = isinstance(width, int | float) and not isinstance(width, bool)

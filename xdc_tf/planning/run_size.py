@@ -14,7 +14,7 @@ from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.models import folding, two_stream
 from xdc_tf.planning import operations
 from xdc_tf.planning.operations import EncoderWork
-from xdc_tf.training import optimizers, settings, supervision
+from xdc_tf.training import config_ranges, optimizers, settings, supervision
 
 PRODUCT_TYPES = {
     "float32": "float32",
@@ -197,30 +197,25 @@ def measure(
 
 
 def _check(config, *, num_videos, num_devices) -> None:
+    config_ranges.check(config)
     if not supervision.method(config["method"]).supervision:
         raise ValueError(f"config.method={config['method']} trains nothing.")
     if num_videos < 1 or num_devices < 1:
         raise ValueError(
             f"num_videos={num_videos} and gpus={num_devices} must be at least 1."
         )
-    if config["num_rounds"] < 1:
-        raise ValueError(
-            f"config.num_rounds={config['num_rounds']} must be at least 1."
-        )
     sizes = {
         f"{key}.batch_size": config[key]["batch_size"]
         for key in ("training", "features")
     }
     for key, size in sizes.items():
-        if size < 1 or size % num_devices:
+        if size % num_devices:
             up = max(1, math.ceil(size / num_devices)) * num_devices
             raise ValueError(
                 f"config.{key}={size} is not a multiple of the {num_devices} devices; "
                 f"set it to {up}, for example."
             )
     share = config["training"]["held_out_share"]
-    if not 0 <= share < 1:
-        raise ValueError(f"config.training.held_out_share={share} must be in [0, 1).")
     num_trained = num_videos - round(share * num_videos)
     needed = {
         "training.batch_size": sizes["training.batch_size"],

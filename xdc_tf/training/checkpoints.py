@@ -61,15 +61,6 @@ def new_progress() -> Progress:
     )
 
 
-def check_keep(keep: int) -> None:
-    """Raises ValueError if so many checkpoints cannot be kept."""
-    if keep < 1:
-        raise ValueError(
-            f"config.checkpoints.keep={keep} must be at least 1; with 2, a run goes on "
-            "from the former one where the last is damaged."
-        )
-
-
 class Checkpoints:
     """Saves and restores everything that a run changes.
 

@@ -20,6 +20,7 @@ from xdc_tf.clustering import (
 from xdc_tf.models import two_stream
 from xdc_tf.signals import Stop
 from xdc_tf.training import (
+    config_ranges,
     optimizers,
     run_features,
     saved_encoders,
@@ -69,6 +70,7 @@ def pretrain(
       CollapseError: on collapsed clusters, where config.health.on_collapse is stop.
       Stopped: if a signal asked for it, after what is done has been saved.
     """
+    config_ranges.check(config)
     if config["deterministic"]:
         tf.config.experimental.enable_op_determinism()
     run = prepare(

@@ -16,7 +16,6 @@ from xdc_tf.data.dataset_info import DatasetInfo, Examples, Promised
 from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
 from xdc_tf.training import (
-    checkpoints,
     optimizers,
     profiling,
     settings,
@@ -94,7 +93,6 @@ def prepare(
     settings.schedule(config)
     settings.health(config)
     settings.features(config)
-    checkpoints.check_keep(config["checkpoints"]["keep"])
     profile_steps = profiling.check_steps(config["profile_steps"])
 
     with strategy.scope():
@@ -251,10 +249,6 @@ def _check_sizes(config, records: Records, strategy) -> None:
     num_devices = strategy.num_replicas_in_sync
     batch_size = config["training"]["batch_size"]
     parts = config["training"]["accumulate_steps"]
-    if parts < 1:
-        raise ValueError(
-            f"config.training.accumulate_steps={parts} must be at least 1."
-        )
     for key, size, divisor in (
         ("training.batch_size", batch_size, num_devices * parts),
         ("features.batch_size", config["features"]["batch_size"], num_devices),

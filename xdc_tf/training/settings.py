@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xdc_tf.clustering import feature_store
-from xdc_tf.clustering.health import ON_COLLAPSE, HealthSettings
+from xdc_tf.clustering.health import HealthSettings
 from xdc_tf.clustering.pseudo_labels import KMeansSettings
 from xdc_tf.data import log_mel
 from xdc_tf.data.clips import ClipSettings
@@ -15,13 +14,10 @@ from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models import two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings
-from xdc_tf.training import supervision
-from xdc_tf.training.optimizers import DECAYING, OPTIMIZERS
-from xdc_tf.training.schedules import SCHEDULES, Schedule
-
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-FROM_PASS = "pass"
-FROM_TRAINING = "training"
+from xdc_tf.training import config_ranges, supervision
+from xdc_tf.training.config_ranges import FROM_TRAINING
+from xdc_tf.training.optimizers import DECAYING
+from xdc_tf.training.schedules import Schedule
 
 
 class FeatureSettings(NamedTuple):
@@ -36,30 +32,6 @@ class FeatureSettings(NamedTuple):
     harvest: bool
     dtype: str
     clips_per_video: int
-
-
-# What users of trained encoders read of a configuration that may be a stranger's: of
-# each key type, least and greatest value.
-_NUMBERS_OF_ENCODERS = {
-    "seed": (int, 0, 2**31 - 1),
-    "batch_norm_momentum": (float, 0, 1),
-    "clip.num_frames": (int, 1, 4096),
-    "clip.fps": (float, 1e-3, 1e4),
-    "clip.crop_size": (int, 1, 4096),
-    "clip.crop_share": (float, 1e-3, 1),
-    "clip.audio_secs": (float, 1e-3, 3600),
-    "optimizer.weight_decay": (float, 0, 1),
-    "features.batch_size": (int, 1, 2**16),
-    "features.clips_per_video": (int, 1, 10_000),
-    "log_mel.sample_rate_hz": (int, 1, 10**6),
-    "log_mel.window_ms": (float, 1e-3, 1e4),
-    "log_mel.hop_ms": (float, 1e-3, 1e4),
-    "log_mel.fft_size": (int, 2, 2**16),
-    "log_mel.num_filters": (int, 1, 4096),
-    "log_mel.min_hz": (float, 0, 1e6),
-    "log_mel.max_hz": (float, 0, 1e6),
-    "log_mel.log_offset": (float, 1e-30, 1e3),
-}
 
 
 def check_of_encoders(config: Any, source: str) -> None:
@@ -88,51 +60,15 @@ def check_of_encoders(config: Any, source: str) -> None:
 
 
 def _check_of_encoders(config: Any) -> None:
-    for key, (kind, least, greatest) in _NUMBERS_OF_ENCODERS.items():
-        *section, name = key.split(".")
-        values = config[section[0]] if section and section[0] in config else config
-        if name not in values:
-            continue
-        check_number(values[name], f"config.{key}", kind, least, greatest)
+    config_ranges.check_present(config)
     row = supervision.method(config["method"])
-    if row.supervision and config["optimizer"]["name"] not in OPTIMIZERS:
-        raise ValueError(
-            f"config.optimizer.name={config['optimizer']['name']!r} is not one of "
-            f"{', '.join(OPTIMIZERS)}."
-        )
+    if row.supervision:
+        config["optimizer"]["name"]  # an error where it is missing
     log_mel.validate(LogMelSettings(**config["log_mel"]))
-    shapes = architectures(config)
-    missing = set(row.streams.values()) - set(shapes)
+    missing = set(row.streams.values()) - set(architectures(config))
     if missing:
         raise ValueError(f"config.{min(missing)}_encoder is missing.")
-    for key in ("video_mean", "video_std"):
-        values = config["clip"][key]
-        if not isinstance(values, list | tuple) or len(values) != 3:
-            raise ValueError(f"config.clip.{key}={values!r} must be three numbers.")
-        for value in values:
-            check_number(value, f"config.clip.{key}", float, -1e6, 1e6)
     clip(config, None)
-
-
-def check_number(
-    value: Any, key: str, kind: type, least: float, greatest: float
-) -> None:
-    """Raises ValueError unless a value is a number of the kind in the range.
-
-    Args:
-      value: anything.
-      key: what to call it.
-      kind: int, or float for both.
-      least: the range's lower end.
-      greatest: its upper end.
-    """
-    kinds = (int,) if kind is int else (int, float)
-    fits = isinstance(value, kinds) and not isinstance(value, bool)
-    if not fits or not least <= value <= greatest:
-        what = "a whole number" if kind is int else "a number"
-        raise ValueError(
-            f"{key}={value!r} must be {what} from {least:g} to {greatest:g}."
-        )
 
 
 def check_log_mel(config: Mapping[str, Any], info: DatasetInfo, records: str) -> None:
@@ -170,22 +106,11 @@ def clip(config: Mapping[str, Any], info: DatasetInfo | None) -> ClipSettings:
         log_mel_mean=info.log_mel_mean if info else 0.0,
         log_mel_std=info.log_mel_std if info else 1.0,
     )
-    ranges = {
-        "num_frames": (wanted.num_frames >= 1, "at least 1"),
-        "fps": (wanted.fps > 0, "positive"),
-        "crop_size": (wanted.crop_size >= 1, "at least 1"),
-        "crop_share": (0 < wanted.crop_share <= 1, "in (0, 1]"),
-        "audio_secs": (wanted.num_mel_frames >= 1, "at least config.log_mel.hop_ms"),
-        "video_mean": (len(wanted.video_mean) == 3, "three numbers"),
-        "video_std": (
-            len(wanted.video_std) == 3 and min(wanted.video_std) > 0,
-            "three positive numbers",
-        ),
-    }
-    for key, (fits, range_name) in ranges.items():
-        if not fits:
-            value = getattr(wanted, key)
-            raise ValueError(f"config.clip.{key}={value} must be {range_name}.")
+    if wanted.num_mel_frames < 1:
+        raise ValueError(
+            f"config.clip.audio_secs={wanted.audio_secs} must be at least "
+            f"config.log_mel.hop_ms={config['log_mel']['hop_ms']}."
+        )
     return wanted
 
 
@@ -220,16 +145,7 @@ def portable_layers(config: Mapping[str, Any]) -> LayerSettings:
 
 
 def training_layers(config: Mapping[str, Any]) -> LayerSettings:
-    """What an encoder's layers are made with for training.
-
-    Raises:
-      ValueError: on an unknown precision.
-    """
-    if config["precision"] not in PRECISIONS:
-        raise ValueError(
-            f"config.precision={config['precision']!r} is unknown; choose one of "
-            f"{', '.join(PRECISIONS)}."
-        )
+    """What an encoder's layers are made with for training."""
     return portable_layers(config)._replace(
         dtype=config["precision"],
         synchronized_batch_norm=config["synchronized_batch_norm"],
@@ -238,26 +154,8 @@ def training_layers(config: Mapping[str, Any]) -> LayerSettings:
 
 
 def features(config: Mapping[str, Any]) -> FeatureSettings:
-    """How the features to be clustered are made.
-
-    Raises:
-      ValueError: on an unknown source or dtype, or no clips.
-    """
+    """How the features to be clustered are made."""
     values = config["features"]
-    for key, known in (
-        ("source", (FROM_PASS, FROM_TRAINING)),
-        ("dtype", feature_store.DTYPES),
-    ):
-        if values[key] not in known:
-            raise ValueError(
-                f"config.features.{key}={values[key]!r} is unknown; choose one of "
-                f"{', '.join(known)}."
-            )
-    if values["clips_per_video"] < 1:
-        raise ValueError(
-            f"config.features.clips_per_video={values['clips_per_video']} must be at "
-            "least 1."
-        )
     return FeatureSettings(
         harvest=values["source"] == FROM_TRAINING,
         dtype=values["dtype"],
@@ -277,14 +175,9 @@ def health(config: Mapping[str, Any]) -> HealthSettings:
     """When a clustering counts as collapsed, and what happens then.
 
     Raises:
-      ValueError: on shares outside of [0, 1], a share that every clustering exceeds, or
-        an unknown reaction.
+      ValueError: on a fraction that every clustering exceeds.
     """
     values = HealthSettings(**config["health"])
-    for key in ("min_effective_share", "max_cluster_share"):
-        value = getattr(values, key)
-        if not 0 <= value <= 1:
-            raise ValueError(f"config.health.{key}={value} must be in [0, 1].")
     num_clusters = config["kmeans"]["num_clusters"]
     if values.max_cluster_share * num_clusters < 1:
         raise ValueError(
@@ -292,34 +185,15 @@ def health(config: Mapping[str, Any]) -> HealthSettings:
             f"the mean share of config.kmeans.num_clusters={num_clusters} clusters, so "
             f"that every clustering would count as collapsed; raise it."
         )
-    if values.on_collapse not in ON_COLLAPSE:
-        raise ValueError(
-            f"config.health.on_collapse={values.on_collapse!r} is unknown; choose one "
-            f"of {', '.join(ON_COLLAPSE)}."
-        )
     return values
 
 
 def schedule(config: Mapping[str, Any]) -> Schedule:
-    """Shape of a round's learning rate, for the global batch.
-
-    Raises:
-      ValueError: on an unknown schedule name, or a reference batch that cannot be.
-    """
+    """Shape of a round's learning rate, for the global batch."""
     optimizer = config["optimizer"]
     peak, reference = optimizer["learning_rate"], optimizer["reference_batch_size"]
-    if reference < 0:
-        raise ValueError(
-            f"config.optimizer.reference_batch_size={reference} must be the batch that "
-            "learning_rate is stated for, or 0 for training.batch_size."
-        )
     if reference:
         peak *= config["training"]["batch_size"] / reference
-    if optimizer["schedule"] not in SCHEDULES:
-        raise ValueError(
-            f"config.optimizer.schedule={optimizer['schedule']!r} is unknown; choose "
-            f"one of {', '.join(SCHEDULES)}."
-        )
     return Schedule(
         name=optimizer["schedule"],
         peak=peak,
@@ -334,11 +208,12 @@ def held_out_rows(
 ) -> np.ndarray:
     """[num_rows] bool: the examples that a run never trains on.
 
-    Raises:
-      ValueError: on a share outside of [0, 1).
+    Args:
+      example_indices: of all examples.
+      num_rows: rows of the manifest.
+      share: fraction of the examples to hold out, in [0, 1).
+      seed: of the draw.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"config.training.held_out_share={share} must be in [0, 1).")
     chosen = np.random.default_rng([seed, 1]).permutation(np.sort(example_indices))
     held_out = np.zeros(num_rows, bool)
     held_out[chosen[: round(share * len(chosen))]] = True
