@@ -3,6 +3,7 @@
 Imports no TensorFlow, so that `--help` answers at once.
 """
 
+import atexit
 import contextlib
 import errno
 import importlib.abc
@@ -19,6 +20,7 @@ from absl import app, flags
 
 from xdc_tf import escaping, onednn, signals
 
+_MAX_ERROR_CHARS = 2000  # values in messages may be a stranger's, and of any length
 # What bad input raises: wrong values, a loss that is not finite, missing files, ...
 USER_ERRORS = (ValueError, FloatingPointError, OSError)
 # What a configuration file or a --config.KEY=VALUE raises while flags are parsed.
@@ -58,6 +60,9 @@ def run(
         main: takes sys.argv[:1] and what is no flag; returns None or an exit code.
         takes_arguments: whether anything may be there that is no flag.
     """
+    code = 1
+    # Before TensorFlow's, so that it comes after them.
+    atexit.register(lambda: _leave_at_once(code))
     if "debug" not in flags.FLAGS:
         flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's messages.")
     _describe_in_help(main)
@@ -67,8 +72,9 @@ def run(
         # Progress bars go back to the beginning of their line.
         contextlib.redirect_stderr(escaping.TerminalStream(sys.stderr, kept="\n\t\r")),
     ):
-        code = _exit_code(main, takes_arguments=takes_arguments)
-    _leave(code if isinstance(code, int) else int(code is not None))
+        status = _exit_code(main, takes_arguments=takes_arguments)
+    code = status if isinstance(status, int) else int(status is not None)
+    sys.exit(code)
 
 
 def _exit_code(
@@ -158,6 +164,11 @@ def _tensorflow_user_error(error: Exception) -> str | None:
         return told.removeprefix("ValueError: ")
     if no_room := _NO_ROOM.match(told):
         return no_room[0]
+    if "JPEG" in told:
+        return (
+            f"a frame of the records cannot be decoded ({told}); python -m "
+            "data_prep.inspect --verify names it."
+        )
     return told if isinstance(error, files) else None
 
 
@@ -169,7 +180,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _print_error(message: str) -> None:
-    print(f"error: {escaping.terminal(message)}", file=sys.stderr)
+    shown = escaping.terminal(message, max_chars=_MAX_ERROR_CHARS)
+    print(f"error: {shown}", file=sys.stderr)
 
 
 def _describe_in_help(main: Callable[[list[str]], int | None]) -> None:
@@ -181,17 +193,20 @@ def _describe_in_help(main: Callable[[list[str]], int | None]) -> None:
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
 
 
-def _leave(code: int) -> None:
-    """Exits; past C++ destructors if tensorflow-io's file systems are loaded.
+def _leave_at_once(code: int) -> None:
+    """Ends the process, past TensorFlow's destructors if it is loaded.
 
-    Those abort the process on their way out ("pure virtual method called"), which would
-    turn a success into a failure.
+    They wait for the threads of data sets: those on several devices (TensorFlow 2.21)
+    go on to their data set's end, which one for training has not, and what calls Python
+    waits for an interpreter that is gone. tensorflow-io's file systems abort the
+    process ("pure virtual method called").
     """
-    if "tensorflow_io" not in sys.modules:
-        sys.exit(code)
+    if "tensorflow" not in sys.modules:
+        return
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 

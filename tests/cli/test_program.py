@@ -111,6 +111,18 @@ except tf.errors.OpError as error:
     assert done.stderr == "error: /dev/full; No space left on device\n"
 
 
+def test_a_message_of_any_length_is_shown_in_part(run):
+    done = run("raise ValueError('first ' + 'x' * 10**6 + ' last')")
+    assert done.stderr.startswith("error: first xxx")
+    assert done.stderr.endswith("xxx last\n") and len(done.stderr) < 2100
+
+
+def test_what_is_printed_moves_no_cursor(run):
+    done = run("print('a\\x1b[2Jb\\r\\u202ec\\td'); print('e\\x9b', file=sys.stderr)")
+    assert done.stdout == "a\\x1b[2Jb\\r\\u202ec\td\n"
+    assert done.stderr == "e\\x9b\n"
+
+
 def test_debug_shows_the_traceback_of_a_mistake(run):
     done = run('raise ValueError("k=9")', "--debug")
     assert done.returncode == 1

@@ -302,6 +302,8 @@ def test_a_change_of_the_settings_is_noticed(tmp_path, key):
         ({"centroids": np.zeros((2, 3))}, "'centroids' is float64"),
         ({"centroids": np.zeros(2, np.float32)}, r"'centroids' is float32 \(2,\)"),
         ({"centroids": np.full((2, 3), np.nan, np.float32)}, "not finite"),
+        ({"sizes": np.array([1, -2])}, "negative sizes or inertia"),
+        ({"inertia": np.float64(-1)}, "negative sizes or inertia"),
         ({"sizes": np.array([1, 2, 3])}, r"'sizes' is int64 \(3,\) where int64 \(2,\)"),
         ({"inertia": np.array(["1"])}, "'inertia': holds '<U1'"),
         ({"normalize": np.array([None])}, "'normalize': holds '|O'"),

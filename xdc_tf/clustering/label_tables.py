@@ -247,7 +247,8 @@ def _read_record(round_dir: str | os.PathLike) -> tuple[Path, _Record]:
         record = _Record(*(values[key] for key in _Record._fields))
         for name in record.clusterings:
             _check_name(name)
-        if values.get(_RECORD_SHA256) not in (None, _record_sha256(record)):
+        expected = _record_sha256(record)
+        if values.get(_RECORD_SHA256, expected) != expected:
             raise ValueError(f"its keys have another SHA-256 than {_RECORD_SHA256}")
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}); {_REMEDY}") from error
@@ -355,6 +356,10 @@ def _check(clusterings: Mapping[str, Clustering], *, source: str = "") -> None:
                     f"{where} has {len(values)} {key} for {num_clusters} centroids; "
                     f"take both from the same fit."
                 )
+        if np.any(np.less(clustering.sizes, 0)) or clustering.inertia < 0:
+            raise ValueError(
+                f"{where} has negative sizes or inertia; take both from the same fit."
+            )
         _check_labels(clustering.labels, num_clusters, where)
 
 
