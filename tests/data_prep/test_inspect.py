@@ -8,6 +8,7 @@ import struct
 
 import numpy as np
 import pytest
+import record_files
 import tensorflow as tf
 from forked_commands import run_command
 from media_files import write_manifest
@@ -260,9 +261,9 @@ def set_value(values, number, value):
         ),
         (
             lambda m: set_value(
-                m.context.feature[records.WIDTH].int64_list.value, 0, 9
+                m.context.feature[records.WIDTH].int64_list.value, 0, 65
             ),
-            ["frame 0 has height, width, channels (48, 64, 3), the record says (48, 9"]
+            ["frame 0 has height, width, channels (48, 64, 3), the record says (48, 65"]
             + [f"frame {number} has" for number in range(1, 10)],
         ),
         (
@@ -345,6 +346,7 @@ def test_random_damage_never_raises(copied):
 
 
 def test_records_of_other_modalities_than_said_are_a_fault(convert, copied):
+    record_files.forget_sizes(copied)
     shutil.copy(convert(SETTINGS._replace(modalities=("audio",))) / LAST, copied / LAST)
     record_index.index_shard(str(copied / LAST))
     where = f"{LAST}, record 0 (example_index 3)"
@@ -357,6 +359,35 @@ def test_records_of_other_modalities_than_said_are_a_fault(convert, copied):
         "modalities=audio and has_waveform=True"
         for number, index in ((0, 0), (1, 2))
     ]
+
+
+def test_a_size_that_is_not_said_is_a_fault_of_files_without_another(copied):
+    values = json.loads((copied / "dataset_info.json").read_text())
+    num_bytes = values["shards"][0]["num_bytes"]
+    values["shards"][0]["num_bytes"] = num_bytes + 1
+    values["shards"][1]["index_bytes"] = 0
+    (copied / "dataset_info.json").write_text(json.dumps(values))
+    index_bytes = (copied / f"{LAST}.index").stat().st_size
+    assert faults_of(copied) == [
+        f"{FIRST}: {num_bytes} bytes, dataset_info.json says {num_bytes + 1}",
+        f"{LAST}.index: {index_bytes} bytes, dataset_info.json says 0",
+    ]
+
+
+def test_records_that_say_a_huge_size_like_their_images_are_not_decoded(copied):
+    def change(message):
+        for key in (records.HEIGHT, records.WIDTH):
+            set_value(message.context.feature[key].int64_list.value, 0, 65000)
+        for step in steps(message, records.FRAMES):
+            step.bytes_list.value[0] = jpeg(48, 64).replace(
+                HEIGHT_AND_WIDTH, struct.pack(">HH", 65000, 65000)
+            )
+
+    edit(copied / FIRST, 1, change)
+    assert faults_of(copied)[0] == (
+        f"{FIRST}, record 1 (example_index 2): height and width are 65000 and 65000, "
+        "dataset_info.json says short_side=48"
+    )
 
 
 def test_a_missing_shard_is_a_fault(copied):

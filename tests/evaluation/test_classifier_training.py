@@ -56,7 +56,8 @@ def records(tiny_records):
     directory = str(tiny_records / "train")
     info = dataset_info.read_dataset_info(directory)
     examples = dataset_info.read_examples(directory)
-    return LabelledRecords(directory, info, examples, tuple(info.label_names))
+    promised = dataset_info.promised(directory, info, examples)
+    return LabelledRecords(directory, info, examples, info.label_names, promised)
 
 
 def load(modality, seed=0):

@@ -69,24 +69,28 @@ def planted(folder, info, num_examples, seed):
                 width=24,
             )
             writer.write(serialized)
+    info = info._replace(
+        num_rows=num_examples,
+        num_examples=num_examples,
+        short_side=24,
+        label_names=tuple(COLOURS),
+        modalities=("video",),
+        shards=(ShardInfo("shard", num_examples),),
+    )
+    examples = Examples(
+        example_indices=numbers,
+        video_ids=np.array([f"{number}.mp4" for number in numbers]),
+        labels=numbers % 4,
+        shards=np.array(["shard"] * num_examples),
+        start_secs=np.zeros(num_examples),
+        end_secs=np.ones(num_examples),
+    )
     return LabelledRecords(
         directory=str(folder),
-        info=info._replace(
-            num_rows=num_examples,
-            num_examples=num_examples,
-            label_names=tuple(COLOURS),
-            modalities=("video",),
-            shards=(ShardInfo("shard", num_examples),),
-        ),
-        examples=Examples(
-            example_indices=numbers,
-            video_ids=np.array([f"{number}.mp4" for number in numbers]),
-            labels=numbers % 4,
-            shards=np.array(["shard"] * num_examples),
-            start_secs=np.zeros(num_examples),
-            end_secs=np.ones(num_examples),
-        ),
+        info=info,
+        examples=examples,
         class_names=tuple(COLOURS),
+        promised=dataset_info.promised(str(folder), info, examples),
     )
 
 

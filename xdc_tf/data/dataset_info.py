@@ -162,8 +162,8 @@ def check_modalities(info: DatasetInfo, wanted: Iterable[str], directory: str) -
         )
     if AUDIO in wanted and not info.log_mel_std > 0:
         raise ValueError(
-            f"{directory} has log_mel_std={info.log_mel_std} in {INFO_FILE}: all of its "
-            "sound is the same, as silence is, and there is nothing to learn from it; "
+            f"{directory} has log_mel_std={info.log_mel_std} in {INFO_FILE}: all of "
+            "its sound is alike, as silence is, and there is nothing to learn from it; "
             "convert other files, or use video alone."
         )
 

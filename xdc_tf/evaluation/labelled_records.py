@@ -27,9 +27,9 @@ class LabelledRecords(NamedTuple):
     Attributes:
       directory: of the records.
       info: what it says about itself.
-      promised: what all of its shards must hold.
       examples: those that take part; all have a label.
       class_names: of the whole split, sorted; labels are numbers in it.
+      promised: what all shards of the directory must hold.
       manifest: path of the one that chose the examples; "" where all take part.
       chosen_by_sha256: of its bytes.
       num_absent: rows of the manifest that have no labelled record.
@@ -37,9 +37,9 @@ class LabelledRecords(NamedTuple):
 
     directory: str
     info: DatasetInfo
-    promised: Promised
     examples: Examples
     class_names: tuple[str, ...]
+    promised: Promised
     manifest: str = ""
     chosen_by_sha256: str = ""
     num_absent: int = 0
@@ -116,8 +116,8 @@ def check_filled(records: LabelledRecords, filled: np.ndarray) -> None:
     if len(missing):
         examples, first = records.examples, missing[0]
         raise ValueError(
-            f"{records.directory}: {len(missing)} of {len(filled)} examples were not in "
-            f"the files of records, first example_index "
+            f"{records.directory}: {len(missing)} of {len(filled)} examples were not "
+            "in the files of records, first example_index "
             f"{examples.example_indices[first]} of {examples.shards[first]}, "
             f"{examples.video_ids[first]}; convert again."
         )
@@ -223,7 +223,7 @@ def _open(
             f"{directory} has no labelled video; convert a manifest with a column "
             "label."
         )
-    found = LabelledRecords(directory, info, opened.promised, examples, ())
+    found = LabelledRecords(directory, info, examples, (), opened.promised)
     return found.part(labelled)
 
 
