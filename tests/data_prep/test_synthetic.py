@@ -90,7 +90,8 @@ def test_a_rerun_keeps_the_files_that_are_there(made):
 def test_an_interrupted_file_is_made_again(made, tmp_path):
     (tmp_path / "videos").mkdir()
     name = sorted(os.listdir(made / "videos"))[0]
-    (tmp_path / "videos" / f"{name}.tmp").write_bytes(b"half")
+    partial = f".{name.removesuffix('.mp4')}.partial.mp4"
+    (tmp_path / "videos" / partial).write_bytes(b"half")
     _make(tmp_path, 1, seed=0)
     assert _bytes(tmp_path) == _bytes(made)[:1]
 
