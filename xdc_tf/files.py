@@ -10,6 +10,7 @@ import fcntl
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -18,6 +19,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import IO
 
+# What TensorFlow takes for a pattern where it looks for the files of variables.
+PATTERN = re.compile(r"[*?\[\]\\]")
 _BLOCK_BYTES = 1 << 20
 _MAX_NAME_BYTES = 255
 

@@ -303,6 +303,15 @@ def test_an_existing_directory_is_an_error(tiny_run, exported):
         export_run.export(str(tiny_run), str(exported))
 
 
+@pytest.mark.parametrize("name", ["a[b", "a*", "a?", "a]", "a\\b"])
+def test_a_place_that_tensorflow_takes_for_a_pattern_is_refused(
+    name, tiny_run, tmp_path
+):
+    with pytest.raises(ValueError, match="cannot open a SavedModel in a folder with"):
+        export_run.export(str(tiny_run), str(tmp_path / name / "exported"))
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_interrupted_export_has_no_final_name(tiny_run, tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

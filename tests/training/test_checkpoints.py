@@ -92,6 +92,14 @@ def test_a_checkpoint_restores_every_variable(devices, tmp_path, two_devices):
     assert int(state.progress.phase) == Phase.TRAIN
 
 
+def test_a_checkpoint_is_restored_from_a_folder_that_looks_like_a_pattern(tmp_path):
+    folder = tmp_path / "a[b]*?\\c {d}"
+    State(folder).save(7)
+    state = State(folder).fill(1)
+    state.checkpoints.restore()
+    assert state.values() == {7}
+
+
 def test_a_new_run_has_nothing_to_restore(tmp_path):
     assert State(tmp_path).checkpoints.restore() is None
 

@@ -46,12 +46,19 @@ def export(
     Raises:
       FileNotFoundError: without a run or its encoders.
       FileExistsError: if out_dir exists.
-      ValueError: on an unknown format, or one whose packages are not installed.
+      ValueError: on an unknown format, or one whose packages are not installed, or a
+        path that TensorFlow would take for a pattern.
       RuntimeError: if a file read back gives other features.
     """
     if "://" in out_dir:
         raise ValueError(f"--out={out_dir} must be a local directory; copy it then.")
     files.check_free(out_dir)
+    pattern = files.PATTERN.search(os.path.abspath(out_dir))
+    if pattern:
+        raise ValueError(
+            f"--out={out_dir}: TensorFlow cannot open a SavedModel in a folder with "
+            f"{pattern[0]} in its name; choose another place."
+        )
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
         raise ValueError(f"--formats={','.join(unknown)}: choose of {list(FORMATS)}.")

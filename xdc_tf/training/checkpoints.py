@@ -1,13 +1,15 @@
 """Where a run stands, and its checkpoints: saved beside the training, whole or not."""
 
+import contextlib
 import enum
 import glob
 import hashlib
 import os
 import re
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -257,13 +259,27 @@ class Checkpoints:
         if not names:
             return None
         try:
-            self._checkpoint.read(path).assert_existing_objects_matched()
+            with _without_patterns(path) as plain_path:
+                self._checkpoint.read(plain_path).assert_existing_objects_matched()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise ValueError(
                 f"{path} does not fit the model of this configuration "
                 f"({str(error).splitlines()[0]}); use another --workdir."
             ) from error
         return path
+
+
+@contextlib.contextmanager
+def _without_patterns(path: str) -> Iterator[str]:
+    """A path of the same checkpoint without what TensorFlow takes for a pattern."""
+    folder, name = os.path.split(os.path.abspath(path))
+    if not files.PATTERN.search(folder):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        link = os.path.join(temporary, "checkpoints")
+        os.symlink(folder, link)
+        yield os.path.join(link, name)
 
 
 def _files_of_checkpoints(directory: str) -> list[str]:
