@@ -1,9 +1,19 @@
 """The distribution strategy of this machine, or of several by TF_CONFIG."""
 
+import contextlib
 import json
 import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
+
+WAITING_SECS = 30.0  # between lines that say what is waited for
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 
 
 def make_strategy(
@@ -49,9 +59,14 @@ def num_workers_of_environment() -> int:
     Raises:
       ValueError: if it is not of a form that pretraining can use.
     """
+    return len(_workers_of_environment()[0])
+
+
+def _workers_of_environment() -> tuple[list[str], int]:
+    """Addresses of the workers in TF_CONFIG and the number of this one among them."""
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():
-        return 1
+        return [""], 0
     wanted = (
         'set it to {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": '
         '"worker", "index": N}}, N from 0, or unset it.'
@@ -60,7 +75,7 @@ def num_workers_of_environment() -> int:
         told = json.loads(text)
         addresses = told["cluster"]["worker"]
         kind, index = told["task"]["type"], told["task"]["index"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"TF_CONFIG={text} cannot be read ({error}); {wanted}"
         ) from error
@@ -69,15 +84,23 @@ def num_workers_of_environment() -> int:
         jobs != ["worker"]
         or kind != "worker"
         or not isinstance(addresses, list)
+        or not all(map(_is_address, addresses))
         or len(set(addresses)) != len(addresses)
+        or not isinstance(index, int)
         or isinstance(index, bool)
         or index not in range(len(addresses))
     ):
         raise ValueError(
-            f"TF_CONFIG={text} must name workers alone, each once, and this one among "
-            f"them; {wanted}"
+            f"TF_CONFIG={text} must name workers alone, each once with its port, and "
+            f"this one among them; {wanted}"
         )
-    return len(addresses)
+    return addresses, index
+
+
+def _is_address(value: Any) -> bool:
+    """Whether a value is HOST:PORT; an IPv6 host stands in brackets."""
+    match = isinstance(value, str) and _ADDRESS.fullmatch(value)
+    return bool(match) and 1 <= int(match[2]) <= 65535
 
 
 def distribute(
@@ -101,11 +124,56 @@ def _of_several_machines(num_devices: int, timeout_secs: float):
         raise _too_many(num_devices, devices)
     if gpus and num_devices:
         tf.config.set_visible_devices(gpus[:num_devices], "GPU")
-    return tf.distribute.MultiWorkerMirroredStrategy(
-        communication_options=tf.distribute.experimental.CommunicationOptions(
-            timeout_seconds=timeout_secs or None
-        )
-    )
+    addresses, index = _workers_of_environment()
+    _check_port_is_free(addresses[index])
+    others = [address for address in addresses if address != addresses[index]]
+    with _saying_that_it_waits(f"waiting for the workers {', '.join(others)}"):
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy(
+                communication_options=tf.distribute.experimental.CommunicationOptions(
+                    timeout_seconds=timeout_secs or None
+                )
+            )
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"worker {addresses[index]} has not met the workers "
+                f"{', '.join(others)} ({error.message.splitlines()[0]}); start all of "
+                "them, with the same list in TF_CONFIG and ports that they can reach."
+            ) from error
+
+
+def _check_port_is_free(address: str) -> None:
+    port = int(_ADDRESS.fullmatch(address)[2])
+    # TensorFlow's server would share the port with another one of its kind.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise OSError(
+                f"this worker's port in TF_CONFIG, {address}, cannot be used here "
+                f"({error.strerror}); end what uses it, or give another port."
+            ) from error
+
+
+@contextlib.contextmanager
+def _saying_that_it_waits(message: str) -> Iterator[None]:
+    """Prints a line every half minute while the block is at work."""
+    done = threading.Event()
+
+    def say():
+        secs = 0.0
+        while not done.wait(WAITING_SECS):
+            secs += WAITING_SECS
+            print(f"{message}, for {secs:g} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=say, daemon=True, name="waiting")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _too_many(num_devices: int, devices) -> ValueError:
