@@ -495,9 +495,13 @@ def _prepare(command: Command, inputs: str, place: str) -> None:
 
 
 def partial_results(
-    command: Command, found: dict[str, str], expected: dict[str, str]
+    command: Command,
+    found: dict[str, str],
+    *,
+    before: dict[str, str],
+    expected: dict[str, str],
 ) -> list[str]:
-    """What has a final name and is not what it is to become."""
+    """What has a final name and is neither as before nor what it is to become."""
     wrong = []
     for name, content in found.items():
         hidden = any(part.startswith(".") for part in name.split("/"))
@@ -506,7 +510,7 @@ def partial_results(
             for pattern in command.unfinished
         ):
             continue
-        if expected.get(name) != content:
+        if content not in (expected.get(name), before.get(name)):
             wrong.append(f"{name} is not whole")
     for directory in command.whole:
         inside = {name for name in expected if name.startswith(f"{directory}/")}
@@ -586,7 +590,9 @@ class Trial:
             running = self._start(stop=self._moment(how, draws, turn))
             ended = running.wait(self._disk)
         found = self._contents()
-        wrong = partial_results(self._command, found, self._expected)
+        wrong = partial_results(
+            self._command, found, before=self._fresh, expected=self._expected
+        )
         wrong += _wrong_ends(how, ended)
         what = "done" if ended.code == 0 else "stopped"
         if found != self._fresh or what == "done":

@@ -61,6 +61,7 @@ def test_commands_that_are_stopped_end_with_the_same_files():
         ({"out/a": "1", "out/b": "2", "c": "3"}, []),
         ({}, []),
         ({".out.partial/a": "half", "progress/plan": "?", "c": "3"}, []),
+        ({"d": "before"}, []),
         ({"c": "half"}, ["c is not whole"]),
         ({"other": "1"}, ["other is not whole"]),
         ({"out/a": "1"}, ["out lacks ['out/b']"]),
@@ -69,7 +70,9 @@ def test_commands_that_are_stopped_end_with_the_same_files():
 def test_what_has_its_final_name_must_be_whole(found, wrong):
     command = Command("", whole=("out",), unfinished=("progress",))
     expected = {"out/a": "1", "out/b": "2", "c": "3"}
-    assert kill_commands.partial_results(command, found, expected) == wrong
+    assert wrong == kill_commands.partial_results(
+        command, found, before={"d": "before"}, expected=expected
+    )
 
 
 def test_fingerprints_leave_out_times_and_nothing_else(tmp_path):
