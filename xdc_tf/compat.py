@@ -6,7 +6,6 @@ the project is written to what both offer.
 """
 
 import importlib
-import io
 import re
 import types
 import warnings
@@ -17,19 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 KERAS_3: bool = int(keras.__version__.split(".")[0]) >= 3
-
-# What decode_audio() understands; audio_files.read_header() names one of these.
-AUDIO_ENCODINGS: tuple[str, ...] = (
-    "wav_u8",
-    "wav_s16",
-    "wav_s24",
-    "wav_s32",
-    "wav_f32",
-    "flac_s16",
-    "flac_s24",
-    "ogg_vorbis",
-    "mp3",
-)
 
 _PLUGIN_SCHEMES = ("az", "hdfs", "har", "http", "https", "oss", "s3", "viewfs")
 
@@ -78,37 +64,6 @@ def versions() -> dict[str, str]:
 def tf_variables(variables: Sequence) -> list[tf.Variable]:
     """The TensorFlow variables behind a model's; Keras 3 wraps them."""
     return [variable.value for variable in variables] if KERAS_3 else list(variables)
-
-
-def decode_audio(
-    contents: tf.Tensor,
-    encoding_index: tf.Tensor,
-    *,
-    source_rate_hz: tf.Tensor,
-    sample_rate_hz: int,
-) -> tf.Tensor:
-    """Decodes one audio file's contents to a mono waveform at the rate wanted.
-
-    The first generation decodes and resamples with tensorflow-io's operations, the
-    second with PyAV (FFmpeg) inside `tf.numpy_function`. Channels are averaged. n
-    samples become ceil(n * sample_rate_hz / source_rate_hz) on both, aligned in time.
-
-    Args:
-        contents: scalar string, the file's bytes.
-        encoding_index: scalar int64, position in `AUDIO_ENCODINGS`.
-        source_rate_hz: scalar int64, the file's sample rate.
-        sample_rate_hz: the rate wanted.
-
-    Returns:
-        [samples] float32 in [-1, 1].
-    """
-    if KERAS_3:
-        decode = _decode_with_pyav
-    else:
-        decode = _decode_with_tensorflow_io
-    waveform = decode(contents, encoding_index, source_rate_hz, sample_rate_hz)
-    waveform.set_shape([None])
-    return tf.clip_by_value(waveform, -1.0, 1.0)
 
 
 def sgd(momentum: float, *, nesterov: bool = False) -> keras.optimizers.Optimizer:
@@ -308,92 +263,3 @@ def _import_quietly(name: str) -> types.ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(name)
-
-
-def _decode_with_tensorflow_io(
-    contents: tf.Tensor,
-    encoding_index: tf.Tensor,
-    source_rate_hz: tf.Tensor,
-    sample_rate_hz: int,
-) -> tf.Tensor:
-    audio = _import_quietly("tensorflow_io").audio
-
-    def integers(decode, dtype, *, bits: int):
-        return tf.cast(decode(contents, dtype=dtype), tf.float32) / 2.0 ** (bits - 1)
-
-    def wav_s32():
-        # decode_wav refuses int32 here: it hands out the 32 bits as if float32.
-        samples = audio.decode_wav(contents, dtype=tf.float32)
-        return tf.cast(tf.bitcast(samples, tf.int32), tf.float32) / 2.0**31
-
-    decoders = {
-        "wav_u8": lambda: integers(audio.decode_wav, tf.uint8, bits=8) - 1.0,
-        "wav_s16": lambda: integers(audio.decode_wav, tf.int16, bits=16),
-        # 24-bit samples come in the upper bits of 32.
-        "wav_s24": lambda: integers(audio.decode_wav, tf.int32, bits=32),
-        "wav_s32": wav_s32,
-        "wav_f32": lambda: audio.decode_wav(contents, dtype=tf.float32),
-        "flac_s16": lambda: integers(audio.decode_flac, tf.int16, bits=16),
-        "flac_s24": lambda: integers(audio.decode_flac, tf.int32, bits=32),
-        "ogg_vorbis": lambda: audio.decode_vorbis(contents),
-        "mp3": lambda: audio.decode_mp3(contents),
-    }
-    samples = tf.switch_case(
-        tf.cast(encoding_index, tf.int32),
-        [decoders[encoding] for encoding in AUDIO_ENCODINGS],
-    )
-    waveform = tf.ensure_shape(tf.reduce_mean(samples, axis=-1), [None])
-
-    def resampled():
-        # The resampler's output is late by half its filter, 32 source samples times the
-        # ratio when it has to low-pass more. Zeros in front make that one second, which
-        # is a whole number of output samples whatever the two rates.
-        taps = 64 * tf.maximum(source_rate_hz, sample_rate_hz) // sample_rate_hz
-        delay = ((taps - 1) // 8 * 8 + 8) // 2
-        padded = tf.pad(waveform, [[source_rate_hz - delay, source_rate_hz]])
-        late = audio.resample(padded, source_rate_hz, sample_rate_hz)
-        length = _resampled_length(
-            tf.size(waveform, tf.int64), source_rate_hz, sample_rate_hz
-        )
-        return late[sample_rate_hz:][:length]
-
-    return tf.cond(
-        tf.equal(source_rate_hz, sample_rate_hz), lambda: waveform, resampled
-    )
-
-
-def _decode_with_pyav(
-    contents: tf.Tensor,
-    encoding_index: tf.Tensor,
-    source_rate_hz: tf.Tensor,
-    sample_rate_hz: int,
-) -> tf.Tensor:
-    del encoding_index  # FFmpeg recognises the format itself.
-
-    def decode(contents: bytes, source_rate_hz: int) -> np.ndarray:
-        import av  # Slow to import, and wanted by this function alone.
-
-        resampler = av.AudioResampler(format="fltp", rate=sample_rate_hz)
-        num_source_samples = 0
-        blocks = []
-        with av.open(io.BytesIO(contents)) as container:
-            for frame in container.decode(audio=0):
-                num_source_samples += frame.samples
-                blocks += resampler.resample(frame)
-        blocks += resampler.resample(None)
-        # FFmpeg's own down-mix to mono would add the channels at 0.71 each and clip.
-        waveform = np.concatenate(
-            [np.zeros([0], np.float32), *(b.to_ndarray().mean(0) for b in blocks)]
-        )
-        length = _resampled_length(
-            num_source_samples, int(source_rate_hz), sample_rate_hz
-        )
-        return np.pad(waveform, (0, max(0, length - len(waveform))))[:length]
-
-    return tf.numpy_function(
-        decode, [contents, source_rate_hz], tf.float32, stateful=False
-    )
-
-
-def _resampled_length(num_samples, source_rate_hz, sample_rate_hz):
-    return (num_samples * sample_rate_hz + source_rate_hz - 1) // source_rate_hz

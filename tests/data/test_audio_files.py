@@ -1,6 +1,7 @@
 """Real audio files written with PyAV, decoded inside tf.data."""
 
 import struct
+from pathlib import Path
 
 import av
 import numpy as np
@@ -157,24 +158,77 @@ def test_no_files_are_refused():
     [
         (b"", "begins with b''"),
         (b"RIFF\0\0\0\0WAVEfmt ", "not a wav"),
-        (
-            b"RIFF\0\0\0\0WAVEfmt "
-            + struct.pack("<IHHIIHH", 16, 6, 1, 8000, 8000, 1, 8),
-            "wav format 6 with 8 bits",
-        ),
-        (b"OggS" + bytes(22) + b"\1\x13OpusHead", "OpusHead"),
-        (b"ID3\4\0\0\0\0\0\0plain", "no MPEG layer III frame at byte 10"),
-        (b"\xff\xfeU\0T\0F\0", "no MPEG layer III frame at byte 0"),
+        (b"OggS" + bytes(22) + b"\1\x13OpusHead", "not a wav, flac, ogg or mp3"),
+        (b"ID3\4\0\0\0\0\0\0plain", "not a wav, flac, ogg or mp3"),
+        (b"\xff\xfeU\0T\0F\0", "not a wav, flac, ogg or mp3"),
+        (b"#EXTM3U\nfile.wav\n", "it begins with b'#EXTM3U"),
     ],
 )
-def test_a_header_that_cannot_be_used_says_why(contents, reason):
+def test_a_file_that_cannot_be_used_says_why(contents, reason):
     with pytest.raises(ValueError, match=reason) as caught:
-        audio_files.read_header(contents, name="a.file")
+        audio_files.decode_bytes(contents, 16000, name="a.file")
     assert str(caught.value).startswith("a.file: ")
 
 
-def test_chunks_before_the_wav_format_are_skipped():
+def test_chunks_before_the_wav_format_are_skipped(tmp_path):
+    contents = Path(_write(tmp_path / "s16.wav", _tone(16000), 16000)).read_bytes()
     junk = b"JUNK" + struct.pack("<I", 3) + b"abc\0"
-    fmt = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 2, 22050, 88200, 4, 16)
-    header = audio_files.read_header(b"RIFF\0\0\0\0WAVE" + junk + fmt)
-    assert header == ("wav_s16", 22050)
+    waveform = audio_files.decode_bytes(
+        contents[:12] + junk + contents[12:], 16000, name="a"
+    )
+    np.testing.assert_allclose(waveform, _tone(16000), atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_a_streamed_wav_is_read_to_its_end(tmp_path, length):
+    contents = bytearray(
+        Path(_write(tmp_path / "s16.wav", _tone(16000), 16000)).read_bytes()
+    )
+    expected = audio_files.decode_bytes(bytes(contents), 16000, name="a")
+    for position in (4, contents.index(b"data") + 4):
+        struct.pack_into("<I", contents, position, length)
+    waveform = audio_files.decode_bytes(bytes(contents), 16000, name="a")
+    np.testing.assert_array_equal(waveform, expected)
+
+
+def test_a_flac_without_a_number_of_samples_is_read_to_its_end(tmp_path):
+    contents = bytearray(
+        Path(_write(tmp_path / "s16.flac", _tone(16000), 16000)).read_bytes()
+    )
+    expected = audio_files.decode_bytes(bytes(contents), 16000, name="a")
+    # The low 36 bits of the 8 bytes at 18 are the number of samples.
+    (packed,) = struct.unpack_from(">Q", contents, 18)
+    assert packed & (2**36 - 1) == 8000
+    struct.pack_into(">Q", contents, 18, packed >> 36 << 36)
+    waveform = audio_files.decode_bytes(bytes(contents), 16000, name="a")
+    np.testing.assert_array_equal(waveform, expected)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"TAG" + bytes(125), b"APETAGEX" + bytes(200), b"\0" * 999, b"\xff\xfb\x90"],
+)
+def test_what_follows_the_last_frame_of_an_mp3_is_no_sound(tmp_path, tail):
+    path = _write(tmp_path / "layer3.mp3", _tone(44100), 44100)
+    contents = Path(path).read_bytes()
+    expected = audio_files.decode_bytes(contents, 16000, name="a")
+    waveform = audio_files.decode_bytes(contents + tail, 16000, name="a")
+    whole = len(expected) - 2 * 1152
+    np.testing.assert_allclose(waveform[:whole], expected[:whole], atol=1e-4)
+    assert len(waveform) <= len(expected) + 2 * 1152
+
+
+def test_damage_before_the_end_is_told_with_the_files_name(tmp_path):
+    path = Path(_write(tmp_path / "s16.flac", _tone(16000, 3.0), 16000))
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2 : len(contents) // 2 + 600] = bytes(600)
+    path.write_bytes(contents)
+    with pytest.raises(tf.errors.OpError, match="s16.flac: .*damaged before its end"):
+        list(audio_files.waveforms([str(path)], sample_rate_hz=16000))
+
+
+def test_a_file_without_a_sample_is_refused(tmp_path):
+    contents = Path(_write(tmp_path / "s16.wav", _tone(16000), 16000)).read_bytes()
+    end = contents.index(b"data") + 8
+    with pytest.raises(ValueError, match="a.wav: .*no samples"):
+        audio_files.decode_bytes(contents[:end], 16000, name="a.wav")
