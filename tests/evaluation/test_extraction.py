@@ -223,6 +223,10 @@ def test_the_card_says_what_made_the_features(clips, dense, tiny_run, tiny_recor
         "num_videos": 12,
         "num_quarantined": 0,
         "versions": compat.versions(),
+        "sha256": {
+            name: files.sha256(clips / "average" / name)
+            for name in ("audio.npy", "clips.csv", "quarantine.csv", "video.npy")
+        },
     }
     card = json.loads((dense[0] / "out" / "features.json").read_text())
     assert (card["num_clips"], card["stride_secs"]) == (None, 0.25)

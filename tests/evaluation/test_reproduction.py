@@ -12,7 +12,8 @@ import time
 import pytest
 from forked_commands import ROOT
 
-from xdc_tf.evaluation import reproduction, reproduction_report
+from xdc_tf.evaluation import reports, reproduction, reproduction_report
+from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.evaluation.reproduction_tables import SCALES, TABLES, Scale
 from xdc_tf.training import supervision
 
@@ -139,8 +140,15 @@ def test_reports_of_another_scale_are_not_taken_for_these(tmp_path):
     (task,) = tasks_of("methods", tmp_path, methods=["xdc"])
     os.makedirs(task.out_dir)
     for scale, protocol in ((TINY, "linear"), (SCALES["small"], "finetune")):
-        report = {"format_version": 1, "protocol": protocol, "source": {}}
-        report |= {"results": [], "settings": {"scale": scale._asdict()}}
+        report = reports.make_report(
+            protocol,
+            [[SplitResult("video", {"top1": 0.5}, {})]],
+            split_names=["1"],
+            source={"video": {"kind": "pretrained", "method": "xdc", "seed": 0}},
+            settings={"scale": scale._asdict()},
+            config={},
+            records={},
+        )
         with open(task.reports[protocol], "w") as file:
             json.dump(report, file)
     with pytest.raises(ValueError, match="finetune.json is of another scale"):
