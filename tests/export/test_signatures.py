@@ -88,6 +88,30 @@ def test_prepare_gives_the_input_of_the_encoder(exported, waveform):
     np.testing.assert_allclose(loaded(prepared), served, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros([0, 9600], np.float32), "waveform .B, samples. must not be empty"),
+        (np.zeros([2, 0], np.float32), "must have at least 320 samples"),
+        (np.zeros([2, 319], np.float32), "must have at least 320 samples"),
+        (np.full([1, 9600], np.nan, np.float32), "waveform holds NaN or infinity"),
+    ],
+)
+@pytest.mark.parametrize("signature", ["serving_default", "probabilities", "clusters"])
+def test_a_waveform_that_has_no_features_is_an_error(
+    signatures, signature, samples, message
+):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        signatures[signature](waveform=tf.constant(samples))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 20, 20, 3), (1, 0, 20, 20, 3)])
+def test_clips_without_a_frame_are_an_error(exported, shape):
+    serve = tf.saved_model.load(str(exported / "video_encoder")).signatures
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no dimension of 0"):
+        serve["serving_default"](frames=tf.zeros(shape, tf.uint8))
+
+
 @pytest.mark.parametrize("shape", [(1, 4, 16, 16, 3), (2, 3, 24, 18, 3)])
 def test_tflite_gives_the_encoders_features_at_any_size(tiny_run, exported, shape):
     encoder = keras.models.load_model(workdir.encoder_file(str(tiny_run), "video"))

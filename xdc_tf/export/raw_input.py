@@ -30,13 +30,41 @@ def raw_input(
     """The raw input of a modality, prepared as in evaluation.
 
     Frames are taken as they come, at clip.fps per second; the centre is cut and scaled.
-    Waveforms are at log_mel_settings.sample_rate_hz.
+    Waveforms are at log_mel_settings.sample_rate_hz. Preparing an empty batch, clips
+    without a frame, waveforms shorter than a row of log-mel or samples that are not
+    finite is an InvalidArgumentError that says so, also in a SavedModel.
     """
     if modality == VIDEO:
         spec = tf.TensorSpec([None] * 4 + [3], tf.uint8, name="frames")
-        return RawInput(spec, lambda frames: prepare_frames(frames, clip))
+
+        def prepare_clips(frames):
+            smallest = tf.reduce_min(tf.shape(frames))
+            check = tf.debugging.assert_positive(
+                smallest, f"{spec.name} [B, T, H, W, 3] must have no dimension of 0."
+            )
+            with tf.control_dependencies([check] if check is not None else []):
+                return prepare_frames(tf.identity(frames), clip)
+
+        return RawInput(spec, prepare_clips)
 
     def prepare_waveform(waveform):
+        hop = log_mel_settings.hop_samples
+        checks = [
+            tf.debugging.assert_positive(
+                tf.shape(waveform)[0], f"{spec.name} [B, samples] must not be empty."
+            ),
+            tf.debugging.assert_greater_equal(
+                tf.shape(waveform)[1],
+                hop,
+                f"{spec.name} [B, samples] must have at least {hop} samples.",
+            ),
+            tf.debugging.Assert(
+                tf.reduce_all(tf.math.is_finite(waveform)),
+                [f"{spec.name} holds NaN or infinity; look for what made it."],
+            ),
+        ]
+        with tf.control_dependencies([c for c in checks if c is not None]):
+            waveform = tf.identity(waveform)
         mel = log_mel.log_mel(waveform, log_mel_settings)
         return ((mel - clip.log_mel_mean) / clip.log_mel_std)[..., None]
 
