@@ -13,11 +13,20 @@ from typing import NamedTuple, TextIO
 
 from xdc_tf import files
 
+# Of what FFmpeg opens; a file's content decides what it is.
 VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4"),
-    *(".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"),
+    *(".3g2", ".3gp", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif"),
+    *(".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2", ".mkv", ".mod", ".mov", ".mp4"),
+    *(".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".ogx"),
+    *(".qt", ".rm", ".rmvb", ".tod", ".trp", ".ts", ".vob", ".webm", ".wmv", ".wtv"),
+    ".y4m",
 )
-AUDIO_SUFFIXES = (".aac", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
+AUDIO_SUFFIXES = (
+    *(".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".caf", ".dts"),
+    *(".eac3", ".flac", ".m4a", ".m4b", ".mka", ".mp2", ".mp3", ".mpa", ".oga", ".ogg"),
+    *(".opus", ".ra", ".snd", ".spx", ".tta", ".voc", ".w64", ".wav", ".wave", ".weba"),
+    *(".wma", ".wv"),
+)
 # Of an annotation file; AudioSet's largest has 100 MB.
 _MOST_BYTES = 1 << 30
 
@@ -44,6 +53,7 @@ class Clips(NamedTuple):
     rows: list[Row]  # in the order of the annotations
     missing: list[Missing]
     label_names: tuple[str, ...]  # of the whole data set, sorted
+    others: tuple[str, ...] = ()  # files of a folder that are no media by their names
 
 
 class MediaTree(NamedTuple):
@@ -66,18 +76,28 @@ def check_split(split: str | None, splits: Iterable[str], *, dataset: str) -> No
 
 
 def list_media(root: str) -> list[str]:
-    """Lists the video and audio files below a root; symbolic links are followed.
+    """The first of list_files: paths of media relative to the root, sorted.
+
+    Raises:
+        OSError: see list_files.
+    """
+    return list_files(root)[0]
+
+
+def list_files(root: str) -> tuple[list[str], list[str]]:
+    """Lists the files below a root; symbolic links are followed.
 
     Hidden files and folders are left out: among them are the `._NAME.wav` that macOS
     puts into archives.
 
     Returns:
-        Paths relative to the root, sorted.
+        Paths relative to the root, sorted: video and audio files by their suffixes, and
+        all others, with links to nothing.
 
     Raises:
         OSError: the root, or a folder below it, cannot be read.
     """
-    files = []
+    media, others = [], []
     pending = [("", (_identity(root),))]
     while pending:
         prefix, ancestors = pending.pop()
@@ -93,8 +113,10 @@ def list_media(root: str) -> list[str]:
                             (f"{prefix}{entry.name}/", (*ancestors, identity))
                         )
                 elif _is_media(entry.name) and entry.is_file():
-                    files.append(prefix + entry.name)
-    return sorted(files)
+                    media.append(prefix + entry.name)
+                else:
+                    others.append(prefix + entry.name)
+    return sorted(media), sorted(others)
 
 
 def index_media(root: str, *, fold_case: bool = False) -> MediaTree:

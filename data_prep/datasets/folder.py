@@ -7,7 +7,7 @@ whatever depth; a file that lies directly in the root has no label.
 from data_prep.datasets.annotated_media import (
     Clips,
     collect,
-    list_media,
+    list_files,
     row_or_missing,
 )
 
@@ -30,8 +30,10 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
             "folder of the split as --root."
         )
     rows = []
-    for file in list_media(root):
+    media, others = list_files(root)
+    for file in media:
         folder, slash, _ = file.partition("/")
         label = folder.strip() if slash else ""
         rows.append(row_or_missing(file, file, label=label))
-    return collect(rows, (label for row in rows for label in row.labels))
+    clips = collect(rows, (label for row in rows for label in row.labels))
+    return clips._replace(others=tuple(others))

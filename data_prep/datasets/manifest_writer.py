@@ -1,8 +1,9 @@
 """Clips of a data set -> manifest, labels.txt, and reports beside them."""
 
+import collections
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from data_prep.datasets.annotated_media import Clips, Row, open_annotations
@@ -28,6 +29,7 @@ class Written(NamedTuple):
     num_labels: int  # label names in labels_file
     all_labels_file: str
     missing_file: str
+    others: tuple[str, ...]  # files that are no media by their names, and left out
 
 
 def check_out(out: str) -> None:
@@ -88,6 +90,7 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
         num_labels=len(_share_labels(labels_file, clips)),
         all_labels_file=out.removesuffix(_SUFFIX) + ".all_labels.csv",
         missing_file=out.removesuffix(_SUFFIX) + ".missing.csv",
+        others=clips.others,
     )
     _write_or_remove(
         written.missing_file,
@@ -125,10 +128,28 @@ def tell(written: Written) -> str:
         lines.append(
             f"{written.missing_file}: {written.num_missing} annotated clips not found"
         )
+    if written.others:
+        lines.append(f"left out, no media by their names: {count(written.others)}")
     return "\n".join(lines)
 
 
+def count(others: Sequence[str]) -> str:
+    """Files by their suffixes: "7 files (4 .txt, 3 without suffix), such as a.txt"."""
+    suffixes = collections.Counter(
+        os.path.splitext(file)[1].lower() or "without suffix" for file in others
+    )
+    kinds = [f"{number} {suffix}" for suffix, number in suffixes.most_common(10)]
+    if len(suffixes) > len(kinds):
+        kinds.append(f"{len(suffixes) - len(kinds)} more suffixes")
+    return f"{len(others)} files ({', '.join(kinds)}), such as {others[0]}"
+
+
 def _nothing_found(clips: Clips, root: str) -> str:
+    if clips.others and not clips.missing:
+        return (
+            f"--root={root} holds no media by their names, but {count(clips.others)}; "
+            "give the media's directory, or name the files in a manifest."
+        )
     if not clips.missing:
         return f"--root={root} holds no clip of this split; give the media's directory."
     return (

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from data_prep.datasets.manifest_writer import tell
 from data_prep.datasets.manifests import make_manifest
 from data_prep.manifest import read_manifest
 
@@ -334,6 +335,48 @@ def test_media_directly_in_the_root_have_no_label_and_need_no_labels_file(tmp_pa
     put(tmp_path, "media/b.mp4", "media/a.mp4", "media/._a.mp4")
     assert found(tmp_path, "folder") == [("a.mp4", ""), ("b.mp4", "")]
     assert not os.path.exists(tmp_path / "out/labels.txt")
+
+
+@pytest.mark.parametrize(
+    "name",
+    *[
+        [
+            f"x{suffix}"
+            for suffix in (
+                ".gif",
+                ".wma",
+                ".oga",
+                ".aif",
+                ".weba",
+                ".mka",
+                ".3g2",
+                ".qt",
+                ".DV",
+            )
+        ]
+    ],
+)
+def test_a_suffix_of_media_is_known(tmp_path, name):
+    put(tmp_path / "media", name)
+    assert found(tmp_path, "folder") == [(name, "")]
+
+
+def test_files_that_are_left_out_are_counted_by_suffix_and_named(tmp_path):
+    put(tmp_path / "media", "a.mp4", "notes.txt", "b/c.TXT", "b/picture.jpg", "README")
+    os.symlink(tmp_path / "gone.mp4", tmp_path / "media/gone.mp4")
+    written = make_manifest(
+        "folder", str(tmp_path / "media"), out=str(tmp_path / "all.csv")
+    )
+    assert tell(written).splitlines()[-1] == (
+        "left out, no media by their names: 5 files (2 .txt, 1 without suffix, 1 .jpg, "
+        "1 .mp4), such as README"
+    )
+
+
+def test_a_folder_without_media_says_what_it_holds(tmp_path):
+    put(tmp_path / "media", "a.zip")
+    with pytest.raises(FileNotFoundError, match=r"but 1 files \(1 .zip\), such as a"):
+        manifest_of(tmp_path, "folder")
 
 
 # UCF101.
