@@ -141,15 +141,15 @@ def _guarded(
     except USER_ERRORS as error:
         _print_error(_one_line(error))
     except Exception as error:
-        message = _tensorflow_user_error(error)
+        message = tensorflow_user_error(error)
         if message is None:
             raise
         _print_error(message)
     return 1
 
 
-def _tensorflow_user_error(error: Exception) -> str | None:
-    """The message if TensorFlow reports a file or value of the user's, else None."""
+def tensorflow_user_error(error: Exception) -> str | None:
+    """The line to report if TensorFlow met a user's mistake or bad file, else None."""
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
         return None
@@ -165,8 +165,9 @@ def _tensorflow_user_error(error: Exception) -> str | None:
     if no_room := _NO_ROOM.match(told):
         return no_room[0]
     if "JPEG" in told:
+        reason = told.partition(" [[")[0]
         return (
-            f"a frame of the records cannot be decoded ({told}); python -m "
+            f"a frame of the records cannot be decoded ({reason}); python -m "
             "data_prep.inspect --verify names it."
         )
     return told if isinstance(error, files) else None

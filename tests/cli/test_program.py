@@ -215,6 +215,45 @@ list(audio_files.waveforms([__file__], sample_rate_hz=16000))
     assert "/command.py: not a wav" in done.stderr
 
 
+def test_a_data_set_that_goes_on_without_end_does_not_keep_the_process(run):
+    body = """\
+import atexit
+import tensorflow as tf
+
+class Kept:
+    def __del__(self):
+        print("the interpreter was taken down", flush=True)
+
+atexit.register(print, "cleaned up")
+endless = tf.data.Dataset.range(1).repeat().map(
+    lambda number: tf.numpy_function(abs, [number], tf.int64), num_parallel_calls=4
+)
+program.kept = Kept(), iter(endless.prefetch(4))
+next(program.kept[1])
+raise ValueError("a mistake")
+"""
+    done = run(body)
+    assert done.returncode == 1
+    assert done.stderr == "error: a mistake\n"
+    # No destructor has run, which could wait for the data set's threads.
+    assert done.stdout == "cleaned up\n"
+
+
+def test_a_frame_that_cannot_be_decoded_is_one_line(run):
+    body = """\
+import tensorflow as tf
+list(tf.data.Dataset.from_tensors(b"no image").map(tf.io.extract_jpeg_shape))
+"""
+    done = run(body)
+    assert done.returncode == 1
+    # libjpeg has a line of its own before.
+    assert done.stderr.splitlines()[-1] == (
+        "error: a frame of the records cannot be decoded (Invalid JPEG data, size 8); "
+        "python -m data_prep.inspect --verify names it."
+    )
+    assert done.stderr.count("\n") <= 2
+
+
 def test_a_file_that_tensorflow_cannot_find_is_one_line(run):
     body = "import tensorflow as tf\nlist(tf.data.TFRecordDataset('no.tfrecord'))"
     done = run(body)

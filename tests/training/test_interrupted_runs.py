@@ -131,7 +131,7 @@ def test_records_that_vanish_are_named_and_the_run_goes_on_with_them_back(
         patch.setattr(two_stream, "reset_heads", vanish)
         with pytest.raises(tf.errors.OpError) as stopped:
             run_pretrain(config, records, tmp_path / "run")
-    assert f"{records}/train/records-0000" in program._tensorflow_user_error(
+    assert f"{records}/train/records-0000" in program.tensorflow_user_error(
         stopped.value
     )
     os.rename(hidden, records)

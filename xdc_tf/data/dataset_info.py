@@ -458,13 +458,13 @@ class Promised(NamedTuple):
     Attributes:
         fps: frames per second.
         short_side: pixels of every frame's shorter side.
-        hop_secs: from one log-mel row to the next.
+        log_mel: of the records that have sound.
         rows: by the shard's path.
     """
 
     fps: float
     short_side: int
-    hop_secs: float
+    log_mel: LogMelSettings
     rows: Mapping[str, ShardRows]
 
 
@@ -483,7 +483,7 @@ def promised(records_dir: str, info: DatasetInfo, examples: Examples) -> Promise
     return Promised(
         fps=info.fps,
         short_side=info.short_side,
-        hop_secs=info.log_mel.hop_ms / 1000,
+        log_mel=info.log_mel,
         rows={
             path: ShardRows(*part)
             for path, part in zip(shard_paths(records_dir, info), parts, strict=True)

@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 from xdc_tf import files
 from xdc_tf.data import record_framing, records
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, Promised, ShardRows
+from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.data.record_framing import FOOTER_BYTES, HEADER_BYTES
 
 SUFFIX = ".index"
@@ -463,11 +464,20 @@ def _check_contents(
     if AUDIO in modalities:
         if not num_rows:
             raise ValueError("no log-mel rows")
-        if promised and not abs(num_rows - secs / promised.hop_secs) <= 1.5:
+        if promised and num_rows not in _log_mel_lengths(secs, promised.log_mel):
             raise ValueError(
-                f"{num_rows} log-mel rows for {secs:.6f} s, one each "
-                f"{promised.hop_secs} s"
+                f"{num_rows} log-mel rows for {secs:.6f} s, one every "
+                f"{promised.log_mel.hop_ms} ms"
             )
+
+
+def _log_mel_lengths(secs: float, settings: LogMelSettings) -> set[int]:
+    """Rows of a recording so long: one number, or two where rounding decides."""
+    slack_secs = 2 * _TIME_SLACK_US / 1e6
+    return {
+        round((secs + slack) * settings.sample_rate_hz) // settings.hop_samples
+        for slack in (-slack_secs, 0.0, slack_secs)
+    }
 
 
 def _framing_bytes(sizes: np.ndarray) -> np.ndarray:
