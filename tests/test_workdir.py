@@ -87,7 +87,7 @@ def test_a_damaged_config_is_named(claimed, text):
     path = f"{claimed}/config.json"
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
-    with pytest.raises(ValueError, match=f"{path} is not"):
+    with pytest.raises(ValueError, match=f"{path} (is not|holds no) JSON"):
         workdir.claim(claimed, CONFIG, allow_change=False)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from xdc_tf import files
+from xdc_tf import files, json_files
 
 CONFIG_FILE = "config.json"
 ENCODERS_FILE = "encoders.json"
@@ -80,17 +80,9 @@ def read_config(workdir: str) -> dict[str, Any]:
             "python -m xdc_tf.cli.pretrain."
         )
     try:
-        config = json.loads(files.read_text(path))
-    except (RecursionError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}); restore it or use another --workdir."
-        ) from error
-    if not isinstance(config, dict):
-        raise ValueError(
-            f"{path} is not a JSON object but {str(config)[:80]!a}; restore it or use "
-            "another --workdir."
-        )
-    return config
+        return json_files.read_object(path)
+    except ValueError as error:
+        raise ValueError(f"{error} Restore it or use another --workdir.") from error
 
 
 def check_local(workdir: str) -> None:

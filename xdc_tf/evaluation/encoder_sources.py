@@ -3,14 +3,13 @@
 All come down to a TrainedRun, which says what the encoders take, and to the encoders.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
 
-from xdc_tf import files
+from xdc_tf import files, json_files
 from xdc_tf import workdir as work
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
@@ -178,17 +177,15 @@ def _open_export(directory: str, card: str) -> TrainedRun:
 def _read_card(card: str) -> dict[str, Any]:
     """The card with its encoders and configuration, each a mapping."""
     try:
-        values = json.loads(files.read_text(card))
-    except (RecursionError, ValueError) as error:
+        return json_files.check(
+            json_files.read_object(card),
+            {"encoders": json_files.is_object, "config": json_files.is_object},
+            EXPORT_CARD,
+        )
+    except ValueError as error:
         raise ValueError(
             f"{card} cannot be read as the card of an export ({error}); export again."
         ) from error
-    for key in ("encoders", "config"):
-        if not isinstance(values, dict) or not isinstance(values.get(key), dict):
-            raise ValueError(
-                f"{card} is no card of an export, without {key}; export again."
-            )
-    return values
 
 
 def _log_mel_statistics(
