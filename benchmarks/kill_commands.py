@@ -133,6 +133,7 @@ _EVALUATE = (
     "xdc_tf.cli.evaluate --workdir={place}/run --records={inputs}/records "
     "--test_records={inputs}/test_records --num_clips=1 --json={place}/report.json"
 )
+_REPRODUCE = "xdc_tf.cli.reproduce --scale=tiny --seeds=1 --jobs=1 --methods=scratch "
 _EXTRACT = (
     "xdc_tf.cli.extract_features --workdir={inputs}/run --videos={inputs}/records "
     "--num_clips=2 --out={place}/features"
@@ -231,13 +232,13 @@ COMMANDS = {
         "--json={place}/plans/plan.json " + _TINY
     ),
     "reproduce": Command(
-        "xdc_tf.cli.reproduce --scale=tiny --seeds=1 --jobs=1 --methods=scratch "
-        "--out={place}/results",
-        unfinished=("results/videos", "*.log", "*.run", "*.new"),
+        _REPRODUCE + "--videos={inputs}/drawn --out={place}/results",
+        unfinished=("*.log", "*.run", "*.new"),
         before=_add_tiny_scale,
     ),
 }
-# What commands read is made by commands: name in inputs and command line.
+_SLOW = ("pretrain", "reproduce")
+# What commands read is made by commands, by its name in inputs.
 _INPUTS = {
     "videos": _SYNTHETIC + " --out={place}/videos --num_videos=6",
     "test_videos": _SYNTHETIC + " --out={place}/test_videos --num_videos=6 --seed=1",
@@ -246,6 +247,7 @@ _INPUTS = {
         "/records", "/test_records"
     ),
     "run": _PRETRAIN + " --workdir={place}/run --records={inputs}/records",
+    "drawn": _REPRODUCE + "--videos={place}/drawn --out={place}/reproduced",
     "features": _EXTRACT,
     "video.pth": COMMANDS["export_torch"].line,
     "report.json": _EVALUATE.replace("{place}/run", "{inputs}/run")
@@ -696,7 +698,8 @@ def make_inputs(names: Sequence[str], inputs: str, logs: str, disk: Disk) -> Non
     for name in names:
         if os.path.exists(os.path.join(inputs, name)):
             continue
-        command = Command(_INPUTS[name])
+        before = _add_tiny_scale if _REPRODUCE in _INPUTS[name] else None
+        command = Command(_INPUTS[name], before=before)
         make_inputs(_read_by(command), inputs, logs, disk)
         running = Running(
             command, inputs=inputs, place=inputs, logs=os.path.join(logs, name)
@@ -716,8 +719,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--times", type=int, default=20, help="Of each way to stop.")
     parser.add_argument(
         "--commands",
-        default=",".join(name for name in COMMANDS if name != "pretrain"),
-        help="Of these; pretrain, which takes longest, only if it is named.",
+        default=",".join(name for name in COMMANDS if name not in _SLOW),
+        help=f"Of these; {', '.join(_SLOW)}, which take longest, if they are named.",
     )
     parser.add_argument("--how", default=",".join(HOW), help="Ways to stop.")
     parser.add_argument("--moments_seed", type=int, default=0, help="Of the moments.")
