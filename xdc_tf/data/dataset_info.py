@@ -17,6 +17,7 @@ import numpy as np
 
 from xdc_tf import files
 from xdc_tf.data import info_checks
+from xdc_tf.data.info_checks import shown
 from xdc_tf.data.log_mel import LogMelSettings
 
 INFO_FILE = "dataset_info.json"
@@ -205,19 +206,21 @@ def parse_dataset_info(records_dir: str) -> DatasetInfo:
     version = values.get("format_version") if isinstance(values, dict) else None
     if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format_version {version!r}, this program reads "
+            f"{path} has format_version {shown(version)}, this program reads "
             f"{FORMAT_VERSION}; convert again."
         )
     values = _SINCE_VERSION_1 | values
     differing = set(values) ^ set(DatasetInfo._fields)
     if differing:
-        raise ValueError(
-            f"{path} lacks or adds the keys {sorted(differing)}; convert again."
-        )
+        shown_keys = ", ".join(sorted(map(shown, differing))[:20])
+        raise ValueError(f"{path} lacks or adds the keys {shown_keys}; convert again.")
     try:
         modalities = order_modalities(values["modalities"])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error} Convert again.") from error
+        raise ValueError(
+            f"{path}: modalities={shown(values['modalities'])} must be one "
+            f"or more of {', '.join(MODALITIES)}. Convert again."
+        ) from error
     info_checks.raise_first(
         path,
         info_checks.value_faults(values, records_dir, has_audio=AUDIO in modalities),
@@ -303,7 +306,7 @@ def read_examples(records_dir: str, info: DatasetInfo | None = None) -> Examples
             _check_row(row, info, last_index, label_of_name, number_of_shard)
             # Segments of rows that overlap may have one name.
             if row.video_id in ids and info.segment_secs is None:
-                raise ValueError(f"video_id {row.video_id!r} is there twice")
+                raise ValueError(f"video_id {shown(row.video_id)} is there twice")
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error}; convert again.") from error
         last_index = row.example_index
@@ -359,9 +362,11 @@ def _check_row(
             f"{_MAX_ID_CHARS}"
         )
     if row.label not in labels:
-        raise ValueError(f"label {row.label!r} is none of label_names of {INFO_FILE}")
+        raise ValueError(
+            f"label {shown(row.label)} is none of label_names of {INFO_FILE}"
+        )
     if row.shard not in shards:
-        raise ValueError(f"shard {row.shard!r} is none of {INFO_FILE}")
+        raise ValueError(f"shard {shown(row.shard)} is none of {INFO_FILE}")
     if index // info.rows_per_shard != shards[row.shard]:
         expected = info.shards[index // info.rows_per_shard].file
         raise ValueError(

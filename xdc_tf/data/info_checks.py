@@ -80,22 +80,22 @@ def value_faults(
     yield from _number_faults(values, _NUMBERS)
     digest = values["manifest_sha256"]
     if not isinstance(digest, str):
-        yield f"manifest_sha256={_shown(digest)} must be a text"
+        yield f"manifest_sha256={shown(digest)} must be a text"
     if not isinstance(values["has_waveform"], bool):
-        yield f"has_waveform={_shown(values['has_waveform'])} must be true or false"
+        yield f"has_waveform={shown(values['has_waveform'])} must be true or false"
     names = values["label_names"]
     if not isinstance(names, list) or not all(
         isinstance(name, str) and name for name in names
     ):
-        yield f"label_names={_shown(names)} must be a list of texts"
+        yield f"label_names={shown(names)} must be a list of texts"
     elif len(set(names)) != len(names):
         ((name, _),) = collections.Counter(names).most_common(1)
-        yield f"label_names has {_shown(name)} twice"
+        yield f"label_names has {shown(name)} twice"
     limits = values["limits"]
     if not isinstance(limits, dict) or not all(
         type(limit) in (bool, int, float) and limit >= 0 for limit in limits.values()
     ):
-        yield f"limits={_shown(limits)} must be numbers by name"
+        yield f"limits={shown(limits)} must be numbers by name"
     yield from _log_mel_faults(values["log_mel"], has_audio=has_audio)
     yield from _shard_faults(values["shards"], directory)
 
@@ -105,17 +105,17 @@ def _number_faults(
 ) -> Iterator[str]:
     for key, numbers in ranges.items():
         if not numbers.holds(values.get(key)):
-            yield f"{key}={_shown(values.get(key))} must be {numbers}"
+            yield f"{key}={shown(values.get(key))} must be {numbers}"
 
 
 def _log_mel_faults(values: Any, *, has_audio: bool) -> Iterator[str]:
     if not isinstance(values, dict) or set(values) != set(LogMelSettings._fields):
-        yield f"log_mel={_shown(values)} must have {', '.join(LogMelSettings._fields)}"
+        yield f"log_mel={shown(values)} must have {', '.join(LogMelSettings._fields)}"
         return
     for key, default in LogMelSettings()._asdict().items():
         kinds = (int,) if isinstance(default, int) else (int, float)
         if type(values[key]) not in kinds:
-            yield f"log_mel.{key}={_shown(values[key])} must be a number"
+            yield f"log_mel.{key}={shown(values[key])} must be a number"
             return
     if has_audio:
         try:
@@ -126,14 +126,14 @@ def _log_mel_faults(values: Any, *, has_audio: bool) -> Iterator[str]:
 
 def _shard_faults(shards: Any, directory: str) -> Iterator[str]:
     if not isinstance(shards, list):
-        yield f"shards={_shown(shards)} must be a list"
+        yield f"shards={shown(shards)} must be a list"
         return
     for number, shard in enumerate(shards):
         where = f"shards[{number}]"
         if not isinstance(shard, dict) or not (
             {"file", "num_examples"} <= set(shard) <= {"file", *_SHARD_NUMBERS}
         ):
-            yield f"{where}={_shown(shard)} must have file and num_examples"
+            yield f"{where}={shown(shard)} must have file and num_examples"
             return
         try:
             member_path(directory, shard["file"])
@@ -185,7 +185,7 @@ def raise_first(path: str, faults: Iterator[str]) -> None:
         raise ValueError(f"{path}: {fault.rstrip('.')}; convert again.")
 
 
-def _shown(value: Any) -> str:
-    """A value for a message, which must stay a line."""
+def shown(value: Any) -> str:
+    """A value for a message, which must stay a short line."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
