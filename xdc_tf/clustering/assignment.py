@@ -31,6 +31,9 @@ class Settings(NamedTuple):
       spherical: centroids of length one about `origin`.
       balanced: assign by prices that even out the sizes.
       block_rows: rows per block.
+      on_gpu: in the form for GPUs: no shape depends on values, for which the host would
+        have to wait, and labels are int64, since TensorFlow has int32 tensors of loops
+        and of most operations on the host.
     """
 
     num_fits: int
@@ -39,11 +42,19 @@ class Settings(NamedTuple):
     spherical: bool
     balanced: bool
     block_rows: int
+    on_gpu: bool = False
+
+    @property
+    def label_dtype(self) -> tf.DType:
+        return tf.int64 if self.on_gpu else tf.int32
 
 
-def no_labels(own: Rows, num_fits: int) -> tf.Tensor:
-    """[n, R] int32 of -1, the labels before the first iteration."""
-    return tf.fill([own.fitted.shape[0], num_fits], -1)
+def no_labels(own: Rows, settings: Settings) -> tf.Tensor:
+    """[n, R] of -1, the labels before the first iteration."""
+    return tf.fill(
+        [own.fitted.shape[0], settings.num_fits],
+        tf.constant(-1, settings.label_dtype),
+    )
 
 
 def in_iteration(
@@ -51,13 +62,17 @@ def in_iteration(
     labels: tf.Tensor,
     centroids: tf.Tensor,
     offsets: tf.Tensor,
-    few_changed: tf.Tensor,
-    first: tf.Tensor,
+    few_changed: tf.Tensor | None,
+    step: tf.Tensor,
     variance: tf.Tensor,
     products: Products,
     settings: Settings,
 ) -> tuple[tf.Tensor, Sums]:
-    """Labels [n, R] of a replica's rows, and what its fitted rows add to the sums."""
+    """Labels [n, R] of a replica's rows, and what its fitted rows add to the sums.
+
+    In iteration `step`, from 0. Without `few_changed`, sums are not relative to the
+    labels before and no shape depends on values.
+    """
     columns = columns_of(centroids, products)
     temperature = balancing.temperature_of(variance)
 
@@ -74,7 +89,7 @@ def in_iteration(
         ]
         rows, counts, changed = (tf.stack(part) for part in zip(*parts, strict=True))
         squares = tf.cond(
-            first,
+            tf.equal(step, 0),
             lambda: cluster_sums.square_sum(block.rows, fitted),
             lambda: tf.zeros([], tf.float64),
         )
@@ -96,18 +111,22 @@ def in_iteration(
         cluster_sums.no_sums(centroids),
         block_rows=settings.block_rows,
         products=products,
-        values=[tf.TensorSpec([None, settings.num_fits], tf.int32)],
+        values=[tf.TensorSpec([None, settings.num_fits], settings.label_dtype)],
     )
     return found, sums
 
 
-def _largest(scores: tf.Tensor, before: tf.Tensor, few_changed: tf.Tensor) -> tf.Tensor:
+def _largest(
+    scores: tf.Tensor, before: tf.Tensor, few_changed: tf.Tensor | None
+) -> tf.Tensor:
     """Labels [b, R] of the largest of scores [b, R, k], given those before."""
-    return tf.cond(
-        few_changed,
-        lambda: _corrected(scores, before),
-        lambda: tf.argmax(scores, axis=2, output_type=tf.int32),
-    )
+
+    def largest():
+        return tf.argmax(scores, axis=2, output_type=before.dtype)
+
+    if few_changed is None:
+        return largest()
+    return tf.cond(few_changed, lambda: _corrected(scores, before), largest)
 
 
 def _corrected(scores: tf.Tensor, before: tf.Tensor) -> tf.Tensor:
@@ -118,7 +137,7 @@ def _corrected(scores: tf.Tensor, before: tf.Tensor) -> tf.Tensor:
     """
     own = tf.gather(scores, before, axis=2, batch_dims=2)
     places = tf.where(tf.reduce_max(scores, axis=2) > own)  # [m, 2]
-    found = tf.argmax(tf.gather_nd(scores, places), axis=1, output_type=tf.int32)
+    found = tf.argmax(tf.gather_nd(scores, places), axis=1, output_type=before.dtype)
     return tf.tensor_scatter_nd_update(before, places, found)
 
 
@@ -139,9 +158,14 @@ def final(
     def assign(block, carry):
         sizes, inertia = carry
         scores = scores_of(block.rows, columns, offsets, EXACT)
-        labels = _corrected(scores, before[block.start : block.stop])
+        labels = before[block.start : block.stop]
+        if settings.on_gpu:
+            labels = _largest(scores, labels, None)
+        else:
+            labels = _corrected(scores, labels)
         fitted = own.fitted[block.start : block.stop, tf.newaxis]
-        counted = tf.where(fitted, labels + num_clusters * tf.range(num_fits), -1)
+        first_labels = num_clusters * tf.range(num_fits, dtype=labels.dtype)
+        counted = tf.where(fitted, labels + first_labels, -1)
         counts = tf.cast(
             cluster_sums.count_labels(counted, num_fits * num_clusters), tf.int64
         )
@@ -158,7 +182,7 @@ def final(
             tf.zeros([num_fits], tf.float64),
         ),
         block_rows=settings.block_rows,
-        values=[tf.TensorSpec([None, num_fits], tf.int32)],
+        values=[tf.TensorSpec([None, num_fits], settings.label_dtype)],
     )
     return labels, sizes, inertia
 

@@ -30,12 +30,13 @@ def block_sums(
     found: tf.Tensor,
     before: tf.Tensor,
     fitted: tf.Tensor,
-    few_changed: tf.Tensor,
+    few_changed: tf.Tensor | None,
     num_clusters: int,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """What a block adds to the sums and counts of one fit, and its changed labels.
 
-    With few_changed that is relative to the labels before; otherwise to nothing.
+    With few_changed that is relative to the labels before; otherwise to nothing. None:
+    it never is.
     """
     changed = fitted & tf.not_equal(found, before)
 
@@ -46,11 +47,13 @@ def block_sums(
         losses = segment_sums(moved_rows, tf.gather(before, moved), num_clusters)
         return gains[0] - losses[0], gains[1] - losses[1]
 
-    sums, counts = tf.cond(
-        few_changed,
-        moves,
-        lambda: segment_sums(rows, tf.where(fitted, found, -1), num_clusters),
-    )
+    def everything():
+        return segment_sums(rows, tf.where(fitted, found, -1), num_clusters)
+
+    if few_changed is None:
+        sums, counts = everything()
+    else:
+        sums, counts = tf.cond(few_changed, moves, everything)
     return sums, counts, tf.reduce_sum(tf.cast(changed, tf.int64))
 
 

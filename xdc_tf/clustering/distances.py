@@ -1,5 +1,8 @@
 """Squared distances between rows and centroids, by products or by differences."""
 
+import contextlib
+from collections.abc import Iterator
+
 import tensorflow as tf
 
 from xdc_tf.clustering.rows import Block, Products, as_factors
@@ -7,6 +10,22 @@ from xdc_tf.clustering.rows import Block, Products, as_factors
 EXACT = Products(tf.float32, 1.0)
 # Squared distances below this part of the variance are rounding in float32.
 RELATIVE_RESOLUTION = 1e-6
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Float32 products with all their digits, on GPUs that TensorFlow uses TF32 on.
+
+    Of TF32's 11 bits, a row's distances to two centroids that are nearly as far differ
+    in the last ones. What is meant to be fast has "mixed" precision, at half the width.
+    The setting is the process's: products of other threads have it meanwhile.
+    """
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def nearest_scores(

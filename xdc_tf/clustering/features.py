@@ -79,19 +79,28 @@ def make_extract_clips(
     def step(batch):
         return strategy.run(replica_step, args=(batch,))
 
+    def on_host(indices, starts, features):
+        index = _on_host(strategy, indices)
+        real = index >= 0
+        return ClipFeatures(
+            example_index=index[real],
+            start_secs=_on_host(strategy, starts)[real],
+            streams={
+                stream: _on_host(strategy, rows)[real]
+                for stream, rows in features.items()
+            },
+        )
+
     def extract_clips(batches: Iterable[dict]) -> Iterator[ClipFeatures]:
+        # A batch is fetched when the next one has been started, so that a GPU is not
+        # kept waiting.
+        started = None
         for batch in batches:
-            indices, starts, features = step(batch)
-            index = _on_host(strategy, indices)
-            real = index >= 0
-            yield ClipFeatures(
-                example_index=index[real],
-                start_secs=_on_host(strategy, starts)[real],
-                streams={
-                    stream: _on_host(strategy, rows)[real]
-                    for stream, rows in features.items()
-                },
-            )
+            before, started = started, step(batch)
+            if before is not None:
+                yield on_host(*before)
+        if started is not None:
+            yield on_host(*started)
 
     return extract_clips
 

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from xdc_tf.clustering import (
     assignment,
+    distances,
     fit_checks,
     fit_sizes,
     lloyd,
@@ -175,6 +176,7 @@ def fit_heads(
         strategy = None
     num_fitted = int(replicas.sum_over_processes(strategy, np.sum(fitted)))
     num_fits = num_heads * num_restarts
+    on_gpu = fit_sizes.works_on_gpu(source.device, strategy)
     fit_checks.check_settings(
         num_fitted=num_fitted,
         num_clusters=num_clusters,
@@ -189,9 +191,10 @@ def fit_heads(
         tolerance=tolerance,
         spherical=spherical,
         balanced=balanced,
-        block_rows=fit_sizes.block_rows(num_fits * num_clusters),
+        block_rows=fit_sizes.block_rows(num_fits * num_clusters, on_gpu=on_gpu),
+        on_gpu=on_gpu,
     )
-    with tf.device(source.device):
+    with tf.device(source.device), distances.full_float32():
         shards = sources.shard(
             source,
             block_rows=settings.block_rows,
@@ -282,7 +285,7 @@ def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
             f"features have {source.width} columns but the clustering was fitted "
             f"on {width}; extract them with the encoder of the same round."
         )
-    with tf.device(source.device):
+    with tf.device(source.device), distances.full_float32():
         everything = np.ones(source.num_rows, bool)
         fit_checks.check_rows(
             sources.shard(
@@ -317,8 +320,8 @@ def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
                 source, fit_sizes.block_rows(len(fitted.centroids))
             )
         ]
-    labels, distances = zip(*parts, strict=True)
-    return np.concatenate(labels), np.concatenate(distances)
+    labels, squared = zip(*parts, strict=True)
+    return np.concatenate(labels), np.concatenate(squared)
 
 
 def _result(

@@ -32,7 +32,8 @@ class Outcome(NamedTuple):
     Attributes:
       centroids: [R, k, d] float32.
       offsets: [R, k] float32, subtracted from squared distances; zero if not balanced.
-      labels: [n, R] int32 per replica, of all rows and with the padding.
+      labels: [n, R] per replica, of all rows and with the padding; int64 on GPUs, or
+        int32.
       inertia: [R] float64, of the fitted rows.
       sizes: [R, k] int64, of the fitted rows.
       history: [num_iterations, R] float64, filled up to `iterations`.
@@ -94,22 +95,25 @@ def fit_rows(
     # Of a sample: it serves as a scale only.
     variance = tf.reduce_mean(tf.reduce_sum(tf.cast(sample, tf.float64) ** 2, axis=1))
 
-    def assign(own, labels, centroids, offsets, few_changed, first):
+    def assign(own, labels, centroids, offsets, few_changed, step):
         return assignment.in_iteration(
             own,
             labels,
             centroids,
             offsets,
             few_changed,
-            first,
+            step,
             variance,
             products,
             settings,
         )
 
     def iterate(step, centroids, offsets, labels, sums, history, num_reseeded, _):
-        few_changed = tf.cast(sums.changed, tf.float64) < _FEW_CHANGED * num_fitted
-        few_changed = tf.reduce_all(few_changed) & (step > 0)
+        few_changed, kept_of_sums = None, 0.0
+        if not settings.on_gpu:
+            few_changed = tf.cast(sums.changed, tf.float64) < _FEW_CHANGED * num_fitted
+            few_changed = tf.reduce_all(few_changed) & (step > 0)
+            kept_of_sums = tf.cast(few_changed, tf.float64)
         labels, moved = on_replicas(
             strategy,
             assign,
@@ -118,12 +122,12 @@ def fit_rows(
             centroids,
             offsets,
             few_changed,
-            tf.equal(step, 0),
+            step,
         )
         moved = total(strategy, moved)
         sums = Sums(
-            tf.where(few_changed, sums.rows, 0.0) + moved.rows,
-            tf.where(few_changed, sums.counts, 0.0) + moved.counts,
+            kept_of_sums * sums.rows + moved.rows,
+            kept_of_sums * sums.counts + moved.counts,
             moved.masses,
             moved.changed,
             sums.squares + moved.squares,
@@ -178,7 +182,7 @@ def fit_rows(
             initial,
             no_offsets,
             on_replicas(
-                strategy, lambda own: assignment.no_labels(own, num_fits), rows
+                strategy, lambda own: assignment.no_labels(own, settings), rows
             ),
             cluster_sums.no_sums(initial),
             tf.zeros([num_iterations, num_fits], tf.float64),

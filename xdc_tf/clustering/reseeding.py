@@ -18,7 +18,7 @@ class Far(NamedTuple):
 
     distances: tf.Tensor  # [R, m] float32, zero where there is none
     rows: tf.Tensor  # [R, m, d] float32
-    labels: tf.Tensor  # [R, m] int32
+    labels: tf.Tensor  # [R, m], of the type of the labels
 
 
 def reseed(
@@ -82,7 +82,7 @@ def _farthest(
     nothing = Far(
         tf.zeros([num_fits, most], tf.float32),
         tf.zeros([num_fits, most, width], tf.float32),
-        tf.zeros([num_fits, most], tf.int32),
+        tf.zeros([num_fits, most], labels.dtype),
     )
     return over_blocks(own, keep, nothing, block_rows=block_rows)[1]
 
@@ -94,19 +94,24 @@ def _reseed_empty(
 
     A row alone in its cluster stays: the coming update puts the centroid on it anyway.
     """
-    num_clusters = counts.shape[0]
+    num_clusters, dtype = counts.shape[0], far.labels.dtype
     usable = (far.distances > resolution) & (tf.gather(counts, far.labels) > 1)
-    order = tf.argsort(
-        tf.boolean_mask(far.distances, usable), direction="DESCENDING", stable=True
+    is_empty = tf.equal(counts, 0)
+    # Sorted, so that the first rows go to the first clusters, without a shape that
+    # depends on how many there are.
+    num_places = tf.minimum(tf.size(usable), num_clusters)
+    order = tf.math.top_k(tf.where(usable, far.distances, -1.0), num_places).indices
+    places = tf.math.top_k(tf.cast(is_empty, tf.float32), num_places).indices
+    taken = tf.gather(usable, order) & tf.gather(is_empty, places)
+    rows, labels = tf.gather(far.rows, order), tf.gather(far.labels, order)
+    lost, left = segment_sums(rows, tf.where(taken, labels, -1), num_clusters)
+    places = tf.where(taken, tf.cast(places, dtype), -1)
+    moved_rows, moved = segment_sums(rows, places, num_clusters)
+    filled = moved > 0
+    sums = tf.where(
+        filled[:, tf.newaxis],
+        tf.cast(moved_rows, tf.float64),
+        sums - tf.cast(lost, tf.float64),
     )
-    empty = tf.where(tf.equal(counts, 0))  # [number empty, 1]
-    moved = tf.minimum(tf.shape(order)[0], tf.shape(empty)[0])
-    chosen = tf.gather(tf.where(usable)[:, 0], order[:moved])
-    rows, labels = tf.gather(far.rows, chosen), tf.gather(far.labels, chosen)
-    lost, left = segment_sums(rows, labels, num_clusters)
-    sums -= tf.cast(lost, tf.float64)
-    rows = tf.cast(rows, tf.float64)
-    sums = tf.tensor_scatter_nd_update(sums, empty[:moved], rows)
-    ones = tf.ones([moved], tf.float64)
-    counts = tf.tensor_scatter_nd_update(counts - left, empty[:moved], ones)
-    return sums, counts, moved
+    counts = tf.where(filled, tf.ones_like(counts), counts - left)
+    return sums, counts, tf.cast(tf.reduce_sum(moved), tf.int32)

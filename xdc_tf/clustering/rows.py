@@ -312,5 +312,7 @@ def _file_reader(own: InFiles) -> Callable:
 
 
 def _filled_up(value: tf.Tensor, stop: tf.Tensor, num_rows: int) -> tf.Tensor:
-    widths = [[0, num_rows - stop]] + [[0, 0]] * (len(value.shape) - 1)
-    return tf.ensure_shape(tf.pad(value, widths), [num_rows, *value.shape[1:]])
+    # No tf.pad: it has no kernel for integers on GPUs.
+    missing = tf.zeros([num_rows - stop, *value.shape[1:]], value.dtype)
+    filled = tf.concat([value, missing], axis=0)
+    return tf.ensure_shape(filled, [num_rows, *value.shape[1:]])

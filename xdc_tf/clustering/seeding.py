@@ -40,8 +40,12 @@ def plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
 
     def draw_together(number, chosen, closest):
         cumulative = tf.cumsum(tf.cast(closest, tf.float64))
+        # int64: a GPU would have TensorFlow go back and forth to the host for int32.
         drawn = tf.searchsorted(
-            cumulative, uniform[number + 1] * cumulative[-1], side="right"
+            cumulative,
+            uniform[number + 1] * cumulative[-1],
+            side="right",
+            out_type=tf.int64,
         )
         drawn = tf.minimum(drawn, num_rows - 1)
         distances = distances_to(drawn)
@@ -49,18 +53,18 @@ def plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
         for step in range(steps):
             own = slice(step * num_candidates, (step + 1) * num_candidates)
             reduced = tf.minimum(distances[own], closest)
-            best = tf.argmin(tf.reduce_sum(reduced, axis=1), output_type=tf.int32)
-            picked.append(drawn[own][best])
-            closest = reduced[best]
+            best = tf.argmin(tf.reduce_sum(reduced, axis=1))
+            picked.append(tf.gather(drawn[own], best))
+            closest = tf.gather(reduced, best)
         return number + 1, chosen.write(number, tf.stack(picked)), closest
 
-    first = tf.cast(uniform[0, :1] * num_rows, tf.int32)
+    first = tf.cast(uniform[0, :1] * num_rows, tf.int64)
     _, chosen, _ = tf.while_loop(
         lambda number, *_: number < num_rounds,
         draw_together,
         (
             0,
-            tf.TensorArray(tf.int32, size=num_rounds, element_shape=[steps]),
+            tf.TensorArray(tf.int64, size=num_rounds, element_shape=[steps]),
             distances_to(first)[0],
         ),
     )

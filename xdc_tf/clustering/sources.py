@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import host_memory, replicas, row_files, rows
+from xdc_tf.clustering import fit_sizes, host_memory, replicas, row_files, rows
 from xdc_tf.clustering.row_files import Extent
 from xdc_tf.clustering.rows import Rows
 
@@ -111,6 +111,8 @@ def count_distinct(
     seen = set()
     if not at_most:
         return 0
+    # On a GPU blocks are large, and they have to travel.
+    block_rows = min(block_rows, fit_sizes.MOST_BLOCK_ROWS)
     start = 0
     for block in blocks(source, block_rows):
         # Adding zero makes -0.0 and 0.0 the same bytes.
