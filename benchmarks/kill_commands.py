@@ -43,7 +43,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks.fingerprints import differences, file_fingerprints, fingerprints
-from xdc_tf import signals
+from xdc_tf import program, signals
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOW = ("kill", "term", "full_disk", "pair")
@@ -729,6 +729,7 @@ def main(arguments: Sequence[str]) -> int:
     unknown = (set(names) - COMMANDS.keys()) | (set(hows) - set(HOW))
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    program.quiet_tensorflow()  # for fingerprints of checkpoints
     _CONTEXT.set_forkserver_preload(_PRELOAD)
     # Of semaphores of killed pools, which multiprocessing frees at the end.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
