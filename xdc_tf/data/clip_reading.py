@@ -158,9 +158,10 @@ def read_clip(
 def _check_log_mel(log_mel: bytes, row_bytes: int, num_mels: int) -> None:
     """Checks rows as they lie in a record, each with its tags and lengths before it."""
     rows = np.frombuffer(log_mel, np.uint8).reshape(-1, row_bytes)
-    before, values = np.split(rows, [row_bytes - 4 * num_mels], axis=1)
-    expected = record_index.before_log_mel_row(num_mels)[-before.shape[1] :]
-    if before.shape[1] and not (before == np.frombuffer(expected, np.uint8)).all():
-        raise ValueError("no log-mel rows are where they should be")
-    if not np.isfinite(values.view("<f4")).all():
+    first_value = row_bytes - 4 * num_mels
+    if first_value:  # a single row has none
+        expected = np.frombuffer(record_index.before_log_mel_row(num_mels), np.uint8)
+        if not (rows[:, :first_value] == expected).all():
+            raise ValueError("no log-mel rows are where they should be")
+    if not np.isfinite(rows[:, first_value:].view("<f4")).all():
         raise ValueError("log-mel values are not finite")

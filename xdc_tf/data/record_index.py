@@ -11,7 +11,9 @@ Positions count from the shard's first byte. The last bytes of a log-mel row are
 values, float32.
 """
 
+import bisect
 import contextlib
+import functools
 import os
 import secrets
 from collections.abc import Collection, Iterator
@@ -284,8 +286,9 @@ def entry_of(serialized: bytes) -> Entry:
     if left or num_numbers < _NUM_SCALARS or (num_numbers - _NUM_SCALARS) % 2:
         raise ValueError(f"{len(serialized)} bytes are no entry")
     vector = np.frombuffer(serialized, "<i8")
-    positions, sizes = np.split(vector[_NUM_SCALARS:], 2)
-    return Entry(*vector[:_NUM_SCALARS].tolist(), positions, sizes)
+    end = _NUM_SCALARS + (num_numbers - _NUM_SCALARS) // 2
+    scalars = vector[:_NUM_SCALARS].tolist()
+    return Entry(*scalars, vector[_NUM_SCALARS:end], vector[end:])
 
 
 def read_index(
@@ -471,6 +474,7 @@ def _check_contents(
             )
 
 
+@functools.lru_cache
 def _log_mel_lengths(secs: float, settings: LogMelSettings) -> set[int]:
     """Rows of a recording so long: one number, or two where rounding decides."""
     slack_secs = 2 * _TIME_SLACK_US / 1e6
@@ -480,41 +484,52 @@ def _log_mel_lengths(secs: float, settings: LogMelSettings) -> set[int]:
     }
 
 
-def _framing_bytes(sizes: np.ndarray) -> np.ndarray:
-    """Bytes before a value of a list that are of its step: tags and lengths.
+def _encode_varint(value: int) -> bytes:
+    """A number of 7 bits a byte, the lowest first."""
+    groups = []
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
 
-    Args:
-      sizes: [N] int64, of the values.
-    """
-    total = np.zeros_like(sizes)
+
+def _num_framing_bytes(num_bytes: int) -> int:
+    """Bytes before a value of a list that are of its step: tags and lengths."""
+    total = 0
     for _ in ("BytesList or FloatList", "Feature", "FeatureList"):  # the inner first
-        total += 1 + _varint_bytes(sizes + total)
+        total += 1 + len(_encode_varint(num_bytes + total))
     return total
 
 
-def _varint_bytes(values: np.ndarray) -> np.ndarray:
-    """Bytes of numbers of 7 bits a byte."""
-    return 1 + np.sum(values[..., None] >= 1 << np.arange(7, 63, 7), axis=-1)
+_FEWEST_FRAMING_BYTES = _num_framing_bytes(0)
+# Sizes from which on there is one byte more.
+_FRAMING_STEPS = np.array(
+    [
+        bisect.bisect_left(range(1 << 40), number, key=_num_framing_bytes)
+        for number in range(_FEWEST_FRAMING_BYTES + 1, _num_framing_bytes(1 << 40) + 1)
+    ]
+)
 
 
+def _framing_bytes(sizes: np.ndarray) -> np.ndarray:
+    """_num_framing_bytes of [N] int64."""
+    steps = np.searchsorted(_FRAMING_STEPS, sizes, side="right")
+    return _FEWEST_FRAMING_BYTES + steps
+
+
+@functools.cache
 def before_log_mel_row(num_mels: int) -> bytes:
     """What lies before the values of a log-mel row: three tags and lengths."""
     num_bytes, before = 4 * num_mels, b""
     # FloatList.value, Feature.float_list and FeatureList.feature.
     for tag in (b"\x0a", b"\x12", b"\x0a"):
-        length = num_bytes + len(before)
-        groups = []
-        while length > 0x7F:
-            groups.append(length & 0x7F | 0x80)
-            length >>= 7
-        before = tag + bytes([*groups, length]) + before
+        before = tag + _encode_varint(num_bytes + len(before)) + before
     return before
 
 
 def log_mel_row_bytes(num_rows: int, num_mels: int) -> int:
     """From one row to the next; a single one has its values alone."""
-    num_bytes = np.array(4 * num_mels)
-    return int(num_bytes + (num_rows > 1) * _framing_bytes(num_bytes))
+    return 4 * num_mels + (num_rows > 1) * len(before_log_mel_row(num_mels))
 
 
 def read_file(
