@@ -47,7 +47,8 @@ def run(
 ) -> None:
     """Parses the flags, runs `main` and leaves with an exit code; never returns.
 
-    TensorFlow, if `main` imports it, is quiet and uses oneDNN.
+    TensorFlow, if `main` imports it, is quiet, uses oneDNN and takes no more of a GPU's
+    memory than it needs.
 
     0 for success and for `--help`; 1 for a mistake in flags or input, told in one
     `error: ...` line; 130 for Ctrl-C; 75 after SIGTERM or SIGUSR1 (see signals). Any
@@ -67,6 +68,9 @@ def run(
         flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's messages.")
     _describe_in_help(main)
     onednn.ask_for()
+    # Of a GPU only the memory that is needed, not nearly all at once: what else runs on
+    # it, such as another command, gets its part. TensorFlow reads it at its start.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with (
         contextlib.redirect_stdout(escaping.TerminalStream(sys.stdout)),
         # Progress bars go back to the beginning of their line.

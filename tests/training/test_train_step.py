@@ -27,7 +27,7 @@ def make_run(config, records, workdir, strategy=ONE_DEVICE):
     return run
 
 
-def make_step(run, *, harvest=False):
+def make_step(run, *, harvest=False, jit_compile=False):
     return train_step.make_train_step(
         run.model,
         run.method,
@@ -37,6 +37,7 @@ def make_step(run, *, harvest=False):
         global_batch_size=run.config["training"]["batch_size"],
         accumulate_steps=run.config["training"]["accumulate_steps"],
         harvest=harvest,
+        jit_compile=jit_compile,
     )
 
 
@@ -60,6 +61,23 @@ def test_two_devices_have_the_losses_of_one_for_five_steps(
         means = [monitoring.head_means([step(next(batches)).sums]) for _ in range(5)]
         losses.append([[one["loss"] for one in heads.values()] for heads in means])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_a_step_that_xla_compiles_is_the_step_of_one_that_it_does_not(
+    tiny_config, tiny_records, tmp_path
+):
+    tiny_config["method"] = "same_audio"  # its networks are compiled soonest
+    tiny_config["training"]["batch_size"] = 16
+    after = []
+    for jit_compile in (False, True):
+        run = make_run(tiny_config, tiny_records, tmp_path / str(jit_compile))
+        result = make_step(run, jit_compile=jit_compile)(next(training_batches(run)))
+        assert bool(result.finite)
+        losses = [float(sums["loss"]) for sums in result.sums.values()]
+        after.append((losses, weights(run)))
+    np.testing.assert_allclose(after[1][0], after[0][0], rtol=1e-4)
+    for compiled, usual in zip(after[1][1], after[0][1], strict=True):
+        np.testing.assert_allclose(compiled, usual, rtol=1e-3, atol=1e-4)
 
 
 def without_batch_norm(run):

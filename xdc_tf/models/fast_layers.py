@@ -5,7 +5,7 @@ the operations. On a CPU a factorised 3-d convolution can be computed as a 3-d o
 on a view of its tensors, as a 2-d one, and which of them is faster differs between the
 output and the two gradients, and by type: in bfloat16 the gradients of TensorFlow's 2-d
 convolution are about twenty times slower (`python -m benchmarks.convolutions`). On GPUs
-the operations are Keras's.
+the operations are Keras's until measurements there say otherwise (FORMS_ON_GPUS).
 """
 
 import keras
@@ -29,6 +29,8 @@ FORMS = {
     ("bfloat16", 3): PRODUCTS,
     ("bfloat16", 2): PRODUCTS,
 }
+# On GPUs, likewise.
+FORMS_ON_GPUS: dict[tuple[str, int], str] = {}
 # Gradients of kernels in space are faster as products where a channel has few numbers.
 _MOST_POSITIONS = 1024
 
@@ -216,7 +218,7 @@ def choose_form(layer: keras.layers.Layer) -> str:
         return SPATIAL
     stock = PLANAR if len(size) == 2 else SPATIAL
     if tf.config.list_physical_devices("GPU"):
-        return stock
+        return FORMS_ON_GPUS.get((layer.compute_dtype, len(size)), stock)
     if not onednn.is_used():
         return PLANAR
     return FORMS.get((layer.compute_dtype, len(size)), stock)

@@ -80,13 +80,16 @@ def head_losses(
         features = encoded.streams[stream]
         for source in sources:
             name = supervision.head_name(stream, source)
+            # int64: TensorFlow has most operations on int32 on the host, where a GPU
+            # would have to wait for them.
             labels = tf.gather(label_tables[source], tf.maximum(index, 0))
+            labels = tf.cast(labels, tf.int64)
             known = (labels >= 0) & (index >= 0)
             logits = model.heads[name](features)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
                 labels=tf.maximum(labels, 0), logits=logits
             )
-            best = tf.argmax(logits, axis=-1, output_type=tf.int32)
+            best = tf.argmax(logits, axis=-1)
             sums[name] = {
                 "loss": tf.reduce_sum(tf.where(known, losses, 0.0)),
                 "correct": _count(known & (best == labels)),
@@ -117,6 +120,7 @@ def make_train_step(
     global_batch_size: int,
     accumulate_steps: int = 1,
     harvest: bool = False,
+    jit_compile: bool = False,
 ) -> Callable[[dict], StepResult]:
     """The function that takes a distributed batch and updates.
 
@@ -125,7 +129,8 @@ def make_train_step(
     clusterings of one source; so n devices take the same step as one. Every device
     computes its batch in `accumulate_steps` equal parts, one after the other, and adds
     their gradients up: the same step, but for batch norm, which sees a part at a time.
-    With `harvest` it returns the features that it computed on the way.
+    With `harvest` it returns the features that it computed on the way. With
+    `jit_compile` XLA compiles the whole step, which needs a strategy of one device.
     """
     variables = model.trainable_variables
     weights = supervision.head_weights(method)
@@ -220,7 +225,7 @@ def make_train_step(
         }
         return ExampleFeatures(batch["example_index"], streams)
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, jit_compile=jit_compile or None)
     def train_step(batch):
         before = strategy.run(replica_statistics)
         found = all_gradients(batch)
