@@ -33,7 +33,7 @@ def bug():
         (several_lines, "an error of other form"),
         (bug, "KeyError"),
         (lambda: "another", "was read as another"),
-        (lambda: np.ones(80 << 20).sum() and "same", "took 6"),
+        (lambda: np.ones(80 << 20).sum() and "same", "took "),
         (lambda: time.sleep(10), "took more than 0.1 s"),
         (lambda: "same", ""),
     ],

@@ -120,7 +120,11 @@ def test_a_run_does_not_go_on_through_links(
             'all_model_checkpoint_paths: "/etc/../evil"\n',
             "names 'evil', which is no checkpoint",
         ),
-        ("config.json", '{"method": "xdc", "log_mel": 3}', "cannot be read as"),
+        (
+            "config.json",
+            '{"method": "xdc", "log_mel": 3}',
+            "config.log_mel=3 must have keys of its own",
+        ),
         ("config.json", "[" * 100_000, "is not JSON"),
     ],
 )

@@ -19,7 +19,7 @@ from test_answers import answer, header
 from data_prep.answers import Form, Outcome, Packed
 from data_prep.workers import Limits, map_groups
 
-LIMITS = Limits(timeout_secs=3)
+LIMITS = Limits(timeout_secs=6)
 
 
 def behave(tasks):
@@ -117,10 +117,10 @@ def test_an_item_that_wants_too_much_memory_costs_its_own_item_only():
 def test_a_consumer_that_takes_its_time_is_no_timeout():
     groups = [[f"{g}{i}" for i in range(8)] for g in range(8)]
     found = []
-    limits = Limits(timeout_secs=1.0)
+    limits = Limits(timeout_secs=4)
     for outcome in map_groups(behave, groups, form=FORM, num_workers=2, limits=limits):
         if not found:
-            time.sleep(1.5)
+            time.sleep(4.5)
         found.append(outcome.result)
     assert found == [item for group in groups for item in group]
 
@@ -132,7 +132,7 @@ def test_no_groups_give_no_outcomes():
 @pytest.mark.parametrize("what", ["SIGKILL", "SIGHUP", "EIO", "hang"])
 def test_what_may_not_be_the_items_fault_is_tried_again(tmp_path, what):
     groups = [["a", f"first time {what} {tmp_path / 'x'}", "b"], ["slow"], ["c"]]
-    limits = Limits(timeout_secs=2.5 if what == "hang" else 20)
+    limits = Limits(timeout_secs=6 if what == "hang" else 60)
     outcomes = outcomes_of(groups, limits=limits)
     assert not any(outcome.reason for outcome in outcomes)
     assert [outcome.result for outcome in outcomes] == [
