@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import av
 
+from data_prep.decoding.programs import read_programs
 from data_prep.reasons import (
     CANNOT_OPEN,
     DECODE_ERROR,
@@ -138,13 +139,11 @@ def choose_streams(container, path: str) -> Streams:
         videos = [stream for stream in videos if stream.index in films] or videos
     video = _first_default(videos)
     audios = _decodable(container.streams.audio)
-    if video is not None and len(audios) > 1:
-        best = container.streams.best("video", related=video)
-        audios = [
-            stream
-            for stream in audios
-            if container.streams.best("video", related=stream) == best
-        ] or audios
+    if video is not None and audios and container.format.name == "mpegts":
+        for program in read_programs(path):
+            if video.id in program:
+                audios = [stream for stream in audios if stream.id in program]
+                break
     return Streams(video, _first_default(audios))
 
 
