@@ -44,6 +44,7 @@ _FORMATS_DECLARING_THE_END = frozenset({"matroska", "mov"})
 # A table or a count of samples says when each packet comes: clocks cannot go back.
 _TABLE_FORMATS = frozenset({"mov", "avi"})
 _COUNTING_FORMATS = frozenset({"flac", "wav", "aiff"})
+_MATROSKA_HEAD_BYTES = 4096
 # Of a file with several pictures, as many packets tell films from covers.
 _MOST_PEEKED_PACKETS = 400
 
@@ -209,6 +210,46 @@ def due_secs(declared_secs: float) -> float:
     """A file that ends before this was truncated."""
     slack_secs = min(MISSING_END_SECS, _MISSING_END_FRACTION * declared_secs)
     return declared_secs - slack_secs
+
+
+def picture_end_secs(stream: av.VideoStream, path: str, origin_secs: float) -> float:
+    """When the last frame goes, by the file's own word; 0 if that is not to be known.
+
+    What ends before may have been truncated, unless the file is whole. MP4 says it with
+    the last packet.
+    """
+    kinds = set(stream.container.format.name.split(","))
+    if "matroska" not in kinds or not _is_whole_matroska(path):
+        return 0.0
+    try:
+        hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+        secs = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except (KeyError, ValueError):
+        others = [other for other in stream.container.streams if other is not stream]
+        secs = 0.0 if others else (stream.container.duration or 0) / av.time_base
+    return secs - max(0.0, origin_secs)
+
+
+def _is_whole_matroska(path: str) -> bool:
+    """Whether a file is as long as its outermost element says."""
+    with files.open_regular(path) as file:
+        head = file.read(_MATROSKA_HEAD_BYTES)
+        num_bytes = file.seek(0, os.SEEK_END)
+    at = 0
+    for name in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML, Segment
+        if head[at : at + 4] != name or len(head) < at + 12:
+            return False
+        at += 4
+        width = 9 - head[at].bit_length()  # leading zeros tell the number of bytes
+        if width > 8:
+            return False
+        size = int.from_bytes(head[at : at + width], "big") & ((1 << 7 * width) - 1)
+        is_known = size != (1 << 7 * width) - 1
+        at += width
+        end = at + size
+        if name == b"\x1a\x45\xdf\xa3":
+            at = end
+    return is_known and end <= num_bytes
 
 
 def is_unframed(container) -> bool:

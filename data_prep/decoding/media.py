@@ -201,14 +201,15 @@ def _open(
         if VIDEO in settings.modalities:
             _check_size(streams.video, settings)
             joints_of = joints.get(VIDEO, ())
+            end_secs = containers.picture_end_secs(streams.video, path, origin_secs)
             stream = TimedStream(streams.video, origin_secs, clock, joints_of)
-            pictures = PictureReader(stream, settings)
+            pictures = PictureReader(stream, settings, end_secs)
             late_secs = pictures.late_secs()
             if late_secs:
                 origin_secs += late_secs
                 declared_secs = max(0.0, declared_secs - late_secs)
                 stream = TimedStream(streams.video, origin_secs, clock, joints_of)
-                pictures = PictureReader(stream, settings)
+                pictures = PictureReader(stream, settings, end_secs - late_secs)
         if AUDIO in settings.modalities:
             audio = streams.audio
             if pictures is not None:
@@ -269,8 +270,7 @@ class _Recording(NamedTuple):
         self._judge(damage)
         if len(frames_jpeg) < 2 and picture_end_secs < self._due_secs(end_secs):
             # Truncated, where even the sound is not longer, and not just short.
-            last_secs = max(picture_end_secs, packets.last_secs(self.path))
-            self._truncated(last_secs, end_secs, damage, len(frames_jpeg))
+            self._truncated(picture_end_secs, end_secs, damage, len(frames_jpeg))
         self._check_length(len(frames_jpeg) / self.settings.fps, "picture")
         waveform, sound_end_secs = None, math.inf
         video_end_secs = start_secs + len(frames_jpeg) / self.settings.fps
@@ -280,10 +280,9 @@ class _Recording(NamedTuple):
             )
             self._judge(sound_damage)
             damage = damage or sound_damage
-        elif picture_end_secs < self._due_secs(end_secs):
-            # The declared end may be that of a longer sound.
-            sound_end_secs = packets.last_secs(self.path)
-        last_secs = max(picture_end_secs, sound_end_secs)
+        last_secs = picture_end_secs
+        if self.sounds is not None:
+            last_secs = max(last_secs, sound_end_secs)
         truncated = self._truncated(last_secs, end_secs, damage, len(frames_jpeg))
         if waveform is not None and not truncated:
             self._check_lengths(segment, picture_end_secs, sound_end_secs)
@@ -350,7 +349,11 @@ class _Recording(NamedTuple):
         Raises:
           MediaError: if that is not accepted.
         """
-        if damage is None and last_secs < self._due_secs(end_secs):
+        due_secs = self._due_secs(end_secs)
+        if damage is None and last_secs < due_secs:
+            # The declared end may be that of another stream, of subtitles even.
+            last_secs = max(last_secs, packets.survey(self.path).last_secs)
+        if damage is None and last_secs < due_secs:
             damage = _truncation(last_secs, self.declared_secs, num_frames)
             self._judge(damage)
         return damage.detail if damage else ""

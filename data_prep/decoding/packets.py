@@ -235,18 +235,6 @@ def _belong_together(part: _Part, kinds) -> bool:
     )
 
 
-def last_secs(path: str) -> float:
-    """Time where a file's last packet ends, whatever stream it belongs to.
-
-    Raises:
-      MediaError: cannot_open, io_error or decode_error.
-    """
-    found = survey(path)
-    if found.error:
-        raise MediaError(found.error.reason, found.error.detail)
-    return found.last_secs
-
-
 def file_end(path: str, end_secs: float, declared_secs: float) -> FileEnd:
     """An end, with the declared one only if packets are missing up to there.
 

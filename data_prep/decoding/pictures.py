@@ -41,8 +41,12 @@ class _Shown(NamedTuple):
 class PictureReader:
     """Reads segments of one video stream; in order of their starts, each frame once."""
 
-    def __init__(self, stream: TimedStream, settings: ConversionSettings):
+    def __init__(
+        self, stream: TimedStream, settings: ConversionSettings, end_secs: float
+    ):
+        """Takes a stream whose last frame is on show up to end_secs, or longer."""
         self._stream = stream
+        self._end_secs = end_secs
         self._settings = settings
         self._encoder = JpegEncoder(
             settings.short_side, settings.jpeg_quality, stream.stream
@@ -101,7 +105,7 @@ class PictureReader:
                     DECODE_ERROR, "picture: no frame can be decoded"
                 )
             if self._next is None:
-                shown_secs = self._shown.end_secs - start_secs + TIMESTAMP_SLACK_SECS
+                shown_secs = self._last_end_secs() - start_secs + TIMESTAMP_SLACK_SECS
                 # The last instant must have a whole 1 / fps of video behind it.
                 limit = min(limit, math.floor(shown_secs * fps))
                 if len(frames_jpeg) >= limit:
@@ -121,7 +125,7 @@ class PictureReader:
         self._read_to_secs = start_secs + len(frames_jpeg) / fps
         picture_end_secs = math.inf
         if self._shown and not self._next:
-            picture_end_secs = self._shown.end_secs
+            picture_end_secs = self._last_end_secs()
         return Pictured(frames_jpeg, picture_end_secs, self._error)
 
     def _go_to(self, start_secs: float) -> None:
@@ -133,6 +137,12 @@ class PictureReader:
         self._frames = self._stream.frames(start_secs)
         self._advance()
         self._advance()
+
+    def _last_end_secs(self) -> float:
+        """When the frame on show goes, which is the last."""
+        if self._error is not None:
+            return self._shown.end_secs
+        return max(self._shown.end_secs, self._end_secs)
 
     def _place(self) -> str:
         return f"picture after {self._num_decoded} frames"
