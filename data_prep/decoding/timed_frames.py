@@ -27,7 +27,7 @@ _SETTLING_SECS = 0.25
 _KEYED_CODECS = frozenset(
     "h264 hevc vvc mpeg1video mpeg2video mpeg4 h261 h263 h263p h263i flv1 flv "
     "msmpeg4v1 msmpeg4v2 msmpeg4v3 msmpeg4 wmv1 wmv2 wmv3 vc1 theora vp3 vp8 vp9 av1 "
-    "rv10 rv20 rv30 rv40 svq1 svq3 ffv1 cavs".split()
+    "rv10 rv20 rv30 rv40 ffv1".split()
 )
 
 
