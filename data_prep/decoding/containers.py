@@ -198,7 +198,7 @@ def origin_secs(container, streams: Streams) -> float:
 def declared_secs(container, origin_secs: float) -> float:
     """Length by the file's own word; 0 if it says nothing."""
     kinds = set(container.format.name.split(","))
-    if kinds & _BARE_FORMATS:
+    if is_bare(container):
         return 0.0
     secs = max(0.0, (container.duration or 0) / av.time_base)
     if kinds & _FORMATS_DECLARING_THE_END and 0 < origin_secs < secs:
@@ -250,6 +250,11 @@ def _is_whole_matroska(path: str) -> bool:
         if name == b"\x1a\x45\xdf\xa3":
             at = end
     return is_known and end <= num_bytes
+
+
+def is_bare(container) -> bool:
+    """Whether the file is a stream without a container."""
+    return bool(set(container.format.name.split(",")) & _BARE_FORMATS)
 
 
 def is_unframed(container) -> bool:

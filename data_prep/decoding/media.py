@@ -17,7 +17,7 @@ from data_prep.decoding.containers import MISSING_END_SECS, TIMESTAMP_SLACK_SECS
 from data_prep.decoding.packets import ClockError, FileEnd, Survey
 from data_prep.decoding.pictures import PictureReader, too_long
 from data_prep.decoding.sounds import SoundReader
-from data_prep.decoding.timed_frames import TimedStream
+from data_prep.decoding.timed_frames import RewindError, TimedStream
 from data_prep.reasons import (
     CANNOT_OPEN,
     DECODE_ERROR,
@@ -136,11 +136,13 @@ def read_segments(
                         _open(path, settings, survey)
                     )
                     media = recording.read(segment)
-                except ClockError as error:
+                except (ClockError, RewindError) as error:
                     stack.close()
-                    survey = _survey_clocks(path, error, survey)
+                    recording = None
+                    if isinstance(error, ClockError):
+                        survey = _survey_clocks(path, error, survey)
                     recording = stack.enter_context(_open(path, settings, survey))
-                    media = recording.read(segment)
+                    media = _read_again(recording, segment)
             except MediaError as refusal:
                 is_past_end = isinstance(refusal, PastEndError)
                 if is_past_end:
@@ -154,6 +156,13 @@ def read_segments(
             if media.truncated:
                 stack.close()
                 recording = None
+
+
+def _read_again(recording: "_Recording", segment: Segment) -> Media:
+    try:
+        return recording.read(segment)
+    except (ClockError, RewindError) as error:
+        raise MediaError(DECODE_ERROR, str(error)) from error
 
 
 def _survey_clocks(path: str, error: ClockError, survey: Survey | None) -> Survey:
@@ -200,6 +209,7 @@ def _open(
         clock = packets.Clock(path, containers.has_steady_clock(container, streams))
         if VIDEO in settings.modalities:
             _check_size(streams.video, settings)
+            containers.read_alone(streams.video)
             joints_of = joints.get(VIDEO, ())
             end_secs = containers.picture_end_secs(streams.video, path, origin_secs)
             stream = TimedStream(streams.video, origin_secs, clock, joints_of)
@@ -208,7 +218,7 @@ def _open(
             if late_secs:
                 origin_secs += late_secs
                 declared_secs = max(0.0, declared_secs - late_secs)
-                stream = TimedStream(streams.video, origin_secs, clock, joints_of)
+                stream.begin_at(late_secs)
                 pictures = PictureReader(stream, settings, end_secs - late_secs)
         if AUDIO in settings.modalities:
             audio = streams.audio
@@ -216,6 +226,7 @@ def _open(
                 # A container for each stream: packets of the other need no keeping.
                 container = stack.enter_context(containers.open_media(path))
                 audio = container.streams[streams.audio.index]
+            containers.read_alone(audio)
             stream = TimedStream(audio, origin_secs, clock, joints.get(AUDIO, ()))
             sounds = SoundReader(stream, settings.log_mel.sample_rate_hz)
         yield _Recording(path, settings, origin_secs, declared_secs, pictures, sounds)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import av
 
-from data_prep.decoding.containers import is_unframed, read_alone
+from data_prep.decoding.containers import is_bare, is_unframed
 from data_prep.decoding.deinterlacing import progressive
 from data_prep.decoding.packets import BACKWARD_SECS, Clock, ClockError, Joint
 from data_prep.reasons import DECODE_ERROR, MediaError
@@ -23,6 +23,8 @@ SKIP_SECS = 5.0
 _SEEK_MARGINS_SECS = (1.0, 6.0, 30.0)
 # Errors of sound up to this much before the segment are not heard in it.
 _SETTLING_SECS = 0.25
+# Less is not taken for frames that were passed over.
+_LATE_SECS = 0.05
 # Codecs whose decoders tell true key frames from those that a container calls so.
 _KEYED_CODECS = frozenset(
     "h264 hevc vvc mpeg1video mpeg2video mpeg4 h261 h263 h263p h263i flv1 flv "
@@ -31,12 +33,16 @@ _KEYED_CODECS = frozenset(
 )
 
 
+class RewindError(Exception):
+    """A file can be read from its beginning only if it is opened anew."""
+
+
 class TimedStream:
     """A stream of an open file, on the file's time axis.
 
     Attributes:
       container: the open file.
-      stream: of it.
+      stream: of it, of containers.read_alone.
       origin_secs: time stamp of time 0.
       is_late: whether frames before the first key frame were passed over at the
         file's beginning, as of a recording that begins between two.
@@ -49,7 +55,6 @@ class TimedStream:
         clock: Clock,
         joints: Sequence[Joint] = (),
     ):
-        read_alone(stream)
         self.container = stream.container
         self.stream = stream
         self.origin_secs = origin_secs
@@ -64,7 +69,17 @@ class TimedStream:
         )
         is_any_key = not self._is_video or codec.intra_only
         self._clock = clock
-        self._may_jump = not joints and (self._is_keyed or is_any_key)
+        # Without a container, time is counted from where reading begins.
+        is_counted = self._is_video and is_bare(self.container)
+        is_entered = self._is_keyed or is_any_key
+        self._may_jump = is_entered and not joints and not is_counted
+
+    def begin_at(self, secs: float) -> None:
+        """Makes a time of the stream its time 0."""
+        self.origin_secs += secs
+        self._joints = [
+            joint._replace(start_secs=joint.start_secs - secs) for joint in self._joints
+        ]
 
     def frames(
         self, start_secs: float
@@ -76,6 +91,7 @@ class TimedStream:
 
         Raises:
           ClockError: time stamps went back.
+          RewindError: the file must be opened anew.
         """
         if self._may_jump and start_secs > _SEEK_MARGINS_SECS[0]:
             self._clock.check()
@@ -97,7 +113,12 @@ class TimedStream:
                     yield from frames
                     return
         if self._was_read:
-            self.container.seek(min(0, self.container.start_time or 0))
+            try:
+                self.container.seek(min(0, self.container.start_time or 0))
+            except av.FFmpegError as error:
+                raise RewindError("the file cannot be read from its beginning") from (
+                    error
+                )
         self._was_read = True
         yield from self._timed(None)
 
@@ -129,6 +150,7 @@ class TimedStream:
         was_fed = False
         joints = list(self._joints)
         joint, is_key_due = None, False
+        first_secs = None  # when the first packet is to be shown
         offset = number = 0
         last_secs = -math.inf
         for packet in self.container.demux(self.stream):
@@ -152,6 +174,8 @@ class TimedStream:
                 if not packet.is_keyframe:
                     continue
             was_fed = True
+            if first_secs is None and packet.pts is not None:
+                first_secs = float(packet.pts * packet.time_base) - self.origin_secs
             try:
                 frames = packet.decode()
             except av.FFmpegError:
@@ -165,6 +189,10 @@ class TimedStream:
                     if is_jump and self._shown_secs(frame) > start_secs:
                         return
                     continue
+                if not is_in and not is_jump and first_secs is not None:
+                    # Decoders may pass over frames without a word.
+                    is_late = self._shown_secs(frame) > first_secs + _LATE_SECS
+                    self.is_late |= self._is_video and is_late
                 is_in = True
                 if is_key_due and self._shown_secs(frame) >= joint.start_secs:
                     if not frame.key_frame:
