@@ -106,6 +106,8 @@ _PIX_FMTS = {
     "zlib": "bgr24",
 }
 _DIRECT = "libsvtav1"  # PyAV copies no stream that another library decodes
+# Packets without times: a length that is not known leaves a row whole.
+_UNTIMED = frozenset({"h264", "hevc"})
 _COARSE = frozenset({"svq1", "cinepak", "snow"})  # of colour
 
 
@@ -279,6 +281,9 @@ def test_what_is_stored_is_the_film_at_its_times(stored, cell):
         assert set(examples[whole]) == {0.0, JUMP[0]}
         _check(examples[whole][0.0], modalities, 0.0, SECS, cell)
         _check(examples[whole][JUMP[0]], modalities, *JUMP, cell)
+        if cell.container in _UNTIMED:
+            assert set(examples[cut]) == {0.0}
+            continue
         assert {0.0, SEGMENT_SECS} <= set(examples[cut])
         for start_secs in (0.0, SEGMENT_SECS):
             _check(

@@ -147,7 +147,9 @@ def test_a_clock_of_the_picture_alone_that_goes_back_is_refused(tmp_path, films)
             for packet in p[len(p) // 2 :]
         ],
     )
-    path.write_bytes((tmp_path / "1.ts").read_bytes() + (tmp_path / "2.ts").read_bytes())
+    path.write_bytes(
+        (tmp_path / "1.ts").read_bytes() + (tmp_path / "2.ts").read_bytes()
+    )
     (refused,) = read(path)
     assert refused.reason == "decode_error"
     assert "clock of the picture goes back" in refused.detail
