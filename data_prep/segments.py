@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from data_prep import answers
 from data_prep.answers import Form, Outcome, Packed, Value
-from data_prep.decoding import timed_frames
-from data_prep.decoding.timed_frames import MISSING_END_SECS
+from data_prep.decoding import containers, packets
+from data_prep.decoding.containers import MISSING_END_SECS
 from data_prep.manifest import ManifestRow, video_id
 from data_prep.reasons import MediaError
 from data_prep.remote_files import local_copy
@@ -83,6 +83,9 @@ def cut_rows(
         if outcome.result is not None:
             declared_secs, last_secs = outcome.result
             end_secs = min(declared_secs, row.end_secs or math.inf)
+            if segmentation.max_segments is not None:
+                # Spread over what there is, not over what is declared.
+                end_secs = min(end_secs, last_secs)
             pieces = cut(row.start_secs, end_secs, segmentation, min_secs)
             pieces = _up_to(pieces, last_secs)
         pieces = pieces or [(row.start_secs, row.end_secs)]
@@ -183,19 +186,36 @@ def _measure(rows: Sequence[ManifestRow], limit_bytes: int) -> Iterator[Outcome]
     for row in rows:
         try:
             with local_copy(row.file, limit_bytes=limit_bytes) as path:
-                timed_frames.check_file(path, limit_bytes=limit_bytes)
-                with timed_frames.open_media(path) as container:
-                    secs = timed_frames.declared_secs(container)
-                last_secs = None
-                if secs:
-                    due_secs = timed_frames.due_secs(secs)
-                    last_secs = timed_frames.end_before(path, due_secs)
-                else:
-                    secs = timed_frames.last_packet_secs(path)
-                last_secs = math.inf if last_secs is None else last_secs
-                yield Outcome(_Length(secs, last_secs))
+                containers.check_file(path, limit_bytes=limit_bytes)
+                yield Outcome(_length(path))
         except MediaError as error:
             yield Outcome(reason=error.reason, detail=error.detail)
+
+
+def _length(path: str) -> _Length:
+    with containers.open_media(path) as container:
+        streams = containers.choose_streams(container, path)
+        origin_secs = containers.origin_secs(container, streams)
+        declared_secs = containers.declared_secs(container, origin_secs)
+        is_steady = containers.has_steady_clock(container, streams)
+    if declared_secs and is_steady:
+        due_secs = containers.due_secs(declared_secs)
+        if packets.end_before(path, due_secs) is None:
+            return _Length(declared_secs, math.inf)
+    survey = packets.survey(path)
+    if survey.error and not declared_secs:
+        raise MediaError(survey.error.reason, survey.error.detail)
+    end_secs = survey.end_secs()
+    if (
+        survey.joints
+        or not declared_secs
+        or containers.due_secs(end_secs) > declared_secs
+    ):
+        return _Length(end_secs, math.inf)
+    end = packets.file_end(path, end_secs, declared_secs)
+    if end.secs >= containers.due_secs(end.declared_secs):
+        return _Length(end.declared_secs, math.inf)
+    return _Length(end.declared_secs, end.secs)
 
 
 def _pack(length: _Length) -> Packed:

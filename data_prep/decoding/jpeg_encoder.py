@@ -1,5 +1,8 @@
 """Decoded video frames -> JPEG images as records hold them."""
 
+import struct
+from typing import NamedTuple
+
 import av
 import numpy as np
 import simplejpeg
@@ -30,13 +33,13 @@ class JpegEncoder:
         Raises:
           MediaError: a shape or format that makes no image.
         """
-        # Degrees counterclockwise, as phones note it down for upright films.
-        turns = round(frame.rotation / 90) % 4
+        orientation = _orientation(frame)
+        is_turned = orientation.is_transposed
         if self._stored_size is None:
             self._stored_size = self._fit(frame)
             width, height = self._stored_size
-            self.image_shape = (width, height) if turns % 2 else (height, width)
-        height, width = self.image_shape[::-1] if turns % 2 else self.image_shape
+            self.image_shape = (width, height) if is_turned else (height, width)
+        height, width = self.image_shape[::-1] if is_turned else self.image_shape
         try:
             # Colours are converted at the small size, which costs a fifth.
             small = self._scaler.reformat(
@@ -54,7 +57,7 @@ class JpegEncoder:
                 DECODE_ERROR, f"picture: {frame.format.name}: {error}"
             ) from error
         planes = [
-            np.ascontiguousarray(np.rot90(_pixels(plane), turns))
+            np.ascontiguousarray(_oriented(_pixels(plane), orientation))
             for plane in small.planes
         ]
         return simplejpeg.encode_jpeg_yuv_planes(
@@ -73,6 +76,33 @@ class JpegEncoder:
             )
         scale = self._short_side / min(width, height)
         return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+class _Orientation(NamedTuple):
+    """What makes a stored picture the one to show: first transposed, then mirrored."""
+
+    is_transposed: bool = False
+    is_mirrored: bool = False  # left and right
+    is_upside_down: bool = False
+
+
+def _orientation(frame: av.VideoFrame) -> _Orientation:
+    """The nearest of the eight that a display matrix can ask for."""
+    matrix = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    if matrix is None:
+        return _Orientation()
+    # x' = a x + c y, y' = b x + d y; the other numbers move it, or put it in
+    # perspective.
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return _Orientation(True, c < 0, b < 0)
+    return _Orientation(False, a < 0, d < 0)
+
+
+def _oriented(pixels: np.ndarray, orientation: _Orientation) -> np.ndarray:
+    pixels = pixels.T if orientation.is_transposed else pixels
+    pixels = pixels[:, ::-1] if orientation.is_mirrored else pixels
+    return pixels[::-1] if orientation.is_upside_down else pixels
 
 
 def _pixels(plane) -> np.ndarray:

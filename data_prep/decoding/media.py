@@ -12,10 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.decoding import timed_frames
+from data_prep.decoding import containers, packets
+from data_prep.decoding.containers import MISSING_END_SECS, TIMESTAMP_SLACK_SECS
+from data_prep.decoding.packets import ClockError, FileEnd, Survey
 from data_prep.decoding.pictures import PictureReader, too_long
 from data_prep.decoding.sounds import SoundReader
-from data_prep.decoding.timed_frames import MISSING_END_SECS, TIMESTAMP_SLACK_SECS
+from data_prep.decoding.timed_frames import RewindError, TimedStream
 from data_prep.reasons import (
     CANNOT_OPEN,
     DECODE_ERROR,
@@ -70,13 +72,6 @@ class Media(NamedTuple):
     truncated: str = ""
 
 
-class FileEnd(NamedTuple):
-    """Where a file's last packet ends, and its end by its own word, in seconds."""
-
-    secs: float
-    declared_secs: float
-
-
 class PastEndError(MediaError):
     """A segment that begins past the end of its file.
 
@@ -102,7 +97,7 @@ def check_not_past_end(
     if segment.start_secs < end.secs + MISSING_END_SECS:
         return
     _check_asked(segment, end.declared_secs, settings)
-    is_truncated = end.secs < timed_frames.due_secs(end.declared_secs)
+    is_truncated = end.secs < containers.due_secs(end.declared_secs)
     if is_truncated and not settings.keep_truncated:
         refusal = _truncation(end.secs, end.declared_secs, 0)
     else:
@@ -130,14 +125,24 @@ def read_segments(
     Yields:
       For each segment what it holds, or why it cannot be used.
     """
-    recording = end = None
+    recording = end = survey = None
     with contextlib.ExitStack() as stack:
         for segment in segments:
             try:
                 if end is not None:
                     check_not_past_end(segment, end, settings)
-                recording = recording or stack.enter_context(_open(path, settings))
-                media = recording.read(segment)
+                try:
+                    recording = recording or stack.enter_context(
+                        _open(path, settings, survey)
+                    )
+                    media = recording.read(segment)
+                except (ClockError, RewindError) as error:
+                    stack.close()
+                    recording = None
+                    if isinstance(error, ClockError):
+                        survey = _survey_clocks(path, error, survey)
+                    recording = stack.enter_context(_open(path, settings, survey))
+                    media = _read_again(recording, segment)
             except MediaError as refusal:
                 is_past_end = isinstance(refusal, PastEndError)
                 if is_past_end:
@@ -153,33 +158,78 @@ def read_segments(
                 recording = None
 
 
+def _read_again(recording: "_Recording", segment: Segment) -> Media:
+    try:
+        return recording.read(segment)
+    except (ClockError, RewindError) as error:
+        raise MediaError(DECODE_ERROR, str(error)) from error
+
+
+def _survey_clocks(path: str, error: ClockError, survey: Survey | None) -> Survey:
+    """What explains time stamps that went back.
+
+    Raises:
+      MediaError: nothing does.
+    """
+    explained = packets.survey(path)
+    explained.check_clocks()
+    if survey is not None or not explained.joints:
+        raise MediaError(DECODE_ERROR, str(error)) from error
+    return explained
+
+
 @contextlib.contextmanager
-def _open(path: str, settings: ConversionSettings) -> Iterator["_Recording"]:
+def _open(
+    path: str, settings: ConversionSettings, survey: Survey | None
+) -> Iterator["_Recording"]:
     """A recording whose file is worth decoding.
+
+    Args:
+      path: of a local file.
+      settings: what is wanted of it.
+      survey: of its packets, if its clocks go back.
 
     Raises:
       MediaError: cannot_open, too_large, no_video or no_audio.
     """
-    timed_frames.check_file(path, limit_bytes=int(settings.max_file_mib * 2**20))
+    containers.check_file(path, limit_bytes=int(settings.max_file_mib * 2**20))
     pictures = sounds = None
+    joints = survey.joints if survey else {}
     with contextlib.ExitStack() as stack:
-        # One for each stream: packets of the other one need no keeping.
-        container = stack.enter_context(timed_frames.open_media(path))
-        declared_secs = timed_frames.declared_secs(container)
+        container = stack.enter_context(containers.open_media(path))
+        streams = containers.choose_streams(container, path)
+        if VIDEO in settings.modalities and streams.video is None:
+            raise MediaError(NO_VIDEO, "the file has no video stream")
+        if AUDIO in settings.modalities and streams.audio is None:
+            raise MediaError(NO_AUDIO, "the file has no audio stream")
+        origin_secs = containers.origin_secs(container, streams)
+        declared_secs = containers.declared_secs(container, origin_secs)
+        if survey:
+            declared_secs = survey.end_secs()
+        clock = packets.Clock(path, containers.has_steady_clock(container, streams))
         if VIDEO in settings.modalities:
-            stream = timed_frames.video_stream(container)
-            if stream is None:
-                raise MediaError(NO_VIDEO, "the file has no video stream")
-            _check_size(stream, settings)
-            pictures = PictureReader(container, stream, settings)
-            if AUDIO in settings.modalities:
-                container = stack.enter_context(timed_frames.open_media(path))
+            _check_size(streams.video, settings)
+            containers.read_alone(streams.video)
+            joints_of = joints.get(VIDEO, ())
+            end_secs = containers.picture_end_secs(streams.video, path, origin_secs)
+            stream = TimedStream(streams.video, origin_secs, clock, joints_of)
+            pictures = PictureReader(stream, settings, end_secs)
+            late_secs = pictures.late_secs()
+            if late_secs:
+                origin_secs += late_secs
+                declared_secs = max(0.0, declared_secs - late_secs)
+                stream.begin_at(late_secs)
+                pictures = PictureReader(stream, settings, end_secs - late_secs)
         if AUDIO in settings.modalities:
-            stream = timed_frames.audio_stream(container)
-            if stream is None:
-                raise MediaError(NO_AUDIO, "the file has no audio stream")
-            sounds = SoundReader(container, stream, settings.log_mel.sample_rate_hz)
-        yield _Recording(path, settings, declared_secs, pictures, sounds)
+            audio = streams.audio
+            if pictures is not None:
+                # A container for each stream: packets of the other need no keeping.
+                container = stack.enter_context(containers.open_media(path))
+                audio = container.streams[streams.audio.index]
+            containers.read_alone(audio)
+            stream = TimedStream(audio, origin_secs, clock, joints.get(AUDIO, ()))
+            sounds = SoundReader(stream, settings.log_mel.sample_rate_hz)
+        yield _Recording(path, settings, origin_secs, declared_secs, pictures, sounds)
 
 
 def _check_size(stream, settings: ConversionSettings) -> None:
@@ -200,6 +250,7 @@ class _Recording(NamedTuple):
 
     path: str
     settings: ConversionSettings
+    origin_secs: float
     declared_secs: float
     pictures: PictureReader | None
     sounds: SoundReader | None
@@ -216,9 +267,9 @@ class _Recording(NamedTuple):
         except MediaError as refusal:
             if refusal.reason in _PAST_END_REASONS:
                 before_secs = segment.start_secs - MISSING_END_SECS
-                end_secs = timed_frames.end_before(self.path, before_secs)
+                end_secs = packets.end_before(self.path, before_secs)
                 if end_secs is not None:
-                    end = FileEnd(end_secs, self.declared_secs)
+                    end = packets.file_end(self.path, end_secs, self.declared_secs)
                     check_not_past_end(segment, end, self.settings)
             raise
 
@@ -230,8 +281,7 @@ class _Recording(NamedTuple):
         self._judge(damage)
         if len(frames_jpeg) < 2 and picture_end_secs < self._due_secs(end_secs):
             # Truncated, where even the sound is not longer, and not just short.
-            last_secs = max(picture_end_secs, timed_frames.last_packet_secs(self.path))
-            self._truncated(last_secs, end_secs, damage, len(frames_jpeg))
+            self._truncated(picture_end_secs, end_secs, damage, len(frames_jpeg))
         self._check_length(len(frames_jpeg) / self.settings.fps, "picture")
         waveform, sound_end_secs = None, math.inf
         video_end_secs = start_secs + len(frames_jpeg) / self.settings.fps
@@ -241,10 +291,9 @@ class _Recording(NamedTuple):
             )
             self._judge(sound_damage)
             damage = damage or sound_damage
-        elif picture_end_secs < self._due_secs(end_secs):
-            # The declared end may be that of a longer sound.
-            sound_end_secs = timed_frames.last_packet_secs(self.path)
-        last_secs = max(picture_end_secs, sound_end_secs)
+        last_secs = picture_end_secs
+        if self.sounds is not None:
+            last_secs = max(last_secs, sound_end_secs)
         truncated = self._truncated(last_secs, end_secs, damage, len(frames_jpeg))
         if waveform is not None and not truncated:
             self._check_lengths(segment, picture_end_secs, sound_end_secs)
@@ -295,7 +344,7 @@ class _Recording(NamedTuple):
 
     def _due_secs(self, end_secs: float | None) -> float:
         """Before this time in the file, nothing of the segment may end."""
-        due_secs = timed_frames.due_secs(self.declared_secs)
+        due_secs = containers.due_secs(self.declared_secs)
         slack_secs = self.declared_secs - due_secs
         return min(self.declared_secs, end_secs or math.inf) - slack_secs
 
@@ -311,7 +360,11 @@ class _Recording(NamedTuple):
         Raises:
           MediaError: if that is not accepted.
         """
-        if damage is None and last_secs < self._due_secs(end_secs):
+        due_secs = self._due_secs(end_secs)
+        if damage is None and last_secs < due_secs:
+            # The declared end may be that of another stream, of subtitles even.
+            last_secs = max(last_secs, packets.survey(self.path).last_secs)
+        if damage is None and last_secs < due_secs:
             damage = _truncation(last_secs, self.declared_secs, num_frames)
             self._judge(damage)
         return damage.detail if damage else ""
@@ -332,7 +385,7 @@ class _Recording(NamedTuple):
             # It goes on after the picture: how far is rarely worth a look.
             sound_end_secs = picture_end_secs
             if self.declared_secs - start_secs > picture_secs * ratio:
-                sound_end_secs = timed_frames.last_packet_secs(self.path)
+                sound_end_secs = packets.survey(self.path).end_secs((AUDIO,))
         sound_secs = max(0.0, min(sound_end_secs, end_secs) - start_secs)
         shorter, longer = sorted((picture_secs, sound_secs))
         if shorter * ratio < longer and longer - shorter > _LENGTH_SLACK_SECS:

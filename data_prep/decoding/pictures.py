@@ -7,13 +7,9 @@ from typing import NamedTuple
 import av
 
 from data_prep.conversion_settings import ConversionSettings
+from data_prep.decoding.containers import TIMESTAMP_SLACK_SECS, media_error
 from data_prep.decoding.jpeg_encoder import JpegEncoder
-from data_prep.decoding.timed_frames import (
-    SKIP_SECS,
-    TIMESTAMP_SLACK_SECS,
-    media_error,
-    timed_frames,
-)
+from data_prep.decoding.timed_frames import SKIP_SECS, TimedStream
 from data_prep.reasons import DECODE_ERROR, TOO_LARGE, TOO_LONG, MediaError
 
 # A record is a protocol buffer, which ends at 2 GiB.
@@ -45,11 +41,16 @@ class _Shown(NamedTuple):
 class PictureReader:
     """Reads segments of one video stream; in order of their starts, each frame once."""
 
-    def __init__(self, container, stream: av.VideoStream, settings: ConversionSettings):
-        self._container = container
+    def __init__(
+        self, stream: TimedStream, settings: ConversionSettings, end_secs: float
+    ):
+        """Takes a stream whose last frame is on show up to end_secs, or longer."""
         self._stream = stream
+        self._end_secs = end_secs
         self._settings = settings
-        self._encoder = JpegEncoder(settings.short_side, settings.jpeg_quality, stream)
+        self._encoder = JpegEncoder(
+            settings.short_side, settings.jpeg_quality, stream.stream
+        )
         self._frames: Iterator | None = None
         self._shown: _Shown | None = None
         self._next: _Shown | None = None
@@ -62,6 +63,16 @@ class PictureReader:
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the frames, once there are any."""
         return self._encoder.image_shape
+
+    def late_secs(self) -> float:
+        """When the first frame is shown, if the file begins between key frames; or 0.
+
+        Nothing was read before, and this costs what reading the first frame costs.
+        """
+        self._go_to(0.0)
+        if self._error is not None:
+            self._frames = None  # whoever reads it comes upon it again
+        return self._shown.secs if self._shown and self._stream.is_late else 0.0
 
     def read(self, start_secs: float, end_secs: float | None) -> Pictured:
         """The frames at start_secs + i / fps, none if it begins past the end.
@@ -94,7 +105,7 @@ class PictureReader:
                     DECODE_ERROR, "picture: no frame can be decoded"
                 )
             if self._next is None:
-                shown_secs = self._shown.end_secs - start_secs + TIMESTAMP_SLACK_SECS
+                shown_secs = self._last_end_secs() - start_secs + TIMESTAMP_SLACK_SECS
                 # The last instant must have a whole 1 / fps of video behind it.
                 limit = min(limit, math.floor(shown_secs * fps))
                 if len(frames_jpeg) >= limit:
@@ -114,7 +125,7 @@ class PictureReader:
         self._read_to_secs = start_secs + len(frames_jpeg) / fps
         picture_end_secs = math.inf
         if self._shown and not self._next:
-            picture_end_secs = self._shown.end_secs
+            picture_end_secs = self._last_end_secs()
         return Pictured(frames_jpeg, picture_end_secs, self._error)
 
     def _go_to(self, start_secs: float) -> None:
@@ -123,11 +134,15 @@ class PictureReader:
         if self._frames and -TIMESTAMP_SLACK_SECS <= ahead_secs < SKIP_SECS:
             return
         self._shown = self._next = None
-        self._frames = timed_frames(
-            self._container, self._stream, start_secs, rewind=self._frames is not None
-        )
+        self._frames = self._stream.frames(start_secs)
         self._advance()
         self._advance()
+
+    def _last_end_secs(self) -> float:
+        """When the frame on show goes, which is the last."""
+        if self._error is not None:
+            return self._shown.end_secs
+        return max(self._shown.end_secs, self._end_secs)
 
     def _place(self) -> str:
         return f"picture after {self._num_decoded} frames"

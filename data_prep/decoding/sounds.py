@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from data_prep.decoding.timed_frames import SKIP_SECS, media_error, timed_frames
+from data_prep.decoding.containers import media_error
+from data_prep.decoding.timed_frames import SKIP_SECS, TimedStream
 from data_prep.reasons import DECODE_ERROR, MediaError
 
 # Sound this far from where its samples, counted, would be is placed anew: a gap, or a
@@ -18,8 +19,7 @@ _LOWEST_HZ, _HIGHEST_HZ = 1000, 1_000_000
 class SoundReader:
     """Reads segments of one audio stream; in order of their starts, each frame once."""
 
-    def __init__(self, container, stream: av.AudioStream, sample_rate_hz: int):
-        self._container = container
+    def __init__(self, stream: TimedStream, sample_rate_hz: int):
         self._stream = stream
         self._rate_hz = sample_rate_hz
         self._frames: Iterator | None = None
@@ -76,9 +76,7 @@ class SoundReader:
             ahead = first - self._read_to
             if -1 <= ahead < SKIP_SECS * self._rate_hz:
                 return
-        self._frames = timed_frames(
-            self._container, self._stream, start_secs, rewind=self._frames is not None
-        )
+        self._frames = self._stream.frames(start_secs)
         self._resampler, self._kind = None, None
         self._chunks: list[tuple[int, np.ndarray]] = []
         self._filled = first  # all samples before this number are there
@@ -99,7 +97,7 @@ class SoundReader:
             raise MediaError(DECODE_ERROR, f"sound of {frame.sample_rate} Hz")
         kind = frame.format.name, frame.layout.name, frame.sample_rate
         misplaced = abs(secs - self._expected_secs) > _MISPLACED_SECS
-        if misplaced and self._kind and self._container.format.name == "flac":
+        if misplaced and self._kind and self._stream.container.format.name == "flac":
             # FFmpeg passes over a frame whose header is damaged; there are no gaps.
             raise MediaError(
                 DECODE_ERROR,

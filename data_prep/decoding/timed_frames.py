@@ -1,303 +1,243 @@
-"""Media files opened with care, and their decoded frames with times.
+"""Decoded frames of one stream of a file, with their times.
 
 Time 0 is where the file's presentation begins; frames have their times by their
-timestamps, never by counting.
+timestamps, never by counting. Where decoding begins in the middle of a stream, nothing
+counts before the first true key frame or whole block of sound.
 """
 
-import contextlib
-import functools
-import os
-import stat
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Sequence
 
 import av
 
+from data_prep.decoding.containers import is_bare, is_unframed
 from data_prep.decoding.deinterlacing import progressive
-from data_prep.reasons import (
-    CANNOT_OPEN,
-    DECODE_ERROR,
-    IO_ERROR,
-    OUT_OF_MEMORY,
-    TOO_LARGE,
-    MediaError,
-    is_transient,
-)
-from xdc_tf import files
+from data_prep.decoding.packets import BACKWARD_SECS, Clock, ClockError, Joint
+from data_prep.reasons import DECODE_ERROR, MediaError
 
-# Containers round timestamps, Matroska to whole milliseconds.
-TIMESTAMP_SLACK_SECS = 1e-3
 # Frames up to a segment this much later are decoded: a jump would land before it.
 SKIP_SECS = 5.0
-# A file that ends so much before the time it declares was truncated: in seconds, and as
-# a fraction for short ones.
-MISSING_END_SECS = 1.0
-_MISSING_END_FRACTION = 0.2
 
-# Decoding begins this much before the segment, so that decoders have settled.
-_SEEK_MARGIN_SECS = 1.0
-_READ_BYTES = 1 << 18
-# A playlist, or a film with parts elsewhere, opens no other file and no address.
-_CONTAINER_OPTIONS = {"protocol_whitelist": "none"}
-# Checksums, where a format has them, are looked at.
-_CHECK_SUMS = {"err_detect": "crccheck+explode"}
-
-# Streams without a container, whose length FFmpeg guesses by their bit rate.
-_BARE_FORMATS = frozenset(
-    "aac ac3 amr dts eac3 h264 hevc loas m4v mjpeg mp3 mpegvideo obu".split()
+# Decoding begins this much before the segment, so that decoders have settled; more, if
+# there is no key frame between.
+_SEEK_MARGINS_SECS = (1.0, 6.0, 30.0)
+# Errors of sound up to this much before the segment are not heard in it.
+_SETTLING_SECS = 0.25
+# Less is not taken for frames that were passed over.
+_LATE_SECS = 0.05
+# Codecs whose decoders tell true key frames from those that a container calls so.
+_KEYED_CODECS = frozenset(
+    "h264 hevc vvc mpeg1video mpeg2video mpeg4 h261 h263 h263p h263i flv1 flv "
+    "msmpeg4v1 msmpeg4v2 msmpeg4v3 msmpeg4 wmv1 wmv2 wmv3 vc1 theora vp3 vp8 vp9 av1 "
+    "rv10 rv20 rv30 rv40 ffv1".split()
 )
 
 
-class _File:
-    """A file for FFmpeg, which never sees its name: names are not options or URLs.
+class RewindError(Exception):
+    """A file can be read from its beginning only if it is opened anew."""
 
-    It goes by the content, but for formats that only a suffix tells.
+
+class TimedStream:
+    """A stream of an open file, on the file's time axis.
+
+    Attributes:
+      container: the open file.
+      stream: of it, of containers.read_alone.
+      origin_secs: time stamp of time 0.
+      is_late: whether frames before the first key frame were passed over at the
+        file's beginning, as of a recording that begins between two.
     """
 
-    def __init__(self, path: str):
-        self._file = files.open_regular(path).detach()  # FFmpeg has its own buffer
-        suffix = os.path.splitext(path)[1]
-        self.name = "media" + (suffix if suffix.isascii() else "")
-        self.read, self.seek = self._file.read, self._file.seek
-        self.tell, self.close = self._file.tell, self._file.close
-
-
-def check_file(path: str, *, limit_bytes: int) -> None:
-    """Looks whether a local path is a file worth opening.
-
-    Raises:
-      MediaError: cannot_open, io_error or too_large.
-    """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise media_error(error, reason=CANNOT_OPEN) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise MediaError(CANNOT_OPEN, "not a file but a directory or device")
-    if status.st_size > limit_bytes:
-        raise MediaError(
-            TOO_LARGE,
-            f"{status.st_size / 2**20:.0f} MiB, the limit is {limit_bytes / 2**20:g}",
+    def __init__(
+        self,
+        stream,
+        origin_secs: float,
+        clock: Clock,
+        joints: Sequence[Joint] = (),
+    ):
+        self.container = stream.container
+        self.stream = stream
+        self.origin_secs = origin_secs
+        self.is_late = False
+        self._was_read = False
+        self._joints = joints
+        codec = stream.codec_context.codec
+        self._is_video = stream.type == "video"
+        self._is_keyed = self._is_video and (
+            stream.codec_context.name in _KEYED_CODECS
+            or codec.canonical_name in _KEYED_CODECS
         )
+        is_any_key = not self._is_video or codec.intra_only
+        self._clock = clock
+        # Without a container, time is counted from where reading begins.
+        is_counted = self._is_video and is_bare(self.container)
+        is_entered = self._is_keyed or is_any_key
+        self._may_jump = is_entered and not joints and not is_counted
 
+    def begin_at(self, secs: float) -> None:
+        """Makes a time of the stream its time 0."""
+        self.origin_secs += secs
+        self._joints = [
+            joint._replace(start_secs=joint.start_secs - secs) for joint in self._joints
+        ]
 
-@contextlib.contextmanager
-def open_media(path: str) -> Iterator[av.container.InputContainer]:
-    """Opens a local file; nothing else is opened, whatever it says.
+    def frames(
+        self, start_secs: float
+    ) -> Iterator[tuple[float, float, av.frame.Frame]]:
+        """Yields (secs, duration_secs, frame) as presented, from before start_secs on.
 
-    Raises:
-      MediaError: cannot_open or io_error.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(contextlib.closing(_File(path)))
-            container = av.open(
-                file,
-                # Tags in odd encodings are no reason to refuse a file.
-                metadata_errors="ignore",
-                container_options=_CONTAINER_OPTIONS,
-                buffer_size=_READ_BYTES,
-            )
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise media_error(error, reason=CANNOT_OPEN) from error
-        stack.enter_context(contextlib.closing(container))
-        if not container.streams:
-            raise MediaError(CANNOT_OPEN, "the file has no stream that can be read")
-        yield container
+        Args:
+          start_secs: time in the file.
 
+        Raises:
+          ClockError: time stamps went back.
+          RewindError: the file must be opened anew.
+        """
+        if self._may_jump and start_secs > _SEEK_MARGINS_SECS[0]:
+            self._clock.check()
+            for margin_secs in _SEEK_MARGINS_SECS:
+                if start_secs <= margin_secs:
+                    break
+                self._was_read = True
+                secs = self.origin_secs + start_secs - margin_secs
+                try:
+                    self.container.seek(
+                        int(secs / self.stream.time_base), stream=self.stream
+                    )
+                except av.FFmpegError:
+                    break  # no index
+                frames = self._timed(start_secs)
+                first = next(frames, None)
+                if first is not None and first[0] <= start_secs:
+                    yield first
+                    yield from frames
+                    return
+        if self._was_read:
+            try:
+                self.container.seek(min(0, self.container.start_time or 0))
+            except av.FFmpegError as error:
+                raise RewindError("the file cannot be read from its beginning") from (
+                    error
+                )
+        self._was_read = True
+        yield from self._timed(None)
 
-def video_stream(container) -> av.VideoStream | None:
-    """The first one with a decoder that is no cover picture of a music file."""
-    for stream in _decodable(container.streams.video):
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return _alone(stream)
-    return None
+    def _timed(self, start_secs: float | None):
+        """Frames from where the container is: a jump to before start_secs, or the
+        file's beginning if that is None."""
+        # After a jump, a frame without a time stamp could be of any time.
+        expected_secs = self.origin_secs if start_secs is None else None
+        last_secs = -math.inf
+        frames = self._decoded(start_secs)
+        for frame in progressive(frames) if self._is_video else frames:
+            timestamp = frame.dts if frame.pts is None else frame.pts  # AVI: dts only
+            secs = expected_secs
+            if timestamp is not None:
+                secs = float(timestamp * frame.time_base)
+            if secs is None:
+                continue
+            duration_secs = self._duration_secs(frame)
+            expected_secs = secs + duration_secs
+            secs -= self.origin_secs
+            if secs < last_secs - BACKWARD_SECS:
+                raise ClockError(self.stream.type, last_secs, secs)
+            last_secs = secs
+            yield secs, duration_secs, frame
 
+    def _decoded(self, start_secs: float | None) -> Iterator[av.frame.Frame]:
+        is_in = self._is_video and not self._is_keyed
+        is_jump = start_secs is not None
+        was_fed = False
+        joints = list(self._joints)
+        joint, is_key_due = None, False
+        first_secs = None  # when the first packet is to be shown
+        offset = number = 0
+        last_secs = -math.inf
+        for packet in self.container.demux(self.stream):
+            secs = None
+            if packet.size:
+                if joints and number == joints[0].first_packet:
+                    joint = joints.pop(0)
+                    offset = round(joint.offset_secs / packet.time_base)
+                    is_key_due = self._is_keyed
+                number += 1
+                secs = self._place(packet, offset)
+            if secs is not None:
+                if secs < last_secs - BACKWARD_SECS:
+                    raise ClockError(self.stream.type, last_secs, secs)
+                last_secs = secs
+            if self._is_video and is_jump and not is_in and not was_fed:
+                if secs is not None and secs > start_secs:
+                    return
+                # Flags may be missing where there is a key frame, and so the stretch
+                # before is tried, but most are right.
+                if not packet.is_keyframe:
+                    continue
+            was_fed = True
+            if first_secs is None and packet.pts is not None:
+                first_secs = float(packet.pts * packet.time_base) - self.origin_secs
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                if self._is_entry(packet, secs, start_secs, is_in):
+                    self.is_late |= self._is_video and not is_jump
+                    continue
+                raise
+            for frame in frames:
+                if not is_in and self._is_keyed and not frame.key_frame:
+                    self.is_late |= not is_jump
+                    if is_jump and self._shown_secs(frame) > start_secs:
+                        return
+                    continue
+                if not is_in and not is_jump and first_secs is not None:
+                    # Decoders may pass over frames without a word.
+                    is_late = self._shown_secs(frame) > first_secs + _LATE_SECS
+                    self.is_late |= self._is_video and is_late
+                is_in = True
+                if is_key_due and self._shown_secs(frame) >= joint.start_secs:
+                    if not frame.key_frame:
+                        raise MediaError(
+                            DECODE_ERROR,
+                            "the picture's clock begins anew at "
+                            f"{joint.start_secs:.2f} s, without a key frame",
+                        )
+                    is_key_due = False
+                yield frame
 
-def audio_stream(container) -> av.AudioStream | None:
-    """The audio stream that players choose: the first default one, or the first."""
-    streams = _decodable(container.streams.audio)
-    default = av.stream.Disposition.default
-    marked = [stream for stream in streams if stream.disposition & default]
-    return next((_alone(stream) for stream in (*marked, *streams)), None)
+    def _shown_secs(self, frame) -> float:
+        timestamp = frame.dts if frame.pts is None else frame.pts
+        if timestamp is None:
+            return -math.inf
+        return float(timestamp * frame.time_base) - self.origin_secs
 
+    def _place(self, packet, offset: int) -> float | None:
+        """Moves a packet in time; when it is to be decoded, if known."""
+        if offset:
+            if packet.pts is not None:
+                packet.pts += offset
+            if packet.dts is not None:
+                packet.dts += offset
+        if packet.dts is None:  # frames come in another order than they are shown in
+            return None
+        return float(packet.dts * packet.time_base) - self.origin_secs
 
-def _decodable(streams) -> list:
-    return [stream for stream in streams if stream.codec_context is not None]
+    def _is_entry(
+        self, packet, secs: float | None, start_secs: float | None, is_in: bool
+    ) -> bool:
+        """Whether a decoder's error comes of entering the stream, and is no damage."""
+        if not self._is_video and start_secs is not None and secs is not None:
+            if secs < start_secs - _SETTLING_SECS:
+                return True
+        if is_in:
+            return False
+        if start_secs is not None or is_unframed(self.container):
+            return True
+        return self._is_video and not packet.is_keyframe
 
-
-def _alone(stream):
-    stream.codec_context.thread_count = 1  # processes are the parallelism
-    if stream.type == "audio":
-        stream.codec_context.options = _CHECK_SUMS
-    for other in stream.container.streams:
-        if other is not stream:
-            other.discard = av.stream.Discard.all
-    return stream
-
-
-def declared_secs(container) -> float:
-    """Length by the file's own word; 0 if it says nothing."""
-    if container.format.name in _BARE_FORMATS:
-        return 0.0
-    return max(0.0, (container.duration or 0) / av.time_base)
-
-
-def due_secs(declared_secs: float) -> float:
-    """A file that ends before this was truncated."""
-    slack_secs = min(MISSING_END_SECS, _MISSING_END_FRACTION * declared_secs)
-    return declared_secs - slack_secs
-
-
-class _LastPacket(NamedTuple):
-    """Where the packets that can be read end, and what ended them if not the file."""
-
-    end_secs: float
-    error: MediaError | None
-
-
-def last_packet_secs(path: str) -> float:
-    """Time where a file's last packet ends, whatever stream it belongs to.
-
-    Raises:
-      MediaError: cannot_open, io_error or decode_error.
-    """
-    last = _last_packet(path)
-    if last.error:
-        raise MediaError(last.error.reason, last.error.detail)
-    return last.end_secs
-
-
-def end_before(path: str, secs: float) -> float | None:
-    """Time where a file's last packet ends, if that is before a time.
-
-    Reads near that time, and the whole file only if there is nothing.
-
-    Args:
-      path: a local file.
-      secs: time in the file.
-
-    Returns:
-      The end; None if there is a packet that ends later.
-
-    Raises:
-      MediaError: cannot_open or io_error.
-    """
-    if _has_packet_after(path, secs):
-        return None
-    end_secs = _last_packet(path).end_secs
-    return end_secs if end_secs < secs else None
-
-
-def _has_packet_after(path: str, secs: float) -> bool:
-    with open_media(path) as container:
-        try:
-            # Backwards to a key frame.
-            container.seek((container.start_time or 0) + int(secs * av.time_base))
-            return any(end_secs > secs for end_secs in _packet_ends(container))
-        except (av.FFmpegError, OSError):
-            return False  # no index, or damage: the whole file says
-
-
-def _last_packet(path: str) -> _LastPacket:
-    status = os.stat(path)
-    return _read_last_packet(
-        path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    )
-
-
-@functools.lru_cache(maxsize=4)
-def _read_last_packet(path: str, version: tuple[int, ...]) -> _LastPacket:
-    del version  # of the file: an error of the system is not kept
-    last_secs = 0.0
-    with open_media(path) as container:
-        try:
-            for end_secs in _packet_ends(container):
-                last_secs = max(last_secs, end_secs)
-        except (av.FFmpegError, OSError) as error:
-            refusal = media_error(error, "packets")
-            if refusal.reason == IO_ERROR:
-                raise refusal from error
-            return _LastPacket(last_secs, refusal)
-    return _LastPacket(last_secs, None)
-
-
-def _packet_ends(container) -> Iterator[float]:
-    origin_secs = (container.start_time or 0) / av.time_base
-    for packet in container.demux():
-        timestamp = packet.pts if packet.pts is not None else packet.dts
-        if timestamp is not None:
-            end = (timestamp + (packet.duration or 0)) * packet.time_base
-            yield float(end) - origin_secs
-
-
-def timed_frames(
-    container, stream, start_secs: float, *, rewind: bool
-) -> Iterator[tuple[float, float, av.frame.Frame]]:
-    """Yields (secs, duration_secs, frame) as presented, from before start_secs on.
-
-    Args:
-      container: of open_media.
-      stream: of the container.
-      start_secs: time in the file.
-      rewind: whether the container may have been read from.
-    """
-    origin_secs = (container.start_time or 0) / av.time_base
-    beginning = min(0, container.start_time or 0)
-    if start_secs > _SEEK_MARGIN_SECS:
-        secs = origin_secs + start_secs - _SEEK_MARGIN_SECS
-        target = int(secs / stream.time_base)
-        container.seek(target, stream=stream)
-        first = next(container.decode(stream), None)
-        if first is None or _frame_secs(first, 0.0) - origin_secs > start_secs:
-            # No key frame between there and the segment (formats without an index,
-            # such as MPEG-TS): read from the beginning.
-            container.seek(beginning)
-        else:
-            container.seek(target, stream=stream)
-    elif rewind:
-        container.seek(beginning)
-    expected_secs = origin_secs
-    frames = container.decode(stream)
-    for frame in progressive(frames) if stream.type == "video" else frames:
-        secs = _frame_secs(frame, expected_secs)
-        duration_secs = _duration_secs(frame, stream)
-        expected_secs = secs + duration_secs
-        yield secs - origin_secs, duration_secs, frame
-
-
-def _frame_secs(frame, expected_secs: float) -> float:
-    # AVI has decoding times only.
-    timestamp = frame.pts if frame.pts is not None else frame.dts
-    return expected_secs if timestamp is None else float(timestamp * frame.time_base)
-
-
-def _duration_secs(frame, stream) -> float:
-    if isinstance(frame, av.AudioFrame):
-        return frame.samples / frame.sample_rate
-    if frame.duration:
-        return float(frame.duration * frame.time_base)
-    return float(1 / stream.average_rate) if stream.average_rate else 0.0
-
-
-def media_error(
-    error: Exception, what: str = "", *, reason: str = DECODE_ERROR
-) -> MediaError:
-    """An error of FFmpeg, or of the system while a file is read.
-
-    Args:
-      error: what was raised.
-      what: where it happened, for the detail.
-      reason: if it is the file's own fault.
-    """
-    if isinstance(error, MemoryError):
-        reason = OUT_OF_MEMORY
-    # FFmpeg has numbers of the system's errors for damaged files too.
-    elif is_transient(error) and not isinstance(error, av.FFmpegError):
-        reason = IO_ERROR
-    return MediaError(reason, f"{what}: {message(error)}" if what else message(error))
-
-
-def message(error: Exception) -> str:
-    """An error in words, without its number and the path that is known anyway."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    def _duration_secs(self, frame) -> float:
+        if isinstance(frame, av.AudioFrame):
+            return frame.samples / frame.sample_rate
+        if frame.duration:
+            return float(frame.duration * frame.time_base)
+        rate = self.stream.average_rate
+        return float(1 / rate) if rate else 0.0

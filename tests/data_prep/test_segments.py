@@ -8,7 +8,7 @@ from media_files import tone, write_lying, write_media
 from data_prep import rows as conversion_rows
 from data_prep import segments
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.decoding import timed_frames
+from data_prep.decoding import packets
 from data_prep.manifest import read_manifest
 from data_prep.segments import Segmentation
 from data_prep.workers import Limits
@@ -128,13 +128,13 @@ def test_a_row_that_is_too_long_says_so_past_the_end_as_well(tmp_path):
 def test_the_end_of_a_file_is_where_its_last_packet_ends(tmp_path):
     write_media(tmp_path / "a.mp4", secs=5.0, waveform=tone(5.0))
     path = str(tmp_path / "a.mp4")
-    assert timed_frames.end_before(path, 4.9) is None
-    assert timed_frames.end_before(path, 7.0) == pytest.approx(5.0, abs=0.07)
+    assert packets.end_before(path, 4.9) is None
+    assert packets.end_before(path, 7.0) == pytest.approx(5.0, abs=0.07)
 
 
 def test_a_file_that_ends_in_damage_ends_there(tmp_path):
     write_lying(tmp_path / "a.mkv", secs=5.0, declared_secs=200_000.0)
     content = (tmp_path / "a.mkv").read_bytes()
     (tmp_path / "a.mkv").write_bytes(content[: len(content) // 2])
-    end_secs = timed_frames.end_before(str(tmp_path / "a.mkv"), 100.0)
+    end_secs = packets.end_before(str(tmp_path / "a.mkv"), 100.0)
     assert 1.0 < end_secs < 4.0
