@@ -30,8 +30,8 @@ from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.signals import Stop
 from xdc_tf.training import pretrain, run_features, settings, supervision, train_step
 from xdc_tf.training.batches import evaluation_batches
-from xdc_tf.training.run import Run, prepare
 from xdc_tf.training.config_ranges import FROM_PASS, FROM_TRAINING
+from xdc_tf.training.run import Run, prepare
 
 
 class Comparison(NamedTuple):

@@ -292,5 +292,5 @@ def test_records_that_lack_an_example_are_an_error(tiny_run, tiny_records, tmp_p
     records = tmp_path / "records"
     shutil.copytree(tiny_records / "test", records)
     (records / "records-00001-of-00002.tfrecord.index").write_bytes(b"")
-    with pytest.raises(ValueError, match="tfrecord.index has 0 bytes, and dataset_info"):
+    with pytest.raises(ValueError, match="index has 0 bytes, and dataset_info"):
         _assign(tiny_run, records, tmp_path / "assigned.csv")

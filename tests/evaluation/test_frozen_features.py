@@ -248,5 +248,5 @@ def test_an_example_without_a_record_is_an_error(source, split):
     info = split.test.info._replace(num_rows=24)
     records = split.test._replace(examples=missing, info=info)
     features_of = frozen_features.make_features_of(source, ["audio"], num_clips=1)
-    with pytest.raises(ValueError, match="12 of 12 examples were not in .*convert again"):
+    with pytest.raises(ValueError, match="12 of 12 examples were not in .*convert"):
         features_of(records)
