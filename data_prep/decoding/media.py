@@ -304,7 +304,7 @@ class _Recording(NamedTuple):
                 self._check_length(len(frames_jpeg) / self.settings.fps, "sound")
             rate_hz = self.settings.log_mel.sample_rate_hz
             waveform = waveform[: round(len(frames_jpeg) / self.settings.fps * rate_hz)]
-            _check_sound(waveform)
+            _check_sound(waveform, self.sounds.widest)
         return Media(
             frames_jpeg,
             *self.pictures.image_shape,
@@ -332,7 +332,7 @@ class _Recording(NamedTuple):
             raise too_long(duration_secs, self.settings.max_secs)
         truncated = self._truncated(sound_end_secs, end_secs, damage, 0)
         self._check_length(duration_secs, "sound")
-        _check_sound(waveform)
+        _check_sound(waveform, self.sounds.widest)
         return Media([], 0, 0, waveform, duration_secs, truncated)
 
     def _judge(self, damage: MediaError | None) -> None:
@@ -427,10 +427,16 @@ def _shortness(secs: float, what: str, settings: ConversionSettings) -> MediaErr
     )
 
 
-def _check_sound(waveform: np.ndarray) -> None:
+def _check_sound(waveform: np.ndarray, widest_channel: float) -> None:
     if not np.isfinite(waveform).all():
         raise MediaError(DECODE_ERROR, "sound: samples that are not finite numbers")
-    if np.ptp(waveform) < _SILENCE_PEAK_TO_PEAK:
-        raise MediaError(
-            SILENT_AUDIO, f"peak-to-peak amplitude {np.ptp(waveform):.1e} of at most 2"
+    width = np.ptp(waveform)
+    if width >= _SILENCE_PEAK_TO_PEAK:
+        return
+    detail = f"peak-to-peak amplitude {width:.1e} of at most 2"
+    if widest_channel >= _SILENCE_PEAK_TO_PEAK:
+        detail = (
+            f"channels cancel: peak-to-peak amplitude {widest_channel:.1e} in one, "
+            f"{width:.1e} in their mean"
         )
+    raise MediaError(SILENT_AUDIO, detail)

@@ -17,12 +17,18 @@ _LOWEST_HZ, _HIGHEST_HZ = 1000, 1_000_000
 
 
 class SoundReader:
-    """Reads segments of one audio stream; in order of their starts, each frame once."""
+    """Reads segments of one audio stream; in order of their starts, each frame once.
+
+    Attributes:
+      widest: of the channels decoded by the last `read`, if there are several, the
+        largest peak-to-peak amplitude within a frame.
+    """
 
     def __init__(self, stream: TimedStream, sample_rate_hz: int):
         self._stream = stream
         self._rate_hz = sample_rate_hz
         self._frames: Iterator | None = None
+        self.widest = 0.0
 
     def read(
         self, start_secs: float, end_secs: float, *, pad: bool = True
@@ -45,6 +51,7 @@ class SoundReader:
         end = first + round((end_secs - start_secs) * self._rate_hz)
         self._go_to(first, start_secs)
         self._num_decoded, error = 0, None
+        self.widest = 0.0
         try:
             while self._filled < end and self._decode():
                 pass
@@ -123,7 +130,10 @@ class SoundReader:
 
     def _place(self, frames) -> None:
         for frame in frames:
-            samples = frame.to_ndarray().mean(axis=0, dtype=np.float32)
+            channels = frame.to_ndarray()
+            if len(channels) > 1:
+                self.widest = max(self.widest, float(np.ptp(channels, axis=1).max()))
+            samples = channels.mean(axis=0, dtype=np.float32)
             self._chunks.append((self._position, samples))
             self._position += len(samples)
             self._filled = max(self._filled, self._position)

@@ -133,6 +133,9 @@ def _flip_in_the_middle(content):
 
 INDEX_FIRST = {"options": {"movflags": "faststart"}}
 DC = np.full((2, 76800), 0.25, np.float32)
+# 1 kHz at 48 kHz, the other way round in the second channel.
+OUT_OF_PHASE = 0.5 * np.sin(2 * np.pi * np.arange(76800) / 48) * np.array([[1], [-1]])
+OUT_OF_PHASE = OUT_OF_PHASE.astype(np.float32)
 BROKEN: dict[str, Broken] = {
     "truncated.mp4": Broken("decode_error", written=INDEX_FIRST, change=_cut(0.6)),
     "truncated.mkv": Broken(
@@ -167,6 +170,11 @@ BROKEN: dict[str, Broken] = {
     ),
     "silent.mp4": Broken("silent_audio", written={"waveform": np.zeros_like(DC)}),
     "constant.mkv": Broken("silent_audio", written={"waveform": DC, "audio": "flac"}),
+    "out_of_phase.mkv": Broken(
+        "silent_audio",
+        "channels cancel: peak-to-peak amplitude 1.0e+00 in one, ",
+        {"waveform": OUT_OF_PHASE, "audio": "flac"},
+    ),
     "not_numbers.mkv": Broken(
         "decode_error",
         "not finite",
