@@ -53,6 +53,14 @@ def test_success_leaves_with_0_and_says_nothing_of_its_own(run):
     assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
 
 
+def test_a_command_takes_memory_of_gpus_as_it_needs_it_unless_told(run, monkeypatch):
+    printed = "import os; print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    assert run(printed).stdout == "true\n"
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
+    assert run(printed).stdout == "false\n"
+
+
 def test_the_code_that_main_returns_is_the_exit_code(run):
     assert run("return 7").returncode == 7
 
