@@ -1,4 +1,8 @@
-"""k-means against scikit-learn, by hand, and across replicas."""
+"""k-means against scikit-learn, by hand, and across replicas.
+
+A fit is traced once per shape and settings, which takes longer than all that it does
+here: where a test leaves it open, its rows are 400 of width 6 in 20 clusters.
+"""
 
 import itertools
 
@@ -15,7 +19,7 @@ def gaussian_rows(num_rows=400, width=6, seed=0):
     return rng.standard_normal((num_rows, width)).astype(np.float32)
 
 
-def blobs(num_blobs=5, per_blob=40, width=8, spread=0.1, seed=0):
+def blobs(num_blobs=20, per_blob=20, width=6, spread=0.1, seed=0):
     """Rows around random centres far apart, and each row's centre."""
     rng = np.random.default_rng(seed)
     centres = 10 * rng.standard_normal((num_blobs, width))
@@ -36,7 +40,7 @@ def same_partition(a, b):
 
 def many_empty_clusters():
     """Rows and initial centroids of which one takes every row."""
-    rows = gaussian_rows(300)
+    rows = gaussian_rows()
     far = np.random.default_rng(1).uniform(50, 60, (20, 6)).astype(np.float32)
     far[0] = 0
     return rows, far
@@ -50,12 +54,12 @@ def fit_plain(rows, **settings):
 @pytest.mark.parametrize("num_iterations", [1, 300])
 def test_iterations_from_given_centroids_are_those_of_scikit_learn(num_iterations):
     rows = gaussian_rows()
-    start = rows[:9]
+    start = rows[:20]
     oracle = KMeans(
-        9, init=start, n_init=1, max_iter=num_iterations, tol=0, algorithm="lloyd"
+        20, init=start, n_init=1, max_iter=num_iterations, tol=0, algorithm="lloyd"
     ).fit(rows)
     result = fit_plain(
-        rows, num_clusters=9, num_iterations=num_iterations, initial_centroids=start
+        rows, num_clusters=20, num_iterations=num_iterations, initial_centroids=start
     )
     np.testing.assert_array_equal(result.labels, oracle.labels_)
     np.testing.assert_allclose(result.centroids, oracle.cluster_centers_, atol=1e-5)
@@ -126,22 +130,22 @@ def test_more_clusters_than_distinct_rows_are_refused():
 
 
 def test_as_many_clusters_as_distinct_rows_leave_no_distance():
-    rows = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
-    result = fit_plain(rows, num_clusters=3)
-    np.testing.assert_array_equal(result.sizes, [4, 4, 4])
+    rows = np.repeat(gaussian_rows(20), 20, axis=0)
+    result = fit_plain(rows, num_clusters=20)
+    np.testing.assert_array_equal(result.sizes, np.full(20, 20))
     np.testing.assert_allclose(result.inertia, 0.0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_separated_blobs_are_recovered(seed):
-    rows, members = blobs(num_blobs=12, seed=seed)
-    result = fit_plain(rows, num_clusters=12, seed=seed)
+    rows, members = blobs(seed=seed)
+    result = fit_plain(rows, num_clusters=20, seed=seed)
     assert same_partition(result.labels, members)
 
 
 def test_blobs_far_from_the_origin_are_recovered_in_bfloat16():
-    rows, members = blobs(num_blobs=6)
-    result = fit_plain(rows + 1000, num_clusters=6, precision="mixed")
+    rows, members = blobs()
+    result = fit_plain(rows + 1000, num_clusters=20, precision="mixed")
     assert same_partition(result.labels, members)
 
 
@@ -177,11 +181,11 @@ def test_labels_sizes_and_inertia_belong_to_the_centroids_returned(precision):
 
 def test_restarts_keep_the_lowest_inertia():
     rows = gaussian_rows()
-    single, several, more = (
+    single, several = (
         fit_plain(rows, num_clusters=20, seed=2, num_restarts=restarts)
-        for restarts in (1, 4, 8)
+        for restarts in (1, 4)
     )
-    assert more.inertia <= several.inertia < single.inertia
+    assert several.inertia < single.inertia
 
 
 def test_the_same_seed_gives_the_same_result_and_another_another():
@@ -195,20 +199,22 @@ def test_the_same_seed_gives_the_same_result_and_another_another():
 
 
 def test_initial_centroids_start_better_than_random_rows():
-    rows, _ = blobs(num_blobs=30, per_blob=10, spread=1.0)
-    drawn = np.random.default_rng(0).permutation(len(rows))[:30]
-    ours = fit_plain(rows, num_clusters=30, num_iterations=1)
+    rows, _ = blobs(spread=1.0)
+    drawn = np.random.default_rng(0).permutation(len(rows))[:20]
+    ours = fit_plain(rows, num_clusters=20, num_iterations=1)
     random = fit_plain(
-        rows, num_clusters=30, num_iterations=1, initial_centroids=rows[drawn]
+        rows, num_clusters=20, num_iterations=1, initial_centroids=rows[drawn]
     )
     assert ours.inertia_history[0] < 0.5 * random.inertia_history[0]
 
 
 def test_the_initial_sample_of_many_rows_holds_distinct_rows(two_devices):
-    rows = np.arange(20_000, dtype=np.float32)[:, None] / 20_000
-    result = fit_plain(rows, num_clusters=4, num_iterations=1)
-    shared = fit_plain(rows, num_clusters=4, num_iterations=1, strategy=two_devices)
-    assert len(np.unique(result.centroids)) == 4
+    # Shape and settings are those of test_two_replicas_give_the_labels_of_one_device.
+    rows = np.tile(np.arange(20_001, dtype=np.float32)[:, None] / 20_001, 4)
+    settings = {"num_clusters": 8, "num_iterations": 1, "num_restarts": 2}
+    result = fit_plain(rows, **settings)
+    shared = fit_plain(rows, **settings, strategy=two_devices)
+    assert len(np.unique(result.centroids, axis=0)) == 8
     np.testing.assert_allclose(shared.centroids, result.centroids, atol=1e-5)
 
 
@@ -253,27 +259,27 @@ def test_bfloat16_products_end_within_a_thousandth_of_the_inertia():
 
 
 def test_a_second_fit_of_the_same_shape_is_not_traced_again():
-    rows = gaussian_rows(90, width=3)
-    fit_plain(rows, num_clusters=4, seed=1)
+    rows = gaussian_rows()
+    fit_plain(rows, num_clusters=20, seed=1)
     traced = lloyd.fit_rows.experimental_get_tracing_count()
-    fit_plain(rows + 1, num_clusters=4, seed=2)
+    fit_plain(rows + 1, num_clusters=20, seed=2)
     assert lloyd.fit_rows.experimental_get_tracing_count() == traced
 
 
 def test_whitened_features_have_identity_covariance():
-    rows = gaussian_rows(500, width=5) @ np.diag([9, 3, 1, 0.5, 0.1]).astype("f4")
-    rows = rows @ gaussian_rows(5, width=5, seed=7) + 4
-    result = fit_plain(rows, num_clusters=3, pca_components=4)
+    rows = gaussian_rows() @ np.diag([9, 3, 1, 0.5, 0.2, 0.1]).astype("f4")
+    rows = rows @ gaussian_rows(6, seed=7) + 4
+    result = fit_plain(rows, num_clusters=20, pca_components=3)
     white = (rows - result.pca_mean) @ result.pca_projection
-    np.testing.assert_allclose(np.cov(white.T), np.eye(4), atol=2e-3)
-    np.testing.assert_allclose(white.mean(axis=0), np.zeros(4), atol=1e-3)
+    np.testing.assert_allclose(np.cov(white.T), np.eye(3), atol=2e-3)
+    np.testing.assert_allclose(white.mean(axis=0), np.zeros(3), atol=1e-3)
 
 
 def test_whitening_keeps_the_directions_of_largest_variance():
-    rows = gaussian_rows(500, width=3) * np.array([0.1, 5.0, 1.0], np.float32)
-    result = fit_plain(rows, num_clusters=3, pca_components=1)
-    direction = result.pca_projection[:, 0] / np.linalg.norm(result.pca_projection)
-    np.testing.assert_allclose(np.abs(direction), [0, 1, 0], atol=0.02)
+    lengths = np.array([0.01, 100.0, 0.1, 10.0, 0.001, 1.0], np.float32)
+    result = fit_plain(gaussian_rows() * lengths, num_clusters=20, pca_components=3)
+    directions = result.pca_projection / np.linalg.norm(result.pca_projection, axis=0)
+    np.testing.assert_allclose(np.abs(directions).T, np.eye(6)[[1, 3, 5]], atol=0.02)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
@@ -387,9 +393,9 @@ def test_all_zero_rows_are_clustered_as_they_are_without_normalisation():
 @pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint16])
 def test_integers_of_numpy_are_numbers_as_any(kind):
     rows = gaussian_rows()
-    expected = fit_plain(rows, num_clusters=5, num_iterations=3, num_restarts=2)
+    expected = fit_plain(rows, num_clusters=20, num_iterations=3, num_restarts=4)
     result = fit_plain(
-        rows, num_clusters=kind(5), num_iterations=kind(3), num_restarts=kind(2)
+        rows, num_clusters=kind(20), num_iterations=kind(3), num_restarts=kind(4)
     )
     np.testing.assert_array_equal(result.labels, expected.labels)
 
@@ -397,20 +403,20 @@ def test_integers_of_numpy_are_numbers_as_any(kind):
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_rows_of_unusual_size_are_clustered_like_others(scale):
     rows = gaussian_rows()
-    expected = fit_plain(rows, num_clusters=5)
-    result = fit_plain(rows * np.float32(scale), num_clusters=5)
+    expected = fit_plain(rows, num_clusters=20)
+    result = fit_plain(rows * np.float32(scale), num_clusters=20)
     assert same_partition(result.labels, expected.labels)
     np.testing.assert_allclose(result.inertia, expected.inertia * scale**2, rtol=1e-3)
 
 
 def test_rows_whose_squares_float32_cannot_hold_are_named():
-    rows = gaussian_rows(10)
+    rows = gaussian_rows()
     rows[[3, 8]] *= np.float32(1e19)
     with pytest.raises(
         ValueError, match="2 rows longer than 1e.15, the first are 3, 8"
     ):
         fit_plain(rows, num_clusters=2)
-    assert kmeans.fit(rows, num_clusters=2, seed=0).sizes.sum() == 10
+    assert kmeans.fit(rows, num_clusters=20, seed=0).sizes.sum() == 400
     with pytest.raises(ValueError, match="all 10 rows .* are shorter than 1e-15"):
         fit_plain(gaussian_rows(10) * np.float32(1e-21), num_clusters=2)
 
@@ -424,7 +430,7 @@ def test_whitening_features_of_lower_rank_is_refused():
 
 
 def test_assign_refuses_features_of_another_width():
-    result = kmeans.fit(gaussian_rows(), num_clusters=2, seed=0, pca_components=3)
+    result = kmeans.fit(gaussian_rows(), num_clusters=20, seed=0, pca_components=3)
     with pytest.raises(ValueError, match="4 columns but the clustering .* on 6"):
         kmeans.assign(gaussian_rows(width=4), result)
 
@@ -441,8 +447,9 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(fit_sizes, "_FEWEST_BLOCK_ROWS", 1)
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f2"])
-@pytest.mark.parametrize("precision", ["float32", "mixed"])
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("f4", "float32"), ("f2", "mixed")]
+)
 def test_rows_in_a_file_are_clustered_as_in_memory(
     tmp_path, small_blocks, dtype, precision
 ):
@@ -457,21 +464,21 @@ def test_rows_in_a_file_are_clustered_as_in_memory(
 
 
 def test_rows_of_several_files_are_one_after_the_other(tmp_path, small_blocks):
-    rows = gaussian_rows(150)
+    rows = gaussian_rows(203)
     whole = memory_mapped(tmp_path, rows, name="whole.npy")
     parts = [
         memory_mapped(tmp_path, rows[:33], name="a.npy"),
         memory_mapped(tmp_path, rows[33:], name="b.npy"),
     ]
-    expected = kmeans.fit(rows, num_clusters=6, seed=0)
+    expected = kmeans.fit(rows, num_clusters=7, seed=0)
     for features in (parts, [whole[:33], whole[33:]]):
-        result = kmeans.fit(features, num_clusters=6, seed=0)
+        result = kmeans.fit(features, num_clusters=7, seed=0)
         np.testing.assert_array_equal(result.labels, expected.labels)
 
 
 def test_two_replicas_share_the_rows_of_a_file(tmp_path, small_blocks, two_devices):
-    rows = gaussian_rows(121)
-    settings = {"num_clusters": 5, "seed": 3}
+    rows = gaussian_rows(203)
+    settings = {"num_clusters": 7, "seed": 3}
     one = kmeans.fit(rows, **settings)
     two = kmeans.fit(memory_mapped(tmp_path, rows), strategy=two_devices, **settings)
     np.testing.assert_array_equal(two.labels, one.labels)
@@ -490,8 +497,8 @@ def test_rows_in_a_file_are_whitened_as_in_memory(tmp_path, small_blocks):
 
 
 def test_rows_in_a_file_are_assigned_as_in_memory(tmp_path, small_blocks):
-    rows = gaussian_rows(95)
-    result = kmeans.fit(rows, num_clusters=5, seed=0)
+    rows = gaussian_rows(203)
+    result = kmeans.fit(rows, num_clusters=7, seed=0)
     labels, distances = kmeans.assign(memory_mapped(tmp_path, rows), result)
     np.testing.assert_array_equal(labels, result.labels)
     np.testing.assert_allclose(distances.sum(), result.inertia, rtol=1e-5)
@@ -522,13 +529,13 @@ def test_rows_that_are_not_fitted_are_labelled_only():
 
 
 def test_rows_that_are_not_present_may_hold_anything():
-    rows = gaussian_rows(30)
+    rows = gaussian_rows(402)
     rows[7] = np.nan
     rows[9] = 0
-    present = np.ones(30, bool)
+    present = np.ones(402, bool)
     present[[7, 9]] = False
-    result = kmeans.fit(rows, num_clusters=3, seed=0, present_rows=present)
-    alone = kmeans.fit(rows[present], num_clusters=3, seed=0)
+    result = kmeans.fit(rows, num_clusters=20, seed=0, present_rows=present)
+    alone = kmeans.fit(rows[present], num_clusters=20, seed=0)
     np.testing.assert_array_equal(result.labels[present], alone.labels)
     np.testing.assert_array_equal(result.labels[~present], [-1, -1])
 
@@ -543,8 +550,8 @@ def test_a_mask_that_does_not_fit_the_rows_is_refused(mask):
 
 def test_heads_are_clusterings_of_their_own():
     rows = gaussian_rows()
-    heads = kmeans.fit_heads(rows, num_heads=3, num_clusters=12, seed=0)
-    assert len(heads) == 3
+    heads = kmeans.fit_heads(rows, num_heads=4, num_clusters=20, seed=0)
+    assert len(heads) == 4
     for one, other in itertools.combinations(heads, 2):
         assert not same_partition(one.labels, other.labels)
     for head in heads:
@@ -557,8 +564,8 @@ def test_heads_are_clusterings_of_their_own():
 
 def test_a_head_is_what_a_fit_alone_gives():
     rows = gaussian_rows()
-    alone = kmeans.fit(rows, num_clusters=12, seed=4)
-    first = kmeans.fit_heads(rows, num_heads=3, num_clusters=12, seed=4)[0]
+    alone = kmeans.fit(rows, num_clusters=20, seed=4)
+    first = kmeans.fit_heads(rows, num_heads=4, num_clusters=20, seed=4)[0]
     np.testing.assert_array_equal(first.labels, alone.labels)
 
 
@@ -578,9 +585,9 @@ def test_each_head_keeps_the_best_of_its_restarts():
 
 def test_spherical_centroids_have_length_one_and_the_largest_cosine():
     rows = gaussian_rows() + 1
-    result = kmeans.fit(rows, num_clusters=8, seed=0, spherical=True)
+    result = kmeans.fit(rows, num_clusters=20, seed=0, spherical=True)
     np.testing.assert_allclose(
-        np.linalg.norm(result.centroids, axis=1), np.ones(8), atol=1e-5
+        np.linalg.norm(result.centroids, axis=1), np.ones(20), atol=1e-5
     )
     np.testing.assert_array_equal(
         result.labels, (rows @ result.centroids.T).argmax(axis=1)
@@ -590,7 +597,7 @@ def test_spherical_centroids_have_length_one_and_the_largest_cosine():
 def test_spherical_centroids_point_where_their_rows_do():
     rows = gaussian_rows()
     result = kmeans.fit(
-        rows, num_clusters=5, seed=0, spherical=True, num_iterations=200
+        rows, num_clusters=20, seed=0, spherical=True, num_iterations=200
     )
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     for number, centroid in enumerate(result.centroids):
@@ -601,7 +608,7 @@ def test_spherical_centroids_point_where_their_rows_do():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_spherical_objective_never_rises(seed):
     rows = gaussian_rows(seed=seed)
-    result = kmeans.fit(rows, num_clusters=12, seed=seed, spherical=True)
+    result = kmeans.fit(rows, num_clusters=20, seed=seed, spherical=True)
     objectives = [*result.inertia_history, result.inertia]
     assert np.all(np.diff(objectives) <= 1e-5 * objectives[0])
 
