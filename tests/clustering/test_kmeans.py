@@ -447,9 +447,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(fit_sizes, "_FEWEST_BLOCK_ROWS", 1)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "precision"), [("f4", "float32"), ("f2", "mixed")]
-)
+@pytest.mark.parametrize(("dtype", "precision"), [("f4", "float32"), ("f2", "mixed")])
 def test_rows_in_a_file_are_clustered_as_in_memory(
     tmp_path, small_blocks, dtype, precision
 ):

@@ -1,9 +1,4 @@
-"""One worker of several: batch norm over its own rows, and over all workers'.
-
-python batch_norm_program.py ROWS.npy OUT.npz
-"""
-
-import sys
+"""One worker of several: batch norm over its own rows, and over all workers'."""
 
 import keras
 import numpy as np
@@ -36,7 +31,3 @@ def main(rows_path, out_path):
             (copy,) = strategy.experimental_local_results(variable)
             told[f"{name}_{key}"] = copy.numpy()
     np.savez(out_path, **{key: np.asarray(value) for key, value in told.items()})
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,17 +1,10 @@
 """Batch norm over two worker processes on loopback."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
+import batch_norm_program
 import numpy as np
 import pytest
+from forked_workers import run_workers
 
-PROGRAM = Path(__file__).with_name("batch_norm_program.py")
-ROOT = Path(__file__).parents[2]
 ROWS = (
     np.array([[1.0, 10.0], [3.0, 30.0]], np.float32),
     np.array([[5.0, 10.0], [11.0, 90.0]], np.float32),
@@ -21,37 +14,13 @@ ROWS = (
 @pytest.fixture(scope="module")
 def told_by_workers(tmp_path_factory):
     """What each of two workers with ROWS has saved."""
-    directory = tmp_path_factory.mktemp("batch_norm")
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in ROWS]
-    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    for one in sockets:
-        one.close()
-    processes = []
+    directory, files = tmp_path_factory.mktemp("batch_norm"), []
     for number, rows in enumerate(ROWS):
-        np.save(directory / f"rows{number}.npy", rows)
-        task = {
-            "cluster": {"worker": addresses},
-            "task": {"type": "worker", "index": number},
-        }
-        processes.append(
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    PROGRAM,
-                    directory / f"rows{number}.npy",
-                    directory / f"out{number}.npz",
-                ],
-                env=os.environ
-                | {"TF_CONFIG": json.dumps(task), "PYTHONPATH": str(ROOT)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
-    return [dict(np.load(directory / f"out{n}.npz")) for n in range(len(ROWS))]
+        files.append((directory / f"rows{number}.npy", directory / f"out{number}.npz"))
+        np.save(files[number][0], rows)
+    for worker in run_workers(directory, batch_norm_program.main, files):
+        assert worker.returncode == 0, worker.stdout + worker.stderr
+    return [dict(np.load(out)) for _, out in files]
 
 
 def test_without_synchronisation_a_worker_normalises_by_its_own_rows(told_by_workers):
