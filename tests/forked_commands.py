@@ -18,7 +18,10 @@ CONTEXT.set_forkserver_preload(["xdc_tf.evaluation.task_imports"])
 
 
 def run_command(module: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Does what `python -m MODULE ARGUMENTS...` does in the repository."""
+    """Does what `python -m MODULE ARGUMENTS...` does in the repository.
+
+    Or what `python MODULE ARGUMENTS...` does if it is the path of a script.
+    """
     arguments = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
         paths = [os.path.join(folder, name) for name in ("stdout", "stderr")]
@@ -40,4 +43,7 @@ def _run(module: str, arguments: list[str], *paths: str) -> None:
         os.close(opened)
     os.chdir(ROOT)
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if module.endswith(".py"):
+        runpy.run_path(module, run_name="__main__")
+    else:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -1,4 +1,7 @@
-"""Exit codes and messages of command lines, each run as a process of its own."""
+"""Exit codes and messages of command lines, each run as a process of its own.
+
+From nothing, but for what is of TensorFlow's errors alone.
+"""
 
 import os
 import subprocess
@@ -6,8 +9,8 @@ import sys
 import textwrap
 
 import pytest
+from forked_commands import ROOT, run_command
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # A command line whose main is the statements given.
 SCRIPT = '''\
 """Does one thing."""
@@ -31,10 +34,24 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def run(tmp_path):
-    def run(body, *arguments, code=None):
+def write(tmp_path):
+    def write(body):
         script = tmp_path / "command.py"
         script.write_text(SCRIPT.format(body=textwrap.indent(body, "    ")))
+        return script
+
+    return write
+
+
+@pytest.fixture
+def run_forked(write):
+    return lambda body: run_command(str(write(body)))
+
+
+@pytest.fixture
+def run(write, tmp_path):
+    def run(body, *arguments, code=None):
+        script = write(body)
         command = ["-c", code] if code else [str(script)]
         return subprocess.run(
             [sys.executable, *command, *arguments],
@@ -104,7 +121,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(run, statement, message):
     assert (done.returncode, done.stderr) == (1, message)
 
 
-def test_a_full_disk_that_tensorflow_writes_to_is_one_line(run):
+def test_a_full_disk_that_tensorflow_writes_to_is_one_line(run_forked):
     statements = """\
 import tensorflow as tf
 try:
@@ -114,7 +131,7 @@ except tf.errors.OpError as error:
     message = "{{node a}} " + error.message + "\\n\\tCould not write. [Op:Write]"
     raise type(error)(error.node_def, error.op, message)
 """
-    done = run(statements)
+    done = run_forked(statements)
     assert done.returncode == 1
     assert done.stderr == "error: /dev/full; No space left on device\n"
 
@@ -212,12 +229,12 @@ with program._without_start_up_noise():
     assert run(body).stderr == "F0000 00:00:1.1 1 no AVX\n"
 
 
-def test_a_mistake_found_inside_a_data_set_is_one_line(run):
+def test_a_mistake_found_inside_a_data_set_is_one_line(run_forked):
     body = """\
 from xdc_tf.data import audio_files
 list(audio_files.waveforms([__file__], sample_rate_hz=16000))
 """
-    done = run(body)
+    done = run_forked(body)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "/command.py: not a wav" in done.stderr
@@ -247,12 +264,12 @@ raise ValueError("a mistake")
     assert done.stdout == "cleaned up\n"
 
 
-def test_a_frame_that_cannot_be_decoded_is_one_line(run):
+def test_a_frame_that_cannot_be_decoded_is_one_line(run_forked):
     body = """\
 import tensorflow as tf
 list(tf.data.Dataset.from_tensors(b"no image").map(tf.io.extract_jpeg_shape))
 """
-    done = run(body)
+    done = run_forked(body)
     assert done.returncode == 1
     # libjpeg has a line of its own before.
     assert done.stderr.splitlines()[-1] == (
@@ -262,8 +279,8 @@ list(tf.data.Dataset.from_tensors(b"no image").map(tf.io.extract_jpeg_shape))
     assert done.stderr.count("\n") <= 2
 
 
-def test_a_file_that_tensorflow_cannot_find_is_one_line(run):
+def test_a_file_that_tensorflow_cannot_find_is_one_line(run_forked):
     body = "import tensorflow as tf\nlist(tf.data.TFRecordDataset('no.tfrecord'))"
-    done = run(body)
+    done = run_forked(body)
     assert done.returncode == 1
     assert done.stderr == "error: no.tfrecord; No such file or directory\n"
