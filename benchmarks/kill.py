@@ -36,6 +36,7 @@ _SEED = flags.DEFINE_integer("moments_seed", 0, "Of the moments.")
 _PHASES = flags.DEFINE_list("phases", list(PHASES), "Where to kill, in turn.")
 _RECORDS = flags.DEFINE_string("records", None, "Records; else made for this.")
 _SOURCE = flags.DEFINE_string("source", "training", "config.features.source.")
+_METHOD = flags.DEFINE_string("method", "xdc", "config.method.")
 _TIMEOUT_SECS = 900.0
 
 
@@ -64,11 +65,13 @@ def tiny_config() -> dict[str, Any]:
     from configs import synthetic
 
     c = synthetic.get_config()
+    c.method = _METHOD.value
     c.deterministic = True
     c.num_rounds = 2
     c.clip.num_frames = 4
     c.clip.crop_size = 16
     c.clip.audio_secs = 0.5
+    c.video_encoder.depth = c.audio_encoder.depth = 4
     c.video_encoder.width = 0.0625
     c.audio_encoder.width = 0.0625
     c.kmeans.num_clusters = 4

@@ -9,6 +9,8 @@ import pytest
 from xdc_tf import arrays
 from xdc_tf.arrays import Form
 
+pytestmark = pytest.mark.once
+
 MATRIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from xdc_tf import escaping
 
+pytestmark = pytest.mark.once
+
 TABLES = ["tables"]
 HOSTILE = [
     "\x1b[2J\x1b]0;title\x07",

@@ -8,6 +8,10 @@ import pytest
 
 from xdc_tf import files
 
+pytestmark = pytest.mark.once
+# Processes forked from this one might inherit a lock that a thread of it holds.
+CONTEXT = multiprocessing.get_context("forkserver")
+
 
 def test_writing_text_replaces_the_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "report.json"
@@ -50,7 +54,7 @@ def _write_many(path, letter):
 def test_two_writers_of_one_file_never_mix(tmp_path):
     path = str(tmp_path / "a.txt")
     writers = [
-        multiprocessing.get_context("fork").Process(target=_write_many, args=(path, c))
+        CONTEXT.Process(target=_write_many, args=(path, c))
         for c in "ab"
     ]
     for writer in writers:

@@ -1,8 +1,11 @@
 """A small part of benchmarks.fuzz: what holds for 4,000 mutations holds for these."""
 
 import numpy as np
+import pytest
 
 from benchmarks import fuzz
+
+pytestmark = pytest.mark.once
 
 
 def test_damaged_media_are_converted_or_refused_with_a_reason(tmp_path):

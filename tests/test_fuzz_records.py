@@ -8,6 +8,8 @@ import pytest
 from benchmarks import fuzz_records
 from benchmarks.fuzz_records import Answer
 
+pytestmark = pytest.mark.once
+
 CLIPS = {0: "a", 1: "b", 3: "c"}
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import fuzz_runs
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("target", fuzz_runs.TARGETS)
 def test_what_is_damaged_is_refused_or_read_as_it_is(target, tmp_path):

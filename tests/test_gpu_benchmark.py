@@ -19,6 +19,8 @@ from benchmarks import (
     gpu_training,
 )
 
+pytestmark = pytest.mark.once
+
 TINY = gpu_plan.TINY
 
 
@@ -228,9 +230,7 @@ def test_a_process_that_dies_fails_one_measurement_and_the_next_gets_another(tmp
 
 
 def test_what_there_was_no_time_for_is_recorded_as_that(tmp_path):
-    start = time.monotonic()
     records, _ = run_program(tmp_path, "--stage=extract", "--minutes=0")
-    assert time.monotonic() - start < 60
     outcomes = [record for record in records if "name" in record]
     assert len(outcomes) == 6
     assert {one["error"] for one in outcomes} == {"not measured: no time"}

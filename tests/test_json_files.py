@@ -6,6 +6,8 @@ import pytest
 
 from xdc_tf import json_files
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("text", "message"),

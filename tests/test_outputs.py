@@ -6,6 +6,8 @@ import pytest
 
 from xdc_tf import outputs
 
+pytestmark = pytest.mark.once
+
 
 def test_a_folder_that_is_missing_is_made_and_nothing_is_left_in_it(tmp_path):
     outputs.try_file(str(tmp_path / "a" / "b" / "report.json"))

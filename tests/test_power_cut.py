@@ -8,6 +8,8 @@ from power_cut import TORN
 
 from xdc_tf import files
 
+pytestmark = pytest.mark.once
+
 
 def at_the_end(moments, name):
     return moments[-1].contents[name]

@@ -9,6 +9,8 @@ import pytest
 
 from xdc_tf import workdir as work
 
+pytestmark = pytest.mark.once
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOLD = """
 import sys, time

@@ -12,6 +12,8 @@ from data_prep.answers import Form, Outcome, Packed, Receiver
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.rows import ConvertedRow
 
+pytestmark = pytest.mark.once
+
 FORM = Form(lambda result: Packed({}, [result]), lambda values, data: bytes(data))
 
 

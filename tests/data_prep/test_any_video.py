@@ -19,6 +19,8 @@ from data_prep.reasons import REASONS
 from data_prep.workers import Limits
 from xdc_tf.data import dataset_info, records
 
+pytestmark = pytest.mark.once
+
 FPS = 50.0
 RATE_HZ = 16000
 SETTINGS = ConversionSettings(

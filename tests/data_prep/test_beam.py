@@ -7,6 +7,8 @@ import sys
 import pytest
 from media_files import tone, write_media
 
+pytestmark = pytest.mark.once
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 

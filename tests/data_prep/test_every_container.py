@@ -18,6 +18,8 @@ from data_prep.segments import Segmentation
 from data_prep.workers import Limits
 from xdc_tf.data import dataset_info, records
 
+pytestmark = pytest.mark.once
+
 SECS, FPS, RATE_HZ = 3.0, 12.5, 16000
 JUMP = (1.6, 2.4)
 SEGMENT_SECS = 1.5

@@ -7,6 +7,8 @@ import simplejpeg
 from benchmarks import fuzz_packets
 from data_prep.decoding.media import Media, Segment
 
+pytestmark = pytest.mark.once
+
 
 def media(*, sound_secs):
     """Two seconds of the film, with its sound from another time on."""

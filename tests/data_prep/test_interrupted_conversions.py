@@ -22,6 +22,8 @@ from data_prep.segments import Segmentation
 from xdc_tf import files
 from xdc_tf.data import dataset_info
 
+pytestmark = pytest.mark.once
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SETTINGS = ConversionSettings(fps=10.0, short_side=48)
 FLAGS = ("--fps=10", "--short_side=48", "--rows_per_shard=1")

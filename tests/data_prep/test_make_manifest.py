@@ -9,6 +9,8 @@ from data_prep.datasets.manifest_writer import tell
 from data_prep.datasets.manifests import make_manifest
 from data_prep.manifest import read_manifest
 
+pytestmark = pytest.mark.once
+
 
 def put(folder, *names):
     """Makes empty files, and the folders that they lie in."""

@@ -5,6 +5,8 @@ import pytest
 
 from data_prep.manifest import read_manifest
 
+pytestmark = pytest.mark.once
+
 
 def write(folder, text):
     path = folder / "manifest.csv"

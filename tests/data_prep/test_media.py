@@ -12,6 +12,8 @@ from data_prep.decoding.media import Segment, read_segments
 from data_prep.reasons import MediaError
 from xdc_tf.data.log_mel import LogMelSettings
 
+pytestmark = pytest.mark.once
+
 SETTINGS = ConversionSettings(
     fps=10.0, short_side=48, jpeg_quality=95, min_secs=0.1, max_secs=10.0
 )

@@ -16,6 +16,8 @@ from data_prep.reasons import MediaError
 from data_prep.segments import Segmentation, cut_rows
 from data_prep.workers import Limits
 
+pytestmark = pytest.mark.once
+
 SETTINGS = ConversionSettings(fps=25.0, short_side=120, min_secs=0.2, max_secs=60.0)
 BOTH, VIDEO, AUDIO = ("video", "audio"), ("video",), ("audio",)
 # Parts of 4 s of the film; the second begins here.

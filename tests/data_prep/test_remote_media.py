@@ -13,6 +13,8 @@ from data_prep import remote_files
 from data_prep.reasons import MediaError
 from xdc_tf import compat
 
+pytestmark = pytest.mark.once
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FLAGS = ("--fps=10", "--short_side=48", "--num_workers=1")
 

@@ -13,6 +13,8 @@ from data_prep.manifest import read_manifest
 from data_prep.segments import Segmentation
 from data_prep.workers import Limits
 
+pytestmark = pytest.mark.once
+
 
 def test_nothing_of_a_stretch_past_the_end_is_a_segment():
     assert segments.cut(100.0, 95.0, Segmentation(10.0), 0.5) == []

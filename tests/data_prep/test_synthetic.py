@@ -12,6 +12,8 @@ from scipy import stats
 
 from data_prep import synthetic
 
+pytestmark = pytest.mark.once
+
 SECS, SIZE = 2.0, 32
 
 

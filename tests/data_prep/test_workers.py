@@ -19,7 +19,9 @@ from test_answers import answer, header
 from data_prep.answers import Form, Outcome, Packed
 from data_prep.workers import Limits, map_groups
 
-LIMITS = Limits(timeout_secs=6)
+pytestmark = pytest.mark.once
+
+LIMITS = Limits(timeout_secs=3)
 
 
 def behave(tasks):
@@ -132,7 +134,7 @@ def test_no_groups_give_no_outcomes():
 @pytest.mark.parametrize("what", ["SIGKILL", "SIGHUP", "EIO", "hang"])
 def test_what_may_not_be_the_items_fault_is_tried_again(tmp_path, what):
     groups = [["a", f"first time {what} {tmp_path / 'x'}", "b"], ["slow"], ["c"]]
-    limits = Limits(timeout_secs=6 if what == "hang" else 60)
+    limits = Limits(timeout_secs=3 if what == "hang" else 60)
     outcomes = outcomes_of(groups, limits=limits)
     assert not any(outcome.reason for outcome in outcomes)
     assert [outcome.result for outcome in outcomes] == [
