@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 
@@ -33,43 +34,79 @@ def run_pretrain(config, records, workdir, strategy=ONE_DEVICE, **arguments):
     )
 
 
-# The rows that differ in kind; xdc runs in all the other tests.
-@pytest.mark.parametrize("method", ["mdc", "cdc", "same_video", "supervised"])
-def test_a_method_runs_and_writes_its_encoders_and_labels(
-    method, tiny_config, tiny_records, tmp_path
-):
-    tiny_config |= {"method": method, "num_rounds": 1}
-    run_pretrain(tiny_config, tiny_records, tmp_path)
+# What the runs of one round below do that make_tiny_config does not.
+CHANGES = {
+    "mdc": {"kmeans": {"num_heads": 2, "balanced": True, "spherical": True}},
+    "cdc": {},
+    # Its loss stays as it is: by steps of no size, whatever the batch.
+    "same_audio": {
+        "profile_steps": (2, 3),
+        "training": {"epochs_per_round": 20, "patience": 1},
+        "optimizer": {"learning_rate": 0.0},
+        "batch_norm_momentum": 1.0,
+    },
+    "supervised": {},
+}
+
+
+@pytest.fixture(scope="module")
+def run_of(new_tiny_config, tiny_records, tmp_path_factory):
+    """The function from a method in CHANGES to its run's work directory."""
+
+    @functools.cache
+    def run_of(method):
+        workdir = tmp_path_factory.mktemp(method)
+        config = new_tiny_config() | {"method": method, "num_rounds": 1}
+        run_pretrain(changed(config, CHANGES[method]), tiny_records, workdir)
+        return workdir
+
+    return run_of
+
+
+def changed(config, changes):
+    """The configuration with these keys, those in sections too."""
+    for key, value in changes.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    return config
+
+
+# The rows that differ in kind; xdc runs in other tests.
+@pytest.mark.parametrize("method", CHANGES)
+def test_a_method_runs_and_writes_its_encoders_and_labels(method, run_of):
+    workdir = str(run_of(method))
     row = supervision.METHODS[method]
     for stream in row.streams:
-        assert os.path.exists(work.encoder_file(str(tmp_path), stream))
-        assert os.path.exists(work.encoder_file(str(tmp_path), stream, initial=True))
+        assert os.path.exists(work.encoder_file(workdir, stream))
+        assert os.path.exists(work.encoder_file(workdir, stream, initial=True))
     clustered = set(supervision.label_sources(row)) - {supervision.TRUE_LABELS}
-    round_dir = work.round_dir(str(tmp_path), 0)
+    round_dir = work.round_dir(workdir, 0)
     if clustered:
         table = label_tables.read(round_dir)
-        assert set(table.clusterings) == clustered
+        assert set(table.clusterings) >= clustered
         for clustering in table.clusterings.values():
             assert clustering.labels.min() == 0 and clustering.labels.max() == 3
             # The held-out videos are labelled, but the centroids are not theirs.
             assert len(clustering.labels) == 24 and clustering.sizes.sum() == 19
     else:
         assert not os.path.exists(round_dir)
-    assert final_step(tmp_path) == STEPS_PER_ROUND
+    num_epochs = 2 if method == "same_audio" else 1
+    assert final_step(workdir) == num_epochs * STEPS_PER_ROUND
 
 
-def test_several_clusterings_of_a_source_have_heads_and_labels_each(
-    tiny_config, tiny_records, tmp_path
-):
-    tiny_config["num_rounds"] = 1
-    tiny_config["kmeans"] |= {"num_heads": 2, "balanced": True, "spherical": True}
-    run_pretrain(tiny_config, tiny_records, tmp_path)
-    table = label_tables.read(work.round_dir(str(tmp_path), 0))
-    assert set(table.clusterings) == {"video", "video-1", "audio", "audio-1"}
-    heads = encoder_files.load_heads(
-        work.heads_file(str(tmp_path), "video"), num_features=32
+@pytest.mark.parametrize("method", ["cdc", "same_audio"])
+def test_a_method_clusters_its_sources_and_nothing_else(method, run_of):
+    table = label_tables.read(work.round_dir(str(run_of(method)), 0))
+    assert set(table.clusterings) == set(
+        supervision.label_sources(supervision.METHODS[method])
     )
-    assert set(heads) == {"audio", "audio-1"}
+
+
+def test_several_clusterings_of_a_source_have_heads_and_labels_each(run_of):
+    workdir = str(run_of("mdc"))
+    table = label_tables.read(work.round_dir(workdir, 0))
+    assert set(table.clusterings) == {"video", "video-1", "audio", "audio-1"}
+    heads = encoder_files.load_heads(work.heads_file(workdir, "video"), num_features=32)
+    assert set(heads) == {"video", "video-1", "audio", "audio-1"}
 
 
 def test_imported_is_no_method_to_train_by(tiny_config, tiny_records, tmp_path):
@@ -95,10 +132,8 @@ def test_the_encoders_of_the_lowest_held_out_loss_are_kept(tiny_run):
     assert encoder_files.load_heads(work.heads_file(best, "video"), num_features=32)
 
 
-def test_the_steps_asked_for_are_profiled(tiny_config, tiny_records, tmp_path):
-    tiny_config |= {"method": "same_audio", "num_rounds": 1, "profile_steps": (2, 3)}
-    run_pretrain(tiny_config, tiny_records, tmp_path)
-    (path,) = tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb")
+def test_the_steps_asked_for_are_profiled(run_of):
+    (path,) = run_of("same_audio").glob("tensorboard/plugins/profile/*/*.xplane.pb")
     assert b"train" in path.read_bytes()
 
 
@@ -112,16 +147,8 @@ def test_steps_that_cannot_be_profiled_are_refused(
         )
 
 
-def test_patience_ends_a_round_whose_held_out_loss_does_not_fall(
-    tiny_config, tiny_records, tmp_path
-):
-    tiny_config |= {"method": "same_audio", "num_rounds": 1}
-    tiny_config["training"] |= {"epochs_per_round": 20, "patience": 1}
-    # Steps of no size leave the loss as it is.
-    tiny_config["optimizer"]["learning_rate"] = 0.0
-    tiny_config["batch_norm_momentum"] = 1.0
-    run_pretrain(tiny_config, tiny_records, tmp_path)
-    assert final_step(tmp_path) == 2 * STEPS_PER_ROUND
+def test_patience_ends_a_round_whose_held_out_loss_does_not_fall(run_of):
+    assert final_step(run_of("same_audio")) == 2 * STEPS_PER_ROUND
 
 
 @pytest.mark.parametrize(
@@ -142,13 +169,8 @@ def test_patience_ends_a_round_whose_held_out_loss_does_not_fall(
 def test_settings_that_do_not_fit_stop_before_any_work(
     keys, message, tiny_config, tiny_records, tmp_path
 ):
-    for key, value in keys.items():
-        if isinstance(value, dict):
-            tiny_config[key] |= value
-        else:
-            tiny_config[key] = value
     with pytest.raises(ValueError, match=message):
-        run_pretrain(tiny_config, tiny_records, tmp_path / "run")
+        run_pretrain(changed(tiny_config, keys), tiny_records, tmp_path / "run")
     assert not os.path.exists(tmp_path / "run" / work.CHECKPOINTS_DIR)
     assert not os.path.exists(tmp_path / "run" / work.CONFIG_FILE)
 
