@@ -2,16 +2,14 @@
 
 import functools
 import json
-import pathlib
 import pickle
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked_commands import run_command
 
 from xdc_tf import files
 from xdc_tf import workdir as work
@@ -24,7 +22,6 @@ from xdc_tf.training.pretrain import pretrain
 from xdc_tf.weights import layouts, torch_files, weight_files
 from xdc_tf.weights.import_weights import import_weights
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 WIDTH = 0.0625  # 4 to 32 channels
 CLIPS = np.random.default_rng(0).normal(size=(2, 3, 32, 24, 3)).astype(np.float32)
 # Of R(2+1)D-10: a tensor, and how many norms there are in the stem, in four blocks and
@@ -369,10 +366,13 @@ def test_a_clip_that_cannot_be_is_an_error(write, out):
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory):
-    """A work directory of imported weights with a classifier, for clips of 4 x 16."""
+    """A work directory of imported weights with a classifier, for clips of 4 x 16.
+
+    Of R(2+1)D-4, whose last stage is the first.
+    """
     folder = tmp_path_factory.mktemp("imported")
     path = str(folder / "weights.pth")
-    torch_files.write(path, with_classifier(tensors_of()))
+    torch_files.write(path, with_classifier(tensors_of(depth=4), features=4))
     clip = {"num_frames": 4, "fps": 8.0, "crop_size": 16}
     import_weights(path, str(folder / "run"), clip=clip)
     return folder / "run"
@@ -383,11 +383,11 @@ def test_the_report_tells_what_was_imported(imported):
     assert report["file"] == "weights.pth"
     assert (report["architecture"], report["depth"], report["width"]) == (
         "r2plus1d",
-        10,
+        4,
         WIDTH,
     )
     assert report["sha256"] == files.sha256(str(imported.parent / "weights.pth"))
-    assert report["loaded"]["fc.weight"] == [3, 32]
+    assert report["loaded"]["fc.weight"] == [3, 4]
     assert report["missing"] == report["unused"] == report["beside"] == {}
 
 
@@ -411,7 +411,7 @@ def test_imported_weights_are_exported_with_their_classifier(imported, tmp_path)
     frames = np.random.default_rng(0).integers(0, 256, (2, 4, 20, 20, 3), np.uint8)
     signatures = tf.saved_model.load(path).signatures
     served = signatures["serving_default"](frames=tf.constant(frames))["features"]
-    assert served.shape == (2, 32)
+    assert served.shape == (2, 4)
     classes = signatures["probabilities"](frames=tf.constant(frames))["true_labels"]
     np.testing.assert_allclose(np.sum(classes, axis=1), [1, 1], rtol=1e-5)
 
@@ -421,7 +421,7 @@ def starting_from(imported, config):
     config["num_rounds"] = 1
     config["video_encoder"] = {
         "architecture": "r2plus1d",
-        "depth": 10,
+        "depth": 4,
         "width": WIDTH,
     }
     return config
@@ -445,7 +445,7 @@ def test_a_run_of_another_architecture_cannot_start_from_them(
 ):
     config = starting_from(imported, tiny_config)
     config["video_encoder"]["depth"] = 18
-    with pytest.raises(ValueError, match="video encoder .*depth=10.* is .*depth=18"):
+    with pytest.raises(ValueError, match="video encoder .*depth=4.* is .*depth=18"):
         pretrain(
             config,
             workdir=str(tmp_path / "run"),
@@ -459,15 +459,10 @@ def test_the_command_tells_where_every_tensor_went(write, out):
     tensors = {f"model.{name}": tensor for name, tensor in tensors.items()}
     tensors["optimizer.step"] = np.zeros([], np.float32)
     path = write(tensors)
-    done = subprocess.run(
-        [sys.executable, "-m", "xdc_tf.cli.import_weights", "--partial"]
-        + [f"--weights={path}", f"--out={out}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
+    done = run_command(
+        "xdc_tf.cli.import_weights", "--partial", f"--weights={path}", f"--out={out}"
     )
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{path}: r2plus1d of depth 10 and width 0.0625 under 'model.'",
         f"  {5 * NUM_NORMS - 1} tensors loaded",
