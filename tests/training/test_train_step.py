@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import keras
 import numpy as np
 import pytest
@@ -89,18 +91,29 @@ def without_batch_norm(run):
     return run
 
 
+@pytest.fixture(scope="module")
+def step_of_the_whole_batch(new_tiny_config, tiny_records, tmp_path_factory):
+    """Configuration, run and result of a step without batch norm."""
+    config = new_tiny_config() | {"method": "same_audio"}
+    config["optimizer"]["weight_decay"] = 0.1
+    workdir = tmp_path_factory.mktemp("whole")
+    run = without_batch_norm(make_run(config, tiny_records, workdir))
+    return config, run, make_step(run, harvest=True)(next(training_batches(run)))
+
+
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_gradients_of_parts_make_the_step_of_the_whole_batch(
-    num_devices, tiny_config, tiny_records, tmp_path, two_devices
+    num_devices, step_of_the_whole_batch, tiny_records, tmp_path, two_devices
 ):
-    tiny_config["method"] = "same_audio"
-    tiny_config["optimizer"]["weight_decay"] = 0.1
-    strategy = ONE_DEVICE if num_devices == 1 else two_devices
-    whole = without_batch_norm(make_run(tiny_config, tiny_records, tmp_path / "whole"))
-    expected = make_step(whole, harvest=True)(next(training_batches(whole)))
-    tiny_config["training"]["accumulate_steps"] = 2
+    config, whole, expected = step_of_the_whole_batch
+    training = config["training"] | {"accumulate_steps": 2}
     run = without_batch_norm(
-        make_run(tiny_config, tiny_records, tmp_path / "parts", strategy)
+        make_run(
+            config | {"training": training},
+            tiny_records,
+            tmp_path,
+            ONE_DEVICE if num_devices == 1 else two_devices,
+        )
     )
     result = make_step(run, harvest=True)(next(training_batches(run)))
     means = monitoring.head_means([result.sums])
@@ -108,7 +121,7 @@ def test_gradients_of_parts_make_the_step_of_the_whole_batch(
         assert means[head] == pytest.approx(values, rel=1e-5)
     for of_parts, of_whole in zip(weights(run), weights(whole), strict=True):
         np.testing.assert_allclose(of_parts, of_whole, rtol=1e-4, atol=1e-6)
-    found = features.examples_on_host(strategy, result.encoded)
+    found = features.examples_on_host(run.strategy, result.encoded)
     wanted = features.examples_on_host(ONE_DEVICE, expected.encoded)
     np.testing.assert_array_equal(found.example_index, wanted.example_index)
     for stream, rows in wanted.streams.items():
@@ -118,7 +131,7 @@ def test_gradients_of_parts_make_the_step_of_the_whole_batch(
 def test_parts_on_two_devices_share_their_batch_norm_statistics(
     tiny_config, tiny_records, tmp_path, two_devices
 ):
-    tiny_config["synchronized_batch_norm"] = True
+    tiny_config |= {"method": "same_audio", "synchronized_batch_norm": True}
     tiny_config["training"]["accumulate_steps"] = 2
     one = make_run(tiny_config, tiny_records, tmp_path / "one")
     batch = next(training_batches(one))
@@ -174,26 +187,40 @@ def test_examples_without_a_label_and_padding_add_nothing(
         assert float(head["loss"]) == pytest.approx(2 * np.log(4), rel=0.1)
 
 
-def test_weight_decay_adds_the_squared_kernels_to_the_gradient(
-    tiny_config, tiny_records, tmp_path
-):
-    tiny_config["method"] = "same_audio"
-    tiny_config["optimizer"]["weight_decay"] = 0.5
-    run = make_run(tiny_config, tiny_records, tmp_path)
+class DecayedStep(NamedTuple):
+    before: np.ndarray
+    after: np.ndarray
+    result: train_step.StepResult
+
+
+@pytest.fixture(scope="module")
+def decayed_step(new_tiny_config, tiny_records, tmp_path_factory):
+    """A head's kernel before and after a step without labels, and its result."""
+    config = new_tiny_config() | {"method": "same_audio"}
+    config["optimizer"]["weight_decay"] = 0.5
+    run = make_run(config, tiny_records, tmp_path_factory.mktemp("decayed"))
     for table in run.label_tables.values():
         table.assign(np.full(24, -1))
-    before = run.model.heads["audio_from_audio2"].kernel.numpy()
-    make_step(run)(next(training_batches(run)))
+    kernel = run.model.heads["audio_from_audio2"].kernel
+    before = kernel.numpy()
+    result = make_step(run)(next(training_batches(run)))
+    return DecayedStep(before, kernel.numpy(), result)
+
+
+def test_weight_decay_adds_the_squared_kernels_to_the_gradient(decayed_step):
     # Without labels the penalty w/2 * k^2 is the whole loss: k <- k - 0.1 * 0.5 * k.
-    after = run.model.heads["audio_from_audio2"].kernel.numpy()
-    np.testing.assert_allclose(after, 0.95 * before, rtol=1e-5)
+    np.testing.assert_allclose(
+        decayed_step.after, 0.95 * decayed_step.before, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns_with_float32_weights(
     precision, tiny_config, tiny_records, tmp_path
 ):
-    tiny_config["precision"] = precision
+    # Not of video: on a CPU, TensorFlow's bfloat16 filter gradients of narrow 3-d
+    # convolutions hold NaN at times.
+    tiny_config |= {"method": "same_audio", "precision": precision}
     run = make_run(tiny_config, tiny_records, tmp_path)
     step, batch = make_step(run), next(training_batches(run))
     first = monitoring.head_means([step(batch).sums])
@@ -201,26 +228,44 @@ def test_mixed_precision_learns_with_float32_weights(
     for _ in range(8):
         last = monitoring.head_means([step(batch).sums])
     assert {variable.dtype for variable in weights(run)} == {np.dtype("float32")}
-    # Not the video head: on a CPU, TensorFlow's bfloat16 filter gradients of narrow 3-d
-    # convolutions hold NaN at times.
-    assert last["audio_from_video"]["loss"] < first["audio_from_video"]["loss"]
+    for head in ("audio_from_audio2", "audio2_from_audio"):
+        assert last[head]["loss"] < first[head]["loss"]
 
 
-def test_a_step_returns_the_features_that_it_trained_on_by_example(
-    tiny_config, tiny_records, tmp_path
-):
-    run = make_run(tiny_config | {"method": "same_audio"}, tiny_records, tmp_path)
+class HarvestedStep(NamedTuple):
+    batch: dict[str, tf.Tensor]
+    expected: dict[str, np.ndarray]  # the features of its clips
+    result: train_step.StepResult
+
+
+@pytest.fixture(scope="module")
+def harvested_step(new_tiny_config, tiny_records, tmp_path_factory):
+    """A step of two streams of video."""
+    config = new_tiny_config() | {"method": "same_video"}
+    run = make_run(config, tiny_records, tmp_path_factory.mktemp("harvested"))
     batch = next(training_batches(run))
+    frames = clips.encoder_input(batch, "video")
     expected = {
-        stream: encoder(batch["audio"], training=True).numpy()
+        stream: encoder(frames, training=True).numpy()
         for stream, encoder in run.model.encoders.items()
     }
-    result = make_step(run, harvest=True)(batch)
+    return HarvestedStep(batch, expected, make_step(run, harvest=True)(batch))
+
+
+def test_a_step_returns_the_features_that_it_trained_on_by_example(harvested_step):
+    batch, expected, result = harvested_step
     found = features.examples_on_host(ONE_DEVICE, result.encoded)
     assert found.example_index.tolist() == batch["example_index"].numpy().tolist()
+    assert set(found.streams) == set(expected) == {"video", "video2"}
     for stream, rows in expected.items():
         assert found.streams[stream].dtype == np.float32
         np.testing.assert_allclose(found.streams[stream], rows, rtol=1e-4, atol=1e-5)
+
+
+def test_two_streams_of_video_are_trained_without_sound(harvested_step):
+    assert bool(harvested_step.result.finite)
+    assert set(harvested_step.result.sums) == {"video_from_video2", "video2_from_video"}
+    assert "audio" not in harvested_step.batch
 
 
 def test_two_devices_return_the_features_of_all_examples_in_order(
@@ -245,11 +290,8 @@ def test_two_devices_return_the_features_of_all_examples_in_order(
         )
 
 
-def test_a_step_returns_no_features_unasked(tiny_config, tiny_records, tmp_path):
-    run = make_run(
-        tiny_config | {"method": "same_audio"}, tiny_records, tmp_path / "run"
-    )
-    assert make_step(run)(next(training_batches(run))).encoded is None
+def test_a_step_returns_no_features_unasked(decayed_step):
+    assert decayed_step.result.encoded is None
 
 
 @pytest.mark.parametrize(("name", "rate"), [("lars", 10.0), ("lamb", 0.1)])
