@@ -1,14 +1,11 @@
 import functools
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.models import audio_resnet, encoder_files, video_resnet
+from xdc_tf.models import audio_resnet, video_resnet
 from xdc_tf.models.layers import LayerMaker, LayerSettings
 
 WIDTH = 1 / 16
@@ -214,34 +211,3 @@ def test_batch_norm_takes_its_settings():
 def test_an_impossible_architecture_is_refused_by_its_key(modality, arguments, message):
     with pytest.raises(ValueError, match=message):
         BUILD[modality](**arguments)
-
-
-OPEN_ELSEWHERE = """
-import importlib.util, sys
-import keras, numpy
-assert importlib.util.find_spec("xdc_tf") is None
-for modality in ("video", "audio"):
-    encoder = keras.models.load_model(f"{modality}_encoder.keras", compile=False)
-    inputs = numpy.load(f"{modality}_inputs.npy")
-    numpy.save(f"{modality}_features.npy", encoder(inputs, training=False))
-"""
-
-
-def test_saved_encoders_open_where_the_project_is_not_importable(tmp_path):
-    features = {}
-    for modality in BUILD:
-        encoder = build.__wrapped__(modality, weight_decay=1e-4)
-        inputs = inputs_of(modality)
-        encoder(inputs, training=True)  # moves the statistics of batch norm
-        features[modality] = np.asarray(encoder(inputs, training=False))
-        np.save(tmp_path / f"{modality}_inputs.npy", inputs)
-        encoder_files.save_encoder(encoder, str(tmp_path / f"{modality}_encoder.keras"))
-    subprocess.run(
-        [sys.executable, "-I", "-c", OPEN_ELSEWHERE],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": ""},
-        check=True,
-    )
-    for modality, expected in features.items():
-        found = np.load(tmp_path / f"{modality}_features.npy")
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
