@@ -1,16 +1,18 @@
 import contextlib
 import io
-import json
 import os
 import re
+import shutil
 import signal
-import subprocess
-import sys
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
+import killed_run
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked_workers import run_alone
 
 from xdc_tf import workdir as work
 from xdc_tf.clustering import feature_store, features, label_tables
@@ -20,7 +22,6 @@ from xdc_tf.training.pretrain import pretrain
 from xdc_tf.training.run import prepare
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def run_pretrain(config, records, workdir, strategy=ONE_DEVICE):
@@ -51,50 +52,14 @@ def assert_same_clusterings(workdir, other, *, rounds):
             np.testing.assert_array_equal(clustering.centroids, found[source].centroids)
 
 
-KILLED_RUN = """
-import json, os, signal, sys
-import tensorflow as tf
-from xdc_tf.clustering import feature_store, features
-from xdc_tf.training.checkpoints import Checkpoints
-feature_store.COMMIT_SECS = 0
-average, save = features.average_clips, Checkpoints.save
-deadly_batch, deadly_save = json.loads(sys.argv[4])
-saves = []
-
-def deadly_average(batches):
-    def counted():
-        for number, clips in enumerate(batches, 1):
-            yield clips
-            if number == deadly_batch:
-                os.kill(os.getpid(), signal.SIGKILL)
-    return average(counted())
-
-def deadly_checkpoint(self, **arguments):
-    saves.append(self)
-    if len(saves) == deadly_save:
-        self.wait()
-        arguments["first"]()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return save(self, **arguments)
-
-features.average_clips, Checkpoints.save = deadly_average, deadly_checkpoint
-from xdc_tf.training.pretrain import pretrain
-pretrain(json.loads(sys.argv[1]), workdir=sys.argv[2], records_dir=sys.argv[3],
-         strategy=tf.distribute.OneDeviceStrategy("/CPU:0"))
-"""
-
-
 def run_killed(config, records, workdir, *, batch=None, save=None):
     """Runs in a process that is killed after a pass's batch or before a checkpoint."""
-    arguments = [json.dumps(config), str(workdir), str(records / "train")]
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN, *arguments, json.dumps([batch, save])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as directory:
+        process = run_alone(
+            Path(directory),
+            killed_run.main,
+            *(config, str(workdir), str(records / "train"), batch, save),
+        )
     assert process.returncode == -signal.SIGKILL, process.stderr
     return process.stdout
 
@@ -143,11 +108,25 @@ def harvested_run(new_config, tiny_records, tmp_path_factory):
     return HarvestedRun(str(workdir), counts(output.getvalue()))
 
 
+@pytest.fixture(scope="module")
+def killed_in_a_pass(new_config, tiny_records, tmp_path_factory):
+    """Work directory of a run of one round that was killed after its 25th batch."""
+    workdir = tmp_path_factory.mktemp("killed") / "run"
+    run_killed(new_config() | {"num_rounds": 1}, tiny_records, workdir, batch=25)
+    return workdir
+
+
 def test_a_pass_that_was_killed_goes_on_and_ends_as_an_uninterrupted_one(
-    new_config, harvested_run, tiny_records, tmp_path, capsys, num_batches
+    new_config,
+    killed_in_a_pass,
+    harvested_run,
+    tiny_records,
+    tmp_path,
+    capsys,
+    num_batches,
 ):
     config = new_config() | {"num_rounds": 1}
-    run_killed(config, tiny_records, tmp_path, batch=25)
+    shutil.copytree(killed_in_a_pass, tmp_path, dirs_exist_ok=True)
     run_pretrain(config, tiny_records, tmp_path)
     # 24 batches were on disk; the final clustering is of other encoders.
     assert counts(capsys.readouterr().out) == [(0, 16, 8), (0, 0, 24)]
@@ -156,10 +135,10 @@ def test_a_pass_that_was_killed_goes_on_and_ends_as_an_uninterrupted_one(
 
 
 def test_a_row_that_changed_on_disk_is_extracted_again(
-    new_config, harvested_run, tiny_records, tmp_path, capsys
+    new_config, killed_in_a_pass, harvested_run, tiny_records, tmp_path, capsys
 ):
     config = new_config() | {"num_rounds": 1}
-    run_killed(config, tiny_records, tmp_path, batch=25)
+    shutil.copytree(killed_in_a_pass, tmp_path, dirs_exist_ok=True)
     rows = np.load(tmp_path / "features" / "rows.npy")
     features_file = tmp_path / "features" / "audio.npy"
     damaged = np.load(features_file, mmap_mode="r+")
@@ -206,19 +185,6 @@ def test_only_clusters_of_extracted_features_are_matched_to_encoders(harvested_r
     assert [bool(one["encoders_sha256"]) for one in made_of] == [True, False, True]
     run = trained_run.open_run(harvested_run.workdir)
     assert trained_run.final_clusters(run).round_index == 2
-
-
-def test_two_devices_harvest_mixed_precision_into_a_float16_store(
-    new_config, tiny_records, tmp_path, two_devices, capsys
-):
-    config = new_config() | {"precision": "mixed_bfloat16"}
-    config["features"]["dtype"] = "float16"
-    config["training"]["held_out_share"] = 0.0
-    run_pretrain(config, tiny_records, tmp_path, two_devices)
-    assert counts(capsys.readouterr().out)[1] == (24, 0, 0)
-    rows = np.load(tmp_path / work.FEATURES_DIR / "audio2.npy")
-    assert rows.dtype == np.float16
-    assert rows.any(axis=1).all()
 
 
 def test_supervised_training_keeps_no_features(tiny_config, tiny_records, tmp_path):
