@@ -36,11 +36,9 @@ def fit(rows, **settings):
     "settings",
     [
         {},
-        {"precision": "mixed"},
-        {"num_restarts": 2},
-        {"balanced": True},
+        {"precision": "mixed", "num_restarts": 2},
+        {"balanced": True, "fitted_rows": np.arange(3000) % 3 > 0},
         {"spherical": True, "tolerance": 0.01},
-        {"fitted_rows": np.arange(3000) % 3 > 0},
     ],
     ids=lambda settings: ",".join(settings) or "plain",
 )

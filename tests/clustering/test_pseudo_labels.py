@@ -20,7 +20,8 @@ def features():
     present[ABSENT] = False
     streams = {
         "video": rng.normal(size=(NUM_ROWS, 6)).astype(np.float32),
-        "audio": 100 * rng.normal(size=(NUM_ROWS, 4)).astype(np.float32),
+        # As wide as the other, so that a fit is traced once for both.
+        "audio": 100 * rng.normal(size=(NUM_ROWS, 6)).astype(np.float32),
     }
     return Features(
         {name: rows * present[:, None] for name, rows in streams.items()}, present
@@ -100,8 +101,9 @@ def test_sizes_and_inertia_are_those_of_the_fitted_rows(
 
 def test_each_source_clusters_its_own_stream(clusterings):
     assert list(clusterings) == ["video", "audio"]
-    assert clusterings["video"].centroids.shape == (5, 6)
-    assert clusterings["audio"].centroids.shape == (5, 4)
+    video, audio = (clusterings[name].centroids for name in ("video", "audio"))
+    assert video.shape == audio.shape == (5, 6)
+    assert not np.array_equal(video, audio)
 
 
 def test_joint_features_are_both_streams_scaled_to_length_one_side_by_side():
@@ -226,7 +228,7 @@ def test_joint_features_beyond_the_memory_are_joined_in_a_file(
         settings=SETTINGS._replace(memory_gib=0.0),
     )["joint"]
     np.testing.assert_array_equal(of_files.labels, in_memory.labels)
-    assert np.load(tmp_path / "joined.npy").shape == (NUM_ROWS, 10)
+    assert np.load(tmp_path / "joined.npy").shape == (NUM_ROWS, 12)
 
 
 def test_a_balanced_clustering_keeps_what_labels_further_rows(features, fitted_rows):

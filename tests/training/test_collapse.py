@@ -21,7 +21,7 @@ STRICT = {"min_effective_share": 1.0}
 
 def run_pretrain(like, records, workdir, *, on_collapse, **arguments):
     config = work.read_config(str(like))
-    config["num_rounds"] = 1
+    config |= {"method": "same_audio", "num_rounds": 1}
     config["health"] |= STRICT | {"on_collapse": on_collapse}
     # A restart is told from the first clustering by this.
     config["kmeans"]["num_restarts"] = {"stop": 1, "warn": 2}[on_collapse]
@@ -69,13 +69,13 @@ def restarted(stopped, tiny_run, tiny_records):
 def test_a_stopped_run_has_written_its_labels_and_their_health(stopped):
     table = label_tables.read(work.round_dir(str(stopped), 0))
     found = health_of(stopped, 0)
-    assert set(found["collapses"]) == set(table.clusterings) == {"video", "audio"}
+    assert set(found["collapses"]) == set(table.clusterings) == {"audio", "audio2"}
     for name, measures in found["clusterings"].items():
         assert measures["num_examples"] == table.clusterings[name].sizes.sum() == 19
 
 
 def test_a_stopped_run_has_not_trained_and_takes_no_label_over(stopped):
-    assert not os.path.exists(work.heads_file(str(stopped), "video"))
+    assert not os.path.exists(work.heads_file(str(stopped), "audio"))
     path = tf.train.latest_checkpoint(os.path.join(stopped, work.CHECKPOINTS_DIR))
     if path is not None:
         reader = tf.train.load_checkpoint(path)
@@ -95,8 +95,8 @@ def test_a_restarted_run_clusters_anew_with_its_changed_settings(restarted):
 
 def test_a_run_that_only_warns_goes_on_to_its_end(restarted):
     workdir, warnings = restarted
-    assert os.path.exists(work.heads_file(str(workdir), "video"))
-    assert set(health_of(workdir, 1)["collapses"]) == {"video", "audio"}
+    assert os.path.exists(work.heads_file(str(workdir), "audio"))
+    assert set(health_of(workdir, 1)["collapses"]) == {"audio", "audio2"}
     assert warnings.count("warning: Round 1") == 1
     assert warnings.count("warning: Round 2") == 1
 
