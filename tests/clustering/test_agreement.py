@@ -12,6 +12,8 @@ from sklearn.metrics.cluster import contingency_matrix
 from xdc_tf.clustering import agreement, label_arrays
 from xdc_tf.clustering.agreement import churn, compare, count_pairs
 
+pytestmark = pytest.mark.once
+
 
 def labellings(num_a, num_b, seed=0, num_examples=500):
     rng = np.random.default_rng([num_a, seed])

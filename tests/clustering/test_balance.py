@@ -3,6 +3,8 @@ import pytest
 
 from xdc_tf.clustering import balance
 
+pytestmark = pytest.mark.once
+
 
 def draws(*labels, trained=None):
     labels = {str(number): np.array(one) for number, one in enumerate(labels)}

@@ -9,6 +9,8 @@ from xdc_tf.clustering import feature_store
 from xdc_tf.clustering.feature_store import FeatureStore, RowState
 from xdc_tf.clustering.features import ExampleFeatures
 
+pytestmark = pytest.mark.once
+
 FORM = {
     "num_rows": 6,
     "widths": {"video": 2, "audio": 1},

@@ -10,6 +10,8 @@ from xdc_tf.clustering import health
 from xdc_tf.clustering.health import HealthSettings
 from xdc_tf.clustering.label_tables import Clustering
 
+pytestmark = pytest.mark.once
+
 NO_LABELS = np.full(8, -1, np.int32)
 
 

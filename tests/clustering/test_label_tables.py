@@ -15,6 +15,8 @@ from xdc_tf import files
 from xdc_tf.clustering import label_arrays, label_tables
 from xdc_tf.clustering.label_tables import Clustering
 
+pytestmark = pytest.mark.once
+
 VIDEO_IDS = ["swim", "", 'a "b", c', "dé\nf"]
 FILES = ["audio.labels.npy", "audio.npz", "labels.csv", "settings.json"]
 SETTINGS = {"method": "xdc", "round": 3, "versions": {"numpy": "1"}, "lr": 0.5}

@@ -10,6 +10,8 @@ import pytest
 
 from xdc_tf.training import devices
 
+pytestmark = pytest.mark.once
+
 LAUNCH = Path(__file__).parents[2] / "configs" / "launch"
 TELL = 'echo "$TF_CONFIG"; echo "$@"; exit ${EXIT_CODE:-0}'
 

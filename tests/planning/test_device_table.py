@@ -4,6 +4,8 @@ import pytest
 
 from xdc_tf.planning import devices, this_machine
 
+pytestmark = pytest.mark.once
+
 
 def test_an_unknown_device_lists_the_known_ones():
     with pytest.raises(ValueError, match="h200 is unknown.* a100.* h100.* v100.* this"):

@@ -11,6 +11,8 @@ from xdc_tf.planning.operations import EncoderWork, LayerWork
 from xdc_tf.planning.run_size import ClusteringSize, Recordings, RunSize
 from xdc_tf.planning.times import Cluster, Efficiency
 
+pytestmark = pytest.mark.once
+
 DEVICE = Device("ours", {"float32": 1e9, "bfloat16": 4e9}, 1e8, 2**34, 1e7, "a test")
 EFFICIENCY = Efficiency(training=0.5, extraction=0.25, kmeans=0.1)
 

@@ -6,6 +6,8 @@ import pytest
 from configs import base, synthetic
 from xdc_tf.training import config_ranges
 
+pytestmark = pytest.mark.once
+
 ENCODERS = {
     f"{m}_encoder.{k}"
     for m in ("video", "audio")

@@ -2,6 +2,8 @@ import pytest
 
 from xdc_tf.training.schedules import Schedule, learning_rate
 
+pytestmark = pytest.mark.once
+
 
 def rates(schedule, num_steps):
     return [learning_rate(schedule, step, num_steps) for step in range(num_steps)]

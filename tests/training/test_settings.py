@@ -12,6 +12,8 @@ from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.training import settings
 from xdc_tf.training.schedules import Schedule
 
+pytestmark = pytest.mark.once
+
 INFO = DatasetInfo(
     manifest_sha256="0" * 64,
     num_rows=10,

@@ -2,6 +2,8 @@ import pytest
 
 from xdc_tf.training import supervision
 
+pytestmark = pytest.mark.once
+
 
 def heads(name):
     """What each encoder of a method learns from."""
