@@ -12,7 +12,8 @@ with picture and sound, and is
 - refused, with a reason; or
 - wrong: what is stored is none of this, and nothing said so.
 
-Files follow from --seed. Exits with 1 if any is wrong.
+What the format cannot hold with its times is left out. Files follow from --seed. Exits
+with 1 if any is wrong.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import av
@@ -47,6 +48,8 @@ READINGS = (
 )
 # How far picture and sound may be apart: two frames and a block of sound.
 _MOST_APART_SECS = 0.13
+# Formats store packets' times to within a frame.
+_ROUNDING_SECS = 0.05
 
 
 class Format(NamedTuple):
@@ -157,9 +160,12 @@ def walk(
     """Writes an edited file; names of the steps, or None if no file can have them."""
     steps = [STEPS[int(k)] for k in rng.integers(len(STEPS), size=rng.integers(1, 4))]
 
+    edited: list[Encoded] = []
+
     def edit(packets: list[Encoded]) -> list[Encoded]:
         for step in steps:
             packets = step(packets, rng)
+        edited.extend(packets)
         return packets
 
     options = {}
@@ -169,7 +175,42 @@ def walk(
         pattern_film.remux(source, path, edit=edit, options=options)
     except (av.FFmpegError, ValueError):
         return None
+    if not _holds(path, edited):
+        return None
     return [step.__name__ for step in steps]
+
+
+def _holds(path: str, packets: Sequence[Encoded]) -> bool:
+    """Whether a file has picture and sound as far apart as its packets were.
+
+    AVI has no time stamps: a stream that begins late or has a gap is stored as another.
+    """
+    intended = _spans((packet.kind, packet.secs) for packet in packets)
+    with av.open(path) as file:
+        stored = _spans(
+            (packet.stream.type, float(timestamp * packet.time_base))
+            for packet in file.demux()
+            for timestamp in [packet.dts if packet.pts is None else packet.pts]
+            if packet.size and timestamp is not None
+        )
+    return set(intended) == set(stored) and all(
+        abs(stored[kind][end] - intended[kind][end]) < _ROUNDING_SECS
+        for kind in intended
+        for end in (0, 1)
+    )
+
+
+def _spans(times: Iterable[tuple[str, float | None]]) -> dict[str, tuple[float, float]]:
+    """First and last time of each kind, from the first of all on."""
+    times_of = collections.defaultdict(list)
+    for kind, secs in times:
+        if secs is not None:
+            times_of[kind].append(secs)
+    origin = min(map(min, times_of.values()), default=0.0)
+    return {
+        kind: (min(secs) - origin, max(secs) - origin)
+        for kind, secs in times_of.items()
+    }
 
 
 def fault(media: Media, segment: Segment) -> str:

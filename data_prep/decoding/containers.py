@@ -32,6 +32,8 @@ _READ_BYTES = 1 << 18
 _CONTAINER_OPTIONS = {"protocol_whitelist": "none"}
 # Checksums, where a format has them, are looked at.
 _CHECK_SUMS = {"err_detect": "crccheck+explode"}
+# FFmpeg would leave out frames whose references are missing; so they come as damaged.
+_WITH_DAMAGED_FRAMES = {"flags": "+output_corrupt"}
 
 # Streams without a container, whose length FFmpeg guesses by their bit rate.
 _BARE_FORMATS = frozenset(
@@ -177,9 +179,12 @@ def _decodable(streams) -> list:
 
 def read_alone(stream) -> None:
     """Prepares a stream for decoding, without the others of its container."""
-    stream.codec_context.thread_count = 1  # processes are the parallelism
+    codec = stream.codec_context
+    codec.thread_count = 1  # processes are the parallelism
     if stream.type == "audio":
-        stream.codec_context.options = _CHECK_SUMS
+        codec.options = _CHECK_SUMS
+    elif codec.name == "hevc":
+        codec.options = {**codec.options, **_WITH_DAMAGED_FRAMES}
     for other in stream.container.streams:
         if other is not stream:
             other.discard = av.stream.Discard.all

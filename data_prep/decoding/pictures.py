@@ -94,12 +94,17 @@ class PictureReader:
         if end_secs is not None:
             limit = math.floor((end_secs - start_secs + TIMESTAMP_SLACK_SECS) * fps)
         self._num_decoded, self._error = 0, None
-        self._go_to(start_secs)
+        may_jump = not self._go_to(start_secs)
         self._read_to_secs = math.nan  # unless this segment is read to its end
         while len(frames_jpeg) < limit:
             secs = start_secs + len(frames_jpeg) / fps
             while self._next and self._replaced_secs() <= secs:
                 self._advance()
+            if self._error is not None and may_jump and not frames_jpeg:
+                # Damage before a segment need not reach into it.
+                may_jump, self._error = False, None
+                self._jump_to(start_secs)
+                continue
             if self._shown is None:
                 raise self._error or MediaError(
                     DECODE_ERROR, "picture: no frame can be decoded"
@@ -128,11 +133,15 @@ class PictureReader:
             picture_end_secs = self._last_end_secs()
         return Pictured(frames_jpeg, picture_end_secs, self._error)
 
-    def _go_to(self, start_secs: float) -> None:
-        """Reads on, or jumps, to where the segment starts."""
+    def _go_to(self, start_secs: float) -> bool:
+        """Reads on, or jumps, to where the segment starts; whether it jumped."""
         ahead_secs = start_secs - self._read_to_secs
         if self._frames and -TIMESTAMP_SLACK_SECS <= ahead_secs < SKIP_SECS:
-            return
+            return False
+        self._jump_to(start_secs)
+        return True
+
+    def _jump_to(self, start_secs: float) -> None:
         self._shown = self._next = None
         self._frames = self._stream.frames(start_secs)
         self._advance()
@@ -166,6 +175,9 @@ class PictureReader:
             found = next(self._frames, None)
         except (av.FFmpegError, OSError, MemoryError) as error:
             self._error = media_error(error, self._place())
+            return
+        except MediaError as error:
+            self._error = MediaError(error.reason, f"{self._place()}: {error.detail}")
             return
         if found is None:
             return

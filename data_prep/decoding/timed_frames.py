@@ -12,6 +12,7 @@ import av
 
 from data_prep.decoding.containers import is_bare, is_unframed
 from data_prep.decoding.deinterlacing import progressive
+from data_prep.decoding.h264 import LossDetector
 from data_prep.decoding.packets import BACKWARD_SECS, Clock, ClockError, Joint
 from data_prep.reasons import DECODE_ERROR, MediaError
 
@@ -153,6 +154,9 @@ class TimedStream:
         first_secs = None  # when the first packet is to be shown
         offset = number = 0
         last_secs = -math.inf
+        last_fed_secs, losses, damage = -math.inf, None, None
+        if self.stream.codec_context.name == "h264":
+            losses = LossDetector(self.stream.codec_context.extradata)
         for packet in self.container.demux(self.stream):
             secs = None
             if packet.size:
@@ -174,6 +178,15 @@ class TimedStream:
                 if not packet.is_keyframe:
                     continue
             was_fed = True
+            if losses is not None and losses.misses_reference(bytes(packet)):
+                if is_in or losses.saw_key:
+                    damage = MediaError(
+                        DECODE_ERROR,
+                        f"frames are missing after {max(0.0, last_fed_secs):.2f} s",
+                    )
+                    if not is_jump:
+                        raise damage
+            last_fed_secs = last_secs
             if first_secs is None and packet.pts is not None:
                 first_secs = float(packet.pts * packet.time_base) - self.origin_secs
             try:
@@ -194,6 +207,17 @@ class TimedStream:
                     is_late = self._shown_secs(frame) > first_secs + _LATE_SECS
                     self.is_late |= self._is_video and is_late
                 is_in = True
+                if is_jump and self._is_keyed:
+                    # What is damaged before the segment counts up to a key frame.
+                    shown_secs = self._shown_secs(frame)
+                    if frame.is_corrupt and shown_secs < start_secs:
+                        damage = MediaError(DECODE_ERROR, "damaged frame")
+                    elif frame.key_frame and shown_secs < start_secs + _LATE_SECS:
+                        damage = None
+                    if damage is not None:
+                        if shown_secs < start_secs:
+                            continue
+                        raise damage
                 if is_key_due and self._shown_secs(frame) >= joint.start_secs:
                     if not frame.key_frame:
                         raise MediaError(
@@ -203,6 +227,8 @@ class TimedStream:
                         )
                     is_key_due = False
                 yield frame
+        if damage is not None:
+            raise damage
 
     def _shown_secs(self, frame) -> float:
         timestamp = frame.dts if frame.pts is None else frame.pts
