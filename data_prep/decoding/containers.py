@@ -1,7 +1,9 @@
 """Media files opened with care: their streams, where they begin, what they declare."""
 
 import contextlib
+import mmap
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -46,6 +48,7 @@ _FORMATS_DECLARING_THE_END = frozenset({"matroska", "mov"})
 # A table or a count of samples says when each packet comes: clocks cannot go back.
 _TABLE_FORMATS = frozenset({"mov", "avi"})
 _COUNTING_FORMATS = frozenset({"flac", "wav", "aiff"})
+_FLV_HEADER = re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09\0\0\0\0")
 _MATROSKA_HEAD_BYTES = 4096
 # Of a file with several pictures, as many packets tell films from covers.
 _MOST_PEEKED_PACKETS = 400
@@ -107,6 +110,29 @@ def open_media(path: str) -> Iterator[av.container.InputContainer]:
         if not container.streams:
             raise MediaError(CANNOT_OPEN, "the file has no stream that can be read")
         yield container
+
+
+def check_single(container, path: str) -> None:
+    """Refuses a file with another one behind it that FFmpeg would not read.
+
+    Args:
+      container: of open_media.
+      path: of the same file.
+
+    Raises:
+      MediaError: decode_error.
+    """
+    if container.format.name != "flv":
+        return
+    with files.open_regular(path) as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            second = _FLV_HEADER.search(content, 1)
+    if second is not None:
+        raise MediaError(
+            DECODE_ERROR,
+            f"another FLV file begins at byte {second.start()}, and what is behind it "
+            "cannot be read; join the files anew",
+        )
 
 
 class Streams(NamedTuple):

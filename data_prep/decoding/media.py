@@ -197,6 +197,7 @@ def _open(
     joints = survey.joints if survey else {}
     with contextlib.ExitStack() as stack:
         container = stack.enter_context(containers.open_media(path))
+        containers.check_single(container, path)
         streams = containers.choose_streams(container, path)
         if VIDEO in settings.modalities and streams.video is None:
             raise MediaError(NO_VIDEO, "the file has no video stream")

@@ -13,6 +13,9 @@ from data_prep.reasons import DECODE_ERROR, MediaError
 # Sound this far from where its samples, counted, would be is placed anew: a gap, or a
 # clock that drifts. Less is a container's rounding.
 _MISPLACED_SECS = 0.01
+# Of FLAC in these, what is misplaced is wrong: FFmpeg passes over frames with damaged
+# headers, and in ASF and WTV reads ahead of the time stamps that it gives.
+_GAPLESS_FLAC_FORMATS = frozenset({"flac", "asf", "wtv"})
 _LOWEST_HZ, _HIGHEST_HZ = 1000, 1_000_000
 
 
@@ -27,6 +30,10 @@ class SoundReader:
     def __init__(self, stream: TimedStream, sample_rate_hz: int):
         self._stream = stream
         self._rate_hz = sample_rate_hz
+        self._is_gapless = (
+            stream.stream.codec_context.name == "flac"
+            and stream.container.format.name in _GAPLESS_FLAC_FORMATS
+        )
         self._frames: Iterator | None = None
         self.widest = 0.0
 
@@ -104,8 +111,7 @@ class SoundReader:
             raise MediaError(DECODE_ERROR, f"sound of {frame.sample_rate} Hz")
         kind = frame.format.name, frame.layout.name, frame.sample_rate
         misplaced = abs(secs - self._expected_secs) > _MISPLACED_SECS
-        if misplaced and self._kind and self._stream.container.format.name == "flac":
-            # FFmpeg passes over a frame whose header is damaged; there are no gaps.
+        if misplaced and self._kind and self._is_gapless:
             raise MediaError(
                 DECODE_ERROR,
                 f"sound after {self._num_decoded} frames: none from "

@@ -122,6 +122,26 @@ def test_both_parts_of_chained_ogg_are_heard(tmp_path):
     np.testing.assert_allclose(seen.ticks_secs, [0, 1, 2.6, 3.6], atol=0.05)
 
 
+def test_a_second_flv_file_that_would_not_be_read_is_named(tmp_path, films):
+    first = films("alone.flv", secs=1.0)
+    content = open(first, "rb").read()
+    (tmp_path / "joined.flv").write_bytes(2 * content)
+    (refusal,) = read(tmp_path / "joined.flv")
+    assert refusal.reason == "decode_error"
+    assert f"another FLV file begins at byte {len(content)}" in refusal.detail
+    (media,) = read(first)
+    assert media.duration_secs >= 0.96
+
+
+@pytest.mark.parametrize(("suffix", "video"), [("asf", "mpeg4"), ("wtv", "mpeg2video")])
+def test_flac_whose_time_stamps_are_not_to_be_had_is_refused(films, suffix, video):
+    path = films(f"flac.{suffix}", video=video, audio="flac", secs=2.0)
+    for segment in ((0.0, None), (1.2, 1.8)):
+        (refusal,) = read(path, segment)
+        assert refusal.reason == "decode_error"
+        assert "sound" in refusal.detail
+
+
 def test_a_clock_of_the_picture_alone_that_goes_back_is_refused(tmp_path, films):
     def edit(encoded):
         return [
