@@ -10,6 +10,8 @@ import sys
 import pytest
 from forked_commands import run_command
 
+pytestmark = pytest.mark.once
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODULES = [
     "data_prep.synthetic",
@@ -103,6 +105,7 @@ def done(folder, tiny_run, tiny_records):
             f"--records={tiny_records / 'train'}",
             f"--test_records={tiny_records / 'test'}",
             "--num_clips=1",
+            "--streams=audio",
             f"--json={folder / 'reports' / 'linear.json'}",
         ],
         "missing manifest": [*convert, f"--manifest={folder / 'missing.csv'}"],
@@ -175,12 +178,12 @@ def test_the_evaluation_reports_the_same_as_a_table_and_as_json(done, folder, ti
     assert (process.returncode, process.stderr) == (0, "")
     report = json.loads((folder / "reports" / "linear.json").read_text())
     assert (report["protocol"], report["settings"]["num_clips"]) == ("linear", 1)
-    assert report["source"]["video"]["directory"] == str(tiny_run)
+    assert report["source"]["audio"]["directory"] == str(tiny_run)
     lines = process.stdout.splitlines()
-    for line, result in zip(lines[1:3], report["results"], strict=True):
-        mean = result["mean"]
-        assert line.startswith(f"{result['stream']}: top1 {100 * mean['top1']:.1f}, ")
-        assert line.endswith(f"initial_top1 {100 * mean['initial_top1']:.1f}")
+    (result,) = report["results"]
+    mean = result["mean"]
+    assert lines[1].startswith(f"audio: top1 {100 * mean['top1']:.1f}, ")
+    assert lines[1].endswith(f"initial_top1 {100 * mean['initial_top1']:.1f}")
     assert lines[-1] == f"Report: {folder / 'reports' / 'linear.json'}"
 
 

@@ -65,11 +65,13 @@ def run(write, tmp_path):
     return run
 
 
+@pytest.mark.once
 def test_success_leaves_with_0_and_says_nothing_of_its_own(run):
     done = run("print(_NUMBER.value)", "--number=3")
     assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
 
 
+@pytest.mark.once
 def test_a_command_takes_memory_of_gpus_as_it_needs_it_unless_told(run, monkeypatch):
     printed = "import os; print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
     monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
@@ -78,16 +80,19 @@ def test_a_command_takes_memory_of_gpus_as_it_needs_it_unless_told(run, monkeypa
     assert run(printed).stdout == "false\n"
 
 
+@pytest.mark.once
 def test_the_code_that_main_returns_is_the_exit_code(run):
     assert run("return 7").returncode == 7
 
 
+@pytest.mark.once
 def test_arguments_that_are_not_flags_are_refused(run):
     done = run("print(_NUMBER.value)", "number=3")
     assert (done.returncode, done.stdout) == (1, "")
     assert "unexpected arguments ['number=3']" in done.stderr
 
 
+@pytest.mark.once
 def test_a_command_that_takes_arguments_gets_them_wherever_the_flags_are(run):
     code = """\
 from absl import flags
@@ -103,6 +108,7 @@ program.run(main, takes_arguments=True)
     assert run("pass", "--number=3", code=code).stdout == "[] 3\n"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "statement, message",
     [
@@ -136,35 +142,41 @@ except tf.errors.OpError as error:
     assert done.stderr == "error: /dev/full; No space left on device\n"
 
 
+@pytest.mark.once
 def test_a_message_of_any_length_is_shown_in_part(run):
     done = run("raise ValueError('first ' + 'x' * 10**6 + ' last')")
     assert done.stderr.startswith("error: first xxx")
     assert done.stderr.endswith("xxx last\n") and len(done.stderr) < 2100
 
 
+@pytest.mark.once
 def test_what_is_printed_moves_no_cursor(run):
     done = run("print('a\\x1b[2Jb\\r\\u202ec\\td'); print('e\\x9b', file=sys.stderr)")
     assert done.stdout == "a\\x1b[2Jb\\r\\u202ec\td\n"
     assert done.stderr == "e\\x9b\n"
 
 
+@pytest.mark.once
 def test_debug_shows_the_traceback_of_a_mistake(run):
     done = run('raise ValueError("k=9")', "--debug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "ValueError: k=9" in done.stderr
 
 
+@pytest.mark.once
 def test_a_bug_shows_its_traceback(run):
     done = run('raise RuntimeError("impossible")')
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "RuntimeError: impossible" in done.stderr
 
 
+@pytest.mark.once
 def test_an_interrupt_leaves_with_130(run):
     done = run("raise KeyboardInterrupt")
     assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("flag", ["--nunber=3", "--number=three"])
 def test_a_wrong_flag_is_one_line_and_exit_code_1(run, flag):
     done = run("pass", flag)
@@ -172,6 +184,7 @@ def test_a_wrong_flag_is_one_line_and_exit_code_1(run, flag):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.once
 def test_an_unknown_configuration_key_is_one_line_with_the_nearest_key(run, tmp_path):
     (tmp_path / "config.py").write_text(
         "import ml_collections\n"
@@ -192,6 +205,7 @@ program.run(main)
     assert 'Did you mean "method"' in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.once
 def test_help_describes_the_flags_and_leaves_with_0_without_tensorflow(run):
     done = run("pass", "--help")
     assert done.returncode == 0
@@ -201,6 +215,7 @@ def test_help_describes_the_flags_and_leaves_with_0_without_tensorflow(run):
     assert run("pass", code=code).stdout == "False\n"
 
 
+@pytest.mark.once
 def test_help_through_a_console_script_describes_the_commands_flags(run):
     code = "from command import main, program; program.run(main)"
     done = run("pass", "--help", code=code)
@@ -220,6 +235,7 @@ logging.info("round 1")
     assert line.endswith("round 1")
 
 
+@pytest.mark.once
 def test_what_else_is_written_while_tensorflow_is_imported_is_passed_on(run):
     body = """\
 import os

@@ -6,6 +6,8 @@ from xdc_tf.data import dataset_info
 from xdc_tf.data.dataset_info import DatasetInfo, ExampleRow, ShardInfo
 from xdc_tf.data.log_mel import LogMelSettings
 
+pytestmark = pytest.mark.once
+
 INFO = DatasetInfo(
     manifest_sha256="ab" * 32,
     num_rows=3,

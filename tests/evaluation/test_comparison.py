@@ -15,6 +15,8 @@ from xdc_tf.evaluation import comparison, paired_tests, reports
 from xdc_tf.evaluation.comparison import Column, Report, Row
 from xdc_tf.evaluation.reports import SplitResult
 
+pytestmark = pytest.mark.once
+
 LINEAR = Column("linear", "video", "top1")
 SEEDS_AND_SPLITS = [(seed, split) for seed in "01" for split in ("1", "2", "3")]
 XDC = dict(zip(SEEDS_AND_SPLITS, [0.61, 0.64, 0.60, 0.66, 0.62, 0.63], strict=True))

@@ -13,6 +13,8 @@ from xdc_tf.evaluation import labelled_records
 from xdc_tf.evaluation.labelled_records import open_splits
 from xdc_tf.training import trained_run
 
+pytestmark = pytest.mark.once
+
 BOTH = ("video", "audio")
 
 

@@ -8,6 +8,8 @@ from sklearn import metrics as sklearn_metrics
 
 from xdc_tf.evaluation import metrics
 
+pytestmark = pytest.mark.once
+
 
 def _random(num_rows, num_classes, seed=0):
     """Scores of distinct values, and labels of which every class has one."""

@@ -8,6 +8,8 @@ from xdc_tf.evaluation.new_videos import Row
 from xdc_tf.evaluation.part_features import clip_features, mean_features
 from xdc_tf.evaluation.parts import Part
 
+pytestmark = pytest.mark.once
+
 PART = Part(
     [Row("a", "a", 0, 1), Row("b", "b", 0, None, "no_audio"), Row("c", "c", 0, 1)], ()
 )

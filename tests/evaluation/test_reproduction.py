@@ -155,6 +155,7 @@ def test_reports_of_another_scale_are_not_taken_for_these(tmp_path):
         reproduction.check_reports([task])
 
 
+@pytest.mark.once
 def test_a_run_that_fails_is_named_with_its_log_and_others_are_finished(tmp_path):
     tasks = tasks_of("methods", tmp_path, methods=["scratch", "xdc"])
     os.makedirs(tasks[0].out_dir)
@@ -189,6 +190,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.once
 def test_a_run_ends_when_the_comparison_is_killed(tmp_path):
     script, held = tmp_path / "killed.py", tmp_path / "held"
     script.write_text(KILLED)

@@ -19,6 +19,8 @@ import pytest
 
 from xdc_tf.weights import caffe2_files
 
+pytestmark = pytest.mark.once
+
 PARITY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "parity")
 BLOBS = {
     "conv1_w": np.array([[0, 1, 2], [3, 4, 5]], np.float32),

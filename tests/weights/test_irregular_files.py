@@ -7,6 +7,8 @@ from forked_commands import run_command
 
 from xdc_tf.weights import caffe2_files, torch_files, weight_files
 
+pytestmark = pytest.mark.once
+
 READERS = [weight_files.read, torch_files.read, caffe2_files.read]
 
 

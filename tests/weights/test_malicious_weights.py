@@ -11,6 +11,8 @@ import pytest
 
 from xdc_tf.weights import torch_files, weight_files
 
+pytestmark = pytest.mark.once
+
 
 def text(value):
     return b"X" + len(value).to_bytes(4, "little") + value.encode()

@@ -9,6 +9,8 @@ import pytest
 
 from xdc_tf.weights import networks
 
+pytestmark = pytest.mark.once
+
 PARITY = pathlib.Path(__file__).parent.parent / "parity"
 XDC, TORCHVISION = "xdc_r2plus1d_18", "torchvision_r2plus1d_18"
 

@@ -7,6 +7,8 @@ import pytest
 
 from xdc_tf.weights import known_globals, pickles
 
+pytestmark = pytest.mark.once
+
 
 def read(data, table=known_globals.CONTAINERS, **settings):
     return pickles.read(io.BytesIO(data), table, name="FILE", **settings)

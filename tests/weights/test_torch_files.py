@@ -32,6 +32,8 @@ import pytest
 
 from xdc_tf.weights import torch_files, torch_tensors
 
+pytestmark = pytest.mark.once
+
 PARITY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "parity")
 TINY_FILES = ["tiny_legacy.pth", "tiny_zip.pth", "tiny_nested_zip.pth"]
 CHECKPOINTS = ["checkpoint_legacy.pth", "checkpoint_zip.pth"]

@@ -10,6 +10,8 @@ import pytest
 
 from xdc_tf.weights import torch_files
 
+pytestmark = pytest.mark.once
+
 WRITTEN = {
     "float32": np.arange(6, dtype=np.float32).reshape(2, 3),
     "transposed": np.arange(6, dtype=np.float64).reshape(2, 3).T,

@@ -7,6 +7,8 @@ import pytest
 
 from xdc_tf.weights import torch_files
 
+pytestmark = pytest.mark.once
+
 torch = pytest.importorskip("torch")
 PARITY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "parity")
 TENSORS = {

@@ -9,6 +9,8 @@ import pytest
 
 from xdc_tf.weights import torch_files, weight_files
 
+pytestmark = pytest.mark.once
+
 PARITY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "parity")
 
 

@@ -62,6 +62,8 @@ def export(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
         raise ValueError(f"--formats={','.join(unknown)}: choose of {list(FORMATS)}.")
+    if "onnx" in formats:
+        interchange.onnx_packages()  # before all that takes its time
     run = trained_run.open_run(run_dir)
     encoders = trained_run.load_encoders(run)
     clusters = _clusters_if_any(run)

@@ -1,6 +1,7 @@
 """An encoder for runtimes other than TensorFlow: TensorFlow Lite and ONNX."""
 
 import importlib
+import types
 
 import keras
 import numpy as np
@@ -47,7 +48,7 @@ def save_onnx(encoder: keras.Model, path: str) -> None:
       ValueError: without the packages of requirements-onnx.txt.
       RuntimeError: if its features differ from the encoder's.
     """
-    tf2onnx, onnxruntime = (_import(name) for name in ("tf2onnx", "onnxruntime"))
+    tf2onnx, onnxruntime = onnx_packages()
     tf2onnx.convert.from_function(
         _function(encoder),
         input_signature=[_spec(encoder)],
@@ -58,6 +59,15 @@ def save_onnx(encoder: keras.Model, path: str) -> None:
     sample = sample_input(encoder)
     (found,) = session.run(["features"], {"inputs": np.asarray(sample)})
     check_features(encoder(sample, training=False), found, path)
+
+
+def onnx_packages() -> tuple[types.ModuleType, types.ModuleType]:
+    """tf2onnx and onnxruntime.
+
+    Raises:
+      ValueError: if one of them is not installed.
+    """
+    return _import("tf2onnx"), _import("onnxruntime")
 
 
 def _spec(encoder: keras.Model) -> tf.TensorSpec:
