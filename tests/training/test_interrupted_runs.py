@@ -122,14 +122,14 @@ class TroubledRun(NamedTuple):
 
     Attributes:
       records: directory.
-      without_records: what the run raised when they had vanished.
-      on_full_disk: what it raised then, with the records back.
+      without_records: what was told of the error when they had vanished.
+      on_full_disk: the error's text then, with the records back.
       num_steps: that it had done when a signal came in its last step of the round.
     """
 
     records: Path
-    without_records: Exception
-    on_full_disk: Exception
+    without_records: str
+    on_full_disk: str
     num_steps: int
 
 
@@ -170,20 +170,22 @@ def troubled_run(new_tiny_config, tiny_records, tmp_path_factory):
     with stopping_after(1) as stop, pytest.raises(Stopped):
         run_pretrain(config, records, workdir, stop=stop)
     return TroubledRun(
-        records, without_records.value, on_full_disk.value, final_step(workdir)
+        records,
+        program.tensorflow_user_error(without_records.value),
+        str(on_full_disk.value),
+        final_step(workdir),
     )
 
 
 def test_records_that_vanish_are_named_and_the_run_goes_on_with_them_back(troubled_run):
-    told = program.tensorflow_user_error(troubled_run.without_records)
-    assert f"{troubled_run.records}/train/records-0000" in told
+    named = f"{troubled_run.records}/train/records-0000"
+    assert named in troubled_run.without_records
     # Only a round's end saves heads.
-    assert "audio_heads.npz" in str(troubled_run.on_full_disk)
+    assert "audio_heads.npz" in troubled_run.on_full_disk
 
 
 def test_a_full_disk_names_the_file_and_with_room_the_run_goes_on(troubled_run):
-    told = str(troubled_run.on_full_disk)
-    assert re.search("File too large: .*audio_heads.npz", told)
+    assert re.search("File too large: .*audio_heads.npz", troubled_run.on_full_disk)
     assert troubled_run.num_steps == STEPS_PER_ROUND
 
 
