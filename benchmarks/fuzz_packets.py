@@ -238,8 +238,8 @@ def fault(media: Media, segment: Segment) -> str:
                     f"{secs:.2f}" for secs in film_secs[near]
                 )
     for number in np.flatnonzero(seen.numbers % round(_FPS) == 0):
-        first = round(number / _FPS * _RATE_HZ)
-        if np.abs(media.waveform[first : first + _RATE_HZ // 20]).max() < 1e-4:
+        first = max(0, round((number / _FPS - 0.02) * _RATE_HZ))
+        if np.median(np.abs(media.waveform[first : first + _RATE_HZ // 10])) < 1e-4:
             continue  # a gap of the sound, which is not wrong
         shown_secs = number / _FPS
         if (

@@ -23,11 +23,13 @@ class _Numbering(NamedTuple):
       num_bits: of a frame's number.
       has_planes: whether slices name their colour plane.
       may_skip: whether numbers may be left out (gaps_in_frame_num_allowed_flag).
+      has_fields: whether slices say if they are of a field.
     """
 
     num_bits: int
     has_planes: bool
     may_skip: bool
+    has_fields: bool
 
 
 class LossDetector:
@@ -42,7 +44,9 @@ class LossDetector:
         self._sequences: dict[int, _Numbering] = {}
         self._sequence_of_picture: dict[int, int] = {}
         self._length_bytes = 0  # of a unit's length; 0 for start codes
-        self._last: int | None = None  # number of the last reference frame
+        # Number of the last reference frame, and which field came last, if one did.
+        self._last: int | None = None
+        self._last_field: int | None = None
         self.saw_key = False
         extradata = bytes(extradata or b"")
         if len(extradata) > 6 and extradata[0] == 1:
@@ -63,38 +67,50 @@ class LossDetector:
             if self._length_bytes
             else _units_by_start_codes(packet)
         )
-        is_missing = False
+        is_missing, is_first = False, True
         for unit in units:
             kind = unit[0] & 31
             if kind in (_PARAMETERS, _PICTURE_PARAMETERS):
                 self._read_parameters(unit)
             elif kind in (_SLICE, _KEY_SLICE):
                 try:
-                    is_missing |= self._follow(unit, kind == _KEY_SLICE)
+                    number, field, sequence = self._read_slice(unit)
                 except (EOFError, KeyError):
                     self._last = None
+                    continue
+                if is_first and kind != _KEY_SLICE and not sequence.may_skip:
+                    is_missing = self._is_out_of_order(number, field, sequence)
+                is_first = False
+                self.saw_key |= kind == _KEY_SLICE
+                if unit[0] >> 5 & 3:  # nal_ref_idc: a reference
+                    self._last, self._last_field = number, field
         return is_missing
 
-    def _follow(self, unit: bytes, is_key: bool) -> bool:
+    def _is_out_of_order(
+        self, number: int, field: int | None, sequence: _Numbering
+    ) -> bool:
+        """Whether a picture cannot be the one after the last reference (7.4.3)."""
+        if self._last is None:
+            return False
+        if number == (self._last + 1) % (1 << sequence.num_bits):
+            return False
+        is_second_field = None not in (field, self._last_field) and (
+            field != self._last_field
+        )
+        return not (number == self._last and is_second_field)
+
+    def _read_slice(self, unit: bytes) -> tuple[int, int | None, _Numbering]:
+        """Number, and 0 or 1 for a field, and what the sequence says (7.3.3)."""
         bits = _Bits(unit[1:_MOST_HEAD_BYTES])
         bits.exponential()  # first_mb_in_slice
         bits.exponential()  # slice_type
         sequence = self._sequences[self._sequence_of_picture[bits.exponential()]]
         if sequence.has_planes:
             bits.read(2)
-        number = bits.read(sequence.num_bits)
-        self.saw_key |= is_key
-        last = None if is_key else self._last
-        # Slices and fields of a frame share its number, and so do non-reference frames
-        # with the reference frame after them (7.4.3, frame_num).
-        following = None if last is None else (last + 1) % (1 << sequence.num_bits)
-        if unit[0] >> 5 & 3:  # nal_ref_idc: a reference
-            self._last = number
-        return (
-            not sequence.may_skip
-            and last is not None
-            and (number not in (last, following))
-        )
+        number, field = bits.read(sequence.num_bits), None
+        if sequence.has_fields and bits.read(1):
+            field = bits.read(1)
+        return number, field, sequence
 
     def _read_parameters(self, unit: bytes) -> None:
         try:
@@ -137,7 +153,11 @@ def _read_sequence(unit: bytes) -> tuple[int, _Numbering]:
         for _ in range(min(bits.exponential(), 255)):
             bits.exponential()
     bits.exponential()  # max_num_ref_frames
-    return number, _Numbering(min(num_bits, 16), has_planes, bool(bits.read(1)))
+    may_skip = bool(bits.read(1))
+    bits.exponential()  # pic_width_in_mbs_minus1
+    bits.exponential()  # pic_height_in_map_units_minus1
+    has_fields = not bits.read(1)
+    return number, _Numbering(min(num_bits, 16), has_planes, may_skip, has_fields)
 
 
 def _pass_over_scaling_list(bits: "_Bits", size: int) -> None:

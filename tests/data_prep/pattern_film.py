@@ -17,6 +17,7 @@ from PIL import Image
 
 WIDTH, HEIGHT, FPS = 160, 120, 25
 TICK_SECS = 0.05
+_TICK_PEAK = 0.5
 COLOURS = {
     "top left": (200, 30, 30),
     "top right": (30, 180, 30),
@@ -255,7 +256,8 @@ def _colour_error(image: np.ndarray) -> float:
 def _ticks(loudness: np.ndarray, rate_hz: int) -> np.ndarray:
     if not len(loudness):
         return np.zeros(0)
-    is_loud = loudness > 0.25 * loudness.max()
+    # Where sound was cut, decoders may be louder for a moment.
+    is_loud = loudness > 0.25 * min(loudness.max(), _TICK_PEAK)
     # Quiet for 30 ms before.
     num_before = round(0.03 * rate_hz)
     counts = np.concatenate([np.zeros(num_before), np.cumsum(is_loud)])

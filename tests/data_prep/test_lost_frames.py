@@ -147,7 +147,7 @@ def unit(head, bits):
     return b"\0\0\1" + bytes(head) + body.replace(b"\0\0\0", b"\0\0\3\0")
 
 
-def numbered(number, *, gaps_allowed, is_reference=True, kind=1):
+def numbered(number, *, gaps_allowed=False, is_reference=True, kind=1, field=None):
     """A packet: parameters whose frame numbers have 4 bits, and a slice."""
     sequence = unit(
         [0x67, 66, 0, 30],
@@ -159,11 +159,13 @@ def numbered(number, *, gaps_allowed, is_reference=True, kind=1):
         + str(int(gaps_allowed))
         + exponential(9)
         + exponential(7)
-        + "1",
+        + ("1" if field is None else "0"),  # frame_mbs_only_flag
     )
     picture = unit([0x68], exponential(0) + exponential(0))
     head = (is_reference << 5) | kind
     slice_bits = exponential(0) + exponential(5) + exponential(0) + f"{number:04b}"
+    if field is not None:
+        slice_bits += f"1{field}"
     return sequence + picture + unit([head], slice_bits)
 
 
@@ -174,7 +176,7 @@ def numbered(number, *, gaps_allowed, is_reference=True, kind=1):
         ([0, 1, 3], [2]),
         ([13, 14, 15, 0, 1], []),
         ([15, 1], [1]),
-        ([0, 1, 1, 2], []),
+        ([0, 1, 1, 2], [2]),
         ([5, 6, 4], [2]),
     ],
 )
@@ -185,7 +187,7 @@ def test_numbers_of_reference_frames_rise_by_one_and_begin_anew_at_sixteen(
     assert missing == [
         place
         for place, number in enumerate(numbers)
-        if detector.misses_reference(numbered(number, gaps_allowed=False))
+        if detector.misses_reference(numbered(number))
     ]
 
 
@@ -195,11 +197,30 @@ def test_a_stream_that_may_leave_numbers_out_has_lost_nothing():
     assert not any(detector.misses_reference(packet) for packet in packets)
 
 
+def test_frames_that_are_no_references_share_the_number_of_the_one_after_them():
+    detector = LossDetector(None)
+    packets = [
+        numbered(0),
+        numbered(1, is_reference=False),
+        numbered(1, is_reference=False),
+        numbered(1),
+    ]
+    assert not any(detector.misses_reference(packet) for packet in packets)
+
+
+def test_two_fields_in_packets_of_their_own_share_a_number():
+    fields = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 1)]
+    detector = LossDetector(None)
+    packets = [numbered(number, field=field) for number, field in fields]
+    missing = [detector.misses_reference(packet) for packet in packets]
+    assert missing == [False, False, False, False, True]
+
+
 def test_numbers_begin_anew_at_a_key_frame():
     detector = LossDetector(None)
-    assert not detector.misses_reference(numbered(7, gaps_allowed=False))
+    assert not detector.misses_reference(numbered(7))
     assert not detector.saw_key
-    key = numbered(0, gaps_allowed=False, kind=5)
+    key = numbered(0, kind=5)
     assert not detector.misses_reference(key)
     assert detector.saw_key
 
