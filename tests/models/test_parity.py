@@ -61,13 +61,14 @@ def shapes(name):
     return json.loads((PARITY / f"{name}.keys.json").read_text())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def reference(name):
     with np.load(PARITY / f"{name}.npz") as arrays:
         return dict(arrays)
 
 
-@functools.cache
+# Tests come network by network (the scope of their names), and these hold one each.
+@functools.lru_cache(maxsize=1)
 def with_reference_weights(name, dtype="float32"):
     """The encoder and its variables by their names in PyTorch."""
     build, architecture, depth = MODELS[name]
@@ -82,13 +83,20 @@ def with_reference_weights(name, dtype="float32"):
     return encoder, head, variables
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_held():
+    yield
+    for cached in (with_reference_weights, activations, one_step):
+        cached.cache_clear()
+
+
 def inputs_of(encoder, part=lambda drawn: drawn):
     audio = len(encoder.inputs[0].shape) == 4
     drawn = reference_rule.spectrograms() if audio else reference_rule.clips()
     return np.moveaxis(part(drawn), 1, -1)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def activations(name):
     """Of our encoder in evaluation mode, channels first."""
     encoder, head, _ = with_reference_weights(name)
@@ -111,7 +119,7 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY, scope="module")
 def test_every_tensor_of_the_reference_has_its_variable(name):
     encoder, _, variables = with_reference_weights(name)
     expected = {
@@ -123,14 +131,14 @@ def test_every_tensor_of_the_reference_has_its_variable(name):
     assert len(variables) == len(encoder.variables)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY, scope="module")
 def test_the_number_of_parameters_is_the_stated_one(name):
     encoder, _, _ = with_reference_weights(name)
     sizes = [int(np.prod(variable.shape)) for variable in encoder.trainable_variables]
     assert sum(sizes) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY, scope="module")
 @pytest.mark.parametrize("stage", ["stem", "layer1", "layer2", "layer3", "layer4"])
 def test_every_stage_computes_what_the_reference_does(name, stage):
     found, expected = activations(name)[stage], reference(name)
@@ -141,13 +149,13 @@ def test_every_stage_computes_what_the_reference_does(name, stage):
     assert_close(found[corner], expected[f"{stage}_corner"])
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", EVERY, scope="module")
 @pytest.mark.parametrize("output", ["features", "logits"])
 def test_features_and_logits_are_the_references(name, output):
     assert_close(activations(name)[output], reference(name)[output])
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def one_step(name):
     """Loss, gradients and moved statistics of our encoder in training mode.
 
@@ -191,12 +199,12 @@ IN_FLOAT64 = [
 STEPS = once_but_for(["xdc_r2plus1d_18", "vmz_resnet_18"], IN_FLOAT64)
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", STEPS, scope="module")
 def test_the_loss_in_training_mode_is_the_references(name):
     assert one_step(name)[0] == pytest.approx(float(reference(name)["loss"]), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", STEPS, scope="module")
 def test_the_gradient_of_one_step_is_the_references(name):
     expected = reference(name)
     for key, gradient in one_step(name)[1].items():
@@ -208,7 +216,7 @@ def test_the_gradient_of_one_step_is_the_references(name):
         )
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", STEPS, scope="module")
 def test_a_training_step_moves_the_means_of_batch_norm_as_the_reference_does(name):
     for key, mean in one_step(name)[2].items():
         assert_close(mean.flatten()[:8], reference(name)[f"updated/{key}"])
