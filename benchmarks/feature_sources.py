@@ -22,12 +22,13 @@ import tensorflow as tf
 
 from configs import synthetic as benchmark_config
 from data_prep import conversion, conversion_settings, synthetic
-from xdc_tf import compat
-from xdc_tf.clustering import agreement, features, pseudo_labels
-from xdc_tf.clustering.feature_store import FeatureStore, RowState
-from xdc_tf.clustering.features import Features
 from xdc_tf.data.log_mel import LogMelSettings
-from xdc_tf.signals import Stop
+from xdc_tf.features import extraction
+from xdc_tf.features.extraction import Features
+from xdc_tf.features.feature_store import FeatureStore, RowState
+from xdc_tf.labels import agreement, pseudo_labels
+from xdc_tf.runtime import compat
+from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import pretrain, run_features, settings, supervision, train_step
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.config_ranges import FROM_PASS, FROM_TRAINING
@@ -126,7 +127,7 @@ def pass_over_all(run: Run, extract_clips, store: FeatureStore) -> Features:
     """Features of all examples by a pass, into a store of its own."""
     store.keep_only(harvested_in=None, extracted_by=None)
     batches = evaluation_batches(run, keep=run.records.trained | run.records.held_out)
-    store.fill(features.average_clips(extract_clips(batches)))
+    store.fill(extraction.average_clips(extract_clips(batches)))
     return store.features()
 
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat
 from xdc_tf.models import folding, two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.runtime import compat
 
 
 class Case(NamedTuple):

@@ -31,9 +31,9 @@ import tensorflow as tf
 from data_prep import conversion
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.inspection import record_tables, record_verification
-from data_prep.workers import Limits
-from xdc_tf import files
+from data_prep.worker_processes import Limits
 from xdc_tf.data import dataset_info, record_index, records
+from xdc_tf.runtime import files
 
 _SECS, _FPS, _RATE_HZ = 1.0, 10, 16000
 _TIMEOUT_SECS = 20.0

@@ -149,7 +149,7 @@ def _serve(connection: Connection) -> None:
     """A process that reads directories until there are no more."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from xdc_tf import program
+    from xdc_tf.runtime import program
 
     program.quiet_tensorflow()
     connection.send(_answer(connection.recv()))  # the first one loads all there is
@@ -165,7 +165,7 @@ def _serve(connection: Connection) -> None:
 def _answer(directory: str) -> Answer:
     import traceback
 
-    from xdc_tf import program
+    from xdc_tf.runtime import program
 
     try:
         return Answer(read_all(directory))

@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from xdc_tf.clustering import label_tables
-from xdc_tf.clustering.label_tables import Clustering
+from xdc_tf.labels import label_tables
+from xdc_tf.labels.label_tables import Clustering
 
 _TIMEOUT_SECS = 10.0
 _MEMORY_MIB = 256

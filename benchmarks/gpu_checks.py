@@ -28,7 +28,7 @@ print(features.shape)
 
 def kmeans_agrees(num_rows: int, width: int, num_clusters: int, num_iterations: int):
     """Labels and inertia of a fit on the device next to those on the CPU, float32."""
-    from xdc_tf.clustering import kmeans
+    from xdc_tf.kmeans import kmeans
 
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((2 * num_clusters, width), np.float32)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from benchmarks import gpu_checks, gpu_records, gpu_training
 from benchmarks.gpu_training import DEVICE
-from xdc_tf import compat
+from xdc_tf.runtime import compat
 
 
 def ceilings(side: int) -> dict[str, float]:
@@ -137,8 +137,8 @@ def kmeans(
         for rows on the device.
       whole: also a fit as a run has it, with k-means++.
     """
-    from xdc_tf.clustering import kmeans as engine
-    from xdc_tf.clustering import row_files
+    from xdc_tf.kmeans import kmeans as engine
+    from xdc_tf.kmeans import row_files
 
     path = gpu_records.make_rows(directory, **rows)
     values = np.load(path, mmap_mode="r")

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat
-from xdc_tf.clustering import features
 from xdc_tf.data import clips
+from xdc_tf.distribution import devices
+from xdc_tf.features import extraction
 from xdc_tf.models import fast_layers, folding, two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.planning import operations
-from xdc_tf.training import devices, optimizers, supervision, train_step
+from xdc_tf.runtime import compat
+from xdc_tf.training import optimizers, supervision, train_step
 
 DEVICE = "/GPU:0" if tf.config.list_physical_devices("GPU") else "/CPU:0"
 _NUM_CLASSES = 256
@@ -125,7 +126,7 @@ def make(
         batch = {name: tf.identity(value) for name, value in batch.items()}
     return Training(
         train,
-        features.make_extract_clips(folded, method.streams, strategy=strategy),
+        extraction.make_extract_clips(folded, method.streams, strategy=strategy),
         batch,
         model.trainable_variables,
         sum(

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import reference_rule
-from xdc_tf import compat
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.export import torch_export
+from xdc_tf.runtime import compat
 from xdc_tf.training import trained_run
 from xdc_tf.weights import torch_files, weight_files
 from xdc_tf.weights.import_weights import import_weights

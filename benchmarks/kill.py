@@ -125,8 +125,8 @@ def pretrain_and_export(workdir: str, records: str, announce: Callable) -> None:
     """What a process does: the whole of it, from wherever the one before was killed."""
     import tensorflow as tf
 
-    from xdc_tf.clustering import pseudo_labels
     from xdc_tf.export import export_run
+    from xdc_tf.labels import pseudo_labels
     from xdc_tf.training import pretrain, run_features, saved_encoders, train_step
     from xdc_tf.training.checkpoints import Checkpoints
 

@@ -43,16 +43,16 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks.fingerprints import differences, file_fingerprints, fingerprints
-from xdc_tf import program, signals
+from xdc_tf.runtime import program, signals
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOW = ("kill", "term", "full_disk", "pair")
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = [
     "xdc_tf.evaluation.task_imports",
-    "xdc_tf.evaluation.assignment",
-    "xdc_tf.evaluation.cluster_count_report",
-    "xdc_tf.evaluation.localization",
+    "xdc_tf.inference.cluster_assignment",
+    "xdc_tf.experiments.cluster_count_report",
+    "xdc_tf.inference.localization",
     "xdc_tf.export.export_run",
     "xdc_tf.export.torch_export",
     "xdc_tf.weights.import_weights",
@@ -100,7 +100,7 @@ class Command(NamedTuple):
 
 
 def _add_tiny_scale() -> None:
-    from xdc_tf.evaluation.reproduction_tables import SCALES, Scale
+    from xdc_tf.experiments.reproduction_tables import SCALES, Scale
 
     SCALES["tiny"] = Scale(
         *(8, 20, 10),

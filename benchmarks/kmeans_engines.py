@@ -98,7 +98,7 @@ def _ours(engine, path, size):
             [tf.config.LogicalDeviceConfiguration()] * 2,
         )
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    from xdc_tf.clustering import kmeans
+    from xdc_tf.kmeans import kmeans
 
     rows = np.load(path)
     precision = "mixed" if engine == "mixed" else "float32"
@@ -133,8 +133,8 @@ def _parts(precision, rows, result, size):
     """Seconds of the initialisation, and GFLOP/s of the distances alone."""
     import tensorflow as tf
 
-    from xdc_tf.clustering import fit_sizes, seeding
-    from xdc_tf.clustering.rows import Products, as_factors
+    from xdc_tf.kmeans import fit_sizes, seeding
+    from xdc_tf.kmeans.rows import Products, as_factors
 
     k = size.num_clusters
     sample = tf.constant(rows[: fit_sizes.sample_rows(len(rows), k)])
@@ -177,7 +177,7 @@ def _parts(precision, rows, result, size):
 
 def time_growth(path: str, size: Size) -> dict:
     """Seconds an iteration, from fits of a file's rows with two numbers of them."""
-    from xdc_tf.clustering import kmeans, row_files
+    from xdc_tf.kmeans import kmeans, row_files
 
     secs = []
     for num_iterations in (1, 1, 1 + size.num_iterations):

@@ -21,11 +21,11 @@ import numpy as np
 import tensorflow as tf
 
 from configs import synthetic
-from xdc_tf import compat
-from xdc_tf.clustering import label_arrays, label_tables
-from xdc_tf.clustering.label_tables import Clustering
+from xdc_tf.labels import label_arrays, label_tables
+from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings
+from xdc_tf.runtime import compat
 from xdc_tf.training import optimizers, settings, supervision, train_step
 
 _NUM_CLUSTERS = 256

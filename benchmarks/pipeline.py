@@ -32,10 +32,10 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep import conversion, conversion_settings, synthetic
-from xdc_tf import compat, freed_memory
 from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
+from xdc_tf.runtime import compat, freed_memory
 
 _SECS = 10.0
 _SIZE = 480, 270  # pixels of the videos; 455 x 256 in the records

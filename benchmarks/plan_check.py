@@ -100,9 +100,9 @@ def measure(case: str, records: str, directory: str) -> dict:
     """Measured seconds and bytes of a case's parts, and those predicted."""
     import tensorflow as tf
 
-    from xdc_tf.planning import devices
+    from xdc_tf.planning import device_table
 
-    device = devices.find(devices.THIS)
+    device = device_table.find(device_table.THIS)
     strategy = tf.distribute.OneDeviceStrategy("/CPU:0")
     config = _config(case)
     memory_before = _memory("VmRSS")
@@ -131,7 +131,7 @@ def measure(case: str, records: str, directory: str) -> dict:
 
 def _time_run(config, records, workdir, strategy):
     """Median seconds of a training step and of a batch of extraction; widths."""
-    from xdc_tf import freed_memory
+    from xdc_tf.runtime import freed_memory
     from xdc_tf.training import batches, pretrain, run
 
     freed_memory.keep()  # as cli.pretrain does
@@ -165,8 +165,8 @@ def _time_kmeans(config, widths, strategy) -> float:
     """Seconds of a round's k-means on random features, traced before."""
     import numpy as np
 
-    from xdc_tf.clustering import pseudo_labels
-    from xdc_tf.clustering.features import Features
+    from xdc_tf.features.extraction import Features
+    from xdc_tf.labels import pseudo_labels
     from xdc_tf.training import settings, supervision
 
     num_rows = _NUM_ROWS.value

@@ -48,16 +48,16 @@ _ENCODERS = {
 
 def time_ours(precision: str) -> dict[str, float]:
     """Clips/s of make_train_step and of make_extract_clips, on one device."""
-    from xdc_tf import freed_memory
+    from xdc_tf.runtime import freed_memory
 
     if not _RETURN_MEMORY.value:
         freed_memory.keep()
     import tensorflow as tf
 
-    from xdc_tf import compat
-    from xdc_tf.clustering import features
+    from xdc_tf.features import extraction
     from xdc_tf.models import folding, two_stream
     from xdc_tf.models.layers import LayerSettings
+    from xdc_tf.runtime import compat
     from xdc_tf.training import optimizers, supervision, train_step
 
     modality = _MODALITY.value
@@ -93,7 +93,7 @@ def time_ours(precision: str) -> dict[str, float]:
         global_batch_size=size,
     )
     folded = {modality: folding.fold(model.encoders[modality])}
-    extract = features.make_extract_clips(folded, method.streams, strategy=strategy)
+    extract = extraction.make_extract_clips(folded, method.streams, strategy=strategy)
     batch = {
         modality: tf.random.stateless_normal([size, *shape], seed=[0, 0]),
         "example_index": tf.range(size, dtype=tf.int64),

@@ -11,8 +11,8 @@ from data_prep import shards as shard_files
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.shards import PROGRESS_DIR, Shard
-from data_prep.workers import Limits
-from xdc_tf import compat, files
+from data_prep.worker_processes import Limits
+from xdc_tf.runtime import compat, files
 
 
 class _Work(NamedTuple):

@@ -26,8 +26,7 @@ from data_prep.manifest import Manifest, ManifestRow, read_manifest
 from data_prep.reasons import TRANSIENT_REASONS
 from data_prep.segments import Segmentation
 from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
-from data_prep.workers import Limits
-from xdc_tf import compat, files
+from data_prep.worker_processes import Limits
 from xdc_tf.data import dataset_info, record_directory, record_index
 from xdc_tf.data.dataset_info import (
     QUARANTINE_FILE,
@@ -35,6 +34,7 @@ from xdc_tf.data.dataset_info import (
     ShardInfo,
     order_modalities,
 )
+from xdc_tf.runtime import compat, files
 
 TRUNCATED_FILE = "truncated.csv"
 

@@ -20,10 +20,10 @@ import os
 from absl import flags
 
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.workers import Limits
-from xdc_tf import program
+from data_prep.worker_processes import Limits
 from xdc_tf.data.dataset_info import MODALITIES
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.runtime import program
 
 _SETTINGS = ConversionSettings()
 _LIMITS = Limits()

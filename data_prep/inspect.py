@@ -11,7 +11,7 @@ log-mel, and example_N.wav; or reads everything and names each fault's shard and
 
 from absl import flags
 
-from xdc_tf import program
+from xdc_tf.runtime import program
 
 _RECORDS = flags.DEFINE_string(
     "records",

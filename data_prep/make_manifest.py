@@ -22,7 +22,7 @@ from absl import flags
 
 from data_prep.datasets.manifest_writer import tell
 from data_prep.datasets.manifests import DATASETS, make_manifest
-from xdc_tf import program
+from xdc_tf.runtime import program
 
 _DATASET = flags.DEFINE_enum("dataset", None, list(DATASETS), "Which.", required=True)
 _ROOT = flags.DEFINE_string(

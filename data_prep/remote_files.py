@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 
 from data_prep.reasons import CANNOT_OPEN, IO_ERROR, TOO_LARGE, MediaError, is_transient
-from xdc_tf import files
+from xdc_tf.runtime import files
 
 # Scheme -> what pip installs for it.
 _PACKAGES = {

@@ -20,10 +20,10 @@ from data_prep.answers import Outcome
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.rows import ConvertedRow, answer_form, convert_rows, group_rows
-from data_prep.workers import Limits, map_groups
-from xdc_tf import compat, files
+from data_prep.worker_processes import Limits, map_groups
 from xdc_tf.data import record_index, records
 from xdc_tf.data.dataset_info import ExampleRow, RefusedRow
+from xdc_tf.runtime import compat, files
 
 PROGRESS_DIR = "progress"
 

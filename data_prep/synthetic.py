@@ -26,9 +26,9 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from data_prep import answers, workers
+from data_prep import answers, worker_processes
 from data_prep.answers import Form, Outcome, Packed, Value
-from xdc_tf import files, program
+from xdc_tf.runtime import files, program
 
 SHAPES = ("disc", "square", "triangle", "cross", "ring")
 MOTIONS = ("sway", "pulse")
@@ -48,7 +48,7 @@ SAMPLE_RATE_HZ = 32000
 
 _VIDEOS_PER_GROUP = 8
 # Of a video: an hour, and what memory there is.
-_LIMITS = workers.Limits(timeout_secs=3600.0, memory_mib=2.0**30)
+_LIMITS = worker_processes.Limits(timeout_secs=3600.0, memory_mib=2.0**30)
 
 # Without cpu-independent the same frames now and then give other bytes, and other
 # pixels, within one process.
@@ -353,7 +353,7 @@ def make_benchmark(
         specs[k : k + _VIDEOS_PER_GROUP]
         for k in range(0, num_videos, _VIDEOS_PER_GROUP)
     ]
-    outcomes = workers.map_groups(
+    outcomes = worker_processes.map_groups(
         _make_videos, groups, form=_NOTHING, num_workers=num_workers, limits=_LIMITS
     )
     progress = tqdm(

@@ -6,7 +6,7 @@ import power_cut
 import pytest
 from power_cut import TORN
 
-from xdc_tf import files
+from xdc_tf.runtime import files
 
 pytestmark = pytest.mark.once
 

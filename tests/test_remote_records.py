@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from xdc_tf import compat
+from xdc_tf.runtime import compat
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COMMAND = """\

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TextIO
 
-from xdc_tf import files
+from xdc_tf.runtime import files
 
 # Of what FFmpeg opens; a file's content decides what it is.
 VIDEO_SUFFIXES = (

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from data_prep.datasets.annotated_media import Clips, Row, open_annotations
 from data_prep.manifest import COLUMNS, LABELS_FILE
-from xdc_tf import files
 from xdc_tf.data import dataset_info
+from xdc_tf.runtime import files
 
 _SUFFIX = ".csv"
 # What a manifest's lines cannot hold, and what stands for bytes that are not UTF-8.

@@ -20,7 +20,7 @@ from data_prep.reasons import (
     MediaError,
     is_transient,
 )
-from xdc_tf import files
+from xdc_tf.runtime import files
 
 # Containers round timestamps, Matroska to whole milliseconds.
 TIMESTAMP_SLACK_SECS = 1e-3

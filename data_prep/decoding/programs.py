@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from xdc_tf import files
+from xdc_tf.runtime import files
 
 # Tables come several times a second.
 _READ_BYTES = 1 << 21

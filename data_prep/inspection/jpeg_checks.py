@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import escaping
+from xdc_tf.runtime import escaping
 
 _NUM_CHANNELS = 3
 _SIGNATURE = [tf.TensorSpec([None], tf.string)]

@@ -9,11 +9,11 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from data_prep.inspection.jpeg_checks import jpeg_faults
-from xdc_tf import escaping
 from xdc_tf.data import log_mel, records
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, ExampleRow
 from xdc_tf.data.jpeg_sizes import MAX_PIXELS
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.runtime import escaping
 
 # Decoders overshoot full scale, 1; what is far beyond it is no sound.
 _MAX_AMPLITUDE = 16.0

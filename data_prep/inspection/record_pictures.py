@@ -9,9 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_prep.inspection.record_reading import Example
-from xdc_tf import escaping, files
 from xdc_tf.data import log_mel as log_mel_definition
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.runtime import escaping, files
 
 _DPI = 100
 # In inches. The frames' height is about this, so that they fill the strip.

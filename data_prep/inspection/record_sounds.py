@@ -6,9 +6,9 @@ import numpy as np
 from scipy import signal
 from scipy.io import wavfile
 
-from xdc_tf import files
 from xdc_tf.data import log_mel as log_mel_definition
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.runtime import files
 
 _NUM_ITERATIONS = 32
 # Fast Griffin-Lim: how far a step goes on in the direction of the last one.

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
 from data_prep.shards import RefusedRow, TruncatedRow
-from xdc_tf import compat, escaping, files
 from xdc_tf.data import dataset_info
 from xdc_tf.data.dataset_info import (
     EXAMPLES_FILE,
@@ -22,6 +21,7 @@ from xdc_tf.data.dataset_info import (
     DatasetInfo,
     ExampleRow,
 )
+from xdc_tf.runtime import compat, escaping, files
 
 _PLAIN_KINDS = {int, float, str, bool, type(None)}
 # What reading a CSV file of a stranger's making raises.

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.inspection.record_checks import CheckedRecord, check_record
-from xdc_tf import escaping
 from xdc_tf.data import record_framing, record_index
 from xdc_tf.data.dataset_info import (
     EXAMPLES_FILE,
@@ -19,6 +18,7 @@ from xdc_tf.data.dataset_info import (
 )
 from xdc_tf.data.record_framing import FramedRecord, read_records
 from xdc_tf.data.record_index import Entry
+from xdc_tf.runtime import escaping
 
 
 class Fault(NamedTuple):

@@ -144,7 +144,8 @@ def test_settings_without_meaning_are_refused_by_name(changed, message):
 
 def test_the_modules_of_worker_processes_do_not_import_tensorflow():
     program = (
-        "import sys, data_prep.workers, data_prep.convert, xdc_tf.data.dataset_info\n"
+        "import sys, data_prep.worker_processes, data_prep.convert\n"
+        "import xdc_tf.data.dataset_info\n"
         "sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from xdc_tf import files
+from xdc_tf.runtime import files
 
 SAMPLE_RATE_HZ = 16000
 

@@ -19,8 +19,8 @@ from media_files import digests, tone, write_lying, write_media
 from data_prep import conversion, shards
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.segments import Segmentation
-from xdc_tf import files
 from xdc_tf.data import dataset_info
+from xdc_tf.runtime import files
 
 pytestmark = pytest.mark.once
 

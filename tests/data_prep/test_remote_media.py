@@ -11,7 +11,7 @@ from media_files import tone, write_media
 
 from data_prep import remote_files
 from data_prep.reasons import MediaError
-from xdc_tf import compat
+from xdc_tf.runtime import compat
 
 pytestmark = pytest.mark.once
 

@@ -17,7 +17,7 @@ import threadpoolctl
 from test_answers import answer, header
 
 from data_prep.answers import Form, Outcome, Packed
-from data_prep.workers import Limits, map_groups
+from data_prep.worker_processes import Limits, map_groups
 
 pytestmark = pytest.mark.once
 

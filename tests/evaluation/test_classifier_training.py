@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import compat
 from xdc_tf.data import dataset_info
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
@@ -19,6 +18,7 @@ from xdc_tf.evaluation.labelled_records import LabelledRecords
 from xdc_tf.models import two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.runtime import compat
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
 ARCHITECTURES = {

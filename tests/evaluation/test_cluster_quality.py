@@ -7,10 +7,10 @@ import pytest
 import sklearn.metrics
 from scipy.optimize import linear_sum_assignment
 
-from xdc_tf import workdir
-from xdc_tf.clustering import label_tables
-from xdc_tf.clustering.label_tables import Clustering
 from xdc_tf.evaluation import cluster_quality, encoder_sources
+from xdc_tf.labels import label_tables
+from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.runtime import workdir
 from xdc_tf.training.trained_run import FinalClusters
 
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from xdc_tf import files, workdir
 from xdc_tf.data import dataset_info
 from xdc_tf.evaluation import encoder_sources
 from xdc_tf.export import export_run
+from xdc_tf.runtime import files, workdir
 from xdc_tf.training import trained_run
 
 

@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 
 from configs import synthetic
-from xdc_tf import workdir
-from xdc_tf.clustering import features
 from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.evaluation import encoder_sources, frozen_features
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
+from xdc_tf.features import extraction
+from xdc_tf.runtime import workdir
 from xdc_tf.training import settings
 
 
@@ -148,14 +148,14 @@ def test_random_encoders_get_the_statistics_of_each_splits_training_videos(
     split, passes, monkeypatch
 ):
     seen = []
-    refresh_batch_norm = features.refresh_batch_norm
+    refresh_batch_norm = extraction.refresh_batch_norm
 
     def watched(encoders, modalities, batches, *, strategy):
         batches = list(batches)
         seen.append([batch["example_index"].numpy() for batch in batches])
         refresh_batch_norm(encoders, modalities, batches, strategy=strategy)
 
-    monkeypatch.setattr(features, "refresh_batch_norm", watched)
+    monkeypatch.setattr(extraction, "refresh_batch_norm", watched)
     folds = _folds(split.train)[:2]
     found = list(
         frozen_features.of_splits(
@@ -221,7 +221,7 @@ def test_streams_that_are_not_there_are_an_error(source, streams):
 def test_features_that_are_not_finite_are_an_error_that_names_the_video(
     source, split, monkeypatch
 ):
-    make_extract_clips = features.make_extract_clips
+    make_extract_clips = extraction.make_extract_clips
 
     def overflowing(*arguments, **options):
         extract_clips = make_extract_clips(*arguments, **options)
@@ -233,7 +233,7 @@ def test_features_that_are_not_finite_are_an_error_that_names_the_video(
 
         return extract
 
-    monkeypatch.setattr(features, "make_extract_clips", overflowing)
+    monkeypatch.setattr(extraction, "make_extract_clips", overflowing)
     features_of = frozen_features.make_features_of(source, ["audio"], num_clips=2)
     # The sixth clip is one of the third video's two.
     video = split.test.examples.video_ids[2]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from data_prep import conversion, conversion_settings
-from xdc_tf import files
 from xdc_tf.data import dataset_info, record_index, records
 from xdc_tf.data.dataset_info import ExampleRow, ShardInfo
 from xdc_tf.evaluation import labelled_records
 from xdc_tf.evaluation.labelled_records import open_splits
+from xdc_tf.runtime import files
 from xdc_tf.training import trained_run
 
 pytestmark = pytest.mark.once

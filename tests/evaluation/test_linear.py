@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from xdc_tf import workdir
 from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.evaluation import (
     encoder_sources,
@@ -18,6 +17,7 @@ from xdc_tf.evaluation import (
 )
 from xdc_tf.evaluation.frozen_features import SplitFeatures
 from xdc_tf.evaluation.labelled_records import open_splits
+from xdc_tf.runtime import workdir
 from xdc_tf.training import settings
 
 

@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 from sklearn.neighbors import NearestNeighbors
 
-from xdc_tf import workdir
-from xdc_tf.clustering import label_tables
-from xdc_tf.clustering.label_tables import Clustering
-from xdc_tf.clustering.nearest import nearest
 from xdc_tf.evaluation import cluster_retrieval, encoder_sources, retrieval
+from xdc_tf.labels import label_tables
+from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.labels.nearest import nearest
+from xdc_tf.runtime import workdir
 
 
 def _recalls(queries, gallery, query_labels, gallery_labels, ks=(1, 5, 10), **options):

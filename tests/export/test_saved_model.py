@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import compat, workdir
 from xdc_tf.data import clips, dataset_info, pipeline, record_index, records
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
 from xdc_tf.export import export_run, raw_input, saved_model
+from xdc_tf.runtime import compat, workdir
 from xdc_tf.training import settings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

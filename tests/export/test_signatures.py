@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import workdir
-from xdc_tf.clustering import label_tables
 from xdc_tf.evaluation import reports
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.export import export_run, interchange
+from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_files
+from xdc_tf.runtime import workdir
 
 
 @pytest.fixture(scope="module")

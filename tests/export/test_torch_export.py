@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from forked_commands import run_command
 
-from xdc_tf import files
-from xdc_tf import workdir as work
 from xdc_tf.export import torch_export
 from xdc_tf.models import audio_resnet, encoder_files, video_resnet
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.runtime import files
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import trained_run
 from xdc_tf.weights import layouts, torch_files
 from xdc_tf.weights.import_weights import import_weights

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xdc_tf.training import devices
+from xdc_tf.distribution import devices
 
 pytestmark = pytest.mark.once
 

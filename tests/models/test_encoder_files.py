@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from forked_commands import CONTEXT
 
-from xdc_tf import compat
 from xdc_tf.models import encoder_files, two_stream
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.runtime import compat
 
 AUDIO = EncoderSettings("resnet", 4, 0.25)
 _ORDERS = os.path.join(os.path.dirname(__file__), "layer_orders.json")

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import compat
 from xdc_tf.models import two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings, HeadSettings
+from xdc_tf.runtime import compat
 
 ARCHITECTURES = {
     "video": EncoderSettings("r2plus1d", 10, 1 / 16),

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from xdc_tf.clustering.pseudo_labels import KMeansSettings
+from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.planning import needs, plan, report, run_size, times
-from xdc_tf.planning.devices import Device
+from xdc_tf.planning.device_table import Device
 from xdc_tf.planning.operations import EncoderWork, LayerWork
 from xdc_tf.planning.run_size import ClusteringSize, Recordings, RunSize
 from xdc_tf.planning.times import Cluster, Efficiency

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 def main(rows_path, out_path):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    from xdc_tf import compat
     from xdc_tf.models import two_stream
+    from xdc_tf.runtime import compat
 
     rows = tf.constant(np.load(rows_path))
     told = {}

@@ -16,12 +16,12 @@ def main(config, workdir, records_dir, deadly_batch, deadly_save):
       deadly_batch: the batch of a pass over the data set after which it is, or None.
       deadly_save: the checkpoint before which it is, all else being on disk; or None.
     """
-    from xdc_tf.clustering import feature_store, features
+    from xdc_tf.features import extraction, feature_store
     from xdc_tf.training.checkpoints import Checkpoints
     from xdc_tf.training.pretrain import pretrain
 
     feature_store.COMMIT_SECS = 0
-    average, save = features.average_clips, Checkpoints.save
+    average, save = extraction.average_clips, Checkpoints.save
     saves = []
 
     def deadly_average(batches):
@@ -41,7 +41,7 @@ def main(config, workdir, records_dir, deadly_batch, deadly_save):
             os.kill(os.getpid(), signal.SIGKILL)
         return save(self, **arguments)
 
-    features.average_clips, Checkpoints.save = deadly_average, deadly_checkpoint
+    extraction.average_clips, Checkpoints.save = deadly_average, deadly_checkpoint
     pretrain(
         config,
         workdir=workdir,

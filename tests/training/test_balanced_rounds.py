@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import workdir as work
-from xdc_tf.clustering import balance, label_tables
+from xdc_tf.labels import balance, label_tables
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import settings, train_step
 from xdc_tf.training.pretrain import pretrain
 

@@ -6,9 +6,9 @@ import keras
 import pytest
 import tensorflow as tf
 
-from xdc_tf import compat
-from xdc_tf import workdir as work
 from xdc_tf.models.two_stream import TwoStream
+from xdc_tf.runtime import compat
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import checkpoints
 from xdc_tf.training.checkpoints import Checkpoints, Phase
 

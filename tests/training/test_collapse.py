@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import workdir as work
-from xdc_tf.clustering import label_tables
-from xdc_tf.clustering.health import CollapseError
+from xdc_tf.labels import label_tables
+from xdc_tf.labels.health import CollapseError
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training.pretrain import pretrain
 
 # No clustering of 19 examples into 4 is so even.

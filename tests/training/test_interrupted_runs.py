@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import program
-from xdc_tf import workdir as work
-from xdc_tf.clustering import label_tables
+from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_files, two_stream
-from xdc_tf.signals import Stop, Stopped
+from xdc_tf.runtime import program
+from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime.signals import Stop, Stopped
 from xdc_tf.training import pretrain as pretrain_module
 from xdc_tf.training.pretrain import pretrain
 

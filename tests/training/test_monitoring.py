@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.clustering import health
-from xdc_tf.clustering.health import HealthSettings
-from xdc_tf.clustering.label_tables import Clustering
+from xdc_tf.labels import health
+from xdc_tf.labels.health import HealthSettings
+from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.training.monitoring import Monitor
 
 

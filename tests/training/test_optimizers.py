@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import compat
+from xdc_tf.runtime import compat
 from xdc_tf.training import optimizers
 
 KERNEL = np.array([[3.0, 0.0], [0.0, 4.0]], np.float32)  # of length 5

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import workdir as work
-from xdc_tf.clustering import label_tables
+from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_files
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import supervision
 from xdc_tf.training.pretrain import pretrain
 

@@ -14,9 +14,10 @@ import pytest
 import tensorflow as tf
 from forked_workers import run_alone
 
-from xdc_tf import workdir as work
-from xdc_tf.clustering import feature_store, features, label_tables
-from xdc_tf.clustering.features import ExampleFeatures
+from xdc_tf.features import extraction, feature_store
+from xdc_tf.features.extraction import ExampleFeatures
+from xdc_tf.labels import label_tables
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import run_features, trained_run
 from xdc_tf.training.pretrain import pretrain
 from xdc_tf.training.run import prepare
@@ -67,14 +68,14 @@ def run_killed(config, records, workdir, *, batch=None, save=None):
 @pytest.fixture
 def num_batches(monkeypatch):
     """Grows by the number of batches of each pass in this process."""
-    numbers, average = [], features.average_clips
+    numbers, average = [], extraction.average_clips
 
     def counting(batches):
         batches = list(batches)
         numbers.append(len(batches))
         return average(batches)
 
-    monkeypatch.setattr(features, "average_clips", counting)
+    monkeypatch.setattr(extraction, "average_clips", counting)
     return numbers
 
 

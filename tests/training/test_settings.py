@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from configs import base
-from xdc_tf.clustering.health import HealthSettings
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.labels.health import HealthSettings
 from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.training import settings
 from xdc_tf.training.schedules import Schedule

@@ -8,8 +8,8 @@ import pretraining_worker
 import pytest
 from forked_workers import run_workers
 
-from xdc_tf import workdir as work
-from xdc_tf.clustering import label_tables
+from xdc_tf.labels import label_tables
+from xdc_tf.runtime import workdir as work
 
 
 def pretrain(directory, records, *, deadly_steps=(0, 0)):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import compat
-from xdc_tf.clustering import features
 from xdc_tf.data import clips, pipeline
+from xdc_tf.features import extraction
+from xdc_tf.runtime import compat
 from xdc_tf.training import monitoring, train_step
 from xdc_tf.training.batches import evaluation_batches, training_batches
 from xdc_tf.training.run import prepare
@@ -121,8 +121,8 @@ def test_gradients_of_parts_make_the_step_of_the_whole_batch(
         assert means[head] == pytest.approx(values, rel=1e-5)
     for of_parts, of_whole in zip(weights(run), weights(whole), strict=True):
         np.testing.assert_allclose(of_parts, of_whole, rtol=1e-4, atol=1e-6)
-    found = features.examples_on_host(run.strategy, result.encoded)
-    wanted = features.examples_on_host(ONE_DEVICE, expected.encoded)
+    found = extraction.examples_on_host(run.strategy, result.encoded)
+    wanted = extraction.examples_on_host(ONE_DEVICE, expected.encoded)
     np.testing.assert_array_equal(found.example_index, wanted.example_index)
     for stream, rows in wanted.streams.items():
         np.testing.assert_allclose(found.streams[stream], rows, rtol=1e-4, atol=1e-5)
@@ -254,7 +254,7 @@ def harvested_step(new_tiny_config, tiny_records, tmp_path_factory):
 
 def test_a_step_returns_the_features_that_it_trained_on_by_example(harvested_step):
     batch, expected, result = harvested_step
-    found = features.examples_on_host(ONE_DEVICE, result.encoded)
+    found = extraction.examples_on_host(ONE_DEVICE, result.encoded)
     assert found.example_index.tolist() == batch["example_index"].numpy().tolist()
     assert set(found.streams) == set(expected) == {"video", "video2"}
     for stream, rows in expected.items():
@@ -278,7 +278,7 @@ def test_two_devices_return_the_features_of_all_examples_in_order(
         run.model, run.method, run.label_tables, strategy=two_devices, harvest=True
     )
     batch = next(iter(evaluation_batches(run)))
-    found = features.examples_on_host(two_devices, step(batch).encoded)
+    found = extraction.examples_on_host(two_devices, step(batch).encoded)
     assert found.example_index.tolist() == list(range(8))
     audio = tf.concat(two_devices.experimental_local_results(batch["audio"]), axis=0)
     for stream, encoder in run.model.encoders.items():

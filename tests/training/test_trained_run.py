@@ -3,8 +3,8 @@ import shutil
 import numpy as np
 import pytest
 
-from xdc_tf import workdir
-from xdc_tf.clustering import label_tables
+from xdc_tf.labels import label_tables
+from xdc_tf.runtime import workdir
 from xdc_tf.training import trained_run
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf import compat
-from xdc_tf import workdir as work
+from xdc_tf.runtime import compat
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import pretrain, train_step
 from xdc_tf.training.batches import training_batches
 from xdc_tf.training.run import prepare

@@ -11,12 +11,12 @@ import pytest
 import tensorflow as tf
 from forked_commands import run_command
 
-from xdc_tf import files
-from xdc_tf import workdir as work
 from xdc_tf.data import clips
 from xdc_tf.evaluation import encoder_sources, labelled_records, linear
 from xdc_tf.export import export_run
 from xdc_tf.models import encoder_files, video_resnet
+from xdc_tf.runtime import files
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import trained_run
 from xdc_tf.training.pretrain import pretrain
 from xdc_tf.weights import layouts, torch_files, weight_files

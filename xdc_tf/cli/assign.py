@@ -9,8 +9,8 @@ be used.
 
 from absl import flags
 
-from xdc_tf import program
 from xdc_tf.cli import new_video_flags
+from xdc_tf.runtime import program
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run whose clusters are used.", required=True
@@ -35,9 +35,9 @@ flags.mark_flag_as_required("videos")
 def main(argv):
     del argv
     conversion = new_video_flags.conversion()
-    from xdc_tf.evaluation import assignment, new_videos
+    from xdc_tf.inference import cluster_assignment, new_videos
 
-    done = assignment.assign(
+    done = cluster_assignment.assign(
         _WORKDIR.value,
         new_video_flags.VIDEOS.value,
         _OUT.value,

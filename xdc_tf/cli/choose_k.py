@@ -7,7 +7,7 @@ prints a table; --out also writes it as CSV and JSON, and a plot.
 
 from absl import flags
 
-from xdc_tf import program
+from xdc_tf.runtime import program
 
 _FEATURES = flags.DEFINE_string(
     "features", None, "A .npy matrix of features, a row per example.", required=True
@@ -35,7 +35,7 @@ _MEMORY_GIB = flags.DEFINE_float(
 
 def main(argv):
     del argv
-    from xdc_tf.evaluation import cluster_count_report
+    from xdc_tf.experiments import cluster_count_report
 
     cluster_count_report.compare(
         _FEATURES.value,

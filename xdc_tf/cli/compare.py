@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from xdc_tf import program
+from xdc_tf.runtime import program
 
 _REFERENCE = flags.DEFINE_string(
     "reference",
@@ -35,8 +35,8 @@ def main(argv):
             "no results to compare; give the JSON files of python -m "
             "xdc_tf.cli.evaluate, such as runs/*/results/*.json."
         )
-    from xdc_tf import escaping, files, outputs
-    from xdc_tf.evaluation import comparison, comparison_tables
+    from xdc_tf.experiments import comparison, comparison_tables
+    from xdc_tf.runtime import escaping, files, outputs
 
     if _OUT.value:
         outputs.try_file(_OUT.value)

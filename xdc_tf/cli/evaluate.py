@@ -16,8 +16,8 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from xdc_tf import outputs, program
 from xdc_tf.cli import new_video_flags
+from xdc_tf.runtime import outputs, program
 
 _PROTOCOL = flags.DEFINE_enum(
     "protocol",
@@ -98,7 +98,7 @@ def main(argv):
     workdir = _WORKDIR.value or _OUT.value
     if _OUT.value and _PROTOCOL.value == "finetune":
         outputs.try_directory(_OUT.value)
-    from xdc_tf.training import devices
+    from xdc_tf.distribution import devices
 
     # Before anything else runs, so that a CPU can still be split.
     strategy = devices.make_strategy(_NUM_DEVICES.value)
@@ -175,7 +175,7 @@ def _localize():
             "--protocol=localization takes a run's trained encoders; drop --initial."
         )
     conversion = new_video_flags.conversion()
-    from xdc_tf.evaluation import localization, new_videos
+    from xdc_tf.inference import localization, new_videos
 
     done = localization.extract(
         _WORKDIR.value,

@@ -2,7 +2,7 @@
 
 from absl import flags, logging
 
-from xdc_tf import program
+from xdc_tf.runtime import program
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run to export.", required=True

@@ -9,8 +9,8 @@ directory may be of imported weights too.
 
 from absl import flags
 
-from xdc_tf import program
 from xdc_tf.cli import new_video_flags
+from xdc_tf.runtime import program
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -54,10 +54,10 @@ def main(argv):
             "exclude each other; give one of them."
         )
     conversion = new_video_flags.conversion()
-    from xdc_tf.evaluation import extraction, new_videos
-    from xdc_tf.evaluation.parts import Sampling
+    from xdc_tf.inference import new_videos, video_features
+    from xdc_tf.inference.parts import Sampling
 
-    done = extraction.extract_features(
+    done = video_features.extract_features(
         _WORKDIR.value,
         new_video_flags.VIDEOS.value,
         _OUT.value,

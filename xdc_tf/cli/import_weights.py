@@ -4,7 +4,7 @@ import importlib.util
 
 from absl import flags
 
-from xdc_tf import program
+from xdc_tf.runtime import program
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "The weight file.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Work directory to make.", required=True)
@@ -35,7 +35,7 @@ def main(argv):
             "--with_torch needs PyTorch, which is not installed; install it, or leave "
             "the flag out to read the file without."
         )
-    from xdc_tf import workdir
+    from xdc_tf.runtime import workdir
     from xdc_tf.weights.import_weights import import_weights
 
     asked = {

@@ -36,8 +36,8 @@ _TIMEOUT_SECS = flags.DEFINE_float(
 
 
 def conversion():
-    """The flags' `xdc_tf.evaluation.parts.Conversion`; imports TensorFlow."""
-    from xdc_tf.evaluation.parts import Conversion
+    """The flags' `xdc_tf.inference.parts.Conversion`; imports TensorFlow."""
+    from xdc_tf.inference.parts import Conversion
 
     return Conversion(
         num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,

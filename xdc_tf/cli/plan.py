@@ -14,7 +14,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from xdc_tf import outputs, program
+from xdc_tf.runtime import outputs, program
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, as of xdc_tf.cli.pretrain."
@@ -82,9 +82,9 @@ def main(argv):
         raise ValueError("--num_videos is missing; give it, or --records.")
     if _JSON.value:
         outputs.try_file(_JSON.value)
-    from xdc_tf import files
     from xdc_tf.data import dataset_info, record_directory
-    from xdc_tf.planning import devices, plan, report, run_size, times
+    from xdc_tf.planning import device_table, plan, report, run_size, times
+    from xdc_tf.runtime import files
     from xdc_tf.training import settings, supervision
 
     efficiency = times.parse_efficiency(_EFFICIENCY.value)
@@ -112,7 +112,7 @@ def main(argv):
         config,
         num_videos=num_videos,
         cluster=times.Cluster(
-            device=devices.find(_GPU.value),
+            device=device_table.find(_GPU.value),
             num_devices=_GPUS.value,
             devices_per_machine=_GPUS_PER_MACHINE.value,
             storage_bytes_per_sec=_STORAGE_GB_PER_SEC.value * 1e9,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import config_flags
 
-from xdc_tf import freed_memory, program, signals
+from xdc_tf.runtime import freed_memory, program, signals
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -53,7 +53,7 @@ def main(argv):
     config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
     freed_memory.keep()
     with signals.listening() as stop:
-        from xdc_tf.training import devices, lost_workers, workers
+        from xdc_tf.distribution import devices, lost_workers, workers
         from xdc_tf.training.pretrain import pretrain
 
         strategy = devices.make_strategy(

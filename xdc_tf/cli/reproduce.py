@@ -11,8 +11,8 @@ import shlex
 
 from absl import flags
 
-from xdc_tf import outputs, program
-from xdc_tf.evaluation.reproduction_tables import SCALES, TABLES
+from xdc_tf.experiments.reproduction_tables import SCALES, TABLES
+from xdc_tf.runtime import outputs, program
 
 _TABLE = flags.DEFINE_enum("table", "methods", list(TABLES), "What to compare.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ...", lower_bound=1)
@@ -34,7 +34,7 @@ _JOBS = flags.DEFINE_integer(
 
 def main(argv):
     del argv
-    from xdc_tf.evaluation import reproduction, reproduction_report
+    from xdc_tf.experiments import reproduction, reproduction_report
 
     scale, name = SCALES[_SCALE.value], _TABLE.value
     tasks = reproduction.make_tasks(

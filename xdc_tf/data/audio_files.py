@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat
-from xdc_tf.data.untuned import untuned
+from xdc_tf.runtime import compat
+from xdc_tf.runtime.untuned import untuned
 
 
 def waveforms(paths: Sequence[str], *, sample_rate_hz: int) -> tf.data.Dataset:

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xdc_tf import files
 from xdc_tf.data import info_checks
 from xdc_tf.data.info_checks import shown
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.runtime import files
 
 INFO_FILE = "dataset_info.json"
 EXAMPLES_FILE = "examples.csv"
@@ -28,6 +28,8 @@ FORMAT_VERSION = 1
 VIDEO, AUDIO = "video", "audio"
 # All that a record can hold, in the order in which they are listed.
 MODALITIES: tuple[str, ...] = (VIDEO, AUDIO)
+# Of an example without a label, true or of a cluster.
+NO_LABEL = -1
 
 
 _MAX_SECS = 1e9

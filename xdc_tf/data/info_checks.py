@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xdc_tf.data import log_mel
 from xdc_tf.data.log_mel import LogMelSettings
-from xdc_tf.files import member_path
+from xdc_tf.runtime.files import member_path
 
 if TYPE_CHECKING:
     from xdc_tf.data.dataset_info import DatasetInfo

@@ -27,7 +27,7 @@ from xdc_tf.data.dataset_info import (
     Promised,
     order_modalities,
 )
-from xdc_tf.data.untuned import untuned
+from xdc_tf.runtime.untuned import untuned
 
 PADDING_INDEX = -1
 # Where crops lie along a frame's longer side, by their number.

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf import compat
 from xdc_tf.data import dataset_info, record_framing, record_index
 from xdc_tf.data.dataset_info import (
     EXAMPLES_FILE,
@@ -18,6 +17,7 @@ from xdc_tf.data.dataset_info import (
     RefusedRow,
     ShardInfo,
 )
+from xdc_tf.runtime import compat
 
 # Looking at a remote file takes tens of milliseconds.
 _FILES_AT_A_TIME = 16

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import google_crc32c
 import tensorflow as tf
 
-from xdc_tf import files
+from xdc_tf.runtime import files
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 _MASK_DELTA = 0xA282EAD8

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
+from xdc_tf.data.dataset_info import (
+    AUDIO,
+    MODALITIES,
+    NO_LABEL,
+    VIDEO,
+    order_modalities,
+)
 
 DATA_PATH = "clip/data_path"
 MEDIA_ID = "clip/media_id"
@@ -25,8 +31,6 @@ WIDTH = "image/width"
 FRAMES = "image/encoded"
 LOG_MEL = "melspec/feature/floats"
 WAVEFORM = "WAVEFORM/feature/floats"
-
-NO_LABEL = -1
 
 # Of keys that not every record has.
 _DEFAULTS = {FRAME_RATE: 0.0, HEIGHT: 0, WIDTH: 0, LABEL_INDEX: NO_LABEL}

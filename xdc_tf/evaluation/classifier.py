@@ -8,13 +8,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat
-from xdc_tf.clustering import features
-from xdc_tf.clustering.features import ClipFeatures
 from xdc_tf.data import clips
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
+from xdc_tf.features import extraction
+from xdc_tf.features.extraction import ClipFeatures
 from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import EncoderSettings, HeadSettings
+from xdc_tf.runtime import compat
 from xdc_tf.training import optimizers
 
 HEAD = "classifier"
@@ -230,14 +230,14 @@ def make_predict(
         )
 
     # All that it asks of an encoder is to be called.
-    extract_clips = features.make_extract_clips(
+    extract_clips = extraction.make_extract_clips(
         {_SCORES: scores}, {_SCORES: classifier.modality}, strategy=strategy
     )
 
     def predict(batches: Iterable[dict], *, num_rows: int) -> np.ndarray:
         found = np.zeros([num_rows, classifier.head.units], np.float32)
         each: Iterable[ClipFeatures] = extract_clips(batches)
-        for examples in features.average_clips(each):
+        for examples in extraction.average_clips(each):
             found[examples.example_index] = examples.streams[_SCORES]
         return found
 

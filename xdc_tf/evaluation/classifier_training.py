@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat
 from xdc_tf.data import pipeline
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO
+from xdc_tf.distribution import devices
 from xdc_tf.evaluation import classifier as classifiers
 from xdc_tf.evaluation import labelled_records
 from xdc_tf.evaluation.classifier import Classifier
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.labelled_records import LabelledRecords
 from xdc_tf.models import two_stream
-from xdc_tf.training import devices, schedules
+from xdc_tf.runtime import compat
+from xdc_tf.training import schedules
 
 SELECTION_NOTE = (
     "The epoch that counts is the one with the best accuracy on training videos that "

@@ -7,14 +7,14 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import adjusted_mutual_info_score
 
-from xdc_tf.clustering import agreement
-from xdc_tf.clustering.label_tables import Clustering
-from xdc_tf.clustering.nearest import nearest
-from xdc_tf.clustering.pseudo_labels import side_by_side
 from xdc_tf.evaluation import frozen_features
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
 from xdc_tf.evaluation.labelled_records import Split
 from xdc_tf.evaluation.reports import SplitResult
+from xdc_tf.labels import agreement
+from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.labels.nearest import nearest
+from xdc_tf.labels.pseudo_labels import side_by_side
 from xdc_tf.training import supervision, trained_run
 
 _BLOCK_ROWS = 8192

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import agreement
-from xdc_tf.clustering.label_tables import Clustering
-from xdc_tf.clustering.preprocessing import preprocess
 from xdc_tf.data.dataset_info import AUDIO, VIDEO
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
+from xdc_tf.kmeans.preprocessing import preprocess
+from xdc_tf.labels import agreement
+from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import keras
 
-from xdc_tf import files, json_files
-from xdc_tf import workdir as work
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models import two_stream
+from xdc_tf.runtime import files, json_files
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import settings, supervision, trained_run
 from xdc_tf.training.config_ranges import Number
 from xdc_tf.training.trained_run import TrainedRun

@@ -12,10 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from xdc_tf import files
-from xdc_tf import workdir as work
-from xdc_tf.clustering import features
 from xdc_tf.data.clips import ClipSettings
+from xdc_tf.distribution import workers
 from xdc_tf.evaluation import classifier as classifiers
 from xdc_tf.evaluation import classifier_training, encoder_sources, metrics
 from xdc_tf.evaluation.classifier import Classifier
@@ -28,9 +26,12 @@ from xdc_tf.evaluation.finetune_settings import (
 )
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.evaluation.reports import SplitResult
+from xdc_tf.features import extraction
 from xdc_tf.models import encoder_files
 from xdc_tf.models.encoder_files import Head
-from xdc_tf.training import supervision, workers
+from xdc_tf.runtime import files
+from xdc_tf.runtime import workdir as work
+from xdc_tf.training import supervision
 
 CLASSIFIER_FILE = "classifier.json"
 # Batches that give a random encoder its batch-norm statistics where it is not trained.
@@ -179,7 +180,7 @@ def _refresh(
         strategy=strategy,
     )
     per_pass = max(len(records.labels) // settings.batch_size, 1)
-    features.refresh_batch_norm(
+    extraction.refresh_batch_norm(
         {classifier.modality: classifier.encoder},
         {classifier.modality: classifier.modality},
         itertools.islice(batches, min(_BATCH_NORM_BATCHES, per_pass)),

@@ -7,16 +7,16 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import features
-from xdc_tf.clustering.features import ClipFeatures, ExampleFeatures
 from xdc_tf.data import pipeline
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.dataset_info import Examples
+from xdc_tf.distribution import devices
 from xdc_tf.evaluation import encoder_sources, labelled_records
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, SCRATCH, Source
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
+from xdc_tf.features import extraction
+from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures
 from xdc_tf.models import folding
-from xdc_tf.training import devices
 
 
 class SplitFeatures(NamedTuple):
@@ -157,7 +157,7 @@ def make_features_of(
     if with_initial:
         modalities |= {initial_name(name): seen for name, seen in modalities.items()}
     if source.kind == SCRATCH and statistics_of is not None:
-        features.refresh_batch_norm(
+        extraction.refresh_batch_norm(
             encoders,
             modalities,
             _training_clips(source, modalities, statistics_of, strategy),
@@ -165,7 +165,7 @@ def make_features_of(
         )
     with strategy.scope():
         folded = {name: folding.fold(encoder) for name, encoder in encoders.items()}
-    extract_clips = features.make_extract_clips(folded, modalities, strategy=strategy)
+    extract_clips = extraction.make_extract_clips(folded, modalities, strategy=strategy)
 
     def features_of(records: LabelledRecords) -> dict[str, np.ndarray]:
         batches = pipeline.evaluation_batches(
@@ -182,7 +182,7 @@ def make_features_of(
             return {
                 name: rows[:, 0]
                 for name, rows in _in_order(
-                    features.average_clips(found), records, folded, num_clips=1
+                    extraction.average_clips(found), records, folded, num_clips=1
                 ).items()
             }
         return _in_order(found, records, folded, num_clips=num_clips)

@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xdc_tf import escaping, files, json_files, outputs
-from xdc_tf import workdir as work
 from xdc_tf.evaluation.metrics import are_shares, mean_and_std
+from xdc_tf.runtime import escaping, files, json_files, outputs
+from xdc_tf.runtime import workdir as work
 
 RESULTS_DIR = "results"
 RESULTS_FILE = "results.csv"
@@ -97,7 +97,7 @@ def make_report(
       "results" has for each stream "metric" (name of the main one), "mean" and "std"
       over the splits of every metric (std null for one split), and "splits".
     """
-    from xdc_tf import compat
+    from xdc_tf.runtime import compat
 
     results = []
     for of_stream in zip(*splits, strict=True):

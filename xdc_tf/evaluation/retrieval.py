@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering.preprocessing import to_length_one
 from xdc_tf.data.dataset_info import AUDIO, VIDEO
 from xdc_tf.evaluation import cluster_retrieval, frozen_features
 from xdc_tf.evaluation.encoder_sources import Source
 from xdc_tf.evaluation.frozen_features import SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
 from xdc_tf.evaluation.reports import SplitResult
+from xdc_tf.kmeans.preprocessing import to_length_one
 
 KS = (1, 5, 10, 20, 50)
 INSTANCE_KS = (1, 10)

@@ -1,6 +1,6 @@
 """What every process of a comparison imports: once, where they are forked from one."""
 
-from xdc_tf import program
+from xdc_tf.runtime import program
 
 program.quiet_tensorflow()
 

@@ -5,10 +5,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xdc_tf import files
 from xdc_tf.export import interchange, model_card, saved_model
 from xdc_tf.export.raw_input import raw_input
 from xdc_tf.models import encoder_files
+from xdc_tf.runtime import files
 from xdc_tf.training import supervision, trained_run
 from xdc_tf.training.trained_run import TrainedRun
 

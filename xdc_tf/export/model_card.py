@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from xdc_tf import compat, escaping, json_files
-from xdc_tf import workdir as work
-from xdc_tf.clustering import agreement
 from xdc_tf.data.dataset_info import VIDEO
+from xdc_tf.labels import agreement
+from xdc_tf.runtime import compat, escaping, json_files
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import supervision
 from xdc_tf.training.trained_run import FinalClusters, TrainedRun
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from xdc_tf import compat
-from xdc_tf.clustering.label_tables import Clustering
-from xdc_tf.clustering.nearest import nearest
 from xdc_tf.export.raw_input import RawInput
+from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.labels.nearest import nearest
 from xdc_tf.models.encoder_files import Head
+from xdc_tf.runtime import compat
 
 # Features read back may differ from the encoder's by the order of sums only.
 TOLERANCE = 1e-4

@@ -4,9 +4,9 @@ import json
 import os
 from typing import Any
 
-from xdc_tf import files
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.runtime import files
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
 from xdc_tf.weights import layouts, torch_files

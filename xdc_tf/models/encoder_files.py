@@ -19,10 +19,10 @@ import h5py
 import keras
 import numpy as np
 
-from xdc_tf import arrays, files
 from xdc_tf.models import two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.runtime import arrays, files
 
 _WEIGHTS_MEMBER, _CONFIG_MEMBER = "model.weights.h5", "config.json"
 _MAX_MEMBERS = 64

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import onednn
+from xdc_tf.runtime import onednn
 
 # How a convolution is computed.
 PLANAR = "2d"  # output and gradients as 2-d convolutions

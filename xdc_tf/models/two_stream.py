@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from xdc_tf import compat
 from xdc_tf.models import audio_resnet, video_resnet
 from xdc_tf.models.layers import LayerSettings
+from xdc_tf.runtime import compat
 
 MODULES = {"video": video_resnet, "audio": audio_resnet}
 MAX_WIDTH = 64.0

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from xdc_tf import compat
-from xdc_tf.clustering.pseudo_labels import KMeansSettings
 from xdc_tf.data import dataset_info, record_framing, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import folding, two_stream
 from xdc_tf.planning import operations
 from xdc_tf.planning.operations import EncoderWork
+from xdc_tf.runtime import compat
 from xdc_tf.training import config_ranges, optimizers, settings, supervision
 
 PRODUCT_TYPES = {

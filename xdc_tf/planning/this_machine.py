@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.python.client import device_lib
 
-from xdc_tf.planning.devices import PRODUCT_TYPES, THIS, Device
+from xdc_tf.planning.device_table import PRODUCT_TYPES, THIS, Device
 
 _MATRIX_SIDE = 3072
 # A processor without a fast form of a type would take minutes for a large product.

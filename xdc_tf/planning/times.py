@@ -8,8 +8,8 @@ another. A part whose records or features come slower than that takes as long as
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from xdc_tf.planning import devices
-from xdc_tf.planning.devices import Device
+from xdc_tf.planning import device_table
+from xdc_tf.planning.device_table import Device
 from xdc_tf.planning.operations import EncoderWork
 from xdc_tf.planning.run_size import RunSize
 
@@ -20,7 +20,7 @@ EXTRACTION, CLUSTERING, TRAINING, HELD_OUT = (
     "held-out",
 )
 
-# Of clustering.balancing, over centroids that stay as they are.
+# Of kmeans.sinkhorn, over centroids that stay as they are.
 _BALANCING_PASSES = 20
 
 
@@ -152,7 +152,7 @@ def exchange_secs(cluster: Cluster, num_bytes: int) -> float:
 def step_secs(size: RunSize, cluster: Cluster, efficiency: Efficiency) -> float:
     """Seconds of a training step."""
     device = cluster.device
-    peak = devices.product_flops(device, size.product_type, key="precision")
+    peak = device_table.product_flops(device, size.product_type, key="precision")
     batch = size.batch_size // cluster.num_devices
     encoders = sum(
         gradient_secs(
@@ -179,7 +179,9 @@ def clips_secs(
     efficiency: Efficiency,
 ) -> float:
     """Seconds per clip in evaluation mode, over all devices."""
-    peak = devices.product_flops(cluster.device, size.product_type, key="precision")
+    peak = device_table.product_flops(
+        cluster.device, size.product_type, key="precision"
+    )
     batch = size.features_batch_size // cluster.num_devices
     return (
         sum(
@@ -204,10 +206,10 @@ def kmeans_secs(
     """
     kmeans, device = size.kmeans, cluster.device
     half = "bfloat16" if "bfloat16" in device.product_flops else "float16"
-    single = devices.product_flops(device, "float32", key="kmeans.precision")
+    single = device_table.product_flops(device, "float32", key="kmeans.precision")
     peak = single
     if kmeans.precision == "mixed":
-        peak = devices.product_flops(device, half, key="kmeans.precision")
+        peak = device_table.product_flops(device, half, key="kmeans.precision")
     num_fits = kmeans.num_heads * kmeans.num_restarts
     iterations = kmeans.num_iterations + (_BALANCING_PASSES if kmeans.balanced else 0)
     # The rows are checked before the iterations and labelled after them.

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import balance
 from xdc_tf.data import pipeline
 from xdc_tf.data.augment import Augmentation
-from xdc_tf.training import devices, settings, supervision, workers
+from xdc_tf.distribution import devices, workers
+from xdc_tf.labels import balance
+from xdc_tf.training import settings, supervision
 from xdc_tf.training.run import Run
 
 

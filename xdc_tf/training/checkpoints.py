@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf import files
-from xdc_tf import workdir as work
 from xdc_tf.models.two_stream import TwoStream
+from xdc_tf.runtime import files
+from xdc_tf.runtime import workdir as work
 
 _INDEX_FILE = "checkpoint"  # names the whole checkpoints; TensorFlow's name and form
 _SUMS_ENDING = ".sha256"  # of a checkpoint's files, as `sha256sum --check` reads it

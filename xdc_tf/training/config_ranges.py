@@ -6,9 +6,9 @@ configs/base.py says what the keys mean.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from xdc_tf.clustering.feature_store import DTYPES
-from xdc_tf.clustering.fit_checks import PRECISIONS as KMEANS_PRECISIONS
-from xdc_tf.clustering.health import ON_COLLAPSE
+from xdc_tf.features.feature_store import DTYPES
+from xdc_tf.kmeans.fit_checks import PRECISIONS as KMEANS_PRECISIONS
+from xdc_tf.labels.health import ON_COLLAPSE
 from xdc_tf.models import two_stream
 from xdc_tf.training import supervision
 from xdc_tf.training.optimizers import OPTIMIZERS

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.clustering import health
-from xdc_tf.clustering.label_tables import Clustering
+from xdc_tf.labels import health
+from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.training.profiling import Profiler
 
 HeadSums = Mapping[str, Mapping[str, tf.Tensor]]

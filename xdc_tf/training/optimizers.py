@@ -10,7 +10,7 @@ import functools
 
 import tensorflow as tf
 
-from xdc_tf import compat
+from xdc_tf.runtime import compat
 
 OPTIMIZERS = ("sgd", "lars", "lamb")
 # These decay the weights themselves; with sgd it is a penalty in the layers.

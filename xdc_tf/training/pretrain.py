@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat
-from xdc_tf import workdir as work
-from xdc_tf.clustering import (
-    features,
-    health,
-    label_arrays,
-    label_tables,
-    pseudo_labels,
-)
+from xdc_tf.distribution import workers
+from xdc_tf.features import extraction
+from xdc_tf.labels import health, label_arrays, label_tables, pseudo_labels
 from xdc_tf.models import two_stream
-from xdc_tf.signals import Stop
+from xdc_tf.runtime import compat
+from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import (
     config_ranges,
     optimizers,
@@ -27,7 +23,6 @@ from xdc_tf.training import (
     settings,
     supervision,
     train_step,
-    workers,
 )
 from xdc_tf.training.batches import (
     batches_per_pass,
@@ -158,7 +153,7 @@ def prepare_work(run: Run) -> Work:
 
 def start_encoders(run: Run, work_of_rounds: Work) -> None:
     """Saves the encoders as they start; random ones with batch-norm statistics."""
-    features.refresh_batch_norm(
+    extraction.refresh_batch_norm(
         {
             stream: encoder
             for stream, encoder in run.model.encoders.items()

@@ -8,21 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import files
-from xdc_tf import workdir as work
-from xdc_tf.clustering.label_tables import NO_LABEL
 from xdc_tf.data import dataset_info, record_directory
-from xdc_tf.data.dataset_info import DatasetInfo, Examples, Promised
+from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo, Examples, Promised
+from xdc_tf.distribution import workers
 from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
-from xdc_tf.training import (
-    optimizers,
-    profiling,
-    settings,
-    supervision,
-    trained_run,
-    workers,
-)
+from xdc_tf.runtime import files
+from xdc_tf.runtime import workdir as work
+from xdc_tf.training import optimizers, profiling, settings, supervision, trained_run
 from xdc_tf.training.checkpoints import Checkpoints, Progress, new_progress
 from xdc_tf.training.monitoring import Monitor
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import files
-from xdc_tf import workdir as work
-from xdc_tf.clustering import features
-from xdc_tf.clustering.feature_store import FeatureStore, RowState
-from xdc_tf.clustering.features import ClipFeatures, ExampleFeatures, Features
+from xdc_tf.distribution import workers
+from xdc_tf.features import extraction
+from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures, Features
+from xdc_tf.features.feature_store import FeatureStore, RowState
 from xdc_tf.models import folding
-from xdc_tf.training import settings, supervision, workers
+from xdc_tf.runtime import files
+from xdc_tf.runtime import workdir as work
+from xdc_tf.training import settings, supervision
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.run import Run
 
@@ -60,7 +61,7 @@ def make_extract_clips(run: Run) -> Callable[[Iterable[dict]], Iterator[ClipFeat
             stream: folding.fold(encoder)
             for stream, encoder in run.model.encoders.items()
         }
-    of_folded = features.make_extract_clips(
+    of_folded = extraction.make_extract_clips(
         folded, run.method.streams, strategy=run.strategy
     )
 
@@ -146,7 +147,7 @@ def to_cluster(
             num_clips=settings.features(run.config).clips_per_video,
             keep=missing,
         )
-        store.fill(features.average_clips(extract_clips(batches)))
+        store.fill(extraction.average_clips(extract_clips(batches)))
     _check_complete(run, store, examples[own])
     print(
         f"features  {(before == RowState.HARVESTED).sum()} examples harvested  "
@@ -246,7 +247,7 @@ class Harvest:
             return
         encoded, when = self._last
         self._last = None
-        examples = features.examples_on_host(self._strategy, encoded)
+        examples = extraction.examples_on_host(self._strategy, encoded)
         try:
             self._store.write(examples, RowState.HARVESTED)
         except FloatingPointError as error:

@@ -9,11 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from xdc_tf import files
-from xdc_tf import workdir as work
-from xdc_tf.clustering import whole_directories
+from xdc_tf.distribution import workers
+from xdc_tf.labels import whole_directories
 from xdc_tf.models import encoder_files
-from xdc_tf.training import supervision, workers
+from xdc_tf.runtime import files
+from xdc_tf.runtime import workdir as work
+from xdc_tf.training import supervision
 from xdc_tf.training.run import Run
 
 

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xdc_tf.clustering.health import HealthSettings
-from xdc_tf.clustering.pseudo_labels import KMeansSettings
 from xdc_tf.data import log_mel
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.labels.health import HealthSettings
+from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.two_stream import EncoderSettings

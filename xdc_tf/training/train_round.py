@@ -5,17 +5,12 @@ from typing import NamedTuple
 
 import keras
 
-from xdc_tf import compat
-from xdc_tf.clustering.feature_store import FeatureStore
+from xdc_tf.distribution import workers
+from xdc_tf.features.feature_store import FeatureStore
 from xdc_tf.models import two_stream
-from xdc_tf.signals import Stop
-from xdc_tf.training import (
-    run_features,
-    saved_encoders,
-    schedules,
-    settings,
-    workers,
-)
+from xdc_tf.runtime import compat
+from xdc_tf.runtime.signals import Stop
+from xdc_tf.training import run_features, saved_encoders, schedules, settings
 from xdc_tf.training.batches import batches_per_pass, training_batches
 from xdc_tf.training.run import Run
 from xdc_tf.training.watch import Watch

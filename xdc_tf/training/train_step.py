@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf import compat
-from xdc_tf.clustering.features import ExampleFeatures
 from xdc_tf.data import clips
+from xdc_tf.features.extraction import ExampleFeatures
 from xdc_tf.models.two_stream import TwoStream
+from xdc_tf.runtime import compat
 from xdc_tf.training import supervision
 
 

@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 import keras
 
-from xdc_tf import files
-from xdc_tf import workdir as work
-from xdc_tf.clustering import label_tables
-from xdc_tf.clustering.label_tables import Clustering
 from xdc_tf.data import dataset_info
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.labels import label_tables
+from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import encoder_files, two_stream
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.runtime import files
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import settings, supervision
 
 # Of released networks' clips, 32 frames of 224 pixels, so many take a few GB.

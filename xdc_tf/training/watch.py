@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf import compat
+from xdc_tf.runtime import compat
 from xdc_tf.training.monitoring import HeadSums
 from xdc_tf.training.run import Run
 from xdc_tf.training.run_features import Harvest

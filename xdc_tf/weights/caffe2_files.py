@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xdc_tf import files
+from xdc_tf.runtime import files
 from xdc_tf.weights import known_globals, pickles
 
 

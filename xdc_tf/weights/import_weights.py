@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from xdc_tf import files, outputs
-from xdc_tf import workdir as work
 from xdc_tf.data import clips
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models import encoder_files, video_resnet
 from xdc_tf.models.encoder_files import Head
+from xdc_tf.runtime import files, outputs
+from xdc_tf.runtime import workdir as work
 from xdc_tf.training import config_ranges, settings, supervision
 from xdc_tf.weights import layouts, networks, weight_files
 from xdc_tf.weights.networks import Network

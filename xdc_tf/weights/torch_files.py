@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from xdc_tf import arrays, files
+from xdc_tf.runtime import arrays, files
 from xdc_tf.weights import pickles, torch_loader, torch_tensors
 from xdc_tf.weights.torch_tensors import StorageId
 

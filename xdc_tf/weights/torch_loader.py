@@ -3,7 +3,7 @@
 import pickle
 from typing import Any
 
-from xdc_tf import files
+from xdc_tf.runtime import files
 
 
 def read(path: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from xdc_tf import files
+from xdc_tf.runtime import files
 from xdc_tf.weights import caffe2_files, torch_files
 
 _HEAD_LENGTH = 512

@@ -1,0 +1,259 @@
+"""The comparison of methods: what is run, that it goes on, and its page."""
+
+import csv
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from forked_commands import ROOT
+
+from xdc_tf.evaluation import reports
+from xdc_tf.evaluation.reports import SplitResult
+from xdc_tf.experiments import reproduction, reproduction_report
+from xdc_tf.experiments.reproduction_tables import SCALES, TABLES, Scale
+from xdc_tf.training import supervision
+
+TINY = Scale(
+    num_unlabelled=24,
+    num_labelled=20,
+    num_test=10,
+    num_rounds=2,
+    epochs_per_round=1,
+    num_clusters=4,
+    labels_per_class=1,
+    finetune_epochs=1,
+    num_frames=4,
+)
+
+
+def tasks_of(table, tmp_path, *, methods=(), seeds=(0,)):
+    return reproduction.make_tasks(
+        table,
+        scale=TINY,
+        seeds=seeds,
+        methods=methods,
+        data_dir=str(tmp_path / "data"),
+        out_dir=str(tmp_path / table),
+    )
+
+
+def test_all_methods_have_as_many_updates_and_clusters(tmp_path):
+    for task in tasks_of("methods", tmp_path):
+        config = reproduction.make_config(task)
+        epochs = config["num_rounds"] * config["training"]["epochs_per_round"]
+        assert epochs == 2
+        assert config["kmeans"]["num_clusters"] == 4
+        assert config["method"] in supervision.METHODS
+
+
+@pytest.mark.parametrize("num_frames", [4, 8])
+def test_a_clip_is_a_second_of_the_scale_s_frames(tmp_path, num_frames):
+    (task,) = tasks_of("methods", tmp_path, methods=["xdc"])
+    scale = task.scale._replace(num_frames=num_frames)
+    clip = reproduction.make_config(task._replace(scale=scale))["clip"]
+    assert clip["num_frames"] == num_frames
+    assert clip["num_frames"] / clip["fps"] == 1.0
+
+
+def test_the_control_is_a_run_for_each_modality_and_one_row(tmp_path):
+    tasks = tasks_of("methods", tmp_path, methods=["same_modality"])
+    assert [(task.variant.method, task.variant.streams) for task in tasks] == [
+        ("same_video", ("video",)),
+        ("same_audio", ("audio",)),
+    ]
+    assert {task.variant.row for task in tasks} == {"same modality"}
+
+
+@pytest.mark.parametrize("table", list(TABLES))
+def test_every_task_of_a_table_has_reports_of_its_own(tmp_path, table):
+    tasks = tasks_of(table, tmp_path, methods=["xdc", "cdc"], seeds=(0, 1))
+    paths = [path for task in tasks for path in task.reports.values()]
+    assert len(set(paths)) == len(paths) == 2 * len(tasks)
+
+
+def test_a_table_along_a_key_changes_that_key_alone(tmp_path):
+    base, *others = (
+        reproduction.make_config(task) for task in tasks_of("clusters", tmp_path)
+    )
+    for config in others:
+        config["kmeans"]["num_clusters"] = base["kmeans"]["num_clusters"]
+        assert config == base
+
+
+def test_rounds_vary_at_as_many_epochs(tmp_path):
+    configs = [reproduction.make_config(task) for task in tasks_of("rounds", tmp_path)]
+    assert [config["num_rounds"] for config in configs] == [1, 2]
+    assert [config["training"]["epochs_per_round"] for config in configs] == [2, 1]
+
+
+@pytest.mark.parametrize("name", list(SCALES))
+def test_numbers_of_videos_vary_at_as_many_updates(name):
+    scale = SCALES[name]
+    tasks = reproduction.make_tasks(
+        "data",
+        scale=scale,
+        seeds=[0],
+        methods=["xdc", "supervised"],
+        data_dir="",
+        out_dir="",
+    )
+    for task in tasks:
+        config = reproduction.make_config(task)
+        epochs = config["num_rounds"] * config["training"]["epochs_per_round"]
+        steps = task.variant.num_unlabelled // config["training"]["batch_size"]
+        expected = scale.num_unlabelled // config["training"]["batch_size"]
+        expected *= scale.num_rounds * scale.epochs_per_round
+        assert epochs * steps == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("table", ["updates", "rounds"])
+def test_supervised_training_has_the_updates_of_the_others(tmp_path, table):
+    configs = {
+        method: [
+            reproduction.make_config(task)
+            for task in tasks_of(table, tmp_path, methods=[method])
+        ]
+        for method in ("xdc", "supervised")
+    }
+    for other, ours in zip(configs["xdc"], configs["supervised"], strict=True):
+        assert ours["num_rounds"] == 1
+        epochs = other["num_rounds"] * other["training"]["epochs_per_round"]
+        assert ours["training"]["epochs_per_round"] == epochs
+
+
+def test_a_control_is_evaluated_by_its_own_encoder_in_every_table(tmp_path):
+    for table in TABLES:
+        for task in tasks_of(table, tmp_path, methods=["same_video"]):
+            assert task.variant.streams == ("video",)
+
+
+def test_the_control_of_both_modalities_is_no_row_of_other_tables(tmp_path):
+    with pytest.raises(ValueError, match=r"--methods=\['same_modality'\] are unknown"):
+        tasks_of("clusters", tmp_path, methods=["same_modality"])
+
+
+def test_reports_of_another_scale_are_not_taken_for_these(tmp_path):
+    (task,) = tasks_of("methods", tmp_path, methods=["xdc"])
+    os.makedirs(task.out_dir)
+    for scale, protocol in ((TINY, "linear"), (SCALES["small"], "finetune")):
+        report = reports.make_report(
+            protocol,
+            [[SplitResult("video", {"top1": 0.5}, {})]],
+            split_names=["1"],
+            source={"video": {"kind": "pretrained", "method": "xdc", "seed": 0}},
+            settings={"scale": scale._asdict()},
+            config={},
+            records={},
+        )
+        with open(task.reports[protocol], "w") as file:
+            json.dump(report, file)
+    with pytest.raises(ValueError, match="finetune.json is of another scale"):
+        reproduction.check_reports([task])
+
+
+@pytest.mark.once
+def test_a_run_that_fails_is_named_with_its_log_and_others_are_finished(tmp_path):
+    tasks = tasks_of("methods", tmp_path, methods=["scratch", "xdc"])
+    os.makedirs(tasks[0].out_dir)
+    for path in tasks[0].reports.values():
+        with open(path, "w") as file:
+            file.write("{}")
+    with pytest.raises(ChildProcessError) as caught:
+        # Nobody has made the data.
+        assert list(reproduction.run_tasks(tasks, num_jobs=2)) == tasks[:1]
+    told = str(caught.value)
+    log = os.path.join(tasks[1].out_dir, "xdc-xdc-seed0-linear.log")
+    assert told.startswith("1 runs failed: xdc, seed 0: exit code 1, FileNotFoundError")
+    assert told.endswith(f"see {log}") and os.path.exists(log)
+
+
+KILLED = """
+import fcntl, os, signal, sys, time
+from xdc_tf.evaluation import reproduction
+
+def hold(path):
+    reproduction.end_with_parent()
+    file = open(path + ".new", "w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    os.rename(path + ".new", path)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    reproduction._CONTEXT.Process(target=hold, args=(sys.argv[1],)).start()
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.once
+def test_a_run_ends_when_the_comparison_is_killed(tmp_path):
+    script, held = tmp_path / "killed.py", tmp_path / "held"
+    script.write_text(KILLED)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(held)], env=os.environ | {"PYTHONPATH": ROOT}
+    )
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    with open(held) as file:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def test_unknown_tables_and_methods_are_named(tmp_path):
+    with pytest.raises(ValueError, match="--table=x is unknown"):
+        tasks_of("x", tmp_path)
+    with pytest.raises(ValueError, match=r"--methods=\['xcd'\] are unknown"):
+        tasks_of("methods", tmp_path, methods=["xcd"])
+
+
+def test_methods_are_compared_and_what_is_there_is_not_done_again(
+    tmp_path, monkeypatch
+):
+    # One round of the smallest encoder: a run is mostly tracing of graphs.
+    small = {"audio_encoder.depth": 4}
+    tasks = [
+        task._replace(
+            scale=TINY._replace(num_rounds=1, num_unlabelled=16),
+            variant=task.variant._replace(config=small, streams=("audio",)),
+        )
+        for task in tasks_of("methods", tmp_path, methods=["scratch", "same_audio"])
+    ]
+    os.makedirs(tasks[0].out_dir)
+    reproduction.make_data(tasks, num_workers=2)
+    for task in tasks:
+        assert not task.is_done
+        reproduction.run(task)
+        assert task.is_done
+    monkeypatch.setattr(reproduction, "run", None)
+    assert list(reproduction.run_tasks(tasks, num_jobs=1)) == tasks
+    assert "linear audio" in reproduction.tell(tasks[0])
+    text = reproduction_report.write(
+        "methods",
+        tasks,
+        str(tmp_path),
+        title="the methods",
+        command="python -m xdc_tf.cli.reproduce",
+        reference="scratch",
+    )
+    assert "scratch" in text and "same_audio" in text
+    page = (tmp_path / "methods.md").read_text()
+    assert text in page and "(methods.png)" in page
+    with open(tmp_path / "methods.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    with open(tasks[0].reports["linear"]) as file:
+        report = json.load(file)
+    assert report["settings"]["row"] == "scratch"
+    assert (tmp_path / "methods.png").stat().st_size > 10_000
+    assert not [name for name in os.listdir(tmp_path / "methods") if "run" in name]

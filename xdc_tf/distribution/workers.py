@@ -1,0 +1,191 @@
+"""What the processes of a run on several machines share out, and tell each other.
+
+All processes call these functions, in the same order. A run of one process calls them
+too, and they do next to nothing then.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo, Examples
+from xdc_tf.kmeans import replicas
+
+_EXCHANGED_ROWS = 1 << 22  # labels at a time, so that no second table is made
+
+Result = TypeVar("Result")
+
+
+class Share(NamedTuple):
+    """The part of the data set that one process reads.
+
+    Attributes:
+      number: of the process, from 0; the first is the chief, which writes the work
+        directory.
+      count: how many processes there are.
+      files: the files of records that this one reads, names in the data set's order.
+      rows: [n] int64, ascending: the example_index of each row of its features. A
+        single process has all of the manifest's rows, others those of their examples.
+    """
+
+    number: int
+    count: int
+    files: tuple[str, ...]
+    rows: np.ndarray
+
+
+def place(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """The number of this process, from 0, and how many there are."""
+    if strategy.num_replicas_in_sync == 1:
+        return 0, 1
+    return replicas.place_among_processes(strategy)
+
+
+def share(
+    info: DatasetInfo, examples: Examples, strategy: tf.distribute.Strategy
+) -> Share:
+    """This process's part of the data set: whole files, about as many examples each.
+
+    Raises:
+      ValueError: if there are fewer files than processes.
+    """
+    number, count = place(strategy)
+    names = [shard.file for shard in info.shards]
+    if count == 1:
+        return Share(number, count, tuple(names), np.arange(info.num_rows))
+    if len(names) < count:
+        raise ValueError(
+            f"The records have {len(names)} files for {count} workers, and each needs "
+            "one of its own; convert with a lower --rows_per_shard or use fewer "
+            "workers."
+        )
+    dealt = deal([shard.num_examples for shard in info.shards], count)[number]
+    own = {names[one] for one in dealt}
+    in_own = np.fromiter((name in own for name in examples.shards), bool)
+    return Share(
+        number,
+        count,
+        tuple(names[one] for one in dealt),
+        np.sort(examples.example_indices[in_own]),
+    )
+
+
+def deal(sizes: Sequence[int], num_hands: int) -> list[list[int]]:
+    """Deals numbered things so that the sums of their sizes are about the same.
+
+    The largest first, each to whoever has least.
+
+    Returns:
+      The numbers in each hand, ascending; no hand is empty if there are enough.
+    """
+    hands = [[] for _ in range(num_hands)]
+    sums = [(0, 0, hand) for hand in range(num_hands)]  # size, things, whose
+    for number in sorted(range(len(sizes)), key=lambda one: (-sizes[one], one)):
+        total, things, hand = min(sums)
+        hands[hand].append(number)
+        sums[hand] = total + sizes[number], things + 1, hand
+    return [sorted(hand) for hand in hands]
+
+
+def gathered(strategy: tf.distribute.Strategy, value: np.ndarray | float) -> np.ndarray:
+    """[count, ...] numbers of all processes, each of which gives one array."""
+    number, count = place(strategy)
+    own = np.asarray(value)
+    every = np.zeros([count, *own.shape], own.dtype)
+    every[number] = own
+    return replicas.sum_over_processes(strategy if count > 1 else None, every)
+
+
+def any_process(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Whether it is so in one process at least."""
+    return bool(gathered(strategy, np.int64(flag)).any())
+
+
+def on_chief(
+    strategy: tf.distribute.Strategy, function: Callable[[], Result]
+) -> Result | None:
+    """What a function returns on the chief, while the others wait for its end.
+
+    The function itself must meet no other process. Others get None.
+
+    Raises:
+      ValueError: on the others, if it raised an exception on the chief.
+    """
+    number, count = place(strategy)
+    if count == 1:
+        return function()
+    result = error = None
+    if number == 0:
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+    failed = any_process(strategy, error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise ValueError("Worker 0 has stopped; its own message says why.")
+    return result
+
+
+def told_by_chief(strategy: tf.distribute.Strategy, tell: Callable[[], str]) -> str:
+    """A text of the chief's, on all processes.
+
+    A file that the chief has just written may still be the one before on others: file
+    systems over a network keep what they have read for a while.
+    """
+    _, count = place(strategy)
+    text = on_chief(strategy, tell)
+    if count == 1:
+        return text
+    told = np.frombuffer((text or "").encode(), np.uint8).astype(np.int32)
+    length = int(gathered(strategy, np.int64(len(told)))[0])
+    padded = np.zeros(length, np.int32)
+    padded[: len(told)] = told
+    every = gathered(strategy, padded)
+    return every[0].astype(np.uint8).tobytes().decode()
+
+
+def check_same(
+    strategy: tf.distribute.Strategy, values: Sequence[int], what: str
+) -> None:
+    """Checks that all processes have the same numbers.
+
+    Raises:
+      ValueError: on all of them if not; names the first that differs from the chief.
+    """
+    every = gathered(strategy, np.asarray(values, np.int64))
+    differs = np.flatnonzero((every != every[0]).any(axis=1))
+    if differs.size:
+        raise ValueError(
+            f"Worker {differs[0]} found {what} {every[differs[0]].tolist()} and worker "
+            f"0 {every[0].tolist()}; give all workers the same --workdir on a file "
+            "system that they share, and start them again."
+        )
+
+
+def labels_of_all(
+    strategy: tf.distribute.Strategy, own: Share, labels: np.ndarray, num_rows: int
+) -> np.ndarray:
+    """[num_rows] int32 by example_index, from what each process has labelled.
+
+    Args:
+      strategy: of the run.
+      own: the share of this process.
+      labels: [len(own.rows)] int32 of its rows.
+      num_rows: of the manifest; rows of no process get -1.
+    """
+    if own.count == 1:
+        return labels
+    every = np.empty(num_rows, np.int32)
+    for start in range(0, num_rows, _EXCHANGED_ROWS):
+        stop = min(start + _EXCHANGED_ROWS, num_rows)
+        first, last = np.searchsorted(own.rows, [start, stop])
+        # No two processes have the same row, so that a sum is an exchange.
+        part = np.zeros(stop - start, np.int32)
+        part[own.rows[first:last] - start] = labels[first:last] - NO_LABEL
+        every[start:stop] = replicas.sum_over_processes(strategy, part)
+    every += NO_LABEL
+    return every

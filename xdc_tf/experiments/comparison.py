@@ -1,0 +1,177 @@
+"""Methods next to each other: means over seeds and splits, and paired tests.
+
+The table has a row per method and a column per protocol, stream and metric. A method's
+values in a column are those of all its seeds and splits. The formulas of differences
+from the reference, and what to beware of, are in paired_tests.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from xdc_tf.evaluation import reports
+from xdc_tf.evaluation.metrics import mean_and_std
+from xdc_tf.experiments import paired_tests
+from xdc_tf.experiments.comparison_tables import (
+    Cell,
+    Column,
+    Table,
+    as_csv,
+    latex,
+    markdown,
+)
+
+__all__ = [
+    "Cell",
+    "Column",
+    "Report",
+    "Row",
+    "Table",
+    "as_csv",
+    "collect",
+    "find_differences",
+    "latex",
+    "markdown",
+    "read",
+    "summarize",
+]
+
+
+class Row(NamedTuple):
+    """One value of a report.
+
+    Its seed is that of the pretraining, and, if the evaluation has another, " and "
+    that.
+    """
+
+    method: str
+    seed: str
+    split: str
+    protocol: str
+    stream: str
+    metric: str
+    value: float
+    json: str  # path of the report
+
+
+class Report(NamedTuple):
+    """What an evaluation wrote, where it lies, and its row's name, if it was given."""
+
+    path: str
+    values: Mapping[str, Any]
+    method: str | None = None
+
+
+def read(path: str, method: str | None = None) -> Report:
+    """Reads a report; see reports.read. A method is for its own."""
+    return Report(path, reports.read(path), method)
+
+
+def collect(reports_read: Sequence[Report], metrics: Sequence[str] = ()) -> list[Row]:
+    """The values of reports, one row each.
+
+    Args:
+      reports_read: of `read`.
+      metrics: names of those wanted; none for all.
+    """
+    rows = []
+    for path, report, method in reports_read:
+        source = report["source"]
+        for result in report["results"]:
+            # Of what takes two encoders, both are of one run.
+            about = source.get(result["stream"]) or next(iter(source.values()))
+            own = report["settings"].get("seed", about["seed"])
+            seed = " and ".join(dict.fromkeys((str(about["seed"]), str(own))))
+            for split in result["splits"]:
+                for metric, value in split["metrics"].items():
+                    if metrics and metric not in metrics:
+                        continue
+                    row = Row(
+                        *(method or about["method"], seed, split["split"]),
+                        *(report["protocol"], result["stream"], metric, value, path),
+                    )
+                    rows.append(row)
+    return rows
+
+
+def find_differences(reports_read: Sequence[Report]) -> list[str]:
+    """In words, what reports of one protocol should have in common and have not.
+
+    That is their settings, except for seeds, and the SHA-256 of their data.
+    """
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for _, report, _ in reports_read:
+        told = [
+            *(one for one in _leaves(report["settings"]) if "seed" not in one[0]),
+            *(one for one in _leaves(report["records"]) if "sha256" in one[0]),
+        ]
+        for key, value in told:
+            found.setdefault((report["protocol"], key), {})[value] = None
+    return [
+        f"{protocol}: {key} is {' or '.join(values)}"
+        for (protocol, key), values in found.items()
+        if len(values) > 1
+    ]
+
+
+def summarize(
+    rows: Sequence[Row], *, reference: str | None = None, order: Sequence[str] = ()
+) -> Table:
+    """Means, deviations and tests of all methods.
+
+    Args:
+      rows: of `collect`.
+      reference: a method; None for that of the first row. It is not the best one,
+        which would be chosen by the values that are then tested.
+      order: of the methods in the table; others follow as they come.
+
+    Raises:
+      ValueError: without rows; if the reference is not among them; or if two are of the
+        same method, seed, split, protocol, stream and metric, which must not count
+        twice.
+    """
+    methods = list(dict.fromkeys(row.method for row in rows))
+    if not methods:
+        raise ValueError("the reports hold no results; evaluate something first.")
+    reference = methods[0] if reference is None else reference
+    if reference not in methods:
+        raise ValueError(
+            f"reference={reference} is not among the methods of the reports, "
+            f"{', '.join(methods)}."
+        )
+    first = [name for name in dict.fromkeys(order) if name in methods]
+    methods = [*first, *(name for name in methods if name not in first)]
+    values: dict[Column, dict[str, dict[tuple[str, str], float]]] = {}
+    path_of: dict[tuple, str] = {}
+    for row in rows:
+        if row[:6] in path_of:
+            raise ValueError(
+                f"{path_of[row[:6]]} and {row.json} both have {row.metric} of "
+                f"{row.method}, seed {row.seed}, split {row.split}, {row.protocol}, "
+                f"{row.stream}; leave out one of them, or give names, NAME=FILE."
+            )
+        path_of[row[:6]] = row.json
+        of_column = values.setdefault(Column(*row[3:6]), {})
+        of_column.setdefault(row.method, {})[row.seed, row.split] = row.value
+    cells = {}
+    for column, of_column in values.items():
+        differences = paired_tests.correct(
+            {
+                method: paired_tests.compare(of_method, of_column[reference])
+                for method, of_method in of_column.items()
+                if method != reference and reference in of_column
+            }
+        )
+        for method, of_method in of_column.items():
+            mean, std = mean_and_std(list(of_method.values()))
+            difference = differences.get(method)
+            cells[method, column] = Cell(mean, std, len(of_method), difference)
+    return Table(reference, tuple(methods), tuple(values), cells)
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and texts of what JSON's objects hold in their depths."""
+    if not isinstance(value, Mapping):
+        yield name, str(value)
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{name}.{key}" if name else str(key))

@@ -1,0 +1,358 @@
+"""Running the comparison of the methods on the embedded benchmark.
+
+Each task is pretrained and evaluated in a process of its own. Reports are files, so
+that what is there is not done again.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from xdc_tf.experiments.reproduction_tables import (
+    CONTROLS,
+    SAME_MODALITY,
+    SCRATCH,
+    SUPERVISED,
+    TABLES,
+    Scale,
+    Variant,
+)
+from xdc_tf.runtime import escaping, files
+
+PROTOCOLS = ("linear", "finetune")
+_CONTEXT = multiprocessing.get_context(
+    "forkserver" if sys.platform == "linux" else "spawn"
+)
+_NUM_CLIPS = 3  # of a labelled video; they have 3 s
+
+
+class Task(NamedTuple):
+    """One variant with one seed, and the directory of its reports."""
+
+    variant: Variant
+    seed: int
+    scale: Scale
+    data_dir: str
+    out_dir: str
+
+    @property
+    def reports(self) -> dict[str, str]:
+        """The path of each protocol's report."""
+        name = f"{_file_name(self.variant.row)}-{self.variant.method}-seed{self.seed}"
+        return {
+            protocol: os.path.join(self.out_dir, f"{name}-{protocol}.json")
+            for protocol in PROTOCOLS
+        }
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of its reports are there."""
+        return all(os.path.exists(path) for path in self.reports.values())
+
+
+def make_tasks(
+    table: str,
+    *,
+    scale: Scale,
+    seeds: Sequence[int],
+    methods: Sequence[str],
+    data_dir: str,
+    out_dir: str,
+) -> list[Task]:
+    """The runs of a table, seed by seed, so that whatever is done can be compared.
+
+    Raises:
+      ValueError: on an unknown table or method.
+    """
+    if table not in TABLES:
+        raise ValueError(f"--table={table} is unknown; choose one of {list(TABLES)}.")
+    known = [*TABLES["methods"].methods, *CONTROLS]
+    if table != "methods":
+        known.remove(SAME_MODALITY)
+    unknown = [method for method in methods if method not in known]
+    if unknown:
+        raise ValueError(f"--methods={unknown} are unknown; choose of {known}.")
+    variants = TABLES[table].variants(scale, methods or TABLES[table].methods)
+    return [
+        Task(variant, seed, scale, data_dir, out_dir)
+        for seed in seeds
+        for variant in variants
+    ]
+
+
+def make_data(tasks: Sequence[Task], *, num_workers: int) -> None:
+    """Draws and converts the videos that tasks need, unless they are there."""
+    wanted = {directory: spec for task in tasks for directory, spec in _data(task)}
+    for directory, spec in wanted.items():
+        _make_records(directory, spec, num_workers=num_workers)
+
+
+def check_reports(tasks: Sequence[Task]) -> None:
+    """Looks whether the reports that are there are of these tasks.
+
+    Raises:
+      ValueError: one is of another scale.
+    """
+    from xdc_tf.evaluation import reports
+
+    for task in tasks:
+        for path in task.reports.values():
+            if not os.path.exists(path):
+                continue
+            found = reports.read(path)["settings"].get("scale")
+            if found != task.scale._asdict():
+                raise ValueError(
+                    f"{path} is of another scale, {found}; choose another --out, or "
+                    "delete it."
+                )
+
+
+def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
+    """Runs what is not done, each in a process of its own; yields what is finished.
+
+    Raises:
+      ChildProcessError: a run failed; those beside it are finished first.
+    """
+    for task in tasks:
+        if task.is_done:
+            yield task
+    waiting = [task for task in tasks if not task.is_done]
+    failed = []
+    pool = concurrent.futures.ThreadPoolExecutor(num_jobs)
+    try:
+        futures = {pool.submit(_run_apart, task, num_jobs): task for task in waiting}
+        for future in concurrent.futures.as_completed(futures):
+            task, trouble = futures[future], future.result()
+            if trouble:
+                failed.append(f"{task.variant.row}, seed {task.seed}: {trouble}")
+            else:
+                yield task
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failed:
+        raise ChildProcessError(f"{len(failed)} runs failed: {'; '.join(failed)}")
+
+
+def _run_apart(task: Task, num_jobs: int) -> str:
+    """Runs a task in a process; what went wrong, or nothing.
+
+    A process each, since TensorFlow keeps the graphs of what a process has run.
+    """
+    # Forked from one that has imported TensorFlow, which takes a tenth of a short run.
+    _CONTEXT.set_forkserver_preload(["xdc_tf.evaluation.task_imports"])
+    # Each tells of its progress where nobody else does.
+    log = task.reports[PROTOCOLS[0]].removesuffix(".json") + ".log"
+    process = _CONTEXT.Process(
+        target=_run_logged, args=(task, num_jobs, log), daemon=True
+    )
+    process.start()
+    process.join()
+    if process.exitcode == 0:
+        os.remove(log)
+        return ""
+    *_, last = ["", *files.read_text(log).splitlines()]
+    if process.exitcode == os.EX_IOERR:
+        last = "its log cannot be written: is the disk full?"
+    return f"exit code {process.exitcode}, {last or 'killed'}; see {log}"
+
+
+def _run_logged(task: Task, num_jobs: int, log: str) -> None:
+    """The main function of a task's process, which has its share of the cores."""
+    import threadpoolctl
+
+    from xdc_tf.evaluation import task_imports  # noqa: F401
+
+    end_with_parent()
+    num_threads = max(1, (os.cpu_count() or 1) // num_jobs)
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(num_threads)
+    os.environ["TF_NUM_INTEROP_THREADS"] = str(num_threads)
+    try:
+        with open(log, "w", encoding="utf-8") as file:
+            try:
+                with (
+                    threadpoolctl.threadpool_limits(num_threads),
+                    contextlib.redirect_stdout(file),
+                ):
+                    run(task)
+            except Exception:
+                traceback.print_exc(file=file)
+                sys.exit(1)
+    except OSError:
+        sys.exit(os.EX_IOERR)
+
+
+def end_with_parent() -> None:
+    """Has this process of a comparison end when the one that started it is killed.
+
+    It would go on otherwise, and keep its work directory from the next attempt.
+    """
+    parent = multiprocessing.parent_process()
+
+    def end():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def run(task: Task) -> None:
+    """Pretrains a variant and writes its reports."""
+    import tensorflow as tf
+
+    from xdc_tf.data import dataset_info
+    from xdc_tf.evaluation import encoder_sources, labelled_records, protocols
+    from xdc_tf.training.pretrain import pretrain
+
+    variant, scale = task.variant, task.scale
+    unlabelled, labelled, test = (directory for directory, _ in _data(task))
+    config = make_config(task)
+    workdir = task.reports["linear"].removesuffix("-linear.json") + ".run"
+    if variant.method == SCRATCH:
+        info = dataset_info.read_dataset_info(os.path.join(labelled, "records"))
+        source = encoder_sources.scratch_source(config, info)
+    else:
+        pretrain(
+            config,
+            workdir=workdir,
+            records_dir=os.path.join(unlabelled, "records"),
+            strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+        )
+        source = encoder_sources.open_source(workdir)
+    splits = labelled_records.open_splits(
+        [os.path.join(labelled, "records")],
+        [os.path.join(test, "records")],
+        run=source.run,
+        modalities=variant.streams,
+    )
+    for protocol, path in task.reports.items():
+        report = protocols.evaluate(
+            protocol,
+            source,
+            splits,
+            protocols.Options(
+                streams=variant.streams,
+                recipe=make_recipe(task),
+                num_clips=_NUM_CLIPS,
+                with_initial=False,  # A row of its own tells what random ones are.
+            ),
+        )
+        report["settings"]["row"] = variant.row
+        report["settings"]["scale"] = scale._asdict()
+        files.write_text(path + ".new", json.dumps(report, indent=1) + "\n")
+    # Together, so that one is not taken for all.
+    for path in task.reports.values():
+        os.replace(path + ".new", path)
+    shutil.rmtree(workdir, ignore_errors=True)
+
+
+def make_config(task: Task) -> dict[str, Any]:
+    """The pretraining configuration of a task."""
+    from configs import synthetic
+
+    variant, scale = task.variant, task.scale
+    config = synthetic.get_config()
+    config.method = SUPERVISED if variant.method == SCRATCH else variant.method
+    config.seed = task.seed
+    config.num_rounds = scale.num_rounds
+    config.training.epochs_per_round = scale.epochs_per_round
+    config.kmeans.num_clusters = scale.num_clusters
+    config.clip.num_frames = scale.num_frames
+    config.clip.fps = float(scale.num_frames)
+    # The last encoders are evaluated: there is nothing to choose by a part held out.
+    config.training.held_out_share = 0.0
+    config.update_from_flattened_dict(variant.config)
+    if variant.method == SUPERVISED:
+        # As many updates, without the restarts that new labels ask for.
+        config.training.epochs_per_round *= config.num_rounds
+        config.num_rounds = 1
+    return config.to_dict()
+
+
+def make_recipe(task: Task):
+    """The FinetuneSettings of a task."""
+    from configs.finetune import synthetic
+    from xdc_tf.evaluation.finetune_settings import finetune_settings
+
+    config = synthetic.get_config()
+    config.seed = task.seed
+    config.training.num_train = task.scale.labels_per_class
+    config.training.num_epochs = task.scale.finetune_epochs
+    # A tenth of so few could choose nothing: the last epoch counts.
+    config.training.held_out_share = 0.0
+    return finetune_settings(config.to_dict())
+
+
+class _Videos(NamedTuple):
+    """Arguments of synthetic.make_benchmark."""
+
+    num_videos: int
+    seed: int
+    shared: float = 1.0
+    microphone_db: float | None = None
+
+
+def _data(task: Task) -> list[tuple[str, _Videos]]:
+    """Directories and contents of the unlabelled, labelled and test videos."""
+    variant, scale = task.variant, task.scale
+    number = variant.num_unlabelled or scale.num_unlabelled
+    kinds = {
+        "unlabelled": _Videos(number, 0, variant.shared, variant.microphone_db),
+        "labelled": _Videos(scale.num_labelled, 1),
+        "test": _Videos(scale.num_test, 2),
+    }
+    return [
+        (
+            os.path.join(task.data_dir, _file_name("-".join(map(str, [kind, *spec])))),
+            spec,
+        )
+        for kind, spec in kinds.items()
+    ]
+
+
+def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
+    from data_prep import conversion
+    from data_prep.conversion_settings import ConversionSettings
+
+    manifest = os.path.join(directory, "manifest.csv")
+    if not os.path.exists(manifest):
+        # By its command: a module with flags of its own.
+        given = {
+            name: value for name, value in spec._asdict().items() if value is not None
+        }
+        given |= {"out": directory, "num_workers": num_workers}
+        command = [sys.executable, "-m", "data_prep.synthetic"]
+        command += [f"--{name}={value}" for name, value in given.items()]
+        done = subprocess.run(command, check=False)
+        if done.returncode:
+            sys.exit(done.returncode)  # it has said why
+    conversion.convert_manifest(
+        manifest,
+        os.path.join(directory, "records"),
+        settings=ConversionSettings(fps=8.0, short_side=48),
+        num_workers=num_workers,
+    )
+
+
+def tell(task: Task) -> str:
+    """The results of a task that is done, in a line."""
+    from xdc_tf.evaluation import reports
+
+    told = []
+    for protocol, path in task.reports.items():
+        for result in reports.read(path)["results"]:
+            stream = escaping.terminal(result["stream"])
+            told.append(f"{protocol} {stream} {100 * result['mean']['top1']:.1f}")
+    return ", ".join(told)
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in text)

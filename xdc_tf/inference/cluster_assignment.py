@@ -1,0 +1,205 @@
+"""Labels for new videos: the nearest of a finished run's clusters."""
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.data import dataset_info
+from xdc_tf.features.extraction import make_extract
+from xdc_tf.inference import feature_files, new_videos
+from xdc_tf.inference.new_videos import Row
+from xdc_tf.inference.part_features import mean_features
+from xdc_tf.inference.parts import (
+    Conversion,
+    Sampling,
+    parts,
+)
+from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.labels.nearest import nearest
+from xdc_tf.labels.pseudo_labels import side_by_side
+from xdc_tf.runtime import files
+from xdc_tf.training import supervision, trained_run
+
+_LABEL = ("cluster", "distance", "margin")
+# The CSV before it gets its name; in a directory of features, a sign that it has none.
+_PENDING_FILE = ".assigned.csv"
+
+
+class Assigned(NamedTuple):
+    """What `assign` did.
+
+    Attributes:
+      rows: all rows, in the order of the CSV.
+      sources: whose clusters label them.
+      round_index: the round that the clusters are of.
+    """
+
+    rows: list[Row]
+    sources: tuple[str, ...]
+    round_index: int
+
+
+def assign(
+    run_dir: str,
+    videos_path: str,
+    out_path: str,
+    *,
+    conversion: Conversion,
+    num_clips: int | None = None,
+    batch_size: int | None = None,
+    features_dir: str | None = None,
+) -> Assigned:
+    """Writes a CSV with one line per row: its clusters, or why it could not be used.
+
+    Args:
+      run_dir: work directory of a finished run of a method that clusters.
+      videos_path: see new_videos.open_videos.
+      out_path: the CSV; columns path, start_secs, end_secs, video_id, for each label
+        source SOURCE_cluster, SOURCE_distance, SOURCE_margin (see labels.nearest),
+        and reason and detail, which are empty unless the row is quarantined.
+      conversion: of video files.
+      num_clips: whose features are averaged, evenly spread; None for as many as the
+        run's clusters were made of.
+      batch_size: clips per batch; None for that of the run.
+      features_dir: a directory to make, with STREAM.npy of [rows, D] float32 in the
+        order of the CSV, NaN for a quarantined row.
+
+    Raises:
+      FileExistsError: if out_path or features_dir exists.
+      FileNotFoundError: without videos, a run, or clusters of its present encoders.
+      ValueError: see new_videos.open_videos and parts.parts.
+      FloatingPointError: on features that are not finite.
+    """
+    if features_dir and os.path.abspath(features_dir) == os.path.abspath(out_path):
+        raise ValueError(f"{out_path} is to be the CSV and the directory of features.")
+    run = trained_run.open_run(run_dir)
+    clusters = trained_run.final_clusters(run)
+    method = supervision.method(run.config["method"])
+    clustered = {
+        source: supervision.clustered_streams(method, source)
+        for source in clusters.clusterings
+    }
+    videos = new_videos.open_videos(videos_path, run)
+    encoders = trained_run.load_encoders(run)
+    extract = make_extract(encoders, run.streams, strategy=tf.distribute.get_strategy())
+    if num_clips is None:
+        num_clips = run.config["features"]["clips_per_video"]
+    lines: list[tuple] = []
+    with (
+        files.scratch_directory(out_path) as scratch_dir,
+        _features_scratch(features_dir) as features_scratch,
+    ):
+        with _write_arrays(features_scratch, encoders) as append:
+            for part in parts(
+                videos,
+                run,
+                sampling=Sampling(num_clips, batch_size=batch_size),
+                conversion=conversion,
+                scratch_dir=scratch_dir,
+            ):
+                features = mean_features(extract, part)
+                append(features)
+                usable = np.array([not row.reason for row in part.rows])
+                found = [
+                    _labels(
+                        [features[stream] for stream in streams],
+                        clusters.clusterings[source],
+                        usable=usable,
+                    )
+                    for source, streams in clustered.items()
+                ]
+                lines += zip(part.rows, *found, strict=True)
+        table = os.path.join(features_scratch or scratch_dir, _PENDING_FILE)
+        dataset_info.write_csv(
+            table,
+            [
+                *("path", "start_secs", "end_secs", "video_id"),
+                *(f"{source}_{value}" for source in clustered for value in _LABEL),
+                *("reason", "detail"),
+            ],
+            (
+                (
+                    *(row.path, row.start_secs, row.end_secs, row.video_id),
+                    *itertools.chain(*labels),
+                    *(row.reason, row.detail),
+                )
+                for row, *labels in lines
+            ),
+        )
+        if features_dir:
+            files.place_directory(features_scratch, features_dir)
+            table = os.path.join(features_dir, _PENDING_FILE)
+        files.check_free(out_path)
+        _move(table, out_path)
+    rows = [row for row, *_ in lines]
+    return Assigned(rows, tuple(clustered), clusters.round_index)
+
+
+def _labels(
+    streams: list[np.ndarray], clustering: Clustering, *, usable: np.ndarray
+) -> list[tuple]:
+    """Cluster, distance and margin of each row; empty texts where not usable.
+
+    Args:
+      streams: [rows, D] float32 each, which the clustering has side by side.
+      clustering: whose nearest centroids are wanted.
+      usable: [rows] bool.
+    """
+    labels: list[tuple] = [("", "", "")] * len(usable)
+    if usable.any():
+        features = side_by_side([rows[usable] for rows in streams])
+        found = nearest(tf.constant(features), clustering)
+        for number, *values in zip(
+            np.flatnonzero(usable), *(column.numpy() for column in found), strict=True
+        ):
+            cluster, distance, margin = values
+            labels[number] = (int(cluster), f"{distance:.7g}", f"{margin:.7g}")
+    return labels
+
+
+def _features_scratch(
+    directory: str | None,
+) -> contextlib.AbstractContextManager[str | None]:
+    """A scratch directory for the features; None for None.
+
+    What an earlier attempt has left is removed: features whose CSV is still in them,
+    since it was killed before that got its own name.
+    """
+    if directory is None:
+        return contextlib.nullcontext()
+    pending = os.path.join(directory, _PENDING_FILE)
+    return files.scratch_directory(
+        directory, is_remainder=lambda: os.path.lexists(pending)
+    )
+
+
+def _move(path: str, new_path: str) -> None:
+    """Renames a file, or copies it whole to another file system."""
+    try:
+        os.rename(path, new_path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with files.placing(new_path) as temporary:
+            shutil.copyfile(path, temporary)
+        os.remove(path)
+    for name in (path, new_path):
+        files.sync(os.path.dirname(name) or ".")
+
+
+def _write_arrays(
+    directory: str | None, encoders: Mapping[str, keras.Model]
+) -> contextlib.AbstractContextManager[Callable[[Mapping[str, np.ndarray]], Any]]:
+    """feature_files.write_arrays into a directory; nowhere for None."""
+    if directory is None:
+        return contextlib.nullcontext(lambda streams: None)
+    widths = {stream: encoder.output_shape[-1] for stream, encoder in encoders.items()}
+    return feature_files.write_arrays(directory, widths)

@@ -1,0 +1,282 @@
+"""New videos -> batches for a run's encoders, a part of the rows at a time.
+
+Files are converted as the run's own records were, into a directory that holds one part;
+so disk and memory stay bounded, however many videos there are.
+"""
+
+import contextlib
+import io
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from data_prep.conversion import QUARANTINE_FILE, convert_manifest
+from data_prep.conversion_settings import ConversionSettings
+from data_prep.datasets.annotated_media import AUDIO_SUFFIXES
+from data_prep.manifest import ManifestRow
+from data_prep.worker_processes import Limits
+from xdc_tf.data import dataset_info, pipeline
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, Promised
+from xdc_tf.inference import new_videos
+from xdc_tf.inference.new_videos import Records, Row, VideoFiles
+from xdc_tf.training.trained_run import TrainedRun
+
+MAX_CLIPS = 10_000  # of a row, evenly spread
+MAX_WINDOWS = 1_000_000  # of a row, by a stride
+# Of records that are there already, a part costs no disk.
+_RECORD_ROWS_PER_PART = 4096
+
+
+class Conversion(NamedTuple):
+    """How files are converted, beside what the run's records prescribe.
+
+    The defaults of time limits are for long videos at modest sizes: a worker holds all
+    of a row's frames, and a record of more than 2 GB cannot be written.
+    """
+
+    num_workers: int
+    rows_per_part: int = 256
+    min_secs: float = 0.1
+    max_secs: float = 600.0
+    timeout_secs: float = 600.0
+
+
+class Sampling(NamedTuple):
+    """Which clips of a row; see pipeline.evaluation_batches."""
+
+    num_clips: int = 1
+    stride_secs: float | None = None
+    batch_size: int | None = None  # None: as the run's features were extracted
+
+
+class Part(NamedTuple):
+    """Consecutive rows and their clips.
+
+    Attributes:
+      rows: quarantined ones included.
+      batches: as of pipeline.evaluation_batches, but that example_index is a position
+        in `rows`.
+    """
+
+    rows: list[Row]
+    batches: Iterable[dict[str, tf.Tensor]]
+
+
+def parts(
+    videos: VideoFiles | Records,
+    run: TrainedRun,
+    *,
+    sampling: Sampling,
+    conversion: Conversion,
+    scratch_dir: str,
+) -> Iterator[Part]:
+    """All rows in order; use up a part before asking for the next one.
+
+    Prints how many other files a folder holds, and a line after each part.
+
+    Args:
+      videos: of new_videos.open_videos.
+      run: whose encoders are to see the videos; its clip and modalities count.
+      sampling: which clips.
+      conversion: of files.
+      scratch_dir: where the records of one part at a time are put.
+
+    Raises:
+      ValueError: on settings without meaning, or more clips per row than the limits.
+    """
+    if isinstance(videos, Records):
+        fps = videos.info.fps
+        longest_secs = max(
+            (row.end_secs or 0.0) - row.start_secs for row in videos.rows
+        )
+        every_part = _parts_of_records(videos)
+    else:
+        sounds = all(row.file.lower().endswith(AUDIO_SUFFIXES) for row in videos.rows)
+        converted = conversion_settings(run, conversion, sound_files=sounds)
+        fps, longest_secs = converted.fps, conversion.max_secs
+        every_part = _parts_of_files(videos, converted, conversion, scratch_dir)
+    _check(sampling, conversion, fps=fps, longest_secs=longest_secs)
+    if isinstance(videos, VideoFiles) and videos.num_others:
+        print(f"other files and links to folders, left out: {videos.num_others}")
+    num_done = num_quarantined = 0
+    for rows, paths, first_row, promised in every_part:
+        batches = ()
+        if paths:
+            batches = _batches(paths, first_row, len(rows), run, sampling, promised)
+        yield Part(rows, batches)
+        num_done += len(rows)
+        num_quarantined += sum(bool(row.reason) for row in rows)
+        print(
+            f"{num_done} of {len(videos.rows)} rows, {num_quarantined} quarantined",
+            flush=True,
+        )
+
+
+def conversion_settings(
+    run: TrainedRun, conversion: Conversion, *, sound_files: bool = False
+) -> ConversionSettings:
+    """What the run's records were converted with, or else what its clips need.
+
+    An encoder of sound alone sees the clips that it would see beside the other one, by
+    the picture's times; of sound files there is none.
+    """
+    clip, info = run.clip, run.info
+    needs_video = run.modalities != (AUDIO,) or not sound_files
+    modalities = (VIDEO,) if run.modalities == (VIDEO,) else MODALITIES
+    wanted = ConversionSettings(
+        fps=clip.fps,
+        short_side=round(clip.crop_size / clip.crop_share),
+        min_secs=conversion.min_secs,
+        max_secs=conversion.max_secs,
+        log_mel=run.log_mel,
+        modalities=modalities if needs_video else (AUDIO,),
+    )
+    if info is None:
+        return wanted
+    return wanted._replace(
+        fps=info.fps, short_side=info.short_side, jpeg_quality=info.jpeg_quality
+    )
+
+
+def _check(
+    sampling: Sampling, conversion: Conversion, *, fps: float, longest_secs: float
+) -> None:
+    limits = {
+        "num_clips": (sampling.num_clips, MAX_CLIPS),
+        "batch_size": (sampling.batch_size or 1, math.inf),
+        "rows_per_part": (conversion.rows_per_part, math.inf),
+    }
+    for name, (value, most) in limits.items():
+        if not 1 <= value <= most:
+            raise ValueError(f"{name}={value} must be from 1 to {most}.")
+    stride = sampling.stride_secs
+    if stride is None:
+        return
+    if not 0 < stride < math.inf:
+        raise ValueError(f"stride_secs={stride} must be a positive number of seconds.")
+    if stride * fps < 0.99:
+        raise ValueError(
+            f"stride_secs={stride} is less than one frame at {fps:g} frames per "
+            f"second; with {1 / fps:.6f} a clip starts at every frame."
+        )
+    if longest_secs / stride > MAX_WINDOWS:
+        raise ValueError(
+            f"stride_secs={stride} allows {longest_secs / stride:.0f} clips of a video "
+            f"of {longest_secs:g} s, and the limit is {MAX_WINDOWS}; take a longer "
+            "stride or lower max_secs."
+        )
+
+
+def _parts_of_records(
+    records: Records,
+) -> Iterator[tuple[list[Row], list[str], int, Promised]]:
+    """Yields rows, their files of records, the first row's example_index, and Promised.
+
+    The last is of all files.
+    """
+    rows_per_shard = records.info.rows_per_shard
+    paths = dataset_info.shard_paths(records.directory, records.info)
+    step = max(1, _RECORD_ROWS_PER_PART // rows_per_shard)
+    for first in range(0, len(paths), step):
+        first_row, end_row = first * rows_per_shard, (first + step) * rows_per_shard
+        yield (
+            records.rows[first_row:end_row],
+            paths[first : first + step],
+            first_row,
+            records.promised,
+        )
+
+
+def _parts_of_files(
+    videos: VideoFiles,
+    converted: ConversionSettings,
+    conversion: Conversion,
+    scratch_dir: str,
+) -> Iterator[tuple[list[Row], list[str], int, Promised | None]]:
+    """Like _parts_of_records; the records are there until the next part."""
+    part_dir = os.path.join(scratch_dir, "part")
+    for first in range(0, len(videos.rows), conversion.rows_per_part):
+        rows = videos.rows[first : first + conversion.rows_per_part]
+        os.makedirs(part_dir)
+        try:
+            found, paths, promised = _convert(rows, part_dir, converted, conversion)
+            yield found, paths, 0, promised
+        finally:
+            shutil.rmtree(part_dir)
+
+
+def _convert(
+    rows: Sequence[ManifestRow],
+    part_dir: str,
+    converted: ConversionSettings,
+    conversion: Conversion,
+) -> tuple[list[Row], list[str], Promised | None]:
+    """Converts rows into a directory: what became of them, and the files of records."""
+    manifest = os.path.join(part_dir, "manifest.csv")
+    records_dir = os.path.join(part_dir, "records")
+    dataset_info.write_csv(
+        manifest,
+        ("path", "start_secs", "end_secs"),
+        ((row.file, row.start_secs, row.end_secs) for row in rows),
+    )
+    examples, paths, promised = None, [], None
+    try:
+        # Its summary names places that will be gone.
+        with contextlib.redirect_stdout(io.StringIO()):
+            info = convert_manifest(
+                manifest,
+                records_dir,
+                settings=converted,
+                num_workers=conversion.num_workers,
+                limits=Limits(timeout_secs=conversion.timeout_secs),
+            )
+    except ValueError:
+        # Without a usable row there are reasons, but no records.
+        if not os.path.exists(os.path.join(records_dir, QUARANTINE_FILE)):
+            raise
+    else:
+        examples = dataset_info.read_examples(records_dir, info)
+        promised = dataset_info.promised(records_dir, info, examples)
+        paths = dataset_info.shard_paths(records_dir, info)
+    outcomes = zip(rows, new_videos.read_rows(records_dir, examples), strict=True)
+    converted_rows = [
+        found._replace(
+            path=row.path,
+            video_id=row.video_id,
+            end_secs=row.end_secs if found.reason else found.end_secs,
+        )
+        for row, found in outcomes
+    ]
+    return converted_rows, paths, promised
+
+
+def _batches(
+    paths: list[str],
+    first_row: int,
+    num_rows: int,
+    run: TrainedRun,
+    sampling: Sampling,
+    promised: Promised | None,
+) -> tf.data.Dataset:
+    batches = pipeline.evaluation_batches(
+        paths,
+        clip=run.clip,
+        batch_size=sampling.batch_size or run.batch_size,
+        num_clips=sampling.num_clips,
+        stride_secs=sampling.stride_secs,
+        modalities=run.modalities,
+        promised=promised,
+    )
+
+    def count_from_first_row(batch):
+        index = batch["example_index"] - first_row
+        # Padding; or a record that is out of place, which part_features finds.
+        inside = (index >= 0) & (index < num_rows)
+        padding = tf.constant(pipeline.PADDING_INDEX, tf.int64)
+        return {**batch, "example_index": tf.where(inside, index, padding)}
+
+    return batches.map(count_from_first_row)

@@ -1,0 +1,318 @@
+"""Rows on the replicas of a distribution strategy, in memory or in files, by blocks.
+
+Without a strategy (None) everything runs on the one device that holds the rows. Every
+process brings its own rows, which its replicas share among them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.kmeans import row_files
+from xdc_tf.kmeans.preprocessing import preprocess
+from xdc_tf.kmeans.row_files import Extent
+from xdc_tf.runtime.untuned import untuned
+
+# Blocks that are read ahead while one is worked on.
+_READ_AHEAD = 2
+# One's products run while another's labels are found; more take more memory.
+_BLOCKS_IN_FLIGHT = 4
+
+
+class Preparation(NamedTuple):
+    """What rows go through before they are compared with centroids.
+
+    Attributes:
+      normalize: scale to length one.
+      pca_mean: [D] float32, or None without PCA-whitening.
+      pca_projection: [D, d] float32, or None without PCA-whitening.
+      origin: [d] float32, subtracted last.
+    """
+
+    normalize: bool
+    pca_mean: tf.Tensor | None
+    pca_projection: tf.Tensor | None
+    origin: tf.Tensor
+
+
+class InMemory(NamedTuple):
+    """One replica's rows on its device.
+
+    Attributes:
+      rows: [n, D] float32.
+      factors: [n, D] what `as_factors` makes of them.
+      fitted: [n] bool, whether a row counts for the centroids; False for padding.
+      present: [n] bool, whether there is an example in the row; False for padding.
+    """
+
+    rows: tf.Tensor
+    factors: tf.Tensor
+    fitted: tf.Tensor
+    present: tf.Tensor
+
+
+class InFiles(NamedTuple):
+    """One replica's rows in files, which are read anew in every pass.
+
+    Attributes:
+      paths: [blocks] string.
+      offsets: [blocks] int64, bytes before the block.
+      counts: [blocks] int64, numbers in the block.
+      like: [0, D] in the type that the files hold.
+      preparation: done to each block after it was read; None for nothing.
+      fitted: [n] bool, as in InMemory.
+      present: [n] bool, as in InMemory.
+    """
+
+    paths: tf.Tensor
+    offsets: tf.Tensor
+    counts: tf.Tensor
+    like: tf.Tensor
+    preparation: Preparation | None
+    fitted: tf.Tensor
+    present: tf.Tensor
+
+
+Rows = InMemory | InFiles
+
+
+class Block(NamedTuple):
+    """Rows that are worked on at once.
+
+    Attributes:
+      rows: [b, D] float32, prepared.
+      factors: [b, D] what `as_factors` makes of them.
+      start: [] int32, number of the first row on this replica.
+      stop: [] int32, behind the last.
+    """
+
+    rows: tf.Tensor
+    factors: tf.Tensor
+    start: tf.Tensor
+    stop: tf.Tensor
+
+
+class Products(NamedTuple):
+    """How rows enter matrix products with centroids.
+
+    Attributes:
+      dtype: float32, bfloat16 or float16.
+      scale: [] float32, what numbers are multiplied with so that float16 can hold
+        their products; not used with other types.
+    """
+
+    dtype: tf.DType
+    scale: tf.Tensor
+
+
+def as_factors(values: tf.Tensor, products: Products) -> tf.Tensor:
+    """Float32 rows or centroids -> factors of products."""
+    if products.dtype == tf.float16:
+        values *= products.scale
+    return tf.cast(values, products.dtype)
+
+
+def prepare(features: tf.Tensor, preparation: Preparation) -> tf.Tensor:
+    """[n, D] float32 features -> [n, d] prepared rows."""
+    rows = preprocess(
+        features,
+        normalize=preparation.normalize,
+        pca_mean=preparation.pca_mean,
+        pca_projection=preparation.pca_projection,
+    )
+    return rows - preparation.origin
+
+
+def shard_tensor(
+    features: tf.Tensor,
+    *,
+    block_rows: int,
+    fitted: np.ndarray,
+    present: np.ndarray,
+    strategy: tf.distribute.Strategy | None,
+) -> InMemory:
+    """Gives each of this process's replicas a run of its rows, padded to one length."""
+
+    def part(start: int, stop: int, padding: int) -> InMemory:
+        rows = tf.pad(features[start:stop], [[0, padding], [0, 0]])
+        return InMemory(
+            rows, rows, **_masks(fitted, present, slice(start, stop), padding)
+        )
+
+    return _distribute(part, len(fitted), block_rows, strategy)
+
+
+def shard_files(
+    extents: Sequence[Extent],
+    *,
+    block_rows: int,
+    fitted: np.ndarray,
+    present: np.ndarray,
+    strategy: tf.distribute.Strategy | None,
+) -> InFiles:
+    """Gives each of this process's replicas a run of the rows of its files."""
+    like = tf.zeros([0, extents[0].width], extents[0].dtype)
+
+    def part(start: int, stop: int, padding: int) -> InFiles:
+        blocks = list(_blocks_between(extents, start, stop, block_rows))
+        paths = [block[0] for block in blocks]
+        places = np.array([block[1:] for block in blocks], np.int64).reshape(-1, 2)
+        return InFiles(
+            paths=tf.constant(paths, tf.string, [len(blocks)]),
+            offsets=tf.constant(places[:, 0]),
+            counts=tf.constant(places[:, 1]),
+            like=like,
+            preparation=None,
+            **_masks(fitted, present, slice(start, stop), padding),
+        )
+
+    return _distribute(part, len(fitted), block_rows, strategy)
+
+
+def _masks(
+    fitted: np.ndarray, present: np.ndarray, chosen: slice, padding: int
+) -> dict[str, tf.Tensor]:
+    masks = {"fitted": fitted, "present": present}
+    return {
+        name: tf.constant(np.pad(mask[chosen], [0, padding]))
+        for name, mask in masks.items()
+    }
+
+
+def _blocks_between(
+    extents: Sequence[Extent], start: int, stop: int, block_rows: int
+) -> Iterator[tuple[str, int, int]]:
+    """Path, offset in bytes and count of numbers of each block of rows."""
+    first = 0
+    for one in extents:
+        begin, end = max(start - first, 0), min(stop - first, one.num_rows)
+        for number in range(begin, end, block_rows):
+            rows = min(block_rows, end - number)
+            offset = one.offset + number * one.row_bytes
+            yield one.path, offset, rows * one.width
+        first += one.num_rows
+
+
+def _distribute(
+    part: Callable[[int, int, int], Rows],
+    num_rows: int,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> Rows:
+    if strategy is None:
+        return part(0, num_rows, 0)
+    # The strategy's devices in this process; they share the rows of this process.
+    devices = strategy.extended.worker_devices
+    # Whole blocks, the same as on one device: their sums are then equal to the bit.
+    num_blocks = -(-num_rows // block_rows)
+    each = min(-(-num_blocks // len(devices)) * block_rows, num_rows)
+
+    def value(context: tf.distribute.experimental.ValueContext) -> Rows:
+        local = context.replica_id_in_sync_group % len(devices)
+        start, stop = min(local * each, num_rows), min((local + 1) * each, num_rows)
+        # Placed here, once, or every step would copy the rows to the replica anew.
+        with tf.device(devices[local]):
+            return part(start, stop, each - (stop - start))
+
+    return strategy.experimental_distribute_values_from_function(value)
+
+
+def over_blocks(
+    own: Rows,
+    function: Callable[[Block, Any], tuple[tuple[tf.Tensor, ...], Any]],
+    carry: Any,
+    *,
+    block_rows: int,
+    products: Products | None = None,
+    values: Sequence[tf.TensorSpec] = (),
+) -> tuple[tuple[tf.Tensor, ...], Any]:
+    """Runs a function over all of a replica's rows, in order, inside a `tf.function`.
+
+    Args:
+      own: the replica's rows.
+      function: (block, carry) -> values of the block's rows, and the carry for the
+        next block.
+      carry: what the first block gets.
+      block_rows: rows per block.
+      products: of the blocks' factors; None if these are not used.
+      values: of the values, shapes [None, ...].
+
+    Returns:
+      The values, each [n, ...] and zero for padding, and the last carry.
+    """
+    num_rows = own.fitted.shape[0]
+    in_files = isinstance(own, InFiles)
+    num_blocks = tf.size(own.offsets) if in_files else -(-num_rows // block_rows)
+    read_block = _file_reader(own) if in_files else _slicer(own, block_rows)
+
+    def step(number, start, arrays, carry):
+        rows, factors = read_block(start)
+        if products is not None and factors is None:
+            factors = as_factors(rows, products)
+        block = Block(rows, factors, start, start + tf.shape(rows)[0])
+        parts, carry = function(block, carry)
+        arrays = tuple(
+            array.write(number, part) for array, part in zip(arrays, parts, strict=True)
+        )
+        return number + 1, block.stop, arrays, carry
+
+    arrays = tuple(
+        tf.TensorArray(
+            spec.dtype, size=num_blocks, element_shape=spec.shape, infer_shape=False
+        )
+        for spec in values
+    )
+    _, stop, arrays, carry = tf.while_loop(
+        lambda number, *_: number < num_blocks,
+        step,
+        (0, 0, arrays, carry),
+        parallel_iterations=_BLOCKS_IN_FLIGHT,
+    )
+    return tuple(_filled_up(array.concat(), stop, num_rows) for array in arrays), carry
+
+
+def _slicer(own: InMemory, block_rows: int) -> Callable:
+    def read_block(start):
+        chosen = slice(start, start + block_rows)
+        return own.rows[chosen], own.factors[chosen]
+
+    return read_block
+
+
+def _file_reader(own: InFiles) -> Callable:
+    width, dtype = own.like.shape[1], own.like.dtype
+
+    def read(path, offset, count):
+        # NumPy reads several times faster than tf.data's readers of binary records,
+        # and without the interpreter's lock.
+        content = tf.numpy_function(
+            lambda *place: row_files.read_numbers(*place, dtype.as_numpy_dtype),
+            [path, offset, count],
+            dtype,
+        )
+        return tf.reshape(content, [-1, width])
+
+    with tf.device("/device:CPU:0"):
+        places = tf.data.Dataset.from_tensor_slices(
+            (own.paths, own.offsets, own.counts)
+        )
+        iterator = iter(untuned(places.map(read).prefetch(_READ_AHEAD)))
+
+    def read_block(_):
+        with tf.device("/device:CPU:0"):
+            content = next(iterator)
+        rows = tf.cast(content, tf.float32)
+        if own.preparation is not None:
+            rows = prepare(rows, own.preparation)
+        return rows, None
+
+    return read_block
+
+
+def _filled_up(value: tf.Tensor, stop: tf.Tensor, num_rows: int) -> tf.Tensor:
+    # No tf.pad: it has no kernel for integers on GPUs.
+    missing = tf.zeros([num_rows - stop, *value.shape[1:]], value.dtype)
+    filled = tf.concat([value, missing], axis=0)
+    return tf.ensure_shape(filled, [num_rows, *value.shape[1:]])

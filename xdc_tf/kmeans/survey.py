@@ -1,0 +1,178 @@
+"""One pass over the rows before a fit: what is wrong with them, and their moments."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from xdc_tf.kmeans import host_memory
+from xdc_tf.kmeans.replicas import on_replicas, total
+from xdc_tf.kmeans.rows import (
+    InFiles,
+    Preparation,
+    Products,
+    Rows,
+    as_factors,
+    over_blocks,
+    prepare,
+)
+
+NOT_FINITE, ALL_ZERO, TOO_LARGE = 1, 2, 3
+# Squared lengths of rows that are not scaled: below the one, sums of a million squared
+# distances stay in float32's range, above the other squared distances between rows.
+MAX_SQUARE, MIN_SQUARE = 1e30, 1e-30
+
+
+class Moments(NamedTuple):
+    """Sums over the fitted rows of one replica, about some origin.
+
+    Attributes:
+      count: [] float64.
+      sums: [D] float64.
+      products: [D, D] float64, sums of x x^T.
+    """
+
+    count: tf.Tensor
+    sums: tf.Tensor
+    products: tf.Tensor
+
+
+@tf.function(autograph=False)
+def find_faults(
+    rows: Rows,
+    normalize: bool,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What is wrong with each row.
+
+    Args:
+      rows: as they were given, not prepared.
+      normalize: whether rows are scaled to length one as they are: an all-zero row is
+        wrong then, and one too large otherwise.
+      block_rows: rows per block.
+      strategy: the one that the rows were sharded for.
+
+    Returns:
+      For each replica [n] int8: 0, NOT_FINITE, ALL_ZERO or TOO_LARGE. Over all
+      replicas, how many are not 0, and how many rows' squares are not below MIN_SQUARE.
+    """
+
+    def look_closely(block):
+        finite = tf.reduce_all(tf.math.is_finite(block.rows), axis=1)
+        zero = tf.reduce_all(tf.equal(block.rows, 0.0), axis=1) & normalize
+        large = tf.reduce_sum(tf.square(block.rows), axis=1) > MAX_SQUARE
+        large &= not normalize
+        return tf.where(
+            finite,
+            tf.where(zero, ALL_ZERO, tf.where(large, TOO_LARGE, 0)),
+            NOT_FINITE,
+        )
+
+    def faults(own):
+        def look(block, counts):
+            squares = tf.reduce_sum(tf.square(block.rows), axis=1)
+            extreme = tf.equal(squares, 0.0) | (squares > MAX_SQUARE)
+            suspicious = ~tf.math.is_finite(squares) | extreme
+            found = tf.cond(
+                tf.reduce_any(suspicious),
+                lambda: look_closely(block),
+                lambda: tf.zeros_like(squares, tf.int32),
+            )
+            present = own.present[block.start : block.stop]
+            found = tf.where(present, found, 0)
+            large_enough = present & (squares >= MIN_SQUARE)
+            counts += tf.stack(
+                [tf.math.count_nonzero(found), tf.math.count_nonzero(large_enough)]
+            )
+            return (tf.cast(found, tf.int8),), counts
+
+        values = [tf.TensorSpec([None], tf.int8)]
+        (found,), counts = over_blocks(
+            own,
+            look,
+            tf.zeros([2], tf.int64),
+            block_rows=block_rows,
+            values=values,
+        )
+        return found, counts
+
+    found, counts = on_replicas(strategy, faults, rows)
+    num_faults, num_large_enough = tf.unstack(total(strategy, counts))
+    return found, num_faults, num_large_enough
+
+
+@tf.function(autograph=False)
+def moments(
+    rows: Rows,
+    origin: tf.Tensor,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> Moments:
+    """The moments of all replicas' fitted rows about an origin near their mean."""
+    width = origin.shape[0]
+    nothing = Moments(
+        tf.zeros([], tf.float64),
+        tf.zeros([width], tf.float64),
+        tf.zeros([width, width], tf.float64),
+    )
+
+    def of_replica(own):
+        def add(block, sums):
+            fitted = own.fitted[block.start : block.stop]
+            centred = tf.where(fitted[:, tf.newaxis], block.rows - origin, 0.0)
+            products = tf.matmul(centred, centred, transpose_a=True)
+            return (), Moments(
+                sums.count + tf.reduce_sum(tf.cast(fitted, tf.float64)),
+                sums.sums + tf.cast(tf.reduce_sum(centred, axis=0), tf.float64),
+                sums.products + tf.cast(products, tf.float64),
+            )
+
+        return over_blocks(own, add, nothing, block_rows=block_rows)[1]
+
+    return total(strategy, on_replicas(strategy, of_replica, rows))
+
+
+def prepare_rows(
+    rows: Rows,
+    preparation: Preparation,
+    products: Products,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> Rows:
+    """Rows after their preparation; those in files get it whenever they are read."""
+    if isinstance(rows, InFiles):
+        return rows._replace(preparation=preparation)
+    if strategy is None and not tf.config.list_logical_devices("GPU"):
+        prepared = _prepare_on_host(rows.rows, preparation, block_rows)
+        return rows._replace(rows=prepared, factors=as_factors(prepared, products))
+    return _prepare_in_memory(rows, preparation, products, block_rows, strategy)
+
+
+def _prepare_on_host(
+    features: tf.Tensor, preparation: Preparation, block_rows: int
+) -> tf.Tensor:
+    array = host_memory.empty([len(features), preparation.origin.shape[0]])
+    for start in range(0, len(features), block_rows):
+        own = slice(start, start + block_rows)
+        array[own] = _prepare_block(features[own], preparation).numpy()
+    return host_memory.as_tensor(array)
+
+
+_prepare_block = tf.function(prepare, autograph=False, reduce_retracing=True)
+
+
+@tf.function(autograph=False)
+def _prepare_in_memory(rows, preparation, products, block_rows, strategy):
+    width = preparation.origin.shape[0]
+
+    def convert(block, carry):
+        return (prepare(block.rows, preparation),), carry
+
+    def of_replica(own):
+        values = [tf.TensorSpec([None, width], tf.float32)]
+        (prepared,), _ = over_blocks(
+            own, convert, (), block_rows=block_rows, values=values
+        )
+        return own._replace(rows=prepared, factors=as_factors(prepared, products))
+
+    return on_replicas(strategy, of_replica, rows)

@@ -1,0 +1,131 @@
+"""Features -> clusterings for every label source, over a whole data set."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.features.extraction import Features
+from xdc_tf.kmeans import kmeans, preprocessing
+from xdc_tf.labels.label_tables import Clustering, clustering_name
+from xdc_tf.runtime import arrays
+
+_BLOCK_ROWS = 8192
+
+
+class KMeansSettings(NamedTuple):
+    """Arguments of kmeans.fit_heads that all clusterings of a run share.
+
+    Attributes:
+      memory_gib: features in files are taken into memory up to this size as float32,
+        in 2^30 bytes; larger ones are read anew in every iteration.
+    """
+
+    num_clusters: int
+    num_heads: int = 1
+    num_iterations: int = 20
+    num_restarts: int = 1
+    precision: str = "float32"
+    normalize: bool = True
+    spherical: bool = False
+    balanced: bool = False
+    tolerance: float = 0.0
+    pca_components: int | None = None
+    memory_gib: float = 4.0
+
+
+def cluster(
+    features: Features,
+    sources: Mapping[str, Sequence[str]],
+    *,
+    fitted_rows: np.ndarray,
+    settings: KMeansSettings,
+    seed: int,
+    strategy: tf.distribute.Strategy | None = None,
+) -> dict[str, Clustering]:
+    """Clusters each source's features and labels every example by them.
+
+    Args:
+      features: of the whole data set, in memory or in files.
+      sources: for each label source the streams whose features it clusters.
+      fitted_rows: [num_rows] bool, the examples that the centroids are fitted to. Other
+        examples that are present get the label of their nearest centroid; rows without
+        an example get -1.
+      settings: of k-means.
+      seed: one for the round; each source derives its own.
+      strategy: devices to spread the rows over.
+
+    Returns:
+      For each source settings.num_heads clusterings, by name
+      (label_tables.clustering_name).
+    """
+    options = settings._asdict()
+    limit = options.pop("memory_gib") * 2**30
+    clusterings = {}
+    for number, (source, streams) in enumerate(sources.items()):
+        heads = kmeans.fit_heads(
+            side_by_side([features.streams[name] for name in streams], memory=limit),
+            fitted_rows=fitted_rows & features.present,
+            present_rows=features.present,
+            seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1),
+            strategy=strategy,
+            **options,
+        )
+        for head, result in enumerate(heads):
+            clusterings[clustering_name(source, head)] = Clustering(
+                labels=result.labels,
+                centroids=result.centroids,
+                sizes=result.sizes,
+                inertia=result.inertia,
+                normalize=result.normalize,
+                pca_mean=result.pca_mean,
+                pca_projection=result.pca_projection,
+                offsets=result.offsets,
+                num_reseeded=result.num_reseeded,
+            )
+    return clusterings
+
+
+def side_by_side(
+    streams: Sequence[np.ndarray], *, memory: float = float("inf")
+) -> np.ndarray:
+    """[num_rows, D] features, or several streams' concatenated.
+
+    Several are first scaled to length one each, so that they weigh the same.
+
+    Args:
+      streams: each [num_rows, width], memory-mapped or not.
+      memory: bytes that the result may take; a larger one of memory-mapped streams is
+        memory-mapped too, joined in a file next to the first stream's if they are
+        several.
+    """
+    num_rows, width = len(streams[0]), sum(stream.shape[1] for stream in streams)
+    fits = 4 * num_rows * width <= memory
+    mapped = isinstance(streams[0], np.memmap) and not fits
+    if len(streams) == 1:
+        return streams[0] if mapped else np.asarray(streams[0], np.float32)
+    if mapped:
+        path = Path(streams[0].filename).with_name("joined.npy")
+        partial = path.with_name(f".{path.name}.partial")
+        joined = np.lib.format.open_memmap(
+            partial, mode="w+", dtype=streams[0].dtype, shape=(num_rows, width)
+        )
+    else:
+        joined = np.empty([num_rows, width], np.float32)
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        joined[rows] = np.concatenate(
+            [
+                preprocessing.to_length_one(tf.constant(stream[rows], tf.float32))
+                for stream in streams
+            ],
+            axis=1,
+        )
+    if not mapped:
+        return joined
+    joined.flush()
+    os.replace(partial, path)
+    return arrays.open_npy(path)

@@ -1,0 +1,375 @@
+"""Files and directories that are written whole or not at all; names and checksums.
+
+What is written gets its name when all of it is on disk. Until then it has a hidden name
+beside, which is locked, so that a second writer of the same name waits (files) or is
+refused (directories), and what a killed process has left is known and removed.
+"""
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from typing import IO
+
+# What TensorFlow takes for a pattern where it looks for the files of variables.
+PATTERN = re.compile(r"[*?\[\]\\]")
+_BLOCK_BYTES = 1 << 20
+_MAX_NAME_BYTES = 255
+
+
+def member_path(directory: str, name: str) -> str:
+    """Path of a file in a directory whose name was read from some other file.
+
+    The one way from a name in a file to a path, since such a name is a stranger's.
+
+    Args:
+      directory: local or remote.
+      name: the file's name in it, without a folder.
+
+    Raises:
+      ValueError: if the name is none, or could lead out of the directory.
+    """
+    if (
+        not isinstance(name, str)
+        or not name.isprintable()
+        or name in ("", ".", "..")
+        or "/" in name
+        or "\\" in name
+        or len(name.encode(errors="surrogatepass")) > _MAX_NAME_BYTES
+    ):
+        raise ValueError(
+            f"{name!a} is not the name of a file in {directory}; a name has no folder "
+            "in it and no control characters."
+        )
+    return os.path.join(directory, name)
+
+
+def open_regular(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a regular file to be read; a pipe or a device would never end.
+
+    Raises:
+      OSError: if it cannot be opened.
+      ValueError: if it is something else.
+    """
+    # Without waiting for a pipe's other end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise ValueError(f"{os.fspath(path)} is {kind}; give a regular file.")
+    return open(descriptor, "rb")
+
+
+def check_no_links(directory: str) -> None:
+    """Refuses a directory with symbolic links in it, through which writes would leave.
+
+    Raises:
+      ValueError: names the first link. The directory itself may be one.
+    """
+    for folder, folders, names in os.walk(directory):
+        for name in (*folders, *names):
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                raise ValueError(
+                    f"{path} is a symbolic link, and what is written in {directory} "
+                    "must stay there; replace the link by what it points to."
+                )
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    A local file is on disk when this returns.
+
+    Raises:
+      OSError: if a local file cannot be written; names the path.
+    """
+    if "://" in path:
+        gfile = _remote_files(path)
+        temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+        with gfile.GFile(temporary, "w") as file:
+            file.write(text)
+        gfile.rename(temporary, path, overwrite=True)
+        return
+    with placing(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+
+
+@contextlib.contextmanager
+def placing(path: str) -> Iterator[str]:
+    """Gives a file its name when it is complete and on disk.
+
+    A second process that writes the same file waits for the first one.
+
+    Args:
+      path: the name; replaced if it exists.
+
+    Yields:
+      A hidden name beside with the same ending, where the file is to be written;
+      removed on an error.
+
+    Raises:
+      OSError: if it cannot be written; names the path.
+    """
+    folder, name = os.path.split(path)
+    stem, ending = os.path.splitext(name)
+    temporary = os.path.join(folder, f".{stem}.partial{ending}")
+    try:
+        with _locked_file(temporary):
+            try:
+                yield temporary
+                sync(temporary)
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.remove(temporary)
+                raise
+        sync(folder or ".")
+    except OSError as error:
+        # An error in writing, unlike one in opening, names no file.
+        if error.filename is not None and error.filename != temporary:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), path) from error
+
+
+@contextlib.contextmanager
+def _locked_file(path: str) -> Iterator[None]:
+    """A file under a name that one process has at a time, new or left by a dead one."""
+    while True:
+        # Not through a link that somebody has put there.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_named(descriptor, path):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: str) -> bool:
+    """Whether an open file still has the name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def new_directory(path: str) -> Iterator[str]:
+    """A directory to be filled, which gets its name when all in it is on disk.
+
+    Args:
+      path: the name, local and free; its parents are made if missing.
+
+    Yields:
+      The path of a hidden directory beside; removed on an error.
+
+    Raises:
+      BlockingIOError: if another process is making the same one.
+      FileExistsError: if there is something of that name.
+      ValueError: on a remote path.
+    """
+    with scratch_directory(path) as directory:
+        yield directory
+        place_directory(directory, path)
+
+
+def place_directory(directory: str, path: str) -> None:
+    """Gives a scratch_directory its name when all in it is on disk.
+
+    Raises:
+      FileExistsError: if there is something of that name.
+    """
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            sync(os.path.join(folder, name))
+        sync(folder)
+    check_free(path)
+    os.rename(directory, path)
+    sync(os.path.dirname(directory))
+
+
+@contextlib.contextmanager
+def scratch_directory(
+    path: str, *, is_remainder: Callable[[], bool] = lambda: False
+) -> Iterator[str]:
+    """A hidden directory beside what is to be made at `path`; removed at the end.
+
+    Args:
+      path: see new_directory.
+      is_remainder: whether a directory of that name is what a killed process has left;
+        it is removed then.
+
+    Raises:
+      BlockingIOError, FileExistsError, ValueError: see new_directory.
+    """
+    if "://" in path:
+        raise ValueError(f"{path} must be a local path; copy what it gets from there.")
+    if not is_remainder():
+        check_free(path)
+    parent, name = os.path.split(os.path.abspath(path))
+    os.makedirs(parent, exist_ok=True)
+    with Lock(_lock_path(path), held=path, remove=True) as lock:
+        if lock.is_held and is_remainder():
+            shutil.rmtree(path)
+        check_free(path)
+        scratch = os.path.join(parent, f".{name}.")
+        if lock.is_held:
+            for left in glob.glob(glob.escape(scratch) + "*.partial"):
+                shutil.rmtree(left, ignore_errors=True)
+        directory = f"{scratch}{secrets.token_hex(8)}.partial"
+        os.mkdir(directory)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def check_free(path: str) -> None:
+    """Refuses what exists; a lock that was left beside it is removed.
+
+    Raises:
+      FileExistsError: if there is something of that name.
+    """
+    if not os.path.lexists(path):
+        return
+    if os.path.lexists(_lock_path(path)):
+        # Of a process that was killed when all was done; or at work, and then kept.
+        with contextlib.suppress(OSError):
+            Lock(_lock_path(path), held=path, remove=True).release()
+    raise FileExistsError(f"{path} exists; remove it or choose another place.")
+
+
+def _lock_path(path: str) -> str:
+    parent, name = os.path.split(os.path.abspath(path))
+    return os.path.join(parent, f".{name}.lock")
+
+
+class Lock:
+    """A file that is locked for as long as its process lives or until `release`.
+
+    Attributes:
+      is_held: False where the file system has no locks; a warning has said so.
+    """
+
+    def __init__(self, path: str, *, held: str, remove: bool = False):
+        """Takes the lock, at once or not at all.
+
+        Args:
+          path: of the lock file; not followed if it is a link.
+          held: what is locked, for messages.
+          remove: remove the file on release.
+
+        Raises:
+          BlockingIOError: if another process has it; names its host and process.
+          OSError: if the file cannot be written.
+        """
+        self._path, self._remove = path, remove
+        self.is_held = True
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._file = os.fdopen(os.open(path, flags, 0o666), "r+", encoding="utf-8")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = self._file.read(200).strip() or "another process"
+                self._file.close()
+                raise BlockingIOError(
+                    f"{held} is in use by {holder}; wait for that one, end it, or "
+                    "choose another place."
+                ) from None
+            except OSError as error:
+                self.is_held = False
+                print(
+                    f"warning: {path} cannot be locked here ({error}); see to it "
+                    f"yourself that nothing else uses {held}.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if _is_named(self._file.fileno(), path):
+                break
+            self._file.close()  # it was removed by the one that had it
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without it
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._file.flush()
+
+    def release(self) -> None:
+        """Lets others have it."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._remove and self.is_held and not self._file.closed:
+                os.remove(self._path)
+            self._file.close()
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self.release()
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Returns when a file's contents, or the names in a directory, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: str) -> str:
+    """Reads a file.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it is not a regular file, or not UTF-8.
+    """
+    if "://" in path:
+        gfile = _remote_files(path)
+        if not gfile.exists(path):
+            raise FileNotFoundError(path)
+        with gfile.GFile(path, "rb") as file:
+            data = file.read()
+    else:
+        with open_regular(path) as file:
+            data = file.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}).") from error
+
+
+def _remote_files(path: str):
+    """TensorFlow's file operations, imported only for paths such as s3://..."""
+    import tensorflow as tf
+
+    from xdc_tf.runtime import compat
+
+    compat.enable_remote_paths(path)
+    return tf.io.gfile
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a regular file, read in blocks.
+
+    Raises:
+      OSError, ValueError: see open_regular.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
