@@ -12,13 +12,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COMMAND = """\
 import os
 
-from xdc_tf import program
+from xdc_tf.runtime import program
 
 
 def main(argv):
     import tensorflow as tf
 
-    from xdc_tf import compat
+    from xdc_tf.runtime import compat
 
     path = os.environ["RECORDS"]
     compat.enable_remote_paths(path)

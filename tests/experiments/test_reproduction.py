@@ -174,7 +174,7 @@ def test_a_run_that_fails_is_named_with_its_log_and_others_are_finished(tmp_path
 
 KILLED = """
 import fcntl, os, signal, sys, time
-from xdc_tf.evaluation import reproduction
+from xdc_tf.experiments import reproduction
 
 def hold(path):
     reproduction.end_with_parent()

@@ -142,7 +142,7 @@ def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path):
 
 _HOLDER = """
 import sys, time
-from xdc_tf import files
+from xdc_tf.runtime import files
 with files.new_directory(sys.argv[1]) as directory:
     open(directory + "/half", "w").close()
     print("made", flush=True)

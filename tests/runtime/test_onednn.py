@@ -26,9 +26,9 @@ def printed(code: str, **environment: str) -> str:
 
 
 COMMAND = """
-from xdc_tf import program
+from xdc_tf.runtime import program
 def main(argv):
-    from xdc_tf import onednn
+    from xdc_tf.runtime import onednn
     print(onednn.is_used())
 program.run(main)
 """

@@ -19,7 +19,7 @@ import sys
 
 from absl import flags, logging
 
-from xdc_tf import program
+from xdc_tf.runtime import program
 
 _NUMBER = flags.DEFINE_integer("number", 1, "A number.")
 
@@ -96,7 +96,7 @@ def test_arguments_that_are_not_flags_are_refused(run):
 def test_a_command_that_takes_arguments_gets_them_wherever_the_flags_are(run):
     code = """\
 from absl import flags
-from xdc_tf import program
+from xdc_tf.runtime import program
 number = flags.DEFINE_integer("number", 1, "A number.")
 def main(argv):
     print(argv[1:], number.value)
@@ -193,7 +193,7 @@ def test_an_unknown_configuration_key_is_one_line_with_the_nearest_key(run, tmp_
     )
     code = """\
 from ml_collections import config_flags
-from xdc_tf import program
+from xdc_tf.runtime import program
 config_flags.DEFINE_config_file("config")
 def main(argv):
     print("reached")
@@ -211,7 +211,7 @@ def test_help_describes_the_flags_and_leaves_with_0_without_tensorflow(run):
     assert done.returncode == 0
     for text in ("Does one thing.", "--number: A number.", "--[no]debug"):
         assert text in done.stdout
-    code = "import sys; from xdc_tf import program; print('tensorflow' in sys.modules)"
+    code = "import sys; from xdc_tf.runtime import program; print('tensorflow' in sys.modules)"
     assert run("pass", code=code).stdout == "False\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = """
 import hashlib, os, signal, sys, threading, time
-from xdc_tf import program, signals
+from xdc_tf.runtime import program, signals
 signals.GRACE_SECS = 0.2
 def send(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
@@ -26,7 +26,7 @@ program.run(main)
 """
 COMMAND = """
 import os, signal, time
-from xdc_tf import files, program
+from xdc_tf.runtime import files, program
 def main(argv):
     with files.new_directory(argv[1]) as directory:
         open(directory + "/half", "w").close()

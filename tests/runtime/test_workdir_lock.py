@@ -14,7 +14,7 @@ pytestmark = pytest.mark.once
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOLD = """
 import sys, time
-from xdc_tf import workdir
+from xdc_tf.runtime import workdir
 lock = workdir.lock(sys.argv[1])
 print("held", flush=True)
 time.sleep(600)
