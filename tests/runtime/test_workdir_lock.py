@@ -11,7 +11,7 @@ from xdc_tf.runtime import workdir as work
 
 pytestmark = pytest.mark.once
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HOLD = """
 import sys, time
 from xdc_tf.runtime import workdir
