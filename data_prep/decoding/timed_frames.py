@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import av
 
+from data_prep.decoding import h264, mpeg2
 from data_prep.decoding.containers import is_bare, is_unframed
 from data_prep.decoding.deinterlacing import progressive
-from data_prep.decoding.h264 import LossDetector
 from data_prep.decoding.packets import BACKWARD_SECS, Clock, ClockError, Joint
 from data_prep.reasons import DECODE_ERROR, MediaError
 
@@ -36,6 +36,15 @@ _KEYED_CODECS = frozenset(
 
 class RewindError(Exception):
     """A file can be read from its beginning only if it is opened anew."""
+
+
+def _loss_detector(codec) -> h264.LossDetector | mpeg2.LossDetector | None:
+    """What notices lost pictures of a codec whose decoder does not; None of others."""
+    if codec.name == "h264":
+        return h264.LossDetector(codec.extradata)
+    if codec.name in ("mpeg1video", "mpeg2video"):
+        return mpeg2.LossDetector()
+    return None
 
 
 class TimedStream:
@@ -154,9 +163,8 @@ class TimedStream:
         first_secs = None  # when the first packet is to be shown
         offset = number = 0
         last_secs = -math.inf
-        last_fed_secs, losses, damage = -math.inf, None, None
-        if self.stream.codec_context.name == "h264":
-            losses = LossDetector(self.stream.codec_context.extradata)
+        last_fed_secs, damage = -math.inf, None
+        losses = _loss_detector(self.stream.codec_context)
         for packet in self.container.demux(self.stream):
             secs = None
             if packet.size:

@@ -3,6 +3,7 @@ import pattern_film
 import pytest
 
 from data_prep.conversion_settings import ConversionSettings
+from data_prep.decoding import mpeg2
 from data_prep.decoding.h264 import LossDetector
 from data_prep.decoding.media import Segment, read_segments
 
@@ -27,6 +28,14 @@ def film(tmp_path_factory):
             secs=3.0,
             num_b_frames=1,
             video_options={"x264-params": "scenecut=0:b-adapt=0:b-pyramid=0"},
+        ),
+        "mpeg2video": pattern_film.write(
+            root / "mpeg2.mkv",
+            video="mpeg2video",
+            audio=None,
+            secs=3.0,
+            num_b_frames=2,
+            gop=24,
         ),
         "hevc": pattern_film.write(
             root / "hevc.mkv",
@@ -67,6 +76,18 @@ def test_a_picture_whose_reference_is_missing_is_damage_that_is_named(
     assert what in refusal.detail
     place = int(refusal.detail.split("picture after ")[1].split()[0])
     assert 25 <= place <= 30
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "mpg", "avi"])
+def test_an_anchor_of_mpeg_2_that_is_missing_is_damage(suffix, film, tmp_path):
+    whole = without(film["mpeg2video"], tmp_path / f"whole.{suffix}", ())
+    assert len(read(whole)[0].frames_jpeg) >= 74
+    # In decoding order I P B B P B B ...: a P, without its B pictures and with them.
+    for lost in ([31], [31, 32, 33]):
+        lossy = without(film["mpeg2video"], tmp_path / f"lossy.{suffix}", lost)
+        (refusal,) = read(lossy)
+        assert refusal.reason == "decode_error"
+        assert "frames are missing after" in refusal.detail
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
@@ -230,3 +251,47 @@ def test_what_is_no_slice_counts_as_complete(packet):
     assert LossDetector(None).misses_reference(packet) is False
     assert LossDetector(b"\x01\x64").misses_reference(packet) is False
     assert LossDetector(b"\x01" + b"\xff" * 40).misses_reference(packet) is False
+
+
+def pictures(*described):
+    """A packet of MPEG-2: "G" for a group's head, or kind and temporal reference."""
+    packet = b""
+    for each in described:
+        if each == "G":
+            packet += b"\0\0\1\xb8" + bytes(4)
+        else:
+            number = int(each[1:])
+            head = number << 6 | "IPB".index(each[0]) + 1 << 3
+            packet += b"\0\0\1\0" + head.to_bytes(2, "big") + bytes(4)
+    return packet
+
+
+@pytest.mark.parametrize(
+    ("described", "missing"),
+    [
+        ("G I0 P3 B1 B2 P6 B4 B5 G I2 B0 B1 P5 B3 B4", []),
+        # The first B pictures of a group, and the last, may be cut off.
+        ("G I2 P5 B3 B4 P8 G I2 B0 B1 P5 B3 B4", []),
+        # Two fields each.
+        ("G I0 P0 P3 P3 B1 B1 B2 B2 P6 P6 B4 B4", []),
+        # One group's head for all, and a numbering that begins anew without one.
+        ("G I1022 P1 B1023 B0 P4 B2 B3", []),
+        ("G I0 P3 B1 B2 I0 P3 B1 B2", []),
+        ("I7 P3 G I0 P1 P2", []),
+        # P3 is missing: alone, and with its B pictures, which the next anchor shows.
+        ("G I0 B1 B2 P6 B4 B5", [2, 3]),
+        ("G I0 P6 B4 B5 P9 B7 B8", [5]),
+        ("G I0 P3 B1 P6 B4 B5", [4]),
+    ],
+)
+def test_temporal_references_tell_which_pictures_are_missing(described, missing):
+    detector = mpeg2.LossDetector()
+    assert missing == [
+        place
+        for place, each in enumerate(described.split())
+        if detector.misses_reference(pictures(each))
+    ]
+    assert detector.saw_key
+    # The same in one packet.
+    together = mpeg2.LossDetector().misses_reference(pictures(*described.split()))
+    assert together is bool(missing)
