@@ -67,8 +67,9 @@ def test_every_split_and_metric_of_a_report_is_a_row():
     ]
 
 
-def test_a_name_that_was_given_is_in_place_of_the_method():
-    ours = [Report("a", _report()), Report("b", _report(), "more videos")]
+def test_the_row_of_the_settings_is_in_place_of_the_method():
+    named = _report(settings={"row": "more videos"})
+    ours = [Report("a", _report()), Report("b", named)]
     table = comparison.summarize(comparison.collect(ours))
     assert table.methods == ("xdc", "more videos")
 
@@ -289,6 +290,11 @@ def test_reports_that_were_made_differently_are_told():
     assert comparison.find_differences(ours[:1]) == []
 
 
+def test_names_of_rows_are_no_difference():
+    ours = [Report(row, _report(settings={"row": row})) for row in ("a", "b")]
+    assert comparison.find_differences(ours) == []
+
+
 @pytest.fixture
 def paths(tmp_path):
     """Files of four reports: two methods, two seeds."""
@@ -309,7 +315,9 @@ def _command(*arguments):
 def test_the_command_prints_the_table_or_writes_it(paths, tmp_path):
     printed = _command(*paths)
     assert (printed.returncode, printed.stderr) == (0, "")
-    ours = comparison.collect([comparison.read(path) for path in paths])
+    ours = comparison.collect(
+        [report for path in paths for report in comparison.read(path)]
+    )
     assert printed.stdout == comparison.markdown(comparison.summarize(ours))
     named = _command(paths[0], f"a name={paths[1]}", "--format=csv", "--metrics=top1")
     assert (named.returncode, named.stderr) == (0, "")

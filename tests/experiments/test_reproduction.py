@@ -4,6 +4,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 import pytest
 from forked_commands import ROOT
 
-from xdc_tf.evaluation import reports
+from xdc_tf.evaluation import report_collections, reports
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.experiments import reproduction, reproduction_report
 from xdc_tf.experiments.reproduction_tables import SCALES, TABLES, Scale
@@ -153,23 +154,85 @@ def test_reports_of_another_scale_are_not_taken_for_these(tmp_path):
         with open(task.reports[protocol], "w") as file:
             json.dump(report, file)
     with pytest.raises(ValueError, match="finetune.json is of another scale"):
-        reproduction.check_reports([task])
+        reproduction.read_reports([task])
 
 
 @pytest.mark.once
-def test_a_run_that_fails_is_named_with_its_log_and_others_are_finished(tmp_path):
+def _report(task, protocol, accuracy):
+    return reports.make_report(
+        protocol,
+        [[SplitResult("video", {"top1": accuracy}, {})]],
+        split_names=["1"],
+        source={"video": {"kind": "pretrained", "method": "xdc", "seed": task.seed}},
+        settings={"scale": task.scale._asdict(), "row": task.variant.row},
+        config={},
+        records={},
+    )
+
+
+def test_a_report_that_lies_alone_comes_before_a_collected_one(tmp_path):
+    first, second = tasks_of("methods", tmp_path, methods=["xdc"], seeds=(0, 1))
+    collection = str(tmp_path / "methods.json")
+    report_collections.write(
+        collection,
+        {
+            os.path.basename(path): _report(task, protocol, 0.25)
+            for task in (first, second)
+            for protocol, path in task.reports.items()
+        },
+    )
+    os.makedirs(first.out_dir)
+    with open(first.reports["linear"], "w") as file:
+        json.dump(_report(first, "linear", 0.75), file)
+    found = reproduction.read_reports([first, second], collection)
+    assert reproduction.tell(first, found) == "linear video 75.0, finetune video 25.0"
+    assert reproduction.tell(second, found) == "linear video 25.0, finetune video 25.0"
+
+
+def test_collected_reports_of_other_tasks_are_kept(tmp_path):
+    first, second = tasks_of("methods", tmp_path, methods=["xdc"], seeds=(0, 1))
+    names = {}
+    for task in (second, first):
+        for protocol, path in task.reports.items():
+            names[os.path.basename(path)] = _report(task, protocol, 0.5)
+    collection = str(tmp_path / "methods.json")
+    report_collections.write(collection, names)
+    reproduction_report.write(
+        "methods",
+        [first],
+        reproduction.read_reports([first], collection),
+        str(tmp_path),
+        title="the methods",
+        command="python -m xdc_tf.cli.reproduce",
+        reference="xdc",
+    )
+    kept = reproduction.read_reports([second], collection)
+    assert second.is_done(kept)
+    assert list(kept) == [*first.reports.values(), *second.reports.values()]
+
+
+def test_collected_reports_of_another_scale_are_not_taken_for_these(tmp_path):
+    (task,) = tasks_of("methods", tmp_path, methods=["xdc"])
+    collection = str(tmp_path / "methods.json")
+    other = _report(task._replace(scale=SCALES["small"]), "linear", 0.5)
+    name = os.path.basename(task.reports["linear"])
+    report_collections.write(collection, {name: other})
+    with pytest.raises(ValueError, match="linear.json in .*methods.json is of another"):
+        reproduction.read_reports([task], collection)
+
+
+def test_each_run_that_fails_is_named_with_its_log(tmp_path):
     tasks = tasks_of("methods", tmp_path, methods=["scratch", "xdc"])
     os.makedirs(tasks[0].out_dir)
-    for path in tasks[0].reports.values():
-        with open(path, "w") as file:
-            file.write("{}")
     with pytest.raises(ChildProcessError) as caught:
         # Nobody has made the data.
-        assert list(reproduction.run_tasks(tasks, num_jobs=2)) == tasks[:1]
+        list(reproduction.run_tasks(tasks, num_jobs=2))
     told = str(caught.value)
-    log = os.path.join(tasks[1].out_dir, "xdc-xdc-seed0-linear.log")
-    assert told.startswith("1 runs failed: xdc, seed 0: exit code 1, FileNotFoundError")
-    assert told.endswith(f"see {log}") and os.path.exists(log)
+    assert told.startswith("2 runs failed: ")
+    for name in ("scratch", "xdc"):
+        log = os.path.join(tasks[1].out_dir, f"{name}-{name}-seed0-linear.log")
+        assert f"{name}, seed 0: exit code 1, FileNotFoundError" in told
+        assert f"see {log}" in told and os.path.exists(log)
 
 
 KILLED = """
@@ -217,9 +280,7 @@ def test_unknown_tables_and_methods_are_named(tmp_path):
         tasks_of("methods", tmp_path, methods=["xcd"])
 
 
-def test_methods_are_compared_and_what_is_there_is_not_done_again(
-    tmp_path, monkeypatch
-):
+def test_methods_are_compared_and_their_reports_collected(tmp_path):
     # One round of the smallest encoder: a run is mostly tracing of graphs.
     small = {"audio_encoder.depth": 4}
     tasks = [
@@ -232,15 +293,15 @@ def test_methods_are_compared_and_what_is_there_is_not_done_again(
     os.makedirs(tasks[0].out_dir)
     reproduction.make_data(tasks, num_workers=2)
     for task in tasks:
-        assert not task.is_done
+        assert not task.is_done(reproduction.read_reports([task]))
         reproduction.run(task)
-        assert task.is_done
-    monkeypatch.setattr(reproduction, "run", None)
-    assert list(reproduction.run_tasks(tasks, num_jobs=1)) == tasks
-    assert "linear audio" in reproduction.tell(tasks[0])
+        assert task.is_done(reproduction.read_reports([task]))
+    found = reproduction.read_reports(tasks)
+    assert "linear audio" in reproduction.tell(tasks[0], found)
     text = reproduction_report.write(
         "methods",
         tasks,
+        found,
         str(tmp_path),
         title="the methods",
         command="python -m xdc_tf.cli.reproduce",
@@ -257,3 +318,7 @@ def test_methods_are_compared_and_what_is_there_is_not_done_again(
     assert report["settings"]["row"] == "scratch"
     assert (tmp_path / "methods.png").stat().st_size > 10_000
     assert not [name for name in os.listdir(tmp_path / "methods") if "run" in name]
+    shutil.rmtree(tmp_path / "methods")
+    collected = reproduction.read_reports(tasks, str(tmp_path / "methods.json"))
+    assert all(task.is_done(collected) for task in tasks)
+    assert collected[tasks[0].reports["linear"]] == report

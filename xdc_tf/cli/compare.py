@@ -4,7 +4,11 @@
 
 prints a row per method and a column per protocol, stream and metric, and how methods
 differ from the reference, over the seeds and splits that both have. A file may be given
-as NAME=FILE, for a row of that name instead of its method's.
+as NAME=FILE, for a row of that name instead of its method's. With --collect=FILE the
+reports are written into one small file too, which is read as they are:
+
+    python -m xdc_tf.cli.compare runs/*/results/*.json --collect=reports.json
+    python -m xdc_tf.cli.compare reports.json --reference=xdc
 """
 
 import os
@@ -26,6 +30,12 @@ _FORMAT = flags.DEFINE_enum(
     "format", "markdown", ["markdown", "csv", "latex"], "Of the table."
 )
 _OUT = flags.DEFINE_string("out", None, "File to write it to, instead of printing it.")
+_COLLECT = flags.DEFINE_string(
+    "collect",
+    None,
+    "File for all the reports, without learning curves; compare reads it as it reads "
+    "them.",
+)
 
 
 def main(argv):
@@ -35,18 +45,27 @@ def main(argv):
             "no results to compare; give the JSON files of python -m "
             "xdc_tf.cli.evaluate, such as runs/*/results/*.json."
         )
+    from xdc_tf.evaluation import report_collections
     from xdc_tf.experiments import comparison, comparison_tables
     from xdc_tf.runtime import escaping, files, outputs
 
-    if _OUT.value:
-        outputs.try_file(_OUT.value)
-    reports = [comparison.read(*_path_and_name(argument)) for argument in paths]
+    for path in filter(None, (_OUT.value, _COLLECT.value)):
+        outputs.try_file(path)
+    reports = [
+        report
+        for argument in paths
+        for report in comparison.read(*_path_and_name(argument))
+    ]
     rows = comparison.collect(reports, _METRICS.value)
     table = comparison.summarize(rows, reference=_REFERENCE.value)
     text = comparison_tables.FORMATS[_FORMAT.value](table)
     for difference in comparison.find_differences(reports):
         warning = f"warning: not the same everywhere: {escaping.terminal(difference)}"
         print(warning, file=sys.stderr)
+    if _COLLECT.value:
+        names = report_collections.make_names([report.path for report in reports])
+        values = (report.values for report in reports)
+        report_collections.write(_COLLECT.value, dict(zip(names, values, strict=True)))
     if _OUT.value:
         files.write_text(_OUT.value, text)
     else:

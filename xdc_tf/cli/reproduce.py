@@ -3,9 +3,11 @@
     python -m xdc_tf.cli.reproduce --table=methods --seeds=5 --scale=small --out=results
 
 draws the videos, pretrains and evaluates every row with every seed, and writes the
-table as NAME.md, NAME.csv and NAME.png. Interrupted, the same command goes on.
+table as NAME.md, NAME.csv and NAME.png, and its reports as NAME.json. Interrupted, the
+same command goes on. Reports that are in NAME.json are not made again.
 """
 
+import itertools
 import os
 import shlex
 
@@ -45,16 +47,21 @@ def main(argv):
         data_dir=_VIDEOS.value or os.path.join(_OUT.value, "videos"),
         out_dir=os.path.join(_OUT.value, name),
     )
-    reproduction.check_reports(tasks)
-    for place in (_OUT.value, tasks[0].out_dir):
-        outputs.try_directory(place)
-    reproduction.make_data(tasks, num_workers=os.cpu_count() or 1)
-    for number, task in enumerate(
-        reproduction.run_tasks(tasks, num_jobs=_JOBS.value), start=1
-    ):
+    collection = os.path.join(_OUT.value, f"{name}.json")
+    reports = reproduction.read_reports(tasks, collection)
+    done = [task for task in tasks if task.is_done(reports)]
+    waiting = [task for task in tasks if task not in done]
+    outputs.try_directory(_OUT.value)
+    if waiting:
+        outputs.try_directory(tasks[0].out_dir)
+    reproduction.make_data(waiting, num_workers=os.cpu_count() or 1)
+    finished = reproduction.run_tasks(waiting, num_jobs=_JOBS.value)
+    for number, task in enumerate(itertools.chain(done, finished), start=1):
+        if task in waiting:
+            reports |= reproduction.read_reports([task])
         print(
             f"{number} of {len(tasks)}: {task.variant.row}, {task.variant.method}, "
-            f"seed {task.seed}: {reproduction.tell(task)}",
+            f"seed {task.seed}: {reproduction.tell(task, reports)}",
             flush=True,
         )
     flags_given = [f"--table={name}", f"--seeds={_SEEDS.value}"]
@@ -67,6 +74,7 @@ def main(argv):
         reproduction_report.write(
             name,
             tasks,
+            reports,
             _OUT.value,
             title=TABLES[name].title,
             command=f"python -m xdc_tf.cli.reproduce {' '.join(flags_given)}",

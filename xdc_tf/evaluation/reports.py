@@ -43,6 +43,7 @@ _SOURCE = {
     "method": json_files.is_text,
     "seed": _is_seed,
 }
+_ROW = {"row": json_files.is_text}  # of settings, where there is one
 _RESULT = {
     "stream": json_files.is_text,
     "metric": json_files.is_text,
@@ -192,36 +193,63 @@ def read(path: str) -> dict[str, Any]:
       FileNotFoundError: there is none.
       ValueError: it is not a report of this format.
     """
+    return check(load(path), path)
+
+
+def load(path: str) -> dict[str, Any]:
+    """Reads the JSON object of a file that should hold reports.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is no JSON object.
+    """
     try:
-        report = json_files.read_object(path)
+        return json_files.read_object(path)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} does not exist; give a report of python -m xdc_tf.cli.evaluate."
         ) from None
+
+
+def check(report: dict[str, Any], where: str) -> dict[str, Any]:
+    """Checks that it is a report of this format.
+
+    Args:
+      report: of JSON.
+      where: the file, and the place in it, for errors.
+
+    Returns:
+      `report`.
+
+    Raises:
+      ValueError: it is none; names `where`.
+    """
     version = report.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format_version {ascii(version)[:80]}, this program reads "
+            f"{where} has format_version {ascii(version)[:80]}, this program reads "
             f"{FORMAT_VERSION}; evaluate again."
         )
     # Other files of this program have a version too.
     missing = [key for key in ("protocol", "source", "results") if key not in report]
     if missing:
         raise ValueError(
-            f"{path} is no report, it lacks {', '.join(missing)}; give one of python "
+            f"{where} is no report, it lacks {', '.join(missing)}; give one of python "
             "-m xdc_tf.cli.evaluate."
         )
-    _check(report, path)
+    _check_parts(report, where)
     return report
 
 
-def _check(report: dict[str, Any], path: str) -> None:
+def _check_parts(report: dict[str, Any], path: str) -> None:
     """Checks what is read of reports."""
     json_files.check(report, _REPORT, path)
     for stream, about in report["source"].items():
         json_files.check(about, _SOURCE, f"{path}: source of {stream[:80]!a}")
     if not report["source"]:
         raise ValueError(f"{path} has no encoder under source.")
+    if "row" in report["settings"]:
+        json_files.check(report["settings"], _ROW, f"{path}: settings")
     for number, result in enumerate(report["results"]):
         where = f"{path}: results[{number}]"
         json_files.check(result, _RESULT, where)

@@ -8,7 +8,7 @@ from the reference, and what to beware of, are in paired_tests.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xdc_tf.evaluation import reports
+from xdc_tf.evaluation import report_collections
 from xdc_tf.evaluation.metrics import mean_and_std
 from xdc_tf.experiments import paired_tests
 from xdc_tf.experiments.comparison_tables import (
@@ -54,39 +54,51 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What an evaluation wrote, where it lies, and its row's name, if it was given."""
+    """What an evaluation wrote, and where it lies."""
 
     path: str
     values: Mapping[str, Any]
-    method: str | None = None
 
 
-def read(path: str, method: str | None = None) -> Report:
-    """Reads a report; see reports.read. A method is for its own."""
-    return Report(path, reports.read(path), method)
+def read(path: str, row: str | None = None) -> list[Report]:
+    """Reads the reports of a file, be it a collection or a report alone.
+
+    Args:
+      path: of the file; see report_collections.read.
+      row: name of their row in the table, which they get as a setting.
+    """
+    reports_read = report_collections.read(path)
+    if row is not None:
+        for report in reports_read.values():
+            report["settings"] = report["settings"] | {"row": row}
+    return [Report(*item) for item in reports_read.items()]
 
 
 def collect(reports_read: Sequence[Report], metrics: Sequence[str] = ()) -> list[Row]:
     """The values of reports, one row each.
+
+    A report's row in the table is named by its setting "row", if it has that one, or
+    else by its method.
 
     Args:
       reports_read: of `read`.
       metrics: names of those wanted; none for all.
     """
     rows = []
-    for path, report, method in reports_read:
+    for path, report in reports_read:
         source = report["source"]
         for result in report["results"]:
             # Of what takes two encoders, both are of one run.
             about = source.get(result["stream"]) or next(iter(source.values()))
             own = report["settings"].get("seed", about["seed"])
+            method = report["settings"].get("row", about["method"])
             seed = " and ".join(dict.fromkeys((str(about["seed"]), str(own))))
             for split in result["splits"]:
                 for metric, value in split["metrics"].items():
                     if metrics and metric not in metrics:
                         continue
                     row = Row(
-                        *(method or about["method"], seed, split["split"]),
+                        *(method, seed, split["split"]),
                         *(report["protocol"], result["stream"], metric, value, path),
                     )
                     rows.append(row)
@@ -96,12 +108,14 @@ def collect(reports_read: Sequence[Report], metrics: Sequence[str] = ()) -> list
 def find_differences(reports_read: Sequence[Report]) -> list[str]:
     """In words, what reports of one protocol should have in common and have not.
 
-    That is their settings, except for seeds, and the SHA-256 of their data.
+    That is their settings, except for seeds and the names of their rows, and the
+    SHA-256 of their data.
     """
     found: dict[tuple[str, str], dict[str, None]] = {}
-    for _, report, _ in reports_read:
+    for _, report in reports_read:
+        settings = {k: v for k, v in report["settings"].items() if k != "row"}
         told = [
-            *(one for one in _leaves(report["settings"]) if "seed" not in one[0]),
+            *(one for one in _leaves(settings) if "seed" not in one[0]),
             *(one for one in _leaves(report["records"]) if "sha256" in one[0]),
         ]
         for key, value in told:

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xdc_tf.evaluation import report_collections, reports
 from xdc_tf.experiments.reproduction_tables import (
     CONTROLS,
     SAME_MODALITY,
@@ -53,10 +54,9 @@ class Task(NamedTuple):
             for protocol in PROTOCOLS
         }
 
-    @property
-    def is_done(self) -> bool:
-        """Whether all of its reports are there."""
-        return all(os.path.exists(path) for path in self.reports.values())
+    def is_done(self, reports: Container[str]) -> bool:
+        """Whether all of its reports are among those of the paths."""
+        return all(path in reports for path in self.reports.values())
 
 
 def make_tasks(
@@ -96,40 +96,52 @@ def make_data(tasks: Sequence[Task], *, num_workers: int) -> None:
         _make_records(directory, spec, num_workers=num_workers)
 
 
-def check_reports(tasks: Sequence[Task]) -> None:
-    """Looks whether the reports that are there are of these tasks.
+def read_reports(
+    tasks: Sequence[Task], collection: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Reads the reports of tasks that are there.
+
+    Args:
+      tasks: of one directory.
+      collection: a file that may be there and have reports, also of other tasks; those
+        that lie in the directory come before them.
+
+    Returns:
+      Reports by the paths of `Task.reports`, and those of other tasks.
 
     Raises:
-      ValueError: one is of another scale.
+      ValueError: one of a task is of another scale, or damaged.
     """
-    from xdc_tf.evaluation import reports
-
+    found = {}
+    if collection and os.path.exists(collection):
+        for path, report in report_collections.read(collection).items():
+            found[os.path.join(tasks[0].out_dir, os.path.basename(path))] = report
     for task in tasks:
         for path in task.reports.values():
-            if not os.path.exists(path):
+            if os.path.exists(path):
+                found[path] = reports.read(path)
+            if path not in found:
                 continue
-            found = reports.read(path)["settings"].get("scale")
-            if found != task.scale._asdict():
+            scale = found[path]["settings"].get("scale")
+            if scale != task.scale._asdict():
+                place = path if os.path.exists(path) else f"{path} in {collection}"
                 raise ValueError(
-                    f"{path} is of another scale, {found}; choose another --out, or "
+                    f"{place} is of another scale, {scale}; choose another --out, or "
                     "delete it."
                 )
+    return found
 
 
 def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
-    """Runs what is not done, each in a process of its own; yields what is finished.
+    """Runs each task in a process of its own; yields what is finished.
 
     Raises:
       ChildProcessError: a run failed; those beside it are finished first.
     """
-    for task in tasks:
-        if task.is_done:
-            yield task
-    waiting = [task for task in tasks if not task.is_done]
     failed = []
     pool = concurrent.futures.ThreadPoolExecutor(num_jobs)
     try:
-        futures = {pool.submit(_run_apart, task, num_jobs): task for task in waiting}
+        futures = {pool.submit(_run_apart, task, num_jobs): task for task in tasks}
         for future in concurrent.futures.as_completed(futures):
             task, trouble = futures[future], future.result()
             if trouble:
@@ -342,13 +354,11 @@ def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
     )
 
 
-def tell(task: Task) -> str:
+def tell(task: Task, reports_by_path: Mapping[str, Mapping[str, Any]]) -> str:
     """The results of a task that is done, in a line."""
-    from xdc_tf.evaluation import reports
-
     told = []
     for protocol, path in task.reports.items():
-        for result in reports.read(path)["results"]:
+        for result in reports_by_path[path]["results"]:
             stream = escaping.terminal(result["stream"])
             told.append(f"{protocol} {stream} {100 * result['mean']['top1']:.1f}")
     return ", ".join(told)

@@ -1,12 +1,15 @@
-"""A comparison's reports -> a page with its table, a CSV file and a plot."""
+"""A comparison's reports -> a page with its table, a CSV file, a plot, and one file."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from xdc_tf.evaluation import report_collections
 from xdc_tf.experiments import comparison
-from xdc_tf.experiments.comparison import Row
+from xdc_tf.experiments.comparison import Report, Row
 from xdc_tf.experiments.reproduction import Task
 from xdc_tf.experiments.reproduction_tables import Scale
 from xdc_tf.runtime import escaping, files
@@ -17,23 +20,29 @@ _METRIC = "top1"
 def write(
     table_name: str,
     tasks: Sequence[Task],
+    reports: Mapping[str, Mapping[str, Any]],
     out_dir: str,
     *,
     title: str,
     command: str,
     reference: str,
 ) -> str:
-    """Writes NAME.md, NAME.csv and NAME.png; returns the table.
+    """Writes NAME.md, NAME.csv, NAME.png and NAME.json; returns the table.
 
     Args:
       table_name: NAME.
-      tasks: that are done; their reports lie in out_dir or below it.
+      tasks: that are done.
+      reports: of reproduction.read_reports. NAME.json gets all of them: those of the
+        tasks in their order, then the others.
       out_dir: where to.
       title: what is compared.
       command: that makes it again.
       reference: the row that the others are tested against.
     """
-    rows = [row for task in tasks for row in _rows(task)]
+    paths = [path for task in tasks for path in task.reports.values()]
+    rows = comparison.collect(
+        [Report(path, reports[path]) for path in paths], metrics=[_METRIC]
+    )
     order = list(dict.fromkeys(task.variant.row for task in tasks))
     table = comparison.summarize(rows, reference=reference, order=order)
     text = comparison.markdown(table)
@@ -41,6 +50,14 @@ def write(
         os.path.join(out_dir, f"{table_name}.csv"), comparison.as_csv(table)
     )
     _plot(rows, order, os.path.join(out_dir, f"{table_name}.png"), title=title)
+    collection = os.path.join(out_dir, f"{table_name}.json")
+    report_collections.write(
+        collection,
+        {
+            os.path.basename(path): reports[path]
+            for path in dict.fromkeys([*paths, *reports])
+        },
+    )
     seeds = sorted({task.seed for task in tasks})
     heading = escaping.markdown(title[0].upper() + title[1:])
     page = [
@@ -59,7 +76,11 @@ def write(
         f"    {command}",
         "",
         f"Each number is the mean of `results[].mean.{_METRIC}` of the reports in "
-        f"[{table_name}/]({table_name}/), a file for each row, seed and protocol.",
+        f"[{table_name}.json]({table_name}.json), a line for each row, seed and "
+        "protocol with what it differs in from its template. Tables of that file:",
+        "",
+        f"    python -m xdc_tf.cli.compare {shlex.quote(collection)} "
+        f"--metrics={_METRIC} --reference={shlex.quote(reference)}",
         "",
     ]
     files.write_text(os.path.join(out_dir, f"{table_name}.md"), "\n".join(page))
@@ -76,16 +97,6 @@ def _describe(scale: Scale) -> str:
         f"{scale.finetune_epochs} epochs, the last of which counts, on "
         f"{scale.labels_per_class} labelled videos per class."
     )
-
-
-def _rows(task: Task) -> list[Row]:
-    """A task's results, under the name of its row."""
-    reports = [comparison.read(path) for path in task.reports.values()]
-    return [
-        row._replace(method=task.variant.row, seed=str(task.seed))
-        for row in comparison.collect(reports)
-        if row.metric == _METRIC
-    ]
 
 
 def _plot(rows: Sequence[Row], order: Sequence[str], path: str, *, title: str) -> None:
