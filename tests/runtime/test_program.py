@@ -211,7 +211,10 @@ def test_help_describes_the_flags_and_leaves_with_0_without_tensorflow(run):
     assert done.returncode == 0
     for text in ("Does one thing.", "--number: A number.", "--[no]debug"):
         assert text in done.stdout
-    code = "import sys; from xdc_tf.runtime import program; print('tensorflow' in sys.modules)"
+    code = (
+        "import sys; from xdc_tf.runtime import program\n"
+        "print('tensorflow' in sys.modules)"
+    )
     assert run("pass", code=code).stdout == "False\n"
 
 
