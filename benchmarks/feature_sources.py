@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from configs import synthetic as benchmark_config
 from data_prep import conversion, conversion_settings, synthetic
+from xdc_tf.configs import synthetic as benchmark_config
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import Features

@@ -330,7 +330,7 @@ def fuzz_export_cards(folder: str, *, num: int, seed: int) -> list[str]:
 
 def _card() -> dict[str, Any]:
     """What is read of a card, and a part of what is not."""
-    from configs import synthetic
+    from xdc_tf.configs import synthetic
 
     config = synthetic.get_config().to_dict()
     return {

@@ -62,7 +62,7 @@ class Ended(NamedTuple):
 
 def tiny_config() -> dict[str, Any]:
     """Two rounds of a few steps, with all that a run can do between them."""
-    from configs import synthetic
+    from xdc_tf.configs import synthetic
 
     c = synthetic.get_config()
     c.method = _METHOD.value

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from configs import synthetic
+from xdc_tf.configs import synthetic
 from xdc_tf.labels import label_arrays, label_tables
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import two_stream

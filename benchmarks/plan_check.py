@@ -85,7 +85,7 @@ def make_records(directory: str) -> str:
 
 def _config(case: str) -> dict:
     name, times, changes = CASES[case]
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"xdc_tf.configs.{name}").get_config()
     config.update(changes)
     config.precision = _PRECISION.value
     config.training.batch_size = times * _BATCH_SIZE.value

@@ -9,7 +9,7 @@ data_prep.synthetic made with --fps=8 --short_side=48 (`make demo` runs all of i
 
 import ml_collections
 
-from configs import base
+from xdc_tf.configs import base
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -1,4 +1,4 @@
-"""Videos -> TFRecords.
+"""Converts the media of a manifest to TFRecords.
 
     python -m data_prep.convert --manifest=videos.csv --out=records/
 

@@ -1,4 +1,4 @@
-"""Records -> what is in them, pictures and sounds of examples, whether all is whole.
+"""Shows what records hold, writes examples of them, and checks every byte.
 
     python -m data_prep.inspect --records=records/
     python -m data_prep.inspect --records=records/ --out=looks/ --index=3 --index=17

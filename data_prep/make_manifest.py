@@ -1,4 +1,4 @@
-"""Annotations of a public data set, or a folder -> manifest CSV.
+"""Writes a manifest of a public data set, or of a folder of media.
 
     python -m data_prep.make_manifest --dataset=ucf101 --root=UCF-101/ \\
         --annotations=ucfTrainTestlist/ --split=train1 --out=ucf101/train1.csv

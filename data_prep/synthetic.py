@@ -1,4 +1,4 @@
-"""The embedded benchmark: mp4 files whose picture and sound share one hidden class.
+"""Writes the embedded benchmark: mp4 files whose frames and audio share a class.
 
 Every video shows one large object that moves, and sounds one repeating tone. Its
 class is a pair (what, how): *what* picks the object's shape and the tone's timbre,

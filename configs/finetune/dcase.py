@@ -12,7 +12,7 @@ are ours and not tuned. No result has been measured here.
 
 import ml_collections
 
-from configs.finetune import esc50
+from xdc_tf.configs.finetune import esc50
 
 
 def get_config() -> ml_collections.ConfigDict:

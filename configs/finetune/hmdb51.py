@@ -13,7 +13,7 @@ IG-Kinetics 68.9, IG-Random 66.5, AudioSet 63.7; supervised on Kinetics 65.1.
 
 import ml_collections
 
-from configs.finetune import ucf101
+from xdc_tf.configs.finetune import ucf101
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@
 
 import ml_collections
 
-from configs.finetune import base
+from xdc_tf.configs.finetune import base
 
 
 def get_config() -> ml_collections.ConfigDict:

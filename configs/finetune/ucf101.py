@@ -16,7 +16,7 @@ IG-Kinetics 95.5, IG-Random 94.6, AudioSet 93.0; supervised on Kinetics 94.2.
 
 import ml_collections
 
-from configs.finetune import base
+from xdc_tf.configs.finetune import base
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ once. No result has been measured here.
 
 import ml_collections
 
-from configs.finetune import base
+from xdc_tf.configs.finetune import base
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -1,4 +1,4 @@
-"""Compares the results of evaluations: means over seeds and splits, and paired tests.
+"""Compares evaluations' results: means over seeds and splits, and paired tests.
 
     python -m xdc_tf.cli.compare runs/*/results/*.json --reference=xdc
 

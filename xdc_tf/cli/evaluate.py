@@ -6,17 +6,14 @@
 Protocols: linear, finetune, svm, retrieval, clusters; and localization, which writes
 dense features of --videos to --out. The encoders are those of a run, of imported
 weights or of an export (--workdir), of a run before it was trained (--initial), or
-random (--scratch=configs/base.py). Several splits are several --records with as many
+random (--scratch=base). Several splits are several --records with as many
 --test_records, or pairs of manifests that choose among the records' videos.
 """
 
-import os
-import sys
 
 from absl import flags
-from ml_collections import config_flags
 
-from xdc_tf.cli import new_video_flags
+from xdc_tf.cli import new_video_flags, recipe_flags
 from xdc_tf.runtime import outputs, program
 
 _PROTOCOL = flags.DEFINE_enum(
@@ -31,7 +28,7 @@ _WORKDIR = flags.DEFINE_string(
 _INITIAL = flags.DEFINE_bool(
     "initial", False, "The encoders that the run started from, not those it trained."
 )
-_SCRATCH = config_flags.DEFINE_config_file(
+_SCRATCH = recipe_flags.DEFINE_recipe(
     "scratch", None, "Pretraining configuration whose encoders start from random."
 )
 _RECORDS = flags.DEFINE_list(
@@ -52,10 +49,11 @@ _ALLOW_OVERLAP = flags.DEFINE_bool(
     "allow_overlap", False, "Accept test videos that are also in training."
 )
 _STREAMS = flags.DEFINE_list("streams", [], "Encoders to use; default: all.")
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = recipe_flags.DEFINE_recipe(
     "config",
-    "configs/finetune/base.py",
-    "Recipe of finetune, and of linear by sgd.",
+    "finetune/base",
+    "Configuration of finetune, and of linear by sgd.",
+    folder="finetune",
 )
 _SOLVER = flags.DEFINE_enum(
     "solver", "logistic", ["logistic", "sgd"], "Of linear; sgd is with augmentation."
@@ -190,8 +188,7 @@ def _localize():
 
 
 def run():
-    # A config imports its neighbours by "from configs import base", relative to here.
-    sys.path.insert(0, os.getcwd())
+    recipe_flags.find_neighbours()
     program.run(main)
 
 

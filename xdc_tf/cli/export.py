@@ -1,4 +1,4 @@
-"""Exports the encoders of a run, or imported weights, for use without this project."""
+"""Exports the encoders of a run, or imported weights, usable without this project."""
 
 from absl import flags, logging
 

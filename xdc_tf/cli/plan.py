@@ -1,4 +1,4 @@
-"""Tells what a run of a configuration needs: memory, disk, reading, time and money.
+"""Estimates what a run needs: memory, disk, reading, time and money.
 
     python -m xdc_tf.cli.plan --config=configs/base.py --num_videos=65000000 \\
         --gpus=64 --gpu=h100 --config.training.batch_size=2048
@@ -8,16 +8,14 @@ counts the operations of its encoders and prints tables with what they rest on. 
 """
 
 import json
-import os
-import sys
 
 from absl import flags
-from ml_collections import config_flags
 
+from xdc_tf.cli import recipe_flags
 from xdc_tf.runtime import outputs, program
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, as of xdc_tf.cli.pretrain."
+_CONFIG = recipe_flags.DEFINE_recipe(
+    "config", None, "Configuration of the run, as of the command pretrain."
 )
 flags.mark_flag_as_required("config")
 _NUM_VIDEOS = flags.DEFINE_integer(
@@ -130,8 +128,7 @@ def main(argv):
 
 
 def run():
-    # A config imports its neighbours by "from configs import base", relative to here.
-    sys.path.insert(0, os.getcwd())
+    recipe_flags.find_neighbours()
     program.run(main)
 
 

@@ -2,19 +2,17 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 
 from absl import flags
-from ml_collections import config_flags
 
+from xdc_tf.cli import recipe_flags
 from xdc_tf.runtime import freed_memory, program, signals
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = recipe_flags.DEFINE_recipe(
     "config",
     None,
-    "Configuration file, such as configs/base.py, which holds every key; "
-    "--config.KEY=VALUE changes a key, such as "
+    "Configuration of the run. --config.KEY=VALUE changes a key, such as "
     "--config.method=sdc|mdc|cdc|xdc|same_video|same_audio|supervised.",
 )
 flags.mark_flag_as_required("config")
@@ -82,8 +80,7 @@ def _only_of_chief(number: int) -> Iterator[None]:
 
 
 def run():
-    # A config imports its neighbours by "from configs import base", relative to here.
-    sys.path.insert(0, os.getcwd())
+    recipe_flags.find_neighbours()
     program.run(main)
 
 

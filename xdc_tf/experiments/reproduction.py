@@ -268,7 +268,7 @@ def run(task: Task) -> None:
 
 def make_config(task: Task) -> dict[str, Any]:
     """The pretraining configuration of a task."""
-    from configs import synthetic
+    from xdc_tf.configs import synthetic
 
     variant, scale = task.variant, task.scale
     config = synthetic.get_config()
@@ -291,7 +291,7 @@ def make_config(task: Task) -> dict[str, Any]:
 
 def make_recipe(task: Task):
     """The FinetuneSettings of a task."""
-    from configs.finetune import synthetic
+    from xdc_tf.configs.finetune import synthetic
     from xdc_tf.evaluation.finetune_settings import finetune_settings
 
     config = synthetic.get_config()

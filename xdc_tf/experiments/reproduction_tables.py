@@ -148,7 +148,7 @@ def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
 
 def _num_unlabelled(scale: Scale, methods: Sequence[str]) -> list[Variant]:
     """Numbers of videos with the same number of updates: fewer are seen more often."""
-    from configs import synthetic
+    from xdc_tf.configs import synthetic
 
     batch_size = synthetic.get_config().training.batch_size
 

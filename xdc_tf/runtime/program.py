@@ -93,10 +93,10 @@ def _exit_code(
     except SystemExit as done:
         return done.code
     except KeyboardInterrupt:
-        _print_error("interrupted")
+        print_error("interrupted")
         return 130
     except signals.Stopped as stopped:
-        _print_error(f"stopped by {stopped}; the same command goes on")
+        print_error(f"stopped by {stopped}; the same command goes on")
         return signals.EXIT_CODE
     except Exception:
         traceback.print_exc()
@@ -126,7 +126,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         cause = "" if isinstance(error, flags.Error) else "in the configuration: "
         if isinstance(error, AttributeError | KeyError):
             cause += "no such key: "
-        _print_error(f"{cause}{_one_line(error)} (--help lists the flags)")
+        print_error(f"{cause}{_one_line(error)} (--help lists the flags)")
         raise SystemExit(1) from None
 
 
@@ -138,17 +138,17 @@ def _guarded(
         return main(argv)
     quiet_tensorflow()
     if len(argv) > 1 and not takes_arguments:
-        _print_error(f"unexpected arguments {argv[1:]} (--help lists the flags)")
+        print_error(f"unexpected arguments {argv[1:]} (--help lists the flags)")
         return 1
     try:
         return main(argv)
     except USER_ERRORS as error:
-        _print_error(_one_line(error))
+        print_error(_one_line(error))
     except Exception as error:
         message = tensorflow_user_error(error)
         if message is None:
             raise
-        _print_error(message)
+        print_error(message)
     return 1
 
 
@@ -184,7 +184,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _print_error(message: str) -> None:
+def print_error(message: str) -> None:
+    """Prints `error: MESSAGE` to stderr: cut to a readable length, without controls."""
     shown = escaping.terminal(message, max_chars=_MAX_ERROR_CHARS)
     print(f"error: {shown}", file=sys.stderr)
 

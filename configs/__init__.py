@@ -1,0 +1,1 @@
+"""Recipes: configuration files, importable as `xdc_tf.configs` through a link."""
