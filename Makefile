@@ -38,6 +38,7 @@ test: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --quiet .
 	$(VENV)/bin/lint-imports
+	$(RUN) -m mypy
 	$(RUN) -m pytest $(PYTEST_FLAGS)
 
 # Each step is a file that the next one needs, so a second `make demo` repeats none.

@@ -1,0 +1,60 @@
+"""What runs the checks, and what a stranger is told to cite, agree with the project."""
+
+import pathlib
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.once
+
+ROOT = pathlib.Path(__file__).parents[1]
+yaml = pytest.importorskip("yaml")
+
+
+def load(name):
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def project():
+    if sys.version_info < (3, 11):
+        pytest.skip("needs tomllib")
+    import tomllib
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_hosted_workflow_runs_the_command_of_ci_on_python_3_11():
+    (job,) = load(".github/workflows/ci.yml")["jobs"].values()
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    versions = [
+        step["with"]["python-version"]
+        for step in job["steps"]
+        if step.get("uses", "").startswith("actions/setup-python@")
+    ]
+    assert (commands, versions) == ([".ci/run"], ["3.11"])
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_hooks_of_commits_are_local_and_check_what_make_test_checks():
+    repositories = load(".pre-commit-config.yaml")["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    entries = {hook["id"]: hook["entry"] for hook in repositories[0]["hooks"]}
+    assert set(entries) == {"ruff-check", "ruff-format", "mypy"}
+    makefile = (ROOT / "Makefile").read_text()
+    for tool in ("ruff check", "mypy"):
+        assert entries[tool.replace(" ", "-")].startswith(f".venv/bin/python -m {tool}")
+        assert f"$(RUN) -m {tool}" in makefile
+
+
+def test_the_citation_is_of_this_version_and_licence():
+    citation, metadata = load("CITATION.cff"), project()["project"]
+    assert citation["title"] == metadata["name"]
+    assert str(citation["version"]) == metadata["version"]
+    assert citation["license"] == metadata["license"]
+
+
+def test_modules_that_are_exempt_from_type_checks_exist():
+    (exempt,) = project()["tool"]["mypy"]["overrides"]
+    for module in exempt["module"]:
+        path = ROOT.joinpath(*module.split("."))
+        assert path.with_suffix(".py").is_file(), f"{module} is no module any more."
