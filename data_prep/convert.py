@@ -154,7 +154,7 @@ def main(argv: list[str]) -> None:
         min_secs=_MIN_SECS.value,
         max_secs=_MAX_SECS.value,
         store_waveform=_STORE_WAVEFORM.value,
-        log_mel=LogMelSettings(*(flag.value for flag in _LOG_MEL_FLAGS)),
+        log_mel=LogMelSettings._make(flag.value for flag in _LOG_MEL_FLAGS),
         modalities=tuple(_MODALITIES.value),
         keep_truncated=_KEEP_TRUNCATED.value,
         max_length_ratio=_MAX_LENGTH_RATIO.value,

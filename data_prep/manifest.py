@@ -138,7 +138,7 @@ def _label_names(
     return tuple(names)
 
 
-def _check_columns(path: str, columns: list[str]) -> None:
+def _check_columns(path: str, columns: Sequence[str]) -> None:
     expected = f"the columns are {','.join(COLUMNS)} (all but path optional)"
     if "path" not in columns:
         raise ValueError(

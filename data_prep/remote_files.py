@@ -115,7 +115,7 @@ def _open(path: str):
 
 def _file_system(path: str):
     """fsspec's file system of a path, and the path's name in it."""
-    scheme = _SCHEME.match(path)[1].lower()
+    scheme = path.partition("://")[0].lower()
     if scheme not in _PACKAGES:
         raise ValueError(
             f"{path}: unknown file system {scheme!r}; use a local path or one of "

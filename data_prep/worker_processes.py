@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing import connection as mp_connection
 from typing import Any, NamedTuple
 
@@ -89,7 +89,7 @@ def map_groups(
     form: Form,
     num_workers: int,
     limits: Limits,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Applies a function to groups of items in worker processes, outcomes in order.
 
     An item whose processing raises, kills its process, or exceeds a limit costs that

@@ -63,16 +63,17 @@ class MediaTree(NamedTuple):
     fold_case: bool  # whether the stems are case-folded
 
 
-def check_split(split: str | None, splits: Iterable[str], *, dataset: str) -> None:
-    """Checks the name of a split.
+def check_split(split: str | None, splits: Iterable[str], *, dataset: str) -> str:
+    """The name of a split, checked.
 
     Raises:
         ValueError: the data set has no such split; names those that it has.
     """
-    if split not in splits:
+    if split is None or split not in splits:
         raise ValueError(
             f"--split={split} is no split of {dataset}; it has {', '.join(splits)}."
         )
+    return split
 
 
 def list_media(root: str) -> list[str]:
@@ -98,7 +99,7 @@ def list_files(root: str) -> tuple[list[str], list[str]]:
         OSError: the root, or a folder below it, cannot be read.
     """
     media, others = [], []
-    pending = [("", (_identity(root),))]
+    pending: list[tuple[str, tuple]] = [("", (_identity(root),))]
     while pending:
         prefix, ancestors = pending.pop()
         with os.scandir(os.path.join(root, prefix)) as entries:

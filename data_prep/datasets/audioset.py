@@ -81,11 +81,11 @@ def _cut_stems(video_id: str, *, start_secs: float, end_secs: float) -> list[str
 def _read_labels(
     mids: str, label_of_mid: dict[str, str], *, where: str, file: str
 ) -> tuple[str, ...]:
-    mids = [mid.strip() for mid in mids.split(",")]
-    unknown = [mid for mid in mids if mid not in label_of_mid]
+    names = [mid.strip() for mid in mids.split(",")]
+    unknown = [mid for mid in names if mid not in label_of_mid]
     if unknown:
         raise ValueError(
             f"{where}: {unknown[0]!r} is no class of {file}; the two files must be of "
             "the same release."
         )
-    return tuple(label_of_mid[mid] for mid in mids)
+    return tuple(label_of_mid[mid] for mid in names)

@@ -40,7 +40,7 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         FileNotFoundError: there is no list of the fold.
         ValueError: an unknown split, a wrong line, or another file name.
     """
-    check_split(split, SPLITS, dataset="dcase2013")
+    split = check_split(split, SPLITS, dataset="dcase2013")
     if split == "all":
         files = list_media(root)
         rows = [row_or_missing(f, f, label=_scene(f, where=root)) for f in files]

@@ -33,7 +33,7 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         FileNotFoundError: there is no esc50.csv.
         ValueError: an unknown split, or a wrong line.
     """
-    check_split(split, SPLITS, dataset="esc50")
+    split = check_split(split, SPLITS, dataset="esc50")
     if not os.path.isfile(annotations):
         annotations = annotation_file(annotations, "meta/esc50.csv", "esc50.csv")
     part, test_fold = split[:-1], split[-1]

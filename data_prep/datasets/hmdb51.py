@@ -36,7 +36,7 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         FileNotFoundError: there is no list of the split.
         ValueError: an unknown split, or a wrong line.
     """
-    check_split(split, SPLITS, dataset="hmdb51")
+    split = check_split(split, SPLITS, dataset="hmdb51")
     part, number = split[:-1], split[-1]
     lists = [
         match

@@ -44,7 +44,7 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         FileNotFoundError: there is no file of the split.
         ValueError: an unknown split, several files of it, or a wrong line.
     """
-    check_split(split, SPLITS, dataset="kinetics")
+    split = check_split(split, SPLITS, dataset="kinetics")
     if os.path.isfile(annotations):
         files, chosen, some_rows = [annotations], annotations, True
     else:

@@ -4,7 +4,7 @@ import collections
 import os
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_prep.datasets.annotated_media import Clips, Row, open_annotations
 from data_prep.manifest import COLUMNS, LABELS_FILE
@@ -161,13 +161,16 @@ def _nothing_found(clips: Clips, root: str) -> str:
 
 def _merge(rows: Iterable[Row], *, with_times: bool) -> list[Row]:
     """Unites the labels of rows of one segment: manifests name each one once."""
-    labels_of_segment: dict[tuple, tuple[str, ...]] = {}
+    labels_of_segment: dict[tuple[Any, ...], tuple[str, ...]] = {}
     for row in rows:
         times = (row.start_secs, row.end_secs) if with_times else (None, None)
         segment = (row.file, *times)
         labels = labels_of_segment.get(segment, ()) + row.labels
         labels_of_segment[segment] = tuple(dict.fromkeys(labels))
-    return [Row(*segment, labels) for segment, labels in labels_of_segment.items()]
+    return [
+        Row(file, start_secs, end_secs, labels)
+        for (file, start_secs, end_secs), labels in labels_of_segment.items()
+    ]
 
 
 def _path_in_manifest(prefix: str, file: str) -> str:

@@ -36,12 +36,12 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         FileNotFoundError: a list is missing.
         ValueError: an unknown split, or a wrong line.
     """
-    check_split(split, SPLITS, dataset="tut2016")
+    split = check_split(split, SPLITS, dataset="tut2016")
     if split == "all":
         chosen = annotation_file(annotations, "meta.txt")
     else:
         chosen = fold_file(annotations, split=split)
-    scene_of_path = {}
+    scene_of_path: dict[str, str] = {}
     for file in _all_files(annotations):
         for _, path, scene in read_scenes(file):
             scene_of_path[path] = scene or scene_of_path.get(path, "")

@@ -33,7 +33,7 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         FileNotFoundError: a list is missing.
         ValueError: an unknown split, or a wrong line.
     """
-    check_split(split, SPLITS, dataset="ucf101")
+    split = check_split(split, SPLITS, dataset="ucf101")
     class_of_number = _read_classes(annotation_file(annotations, "classInd.txt"))
     list_file = annotation_file(annotations, f"{split[:-1]}list0{split[-1]}.txt")
     number_of_folder = {

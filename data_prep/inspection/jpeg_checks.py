@@ -40,9 +40,8 @@ def jpeg_faults(frames: np.ndarray, *, height: int, width: int) -> Iterator[str]
             else:
                 _decoded_size(jpeg)
         except tf.errors.OpError as error:
-            size = len(jpeg)
             what = escaping.error_text(error)
-            yield f"frame {number} of {size} bytes is no JPEG image: {what}"
+            yield f"frame {number} of {len(jpeg)} bytes is no JPEG image: {what}"
 
 
 def _size(jpeg: tf.Tensor | bytes) -> tf.Tensor:

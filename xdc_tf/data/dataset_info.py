@@ -11,7 +11,7 @@ import math
 import os
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ _MAX_SECS = 1e9
 _MAX_ID_CHARS = 8192
 
 # Keys that files of earlier programs lack, and what they mean there.
-_SINCE_VERSION_1 = {
+_SINCE_VERSION_1: dict[str, Any] = {
     "modalities": list(MODALITIES),
     "segment_secs": None,
     "max_segments": None,
@@ -299,7 +299,7 @@ def read_examples(records_dir: str, info: DatasetInfo | None = None) -> Examples
     label_of_name = {name: label for label, name in enumerate(info.label_names)}
     label_of_name[""] = -1
     number_of_shard = {shard.file: k for k, shard in enumerate(info.shards)}
-    columns = tuple([] for _ in Examples._fields)
+    columns: tuple[list[Any], ...] = tuple([] for _ in Examples._fields)
     ids: set[str] = set()
     last_index = -1
     for line, values in read_csv(path, ExampleRow._fields):
@@ -313,8 +313,8 @@ def read_examples(records_dir: str, info: DatasetInfo | None = None) -> Examples
             raise ValueError(f"{path}, line {line}: {error}; convert again.") from error
         last_index = row.example_index
         ids.add(row.video_id)
-        row = row._replace(label=label_of_name[row.label])
-        for column, value in zip(columns, row, strict=True):  # of the same order
+        entry = (*row[:2], label_of_name[row.label], *row[3:])
+        for column, value in zip(columns, entry, strict=True):  # of the same order
             column.append(value)
     counts = np.bincount(
         np.array([number_of_shard[name] for name in columns[3]], np.int64),

@@ -147,8 +147,9 @@ def log_mel(waveform: Any, settings: LogMelSettings) -> Any:
 
 def mel_filters(settings: LogMelSettings) -> np.ndarray:
     """[fft_size // 2 + 1, num_filters] float64 triangles of peak 1, HTK-mel-spaced."""
-    mel_range = 2595 * np.log10(1 + np.array([settings.min_hz, settings.max_hz]) / 700)
-    corner_mels = np.linspace(*mel_range, settings.num_filters + 2)
+    hz_range = np.array([settings.min_hz, settings.max_hz])
+    lowest_mel, highest_mel = 2595 * np.log10(1 + hz_range / 700)
+    corner_mels = np.linspace(lowest_mel, highest_mel, settings.num_filters + 2)
     corners_hz = 700 * (10 ** (corner_mels / 2595) - 1)
     lower, centre, upper = corners_hz[:-2], corners_hz[1:-1], corners_hz[2:]
     num_bins = settings.fft_size // 2 + 1

@@ -99,8 +99,8 @@ def _workers_of_environment() -> tuple[list[str], int]:
 
 def _is_address(value: Any) -> bool:
     """Whether a value is HOST:PORT; an IPv6 host stands in brackets."""
-    match = isinstance(value, str) and _ADDRESS.fullmatch(value)
-    return bool(match) and 1 <= int(match[2]) <= 65535
+    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+    return match is not None and 1 <= int(match[2]) <= 65535
 
 
 def distribute(
@@ -143,7 +143,7 @@ def _of_several_machines(num_devices: int, timeout_secs: float):
 
 
 def _check_port_is_free(address: str) -> None:
-    port = int(_ADDRESS.fullmatch(address)[2])
+    port = int(address.rpartition(":")[2])
     # TensorFlow's server would share the port with another one of its kind.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

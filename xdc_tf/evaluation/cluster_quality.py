@@ -103,7 +103,7 @@ def evaluate_splits(
         batch_size=batch_size,
         strategy=strategy,
     )
-    results = []
+    results: list[Any] = []
     for split, of_split in zip(splits, features, strict=True):
         results.append([])
         for name in clustered:

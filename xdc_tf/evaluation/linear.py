@@ -85,7 +85,7 @@ def evaluate_splits(
         )
         return metrics.accuracies(fitted.scores, split.test.labels), fitted.converged
 
-    results = []
+    results: list[Any] = []
     for split, of_split in zip(splits, features, strict=True):
         results.append([])
         for stream in streams:

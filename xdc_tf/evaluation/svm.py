@@ -6,7 +6,7 @@ How XDC's authors evaluate audio encoders on ESC-50 and DCASE.
 import re
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -124,7 +124,7 @@ def evaluate_splits(
         batch_size=batch_size,
         strategy=strategy,
     )
-    results = []
+    results: list[Any] = []
     for split, of_split in zip(splits, features, strict=True):
         results.append([])
         for stream in streams:

@@ -64,7 +64,7 @@ def compare(
     counts = cluster_counts.check_candidates(candidates, num_rows=num_rows)
     output = files.new_directory(out_dir) if out_dir else contextlib.nullcontext()
     with output as directory:
-        results = []
+        results: list[cluster_counts.CountResult] = []
         for result in cluster_counts.try_counts(
             features, counts, num_seeds=num_seeds, **settings
         ):

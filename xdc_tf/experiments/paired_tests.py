@@ -15,8 +15,8 @@ finds differences too often (Nadeau and Bengio, "Inference for the generalizatio
 error", Machine Learning 52, 2003).
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -47,9 +47,7 @@ class Difference(NamedTuple):
     p_holm: float | None = None
 
 
-def compare(
-    values: Mapping[Hashable, float], reference: Mapping[Hashable, float]
-) -> Difference:
+def compare(values: Mapping[Any, float], reference: Mapping[Any, float]) -> Difference:
     """A method's difference from the reference, without p_holm.
 
     Args:
@@ -78,11 +76,15 @@ def compare(
 
 def correct(differences: Mapping[str, Difference]) -> dict[str, Difference]:
     """Differences from one reference, with p_holm for those that were tested."""
-    tested = [name for name, one in differences.items() if one.p_value is not None]
-    corrected = holm([differences[name].p_value for name in tested])
+    p_values = {
+        name: difference.p_value
+        for name, difference in differences.items()
+        if difference.p_value is not None
+    }
+    corrected = holm(list(p_values.values()))
     return dict(differences) | {
         name: differences[name]._replace(p_holm=value)
-        for name, value in zip(tested, corrected, strict=True)
+        for name, value in zip(p_values, corrected, strict=True)
     }
 
 

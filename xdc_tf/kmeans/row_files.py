@@ -61,7 +61,7 @@ def extent(rows: np.memmap) -> Extent:
       ValueError: rows that do not follow each other in the file, as after a selection
         of columns, another dtype, or a file that has become shorter.
     """
-    path = os.fspath(rows.filename)
+    path = os.fspath(rows.filename or "")
     _check(rows, path, None)
     if not rows.flags.c_contiguous:
         raise ValueError(
@@ -73,7 +73,8 @@ def extent(rows: np.memmap) -> Extent:
         whole = whole.base
     # A selection keeps the offset of the whole, so it is found by the addresses.
     offset = whole.offset + rows.ctypes.data - whole.ctypes.data
-    found = Extent(path, offset, *rows.shape, rows.dtype)
+    num_rows, width = rows.shape
+    found = Extent(path, offset, num_rows, width, rows.dtype)
     needed = offset + found.num_rows * found.row_bytes
     if os.path.getsize(path) < needed:
         raise ValueError(

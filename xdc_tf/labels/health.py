@@ -76,15 +76,15 @@ def report(
         measures[name] = one
         if found := _collapse(one, settings):
             collapses[name] = found
-    between = {}
+    between: dict[str, float] = {}
     for name, other in itertools.combinations(filter(is_first_head, clusterings), 2):
-        found = _agreement(clusterings[name].labels, clusterings[other].labels)[0]
-        if found is not None:
+        pair = _agreement(clusterings[name].labels, clusterings[other].labels)[0]
+        if pair is not None:
             between |= {
-                f"nmi_of_{name}_and_{other}": found.nmi,
-                f"ari_of_{name}_and_{other}": found.ari,
-                f"entropy_of_{name}_given_{other}": found.first_given_second,
-                f"entropy_of_{other}_given_{name}": found.second_given_first,
+                f"nmi_of_{name}_and_{other}": pair.nmi,
+                f"ari_of_{name}_and_{other}": pair.ari,
+                f"entropy_of_{name}_given_{other}": pair.first_given_second,
+                f"entropy_of_{other}_given_{name}": pair.second_given_first,
             }
     return {
         "round": round_index,

@@ -5,6 +5,7 @@ before it can do both: kernel * scale, and a bias.
 """
 
 import collections
+from typing import Any
 
 import keras
 import numpy as np
@@ -37,7 +38,7 @@ def fold(encoder: keras.Model) -> keras.Model:
     """
     norms = _norms_of_convolutions(encoder)
     gone = {norm.name for norm in norms.values()}
-    made = {}  # by the id of the encoder's tensor, that of the copy
+    made: dict[int, Any] = {}  # by the id of the encoder's tensor, that of the copy
     for layer in encoder.layers:  # in the order in which they compute
         inputs = [made.get(id(tensor)) for tensor in tf.nest.flatten(layer.input)]
         if layer.name in gone:

@@ -114,10 +114,10 @@ class LayerMaker:
 
     def features(self, x, *, pool: str):
         """Mean or max over time and space, in float32 whatever the compute type."""
-        pool = {
+        layer = {
             ("mean", 4): keras.layers.GlobalAveragePooling2D,
             ("mean", 5): keras.layers.GlobalAveragePooling3D,
             ("max", 4): keras.layers.GlobalMaxPooling2D,
             ("max", 5): keras.layers.GlobalMaxPooling3D,
         }[pool, len(x.shape)]
-        return pool(dtype="float32", name="features")(x)
+        return layer(dtype="float32", name="features")(x)

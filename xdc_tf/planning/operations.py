@@ -178,7 +178,8 @@ def _work(layer, output_shape, read, written, item_bytes) -> LayerWork:
 
 def _peak_of_backward_pass(nodes: Sequence[_Node], clip: int) -> int:
     """Bytes at its worst moment: what earlier layers keep, and gradients underway."""
-    kept_so_far, kept = [], {}
+    kept_so_far: list[int] = []
+    kept: dict[int, int] = {}
     for node in nodes:
         kept |= node.kept
         kept_so_far.append(sum(kept.values()))

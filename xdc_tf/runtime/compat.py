@@ -116,7 +116,7 @@ class SlotOptimizer(keras.optimizers.Optimizer):
             return
         super().build(variables)
         names, scalar_names = self._slot_names
-        slots = {name: [] for name in names + scalar_names}
+        slots: dict[str, list] = {name: [] for name in names + scalar_names}
         for variable in variables:
             for name in names:
                 # The generations call these arguments differently.
@@ -210,7 +210,7 @@ def apply_gradients(
     if KERAS_3:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if replicas > 1:
-            gradients = [gradient / replicas for gradient in gradients]
+            gradients = tuple(gradient / replicas for gradient in gradients)
         optimizer.apply(gradients, variables)
         return
     if _is_loss_scaled(optimizer):

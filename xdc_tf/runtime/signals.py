@@ -31,7 +31,7 @@ class Stop:
     this must be able to go on after it, as it must after SIGKILL.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._signal: str | None = None
         self._deferring = False
         self._deadline: threading.Timer | None = None

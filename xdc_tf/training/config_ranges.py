@@ -99,7 +99,7 @@ _FRACTION = Number(0, 1)
 _FLAG = Kind(bool)
 _COUNT = Whole(1)
 
-RANGES = {
+RANGES: dict[str, Any] = {
     "method": Choice(tuple(supervision.METHODS)),
     "seed": Whole(),
     "num_rounds": Whole(1, 100_000),

@@ -275,7 +275,7 @@ def _config(network: Network, clip: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "method": supervision.IMPORTED,
         "seed": 0,
-        "clip": usual | clip,
+        "clip": {**usual, **clip},
         "log_mel": LogMelSettings()._asdict(),
         "video_encoder": {
             "architecture": network.architecture,

@@ -10,7 +10,7 @@ import os
 import pickletools
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 # Far more than any weight file has; bounds the memory that one-byte instructions take.
 MAX_INSTRUCTIONS = 5_000_000
@@ -53,7 +53,7 @@ class _Constructor:
 
 
 def read(
-    file: BinaryIO,
+    file: IO[bytes],
     table: Mapping[str, Any],
     *,
     name: str,
@@ -77,11 +77,12 @@ def read(
       ValueError: if the pickle is damaged, names or does anything that is not allowed,
         or takes more memory than its size explains.
     """
-    start = position = file.tell()
+    start = file.tell()
+    position: int | None = start
     end = file.seek(0, os.SEEK_END)
     file.seek(start)
     # Whatever length a pickle declares, no more is asked for than the file has.
-    bounded = types.SimpleNamespace(
+    bounded: Any = types.SimpleNamespace(
         read=lambda count: file.read(min(count, end - file.tell())),
         readline=file.readline,
         tell=file.tell,

@@ -10,7 +10,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -139,7 +139,7 @@ def _integer(number: int) -> bytes:
     return b"\x8a\x08" + number.to_bytes(8, "little")
 
 
-def _read_zip(path: str, file: BinaryIO) -> Any:
+def _read_zip(path: str, file: IO[bytes]) -> Any:
     with _zip_errors(path):
         archive = zipfile.ZipFile(file)
     names = _checked_names(path, archive, os.fstat(file.fileno()).st_size)
@@ -238,7 +238,7 @@ _BIG_ENDIAN = (
 )
 
 
-def _read_legacy(path: str, file: BinaryIO) -> Any:
+def _read_legacy(path: str, file: IO[bytes]) -> Any:
     magic, version, system = (pickles.read(file, {}, name=path) for _ in range(3))
     if magic != LEGACY_MAGIC or version != LEGACY_VERSION or type(system) is not dict:
         raise ValueError(
