@@ -10,7 +10,6 @@ random (--scratch=base). Several splits are several --records with as many
 --test_records, or pairs of manifests that choose among the records' videos.
 """
 
-
 from absl import flags
 
 from xdc_tf.cli import new_video_flags, recipe_flags
