@@ -138,7 +138,7 @@ def test_installed_commands_go_from_videos_to_an_export(elsewhere):
 
 
 def test_installed_reproduce_finds_its_configurations(environment, tmp_path):
-    code = "from xdc_tf.evaluation.reproduction_tables import SCALES, TABLES; "
+    code = "from xdc_tf.experiments.reproduction_tables import SCALES, TABLES; "
     code += "print(len(TABLES['data'].variants(SCALES['small'], ['xdc'])))"
     done = run(environment / "bin" / "python", "-c", code, cwd=tmp_path)
     assert done.stdout == "4\n"
