@@ -18,7 +18,7 @@ class LossDetector:
       saw_key: whether a group of pictures began.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.saw_key = False
         # Temporal references of the last two anchors of this group, and of the B
         # pictures since.
