@@ -1,6 +1,7 @@
 """What runs the checks, and what a stranger is told to cite, agree with the project."""
 
 import pathlib
+import re
 import sys
 
 import pytest
@@ -58,3 +59,24 @@ def test_modules_that_are_exempt_from_type_checks_exist():
     for module in exempt["module"]:
         path = ROOT.joinpath(*module.split("."))
         assert path.with_suffix(".py").is_file(), f"{module} is no module any more."
+
+
+def test_links_of_pages_lead_to_files():
+    pages = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("configs/**/*.md"),
+    ]
+    links = [
+        (page, link.split("#")[0])
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if not link.startswith(("http", "#"))
+    ]
+    assert len(links) > 40
+    for page, link in links:
+        assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_readme_is_a_page_of_two_hundred_lines_at_most():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
