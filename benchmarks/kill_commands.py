@@ -402,7 +402,7 @@ class Running:
 
     def left(self) -> list[str]:
         """Processes that it has left, once they have had a moment to end."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (left := _group(self.process.pid)) and time.monotonic() < deadline:
             time.sleep(0.02)
         return [f"process {pid} is left" for pid in left]

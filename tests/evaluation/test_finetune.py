@@ -293,7 +293,9 @@ def get_config(path):
     return module.get_config()
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.glob("[!_]*.py")), ids=lambda path: path.stem
+)
 def test_every_configuration_gives_settings(path):
     assert isinstance(finetune_settings(get_config(path)), FinetuneSettings)
 
