@@ -78,5 +78,40 @@ def test_links_of_pages_lead_to_files():
         assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+def test_paths_and_modules_that_pages_name_exist():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    named = [
+        (page, name)
+        for page in pages
+        for name in re.findall(
+            r"\b((?:xdc_tf|data_prep|benchmarks|tests|configs)(?:[./][a-z0-9_]+)+)",
+            page.read_text(encoding="utf-8"),
+        )
+    ]
+    assert len(named) > 100
+    for page, name in named:
+        assert _exists(name), f"{page.name} names {name}, which is not there."
+
+
+def _exists(name):
+    """Whether a dotted or slashed name is of a file, a folder, or what a module has."""
+    if (ROOT / name).exists():
+        return True
+    parts = name.removesuffix(".py").replace(".", "/").split("/")
+    for depth in range(len(parts), 1, -1):
+        path = ROOT.joinpath(*parts[:depth])
+        if path.is_dir() or any(path.parent.glob(f"{path.name}.*")):
+            return depth == len(parts) or parts[depth] in _text_of(path)
+        # Such as finetune*.py.
+        if any(path.parent.glob(f"{path.name}*")):
+            return depth == len(parts)
+    return False
+
+
+def _text_of(path):
+    files = [path / "__init__.py", path.with_suffix(".py")]
+    return "".join(file.read_text("utf-8") for file in files if file.is_file())
+
+
 def test_the_readme_is_a_page_of_two_hundred_lines_at_most():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
