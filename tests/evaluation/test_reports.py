@@ -256,8 +256,9 @@ def _change(path, place, value):
 )
 def test_an_unusable_value_is_an_error_that_names_the_report(place, value, tmp_path):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps(_report()))
-    assert reports.read(str(path)) == _report()
+    report = _report()
+    path.write_text(json.dumps(report))
+    assert reports.read(str(path)) == report
 
     _change(path, place, value)
 
