@@ -157,7 +157,6 @@ def test_reports_of_another_scale_are_not_taken_for_these(tmp_path):
         reproduction.read_reports([task])
 
 
-@pytest.mark.once
 def _report(task, protocol, accuracy):
     return reports.make_report(
         protocol,
