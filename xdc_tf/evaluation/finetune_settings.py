@@ -6,7 +6,15 @@ from typing import Any, NamedTuple
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.models.layers import LayerSettings
-from xdc_tf.training.config_ranges import PRECISIONS
+from xdc_tf.training import config_ranges
+from xdc_tf.training.config_ranges import (
+    PRECISIONS,
+    Choice,
+    Kind,
+    Number,
+    Several,
+    Whole,
+)
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
 # Where configs/finetune/base.py has each key, but for seed, frozen and augmentation.
@@ -22,6 +30,43 @@ _GROUPS = {
         *("shuffle_buffer", "held_out_share", "held_out_clips", "evaluate_every"),
     ),
     "test": ("num_clips", "num_crops", "eval_batch_size"),
+}
+
+_COUNT, _RATE = Whole(1), Number(0, 1e6)
+_BELOW_ONE = Number(0, 1, below=True)
+_FACTOR = Number(0, 1, above=True)
+_RANGES: dict[str, Any] = {
+    "seed": Whole(),
+    "frozen": Kind(bool),
+    "num_frames": Whole(0, 4096),
+    "fps": Number(0, 1e4),
+    "crop_size": Whole(0, 4096),
+    "audio_secs": Number(0, 3600),
+    "dropout": _BELOW_ONE,
+    "batch_norm_momentum": Number(0, 1),
+    "synchronized_batch_norm": Kind(bool),
+    "precision": Choice(PRECISIONS),
+    "head_learning_rate": Number(0, 1e6, above=True),
+    "encoder_learning_rate": _RATE,
+    "layer_decay": _FACTOR,
+    "momentum": _BELOW_ONE,
+    "weight_decay": _RATE,
+    "schedule": Choice(tuple(SCHEDULES)),
+    "warmup_epochs": Number(0, 1e6),
+    "milestones": Several(Number(0, 1e6)),
+    "decay_factor": _FACTOR,
+    "num_train": Whole(),
+    "batch_size": _COUNT,
+    "num_epochs": Whole(1, 1_000_000),
+    "clips_per_epoch": Whole(),
+    "head_epochs": Whole(),
+    "shuffle_buffer": _COUNT,
+    "held_out_share": _BELOW_ONE,
+    "held_out_clips": Whole(1, 10_000),
+    "evaluate_every": _COUNT,
+    "num_clips": Whole(1, 10_000),
+    "num_crops": Choice((1, 3)),
+    "eval_batch_size": _COUNT,
 }
 
 
@@ -135,7 +180,8 @@ def finetune_settings(config: Mapping[str, Any]) -> FinetuneSettings:
         values |= found
     _check_keys("config", config, ("seed", "frozen"))
     values |= config
-    values["milestones"] = tuple(values["milestones"])
+    if isinstance(values["milestones"], list):
+        values["milestones"] = tuple(values["milestones"])
     return check(FinetuneSettings(**values))
 
 
@@ -154,45 +200,20 @@ def check(settings: FinetuneSettings) -> FinetuneSettings:
       ValueError: on a value that cannot be; names key, value and remedy.
     """
     s = settings
-    ranges = {
-        **{
-            key: (getattr(s, key) >= 1, "at least 1")
-            for key in (
-                *("batch_size", "num_epochs", "shuffle_buffer", "held_out_clips"),
-                *("evaluate_every", "num_clips", "eval_batch_size"),
+    for key, key_range in _RANGES.items():
+        if not key_range.fits(getattr(s, key)):
+            raise ValueError(f"{_told(s, key)} must be {key_range}.")
+    for name, value in s.augmentation._asdict().items():
+        key_range = config_ranges.RANGES[f"augmentation.{name}"]
+        if not key_range.fits(value):
+            raise ValueError(
+                f"config.augmentation.{name}={str(value)[:200]!r} must be {key_range}."
             )
-        },
-        **{
-            key: (getattr(s, key) >= 0, "0 or above")
-            for key in (
-                *("num_frames", "fps", "crop_size", "audio_secs"),
-                *("encoder_learning_rate", "weight_decay", "warmup_epochs"),
-                *("num_train", "clips_per_epoch", "head_epochs"),
-            )
-        },
-        **{
-            key: (0 <= getattr(s, key) < 1, "in [0, 1)")
-            for key in ("dropout", "momentum", "held_out_share")
-        },
-        "seed": (0 <= s.seed < 2**31, "in [0, 2**31)"),
-        "batch_norm_momentum": (0 <= s.batch_norm_momentum <= 1, "in [0, 1]"),
-        "precision": (s.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
-        "head_learning_rate": (s.head_learning_rate > 0, "positive"),
-        "layer_decay": (
-            0 < s.layer_decay <= 1,
-            "in (0, 1], 1 for one rate in the whole encoder",
-        ),
-        "schedule": (s.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-        "milestones": (
-            bool(s.milestones) or s.schedule != "steps",
-            "the epochs at which schedule='steps' goes down; give some",
-        ),
-        "decay_factor": (0 < s.decay_factor <= 1, "in (0, 1]"),
-        "num_crops": (s.num_crops in (1, 3), "1 or 3"),
-    }
-    for key, (fits, wanted) in ranges.items():
-        if not fits:
-            raise ValueError(f"{_told(s, key)} must be {wanted}.")
+    if s.schedule == "steps" and not s.milestones:
+        raise ValueError(
+            f"{_told(s, 'milestones')} must be the epochs at which schedule='steps' "
+            "goes down; give some."
+        )
     late = [epoch for epoch in s.milestones if not 0 < epoch < s.num_epochs]
     if late and s.schedule == "steps":
         raise ValueError(
@@ -220,4 +241,7 @@ def check_devices(settings: FinetuneSettings, num_devices: int) -> None:
 def _told(settings: FinetuneSettings, key: str) -> str:
     """A key as the command line has it, and its value."""
     groups = [f"{group}." for group, keys in _GROUPS.items() if key in keys]
-    return f"config.{groups[0] if groups else ''}{key}={getattr(settings, key)!r}"
+    value = getattr(settings, key)
+    # Without the quotes of lists, so that the middle of long ones can be left out.
+    shown = str(value) if isinstance(value, list | tuple) else repr(value)
+    return f"config.{groups[0] if groups else ''}{key}={shown[:200]}"

@@ -72,15 +72,15 @@ class Several(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of some texts."""
+    """One of some texts, or of some whole numbers."""
 
-    options: tuple[str, ...]
+    options: tuple[str, ...] | tuple[int, ...]
 
     def fits(self, value: Any) -> bool:
-        return isinstance(value, str) and value in self.options
+        return type(value) in (str, int) and value in self.options
 
     def __str__(self) -> str:
-        return f"one of {', '.join(self.options)}"
+        return f"one of {', '.join(map(str, self.options))}"
 
 
 class Kind(NamedTuple):
