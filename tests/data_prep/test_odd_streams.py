@@ -451,3 +451,43 @@ def test_the_packets_say_where_each_stream_ends(films):
     assert survey.ends_secs["audio"] == pytest.approx(4.0, abs=0.05)
     assert not survey.joints and not survey.clock_error
     assert Fraction(survey.last_secs) >= Fraction(survey.ends_secs["video"])
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264", "mpeg2video"])
+def test_avi_with_b_frames_is_as_late_as_its_decoding_times(films, codec):
+    # AVI has no other times: frames are shown up to two late, by players too.
+    path = films(
+        f"b_{codec}.avi", video=codec, audio="libmp3lame", secs=3.0, num_b_frames=2
+    )
+    for first_secs in (0.0, 1.6):
+        (seen,) = see(path, (first_secs, first_secs + 1.2))
+        assert seen.errors_secs.max() < 0.001
+        assert seen.errors_secs.min() > -0.11
+        assert np.diff(seen.numbers).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "file_format"),
+    [
+        ("mp3", "libmp3lame", None),
+        ("aac", "aac", "adts"),
+        ("ac3", "ac3", None),
+        ("mp2", "mp2", None),
+    ],
+)
+def test_sound_that_was_cut_inside_a_frame_begins_at_the_next(
+    tmp_path, suffix, codec, file_format
+):
+    whole = pattern_film.write(
+        tmp_path / f"whole.{suffix}", video=None, audio=codec, file_format=file_format
+    )
+    content = open(whole, "rb").read()
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(content[len(content) // 10 + 37 :])
+    (media,) = read(path, modalities=AUDIO)
+    (later,) = read(path, (1.3, 2.3), modalities=AUDIO)
+    ticks = pattern_film.see([], media.waveform, start_secs=0.0).ticks_secs
+    assert np.allclose(ticks, ticks[0] + np.arange(3), atol=0.01)
+    assert 0.55 < ticks[0] < 0.65
+    (tick,) = pattern_film.see([], later.waveform, start_secs=0.0).ticks_secs
+    assert tick == pytest.approx(ticks[1] - 1.3, abs=0.03)
