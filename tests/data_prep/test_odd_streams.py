@@ -463,7 +463,7 @@ def test_avi_with_b_frames_is_as_late_as_its_decoding_times(films, codec):
         (seen,) = see(path, (first_secs, first_secs + 1.2))
         assert seen.errors_secs.max() < 0.001
         assert seen.errors_secs.min() > -0.11
-        assert np.diff(seen.numbers).max() <= 1
+        assert np.diff(seen.numbers).min() >= 0
 
 
 @pytest.mark.parametrize(
