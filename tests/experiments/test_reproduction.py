@@ -220,6 +220,7 @@ def test_collected_reports_of_another_scale_are_not_taken_for_these(tmp_path):
         reproduction.read_reports([task], collection)
 
 
+@pytest.mark.once
 def test_each_run_that_fails_is_named_with_its_log(tmp_path):
     tasks = tasks_of("methods", tmp_path, methods=["scratch", "xdc"])
     os.makedirs(tasks[0].out_dir)
