@@ -246,6 +246,9 @@ class TimedStream:
 
     def _place(self, packet, offset: int) -> float | None:
         """Moves a packet in time; when it is to be decoded, if known."""
+        if self._is_video and self.container.format.name == "avi":
+            # AVI has times of decoding alone; what FFmpeg adds to them is uneven.
+            packet.pts = None
         if offset:
             if packet.pts is not None:
                 packet.pts += offset
