@@ -32,7 +32,7 @@ from data_prep import conversion
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.inspection import record_tables, record_verification
 from data_prep.worker_processes import Limits
-from xdc_tf.data import dataset_info, record_index, records
+from xdc_tf.data import dataset_info, example_tables, record_index, records
 from xdc_tf.runtime import files
 
 _SECS, _FPS, _RATE_HZ = 1.0, 10, 16000
@@ -132,7 +132,7 @@ def first_checked_byte(content: bytes) -> int:
 def convert(folder: str, names: list[str], modalities: tuple[str, ...]) -> str:
     """Converts files of a folder; the directory of records."""
     manifest = os.path.join(folder, f"{'_'.join(modalities)}.csv")
-    dataset_info.write_csv(manifest, ("path",), ((name,) for name in names))
+    example_tables.write_csv(manifest, ("path",), ((name,) for name in names))
     out = manifest.removesuffix(".csv")
     info = conversion.convert_manifest(
         manifest,

@@ -27,13 +27,9 @@ from data_prep.reasons import TRANSIENT_REASONS
 from data_prep.segments import Segmentation
 from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
 from data_prep.worker_processes import Limits
-from xdc_tf.data import dataset_info, record_directory, record_index
-from xdc_tf.data.dataset_info import (
-    QUARANTINE_FILE,
-    DatasetInfo,
-    ShardInfo,
-    order_modalities,
-)
+from xdc_tf.data import dataset_info, example_tables, record_directory, record_index
+from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, order_modalities
+from xdc_tf.data.example_tables import QUARANTINE_FILE
 from xdc_tf.runtime import compat, files
 
 TRUNCATED_FILE = "truncated.csv"
@@ -282,8 +278,8 @@ def _wrong_indices(out_dir: str, info: DatasetInfo) -> list[str]:
     """
     promised = None
     if any(shard.index_bytes is None for shard in info.shards):
-        examples = dataset_info.read_examples(out_dir)
-        promised = dataset_info.promised(out_dir, info, examples)
+        examples = example_tables.read_examples(out_dir)
+        promised = example_tables.promised(out_dir, info, examples)
     paths = dataset_info.shard_paths(out_dir, info)
     with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
         sizes = list(pool.map(shard_files.sizes, paths))
@@ -307,7 +303,7 @@ def _wrong_indices(out_dir: str, info: DatasetInfo) -> list[str]:
     return wrong
 
 
-def _is_index_of(path: str, promised: dataset_info.Promised) -> bool:
+def _is_index_of(path: str, promised: example_tables.Promised) -> bool:
     """Whether a shard of an earlier version has its index."""
     try:
         record_index.read_index(path, promised=promised)
@@ -331,7 +327,7 @@ def _remake_indices(out_dir: str, info: DatasetInfo) -> None:
     if wrong:
         raise ValueError(
             f"{wrong[0]} does not hold the records that {dataset_info.INFO_FILE} and "
-            f"{dataset_info.EXAMPLES_FILE} promise; {_WAY_OUT}."
+            f"{example_tables.EXAMPLES_FILE} promise; {_WAY_OUT}."
         )
 
 
@@ -349,7 +345,7 @@ def _is_to_be_tried_again(out_dir: str, promised: DatasetInfo) -> bool:
     """Whether a complete directory has rows for another try, and knows of the rest."""
     if _differences_from_plan(out_dir, promised) != []:
         return False
-    refused = dataset_info.read_refused(out_dir)
+    refused = example_tables.read_refused(out_dir)
     return any(row.reason in TRANSIENT_REASONS for row in refused)
 
 
@@ -473,10 +469,10 @@ def _finish(
             f"make the {promised.num_rows} rows of {manifest_path}."
         )
     quarantine = os.path.join(out_dir, QUARANTINE_FILE)
-    dataset_info.write_csv(quarantine, RefusedRow._fields, refused)
+    example_tables.write_csv(quarantine, RefusedRow._fields, refused)
     if promised.limits["keep_truncated"]:
         path = os.path.join(out_dir, TRUNCATED_FILE)
-        dataset_info.write_csv(path, TruncatedRow._fields, truncated)
+        example_tables.write_csv(path, TruncatedRow._fields, truncated)
     if not examples:
         _remove_progress(out_dir)  # nothing of it is worth keeping
         raise ValueError(
@@ -497,7 +493,7 @@ def _finish(
             for report in reports
         ),
     )
-    dataset_info.write_examples(out_dir, examples)
+    example_tables.write_examples(out_dir, examples)
     dataset_info.write_dataset_info(out_dir, info)
     transient = _transient(reports)
     if not transient:

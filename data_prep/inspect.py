@@ -41,13 +41,13 @@ def main(argv: list[str]) -> int:
         raise ValueError("--index needs --out, the directory for its picture.")
     # Late, so that --help answers at once.
     from data_prep.inspection import record_summary, record_tables, record_verification
-    from xdc_tf.data import dataset_info
+    from xdc_tf.data import example_tables
 
     records_dir = _RECORDS.value
     if _VERIFY.value:
         return int(record_verification.verify(records_dir) > 0)
     info = record_tables.read_info(records_dir)
-    examples = dataset_info.read_examples(records_dir)
+    examples = example_tables.read_examples(records_dir)
     for line in record_summary.describe(records_dir, info, examples):
         print(line)
     if _OUT.value:

@@ -22,7 +22,7 @@ from data_prep.manifest import ManifestRow
 from data_prep.rows import ConvertedRow, answer_form, convert_rows, group_rows
 from data_prep.worker_processes import Limits, map_groups
 from xdc_tf.data import record_index, records
-from xdc_tf.data.dataset_info import ExampleRow, RefusedRow
+from xdc_tf.data.example_tables import ExampleRow, RefusedRow
 from xdc_tf.runtime import compat, files
 
 PROGRESS_DIR = "progress"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from data_prep.datasets.annotated_media import Clips, Row, open_annotations
 from data_prep.manifest import COLUMNS, LABELS_FILE
-from xdc_tf.data import dataset_info
+from xdc_tf.data import example_tables
 from xdc_tf.runtime import files
 
 _SUFFIX = ".csv"
@@ -105,7 +105,7 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
         wanted=written.num_with_several > 0,
     )
     lines = ((*row[:3], _only(row.labels)) for row in rows)
-    dataset_info.write_csv(out, COLUMNS, lines)
+    example_tables.write_csv(out, COLUMNS, lines)
     return written
 
 
@@ -214,6 +214,6 @@ def _write_or_remove(
     path: str, columns: Iterable[str], rows: Iterable[Iterable], *, wanted: bool
 ) -> None:
     if wanted:
-        dataset_info.write_csv(path, columns, rows)
+        example_tables.write_csv(path, columns, rows)
     elif os.path.exists(path):
         os.remove(path)

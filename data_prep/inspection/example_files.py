@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from data_prep.inspection.record_pictures import save_picture
 from data_prep.inspection.record_reading import check_index, read_example
 from data_prep.inspection.record_sounds import approximate_waveform, write_wav
-from xdc_tf.data.dataset_info import DatasetInfo, Examples
+from xdc_tf.data.dataset_info import DatasetInfo
+from xdc_tf.data.example_tables import Examples
 
 
 def save_examples(

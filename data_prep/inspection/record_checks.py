@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 
 from data_prep.inspection.jpeg_checks import jpeg_faults
 from xdc_tf.data import log_mel, records
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, ExampleRow
+from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data.example_tables import ExampleRow
 from xdc_tf.data.jpeg_sizes import MAX_PIXELS
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.runtime import escaping

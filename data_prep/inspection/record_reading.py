@@ -9,7 +9,8 @@ import tensorflow as tf
 from data_prep.conversion import QUARANTINE_FILE
 from data_prep.inspection import record_tables
 from xdc_tf.data import jpeg_sizes, records
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples
+from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data.example_tables import Examples
 from xdc_tf.data.record_framing import read_record
 from xdc_tf.runtime import escaping
 

@@ -15,12 +15,8 @@ import tensorflow as tf
 from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
 from data_prep.shards import RefusedRow, TruncatedRow
 from xdc_tf.data import dataset_info
-from xdc_tf.data.dataset_info import (
-    EXAMPLES_FILE,
-    INFO_FILE,
-    DatasetInfo,
-    ExampleRow,
-)
+from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo
+from xdc_tf.data.example_tables import EXAMPLES_FILE, ExampleRow
 from xdc_tf.runtime import compat, escaping, files
 
 _PLAIN_KINDS = {int, float, str, bool, type(None)}

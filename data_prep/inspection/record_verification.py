@@ -11,7 +11,8 @@ from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
 from data_prep.inspection import record_tables
 from data_prep.inspection.shard_checks import Fault, shard_faults
 from xdc_tf.data import dataset_info, info_checks
-from xdc_tf.data.dataset_info import EXAMPLES_FILE, INFO_FILE, DatasetInfo
+from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo
+from xdc_tf.data.example_tables import EXAMPLES_FILE
 
 # Sums of millions of values, in another order than the conversion's.
 _MOMENTS_TOLERANCE = 1e-5

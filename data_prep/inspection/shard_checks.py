@@ -9,13 +9,8 @@ import tensorflow as tf
 
 from data_prep.inspection.record_checks import CheckedRecord, check_record
 from xdc_tf.data import record_framing, record_index
-from xdc_tf.data.dataset_info import (
-    EXAMPLES_FILE,
-    INFO_FILE,
-    DatasetInfo,
-    ExampleRow,
-    ShardInfo,
-)
+from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo, ShardInfo
+from xdc_tf.data.example_tables import EXAMPLES_FILE, ExampleRow
 from xdc_tf.data.record_framing import FramedRecord, read_records
 from xdc_tf.data.record_index import Entry
 from xdc_tf.runtime import escaping

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from xdc_tf.data import dataset_info
-from xdc_tf.data.dataset_info import DatasetInfo, ExampleRow, ShardInfo
+from xdc_tf.data import dataset_info, example_tables
+from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo
+from xdc_tf.data.example_tables import ExampleRow
 from xdc_tf.data.log_mel import LogMelSettings
 
 pytestmark = pytest.mark.once
@@ -34,7 +35,7 @@ ROWS = [
 
 
 def write_complete(folder):
-    dataset_info.write_examples(str(folder), ROWS)
+    example_tables.write_examples(str(folder), ROWS)
     dataset_info.write_dataset_info(str(folder), INFO)
 
 
@@ -100,7 +101,7 @@ def test_writing_leaves_no_temporary_file(tmp_path):
 
 def test_the_examples_come_back_with_label_numbers(tmp_path):
     write_complete(tmp_path)
-    examples = dataset_info.read_examples(str(tmp_path))
+    examples = example_tables.read_examples(str(tmp_path))
     assert examples.example_indices.tolist() == [0, 2]
     assert examples.video_ids.tolist() == ['a, "b".mp4', "c.mp4#t=1.5,3"]
     assert examples.labels.tolist() == [1, -1]
@@ -133,6 +134,6 @@ def test_missing_keys_are_named(tmp_path):
 
 def test_examples_that_do_not_match_the_info_are_refused(tmp_path):
     write_complete(tmp_path)
-    dataset_info.write_examples(str(tmp_path), ROWS[:1])
+    example_tables.write_examples(str(tmp_path), ROWS[:1])
     with pytest.raises(ValueError, match="1 rows"):
-        dataset_info.read_examples(str(tmp_path))
+        example_tables.read_examples(str(tmp_path))

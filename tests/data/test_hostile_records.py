@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from xdc_tf.data import (
     dataset_info,
+    example_tables,
     jpeg_sizes,
     pipeline,
     record_directory,
@@ -433,7 +434,7 @@ def test_a_row_of_examples_that_cannot_be_is_named_by_its_line(folder, column, v
     path = folder / "examples.csv"
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     rows[9][column] = value
-    dataset_info.write_csv(str(path), rows[0], (row.values() for row in rows))
+    example_tables.write_csv(str(path), rows[0], (row.values() for row in rows))
     message = error_of(record_directory.open_directory, str(folder))
     assert f"{path}, line 11: " in message
     assert EXAMPLE_CHANGES[column][value] in message

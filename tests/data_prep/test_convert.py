@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
-from xdc_tf.data import dataset_info, records
+from xdc_tf.data import dataset_info, example_tables, records
 from xdc_tf.data.log_mel import log_mel
 
 SETTINGS = ConversionSettings(
@@ -105,7 +105,7 @@ def test_the_quarantine_report_names_file_and_reason(converted):
 def test_example_indices_are_row_numbers_with_a_hole(converted):
     indices = [int(example["example_index"]) for example in read_records(converted)]
     assert indices == [0, 2, 3]
-    examples = dataset_info.read_examples(str(converted))
+    examples = example_tables.read_examples(str(converted))
     assert examples.example_indices.tolist() == [0, 2, 3]
     assert examples.video_ids.tolist() == ["a.mp4", "c.mp4", "d.mp4#t=0.5,1.5"]
 
@@ -115,7 +115,7 @@ def test_labels_index_the_sorted_names_of_the_whole_manifest(converted):
     assert info.label_names == ("bell", "cat", "dog")
     labels = [int(example["label"]) for example in read_records(converted)]
     assert labels == [2, 0, -1]
-    assert dataset_info.read_examples(str(converted)).labels.tolist() == [2, 0, -1]
+    assert example_tables.read_examples(str(converted)).labels.tolist() == [2, 0, -1]
 
 
 def test_a_record_holds_frames_sound_and_times_of_its_segment(converted):
@@ -206,7 +206,7 @@ def test_only_what_an_earlier_conversion_left_in_the_same_directory_is_removed(
 def test_a_name_with_line_breaks_of_all_kinds_is_one_line_of_the_table(tmp_path):
     names = ["a\rb.mp4", "c\nd.mp4", "e\r\nf.mp4", "g\r"]
     path = str(tmp_path / "table.csv")
-    dataset_info.write_csv(path, ["path", "number"], [(n, 1) for n in names])
+    example_tables.write_csv(path, ["path", "number"], [(n, 1) for n in names])
     with open(path, newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["path", "number"], *([name, "1"] for name in names)]
@@ -225,7 +225,7 @@ def test_a_directory_with_a_scheme_is_written_and_read_back(manifest):
     out = "ram://converted/records"  # TensorFlow's file system in memory
     convert(manifest, out)
     assert len(read_records(out)) == 3
-    assert dataset_info.read_examples(out).example_indices.tolist() == [0, 2, 3]
+    assert example_tables.read_examples(out).example_indices.tolist() == [0, 2, 3]
 
 
 def test_without_a_usable_row_no_info_is_written(tmp_path):

@@ -16,7 +16,7 @@ from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.segments import Segmentation
 from data_prep.worker_processes import Limits
-from xdc_tf.data import dataset_info, records
+from xdc_tf.data import dataset_info, example_tables, records
 
 pytestmark = pytest.mark.once
 
@@ -213,7 +213,9 @@ def stored(tmp_path_factory):
             out = str(folder / "records")
             manifest = str(folder / "manifest.csv")
             lines = rows if segment_secs is None else [(name, "", "") for name in names]
-            dataset_info.write_csv(manifest, ("path", "start_secs", "end_secs"), lines)
+            example_tables.write_csv(
+                manifest, ("path", "start_secs", "end_secs"), lines
+            )
             info = convert_manifest(
                 manifest,
                 out,

@@ -17,7 +17,7 @@ from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.inspection import record_reading, record_summary, record_tables
 from data_prep.inspection.record_verification import find_faults, verify
-from xdc_tf.data import dataset_info, record_index, records
+from xdc_tf.data import example_tables, record_index, records
 
 SETTINGS = ConversionSettings(
     fps=10.0, short_side=48, min_secs=0.5, store_waveform=True
@@ -447,7 +447,7 @@ def test_examples_csv_of_another_form_is_a_fault(copied, text, what):
     found = [fault for fault in faults_of(copied) if fault.startswith("examples.csv: ")]
     assert what in found[0]
     with pytest.raises(ValueError, match="examples.csv"):
-        dataset_info.read_examples(str(copied))
+        example_tables.read_examples(str(copied))
 
 
 def test_a_quarantined_row_too_few_is_a_fault(copied):
@@ -541,7 +541,7 @@ def test_checksums_of_all_lengths_are_those_of_tensorflow(tmp_path):
 def test_the_summary_tells_counts_durations_storage_and_labels(convert):
     folder = str(convert(SETTINGS))
     info = record_tables.read_info(folder)
-    examples = dataset_info.read_examples(folder)
+    examples = example_tables.read_examples(folder)
     lines = record_summary.describe(folder, info, examples)
     sizes = [os.path.getsize(os.path.join(folder, name)) for name in (FIRST, LAST)]
     assert lines[0] == f"{folder}: video and audio, with waveforms"
@@ -558,7 +558,7 @@ def test_many_labels_are_cut_short_and_their_names_are_harmless(convert):
     folder = str(convert(SETTINGS))
     names = tuple(f"\x1b[2J{number:02}" for number in range(30))
     info = record_tables.read_info(folder)._replace(label_names=names)
-    examples = dataset_info.read_examples(folder)
+    examples = example_tables.read_examples(folder)
     examples = examples._replace(labels=np.array([25, 25, 29]))
     lines = record_summary.describe(folder, info, examples)[-21:]
     assert lines[0] == "  2  \\x1b[2J25"
@@ -569,7 +569,7 @@ def test_many_labels_are_cut_short_and_their_names_are_harmless(convert):
 def test_a_lost_shard_is_told_by_the_summary(copied):
     (copied / LAST).unlink()
     info = record_tables.read_info(str(copied))
-    examples = dataset_info.read_examples(str(copied))
+    examples = example_tables.read_examples(str(copied))
     lines = record_summary.describe(str(copied), info, examples)
     assert "MISSING      1 shards; --verify names them" in lines
 
@@ -585,7 +585,7 @@ def test_a_lost_shard_is_told_by_the_summary(copied):
 def test_an_index_without_example_is_told_why(convert, index, message):
     folder = str(convert(SETTINGS))
     info = record_tables.read_info(folder)
-    examples = dataset_info.read_examples(folder)
+    examples = example_tables.read_examples(folder)
     with pytest.raises(ValueError, match=message):
         record_reading.read_example(folder, info, examples, index)
 
@@ -593,7 +593,7 @@ def test_an_index_without_example_is_told_why(convert, index, message):
 def test_a_file_that_is_none_of_the_directorys_is_not_opened(copied):
     folder = str(copied)
     info = record_tables.read_info(folder)
-    examples = dataset_info.read_examples(folder)
+    examples = example_tables.read_examples(folder)
     examples = examples._replace(shards=np.full(len(examples.shards), "../a"))
     with pytest.raises(ValueError, match="'../a', which is no file of dataset_info"):
         record_reading.read_example(folder, info, examples, 0)

@@ -19,7 +19,7 @@ from media_files import digests, tone, write_lying, write_media
 from data_prep import conversion, shards
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.segments import Segmentation
-from xdc_tf.data import dataset_info
+from xdc_tf.data import dataset_info, example_tables
 from xdc_tf.runtime import files
 
 pytestmark = pytest.mark.once
@@ -533,7 +533,7 @@ def test_recordings_are_cut_into_rows(long_manifest, tmp_path):
     ]
     assert (info.num_rows, info.num_examples, info.num_quarantined) == (6, 5, 1)
     assert (info.segment_secs, info.max_segments) == (2.0, None)
-    examples = dataset_info.read_examples(str(out))
+    examples = example_tables.read_examples(str(out))
     assert examples.example_indices.tolist() == [0, 1, 2, 3, 5]
     assert examples.labels.tolist() == [0, 0, 0, 1, 1]
 

@@ -11,14 +11,8 @@ from data_prep.inspection import example_files, record_pictures, record_sounds
 from data_prep.inspection.record_reading import Example, read_example, spread_indices
 from data_prep.inspection.record_tables import read_info
 from xdc_tf.data import record_index, records
-from xdc_tf.data.dataset_info import (
-    DatasetInfo,
-    ExampleRow,
-    ShardInfo,
-    read_examples,
-    write_dataset_info,
-    write_examples,
-)
+from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, write_dataset_info
+from xdc_tf.data.example_tables import ExampleRow, read_examples, write_examples
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
 
 LOG_MEL = LogMelSettings()

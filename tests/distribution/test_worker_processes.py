@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import dataset_info
+from xdc_tf.data import dataset_info, example_tables
 from xdc_tf.distribution import workers
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
@@ -19,7 +19,7 @@ def test_no_worker_goes_without_a_file_even_if_all_are_empty():
 def test_one_process_has_all_files_and_all_rows_of_the_manifest(tiny_records):
     directory = str(tiny_records / "train")
     info = dataset_info.read_dataset_info(directory)
-    own = workers.share(info, dataset_info.read_examples(directory), ONE_DEVICE)
+    own = workers.share(info, example_tables.read_examples(directory), ONE_DEVICE)
     assert (own.number, own.count) == (0, 1)
     assert own.files == tuple(shard.file for shard in info.shards)
     np.testing.assert_array_equal(own.rows, np.arange(info.num_rows))
@@ -35,7 +35,7 @@ def test_a_worker_has_whole_files_and_the_rows_of_their_examples(
 ):
     directory = str(tiny_records / "train")
     info = dataset_info.read_dataset_info(directory)
-    examples = dataset_info.read_examples(directory)
+    examples = example_tables.read_examples(directory)
     own = workers.share(info, examples, ONE_DEVICE)
     # Three files of eight examples: the first and the third to worker 0.
     assert own.files == (info.shards[1].file,)
@@ -47,7 +47,7 @@ def test_fewer_files_than_workers_is_an_error(tiny_records, monkeypatch):
     directory = str(tiny_records / "train")
     info = dataset_info.read_dataset_info(directory)
     with pytest.raises(ValueError, match="3 files for 4 workers.*rows_per_shard"):
-        workers.share(info, dataset_info.read_examples(directory), ONE_DEVICE)
+        workers.share(info, example_tables.read_examples(directory), ONE_DEVICE)
 
 
 def test_labels_of_own_rows_are_put_among_those_of_others(second_of_two, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import dataset_info
+from xdc_tf.data import dataset_info, example_tables
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.evaluation import classifier as classifiers
@@ -55,8 +55,8 @@ def records(tiny_records):
     """The 24 training videos of ten classes."""
     directory = str(tiny_records / "train")
     info = dataset_info.read_dataset_info(directory)
-    examples = dataset_info.read_examples(directory)
-    promised = dataset_info.promised(directory, info, examples)
+    examples = example_tables.read_examples(directory)
+    promised = example_tables.promised(directory, info, examples)
     return LabelledRecords(directory, info, examples, info.label_names, promised)
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import dataset_info, pipeline, record_index, records
+from xdc_tf.data import dataset_info, example_tables, pipeline, record_index, records
 from xdc_tf.data.augment import Augmentation
-from xdc_tf.data.dataset_info import Examples, ShardInfo
+from xdc_tf.data.dataset_info import ShardInfo
+from xdc_tf.data.example_tables import Examples
 from xdc_tf.evaluation import classifier_training, encoder_sources, finetune
 from xdc_tf.evaluation.finetune_settings import (
     FinetuneSettings,
@@ -91,7 +92,7 @@ def planted(folder, info, num_examples, seed):
         info=info,
         examples=examples,
         class_names=tuple(COLOURS),
-        promised=dataset_info.promised(str(folder), info, examples),
+        promised=example_tables.promised(str(folder), info, examples),
     )
 
 

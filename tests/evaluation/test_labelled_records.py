@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from data_prep import conversion, conversion_settings
-from xdc_tf.data import dataset_info, record_index, records
-from xdc_tf.data.dataset_info import ExampleRow, ShardInfo
+from xdc_tf.data import dataset_info, example_tables, record_index, records
+from xdc_tf.data.dataset_info import ShardInfo
+from xdc_tf.data.example_tables import ExampleRow
 from xdc_tf.evaluation import labelled_records
 from xdc_tf.evaluation.labelled_records import open_splits
 from xdc_tf.runtime import files
@@ -197,7 +198,7 @@ def _black_records(directory, tiny_info, *, levels):
                     log_mel=np.full([75, 40], level, np.float32),
                 )
             )
-    dataset_info.write_examples(
+    example_tables.write_examples(
         str(directory),
         [
             ExampleRow(number, f"{number}.mp4", "ab"[number % 2], name, 0.0, 1.5)

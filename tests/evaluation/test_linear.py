@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from xdc_tf.data import dataset_info, pipeline
+from xdc_tf.data import dataset_info, example_tables, pipeline
 from xdc_tf.evaluation import (
     encoder_sources,
     frozen_features,
@@ -128,7 +128,7 @@ def test_a_run_is_scored_as_by_hand(source, split, tiny_run, tiny_records):
     def features_and_classes(name, encoder):
         records = str(tiny_records / name)
         info = dataset_info.read_dataset_info(records)
-        examples = dataset_info.read_examples(records)
+        examples = example_tables.read_examples(records)
         batches = pipeline.evaluation_batches(
             dataset_info.shard_paths(records, info),
             clip=clip,

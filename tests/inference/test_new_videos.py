@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import record_files
 
-from xdc_tf.data.dataset_info import Examples
+from xdc_tf.data.example_tables import Examples
 from xdc_tf.inference import new_videos
 from xdc_tf.inference.new_videos import Row
 from xdc_tf.training import trained_run

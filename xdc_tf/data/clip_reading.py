@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from xdc_tf.data import clips, jpeg_sizes, record_index
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, Promised
+from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data.example_tables import Promised
 from xdc_tf.data.record_index import Entry
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xdc_tf.data import record_index
-from xdc_tf.data.dataset_info import Promised
+from xdc_tf.data.example_tables import Promised
 
 
 def of_examples(

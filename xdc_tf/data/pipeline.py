@@ -20,13 +20,8 @@ import tensorflow as tf
 from xdc_tf.data import augment, clip_reading, clips
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import (
-    AUDIO,
-    MODALITIES,
-    VIDEO,
-    Promised,
-    order_modalities,
-)
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
+from xdc_tf.data.example_tables import Promised
 from xdc_tf.runtime.untuned import untuned
 
 PADDING_INDEX = -1

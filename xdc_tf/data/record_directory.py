@@ -6,16 +6,14 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.data import dataset_info, record_framing, record_index
-from xdc_tf.data.dataset_info import (
+from xdc_tf.data import dataset_info, example_tables, record_framing, record_index
+from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo, ShardInfo
+from xdc_tf.data.example_tables import (
     EXAMPLES_FILE,
-    INFO_FILE,
     QUARANTINE_FILE,
-    DatasetInfo,
     Examples,
     Promised,
     RefusedRow,
-    ShardInfo,
 )
 from xdc_tf.runtime import compat
 
@@ -41,7 +39,7 @@ class OpenRecords(NamedTuple):
     @property
     def promised(self) -> Promised:
         """What its shards must hold, for data.pipeline."""
-        return dataset_info.promised(self.directory, self.info, self.examples)
+        return example_tables.promised(self.directory, self.info, self.examples)
 
 
 def open_directory(directory: str) -> OpenRecords:
@@ -61,7 +59,7 @@ def open_directory(directory: str) -> OpenRecords:
     compat.enable_remote_paths(directory)
     info = dataset_info.read_dataset_info(directory)
     refused = _read_refused(directory, info)
-    examples = dataset_info.read_examples(directory, info)
+    examples = example_tables.read_examples(directory, info)
     opened = OpenRecords(directory, info, examples, refused)
     check_files(directory, info, opened.promised)
     return opened
@@ -71,7 +69,7 @@ def _read_refused(directory: str, info: DatasetInfo) -> list[RefusedRow]:
     # Nothing of the size of num_rows is made before as many rows were seen.
     if not info.num_quarantined:
         return []
-    refused = dataset_info.read_refused(directory)
+    refused = example_tables.read_refused(directory)
     if len(refused) != info.num_quarantined:
         raise ValueError(
             f"{directory} has {info.num_examples + len(refused)} rows by "

@@ -24,7 +24,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from xdc_tf.data import record_framing, records
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, Promised, ShardRows
+from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data.example_tables import Promised, ShardRows
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.data.record_framing import FOOTER_BYTES, HEADER_BYTES
 from xdc_tf.runtime import files

@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo, Examples
+from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo
+from xdc_tf.data.example_tables import Examples
 from xdc_tf.kmeans import replicas
 
 _EXCHANGED_ROWS = 1 << 22  # labels at a time, so that no second table is made

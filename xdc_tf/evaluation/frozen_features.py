@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from xdc_tf.data import pipeline
 from xdc_tf.data.augment import Augmentation
-from xdc_tf.data.dataset_info import Examples
+from xdc_tf.data.example_tables import Examples
 from xdc_tf.distribution import devices
 from xdc_tf.evaluation import encoder_sources, labelled_records
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, SCRATCH, Source

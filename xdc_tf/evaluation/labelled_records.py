@@ -13,7 +13,8 @@ import numpy as np
 from data_prep.manifest import read_manifest
 from xdc_tf.data import content_hashes, dataset_info, record_directory
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo, Examples, Promised
+from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data.example_tables import Examples, Promised
 from xdc_tf.training import settings
 from xdc_tf.training.trained_run import TrainedRun
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import dataset_info
+from xdc_tf.data import example_tables
 from xdc_tf.features.extraction import make_extract
 from xdc_tf.inference import feature_files, new_videos
 from xdc_tf.inference.new_videos import Row
@@ -118,7 +118,7 @@ def assign(
                 ]
                 lines += zip(part.rows, *found, strict=True)
         table = os.path.join(features_scratch or scratch_dir, _PENDING_FILE)
-        dataset_info.write_csv(
+        example_tables.write_csv(
             table,
             [
                 *("path", "start_secs", "end_secs", "video_id"),

@@ -12,15 +12,9 @@ from typing import NamedTuple
 
 from data_prep.datasets.annotated_media import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from data_prep.manifest import ManifestRow, read_manifest
-from xdc_tf.data import dataset_info, record_directory
-from xdc_tf.data.dataset_info import (
-    AUDIO,
-    QUARANTINE_FILE,
-    DatasetInfo,
-    Examples,
-    Promised,
-    RefusedRow,
-)
+from xdc_tf.data import dataset_info, example_tables, record_directory
+from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
+from xdc_tf.data.example_tables import QUARANTINE_FILE, Examples, Promised, RefusedRow
 from xdc_tf.training import settings
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -152,7 +146,7 @@ def read_rows(directory: str, examples: Examples | None) -> list[Row]:
             reason=row.reason or "unknown",
             detail=row.detail,
         )
-        for row in dataset_info.read_refused(directory)
+        for row in example_tables.read_refused(directory)
     ]
     usable = {}
     if examples is not None:
@@ -170,7 +164,7 @@ def read_rows(directory: str, examples: Examples | None) -> list[Row]:
     if any(not 0 <= index < num_rows for index in usable):
         raise ValueError(
             f"{path} has {len(refused)} rows, which do not fill the holes in the "
-            f"numbers of {dataset_info.EXAMPLES_FILE} beside it; convert again."
+            f"numbers of {example_tables.EXAMPLES_FILE} beside it; convert again."
         )
     in_order = iter(refused)
     return [usable.get(index) or next(in_order) for index in range(num_rows)]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from xdc_tf.data.dataset_info import EXAMPLES_FILE, QUARANTINE_FILE
+from xdc_tf.data.example_tables import EXAMPLES_FILE, QUARANTINE_FILE
 from xdc_tf.features.extraction import ClipFeatures
 from xdc_tf.inference.new_videos import Row
 from xdc_tf.inference.parts import Part

@@ -19,8 +19,9 @@ from data_prep.conversion_settings import ConversionSettings
 from data_prep.datasets.annotated_media import AUDIO_SUFFIXES
 from data_prep.manifest import ManifestRow
 from data_prep.worker_processes import Limits
-from xdc_tf.data import dataset_info, pipeline
-from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, Promised
+from xdc_tf.data import dataset_info, example_tables, pipeline
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
+from xdc_tf.data.example_tables import Promised
 from xdc_tf.inference import new_videos
 from xdc_tf.inference.new_videos import Records, Row, VideoFiles
 from xdc_tf.training.trained_run import TrainedRun
@@ -218,7 +219,7 @@ def _convert(
     """Converts rows into a directory: what became of them, and the files of records."""
     manifest = os.path.join(part_dir, "manifest.csv")
     records_dir = os.path.join(part_dir, "records")
-    dataset_info.write_csv(
+    example_tables.write_csv(
         manifest,
         ("path", "start_secs", "end_secs"),
         ((row.file, row.start_secs, row.end_secs) for row in rows),
@@ -239,8 +240,8 @@ def _convert(
         if not os.path.exists(os.path.join(records_dir, QUARANTINE_FILE)):
             raise
     else:
-        examples = dataset_info.read_examples(records_dir, info)
-        promised = dataset_info.promised(records_dir, info, examples)
+        examples = example_tables.read_examples(records_dir, info)
+        promised = example_tables.promised(records_dir, info, examples)
         paths = dataset_info.shard_paths(records_dir, info)
     outcomes = zip(rows, new_videos.read_rows(records_dir, examples), strict=True)
     converted_rows = [

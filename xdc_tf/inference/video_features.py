@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE
-from xdc_tf.data import dataset_info
+from xdc_tf.data import example_tables
 from xdc_tf.features.extraction import make_extract, make_extract_clips
 from xdc_tf.inference import feature_files, new_videos
 from xdc_tf.inference.feature_files import FeatureRows
@@ -104,7 +104,7 @@ def extract_features(
                     num_features += len(found.paths)
                 rows += part.rows
         refused = [row for row in rows if row.reason]
-        dataset_info.write_csv(
+        example_tables.write_csv(
             os.path.join(directory, QUARANTINE_FILE),
             QUARANTINE_COLUMNS,
             ([getattr(row, name) for name in QUARANTINE_COLUMNS] for row in refused),

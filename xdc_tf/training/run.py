@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import dataset_info, record_directory
-from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo, Examples, Promised
+from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo
+from xdc_tf.data.example_tables import Examples, Promised
 from xdc_tf.distribution import workers
 from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
