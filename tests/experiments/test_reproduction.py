@@ -4,6 +4,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from xdc_tf.evaluation import report_collections, reports
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.experiments import reproduction, reproduction_report
 from xdc_tf.experiments.reproduction_tables import SCALES, TABLES, Scale
+from xdc_tf.runtime import files
 from xdc_tf.training import supervision
 
 TINY = Scale(
@@ -322,3 +324,19 @@ def test_methods_are_compared_and_their_reports_collected(tmp_path):
     collected = reproduction.read_reports(tasks, str(tmp_path / "methods.json"))
     assert all(task.is_done(collected) for task in tasks)
     assert collected[tasks[0].reports["linear"]] == report
+
+
+@pytest.mark.once
+def test_two_comparisons_into_one_directory_are_not_made_at_once(tmp_path):
+    lock = files.Lock(
+        str(tmp_path / ".methods.lock"), held=str(tmp_path / "methods"), remove=True
+    )
+    command = [sys.executable, "-m", "xdc_tf.cli.reproduce", f"--out={tmp_path}"]
+    with lock:
+        second = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert second.returncode == 1
+    (error,) = second.stderr.strip().splitlines()
+    assert re.search(rf"{tmp_path}/methods is in use by process {os.getpid()} ", error)
+    assert not os.listdir(tmp_path)

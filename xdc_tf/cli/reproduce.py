@@ -14,7 +14,7 @@ import shlex
 from absl import flags
 
 from xdc_tf.experiments.reproduction_tables import SCALES, TABLES
-from xdc_tf.runtime import outputs, program
+from xdc_tf.runtime import files, outputs, program
 
 _TABLE = flags.DEFINE_enum("table", "methods", list(TABLES), "What to compare.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ...", lower_bound=1)
@@ -36,7 +36,7 @@ _JOBS = flags.DEFINE_integer(
 
 def main(argv):
     del argv
-    from xdc_tf.experiments import reproduction, reproduction_report
+    from xdc_tf.experiments import reproduction
 
     scale, name = SCALES[_SCALE.value], _TABLE.value
     tasks = reproduction.make_tasks(
@@ -47,11 +47,21 @@ def main(argv):
         data_dir=_VIDEOS.value or os.path.join(_OUT.value, "videos"),
         out_dir=os.path.join(_OUT.value, name),
     )
+    outputs.try_directory(_OUT.value)
+    path = os.path.join(_OUT.value, f".{name}.lock")
+    held = os.path.join(_OUT.value, name)
+    with files.Lock(path, held=held, remove=True):
+        print(_compare(name, tasks))
+
+
+def _compare(name: str, tasks) -> str:
+    """Runs what is left of a table's tasks and writes it; the table as text."""
+    from xdc_tf.experiments import reproduction, reproduction_report
+
     collection = os.path.join(_OUT.value, f"{name}.json")
     reports = reproduction.read_reports(tasks, collection)
     done = [task for task in tasks if task.is_done(reports)]
     waiting = [task for task in tasks if task not in done]
-    outputs.try_directory(_OUT.value)
     if waiting:
         outputs.try_directory(tasks[0].out_dir)
     reproduction.make_data(waiting, num_workers=os.cpu_count() or 1)
@@ -70,16 +80,14 @@ def main(argv):
         flags_given.append(f"--methods={','.join(_METHODS.value)}")
     if _REFERENCE.value:
         flags_given.append(f"--reference={shlex.quote(_REFERENCE.value)}")
-    print(
-        reproduction_report.write(
-            name,
-            tasks,
-            reports,
-            _OUT.value,
-            title=TABLES[name].title,
-            command=f"python -m xdc_tf.cli.reproduce {' '.join(flags_given)}",
-            reference=_REFERENCE.value or _default_reference(name, tasks),
-        )
+    return reproduction_report.write(
+        name,
+        tasks,
+        reports,
+        _OUT.value,
+        title=TABLES[name].title,
+        command=f"python -m xdc_tf.cli.reproduce {' '.join(flags_given)}",
+        reference=_REFERENCE.value or _default_reference(name, tasks),
     )
 
 
