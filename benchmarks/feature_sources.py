@@ -29,9 +29,9 @@ from xdc_tf.features.feature_store import FeatureStore, RowState
 from xdc_tf.labels import agreement, pseudo_labels
 from xdc_tf.runtime import compat
 from xdc_tf.runtime.signals import Stop
-from xdc_tf.training import pretrain, run_features, settings, supervision, train_step
+from xdc_tf.training import pretrain, run_features, supervision, train_step
 from xdc_tf.training.batches import evaluation_batches
-from xdc_tf.training.config_ranges import FROM_PASS, FROM_TRAINING
+from xdc_tf.training.configuration import FROM_PASS, FROM_TRAINING
 from xdc_tf.training.run import Run, prepare
 
 
@@ -116,7 +116,7 @@ def labels_of(run: Run, found: Features, *, seed: int) -> dict[str, np.ndarray]:
         found,
         supervision.clustered_sources(run.method),
         fitted_rows=run.records.trained,
-        settings=settings.kmeans(run.config),
+        settings=run.config.kmeans,
         seed=seed,
         strategy=run.strategy,
     )
@@ -185,7 +185,7 @@ def time_steps(run: Run, work: pretrain.Work, *, num_steps: int) -> StepTimes:
         run.label_tables,
         run.optimizer,
         strategy=run.strategy,
-        global_batch_size=run.config["training"]["batch_size"],
+        global_batch_size=run.config.training.batch_size,
     )
 
     def plain(batch):

@@ -26,7 +26,7 @@ from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings
 from xdc_tf.runtime import compat
-from xdc_tf.training import optimizers, settings, supervision, train_step
+from xdc_tf.training import configuration, optimizers, settings, supervision, train_step
 
 _NUM_CLUSTERS = 256
 _NUM_GATHERED = 1024
@@ -114,7 +114,7 @@ def step_secs(variable: tf.Variable, *, num_steps: int = 10) -> float:
 
     Its clips are random, and the variable labels both of its heads.
     """
-    config = synthetic.get_config().to_dict()
+    config = configuration.from_mapping(synthetic.get_config().to_dict())
     method = supervision.method("xdc")
     model = two_stream.build(
         method.streams,
@@ -127,14 +127,14 @@ def step_secs(variable: tf.Variable, *, num_steps: int = 10) -> float:
         },
     )
     optimizer = optimizers.make(
-        config["optimizer"]["name"],
+        config.optimizer.name,
         model.trainable_variables,
-        momentum=config["optimizer"]["momentum"],
-        weight_decay=config["optimizer"]["weight_decay"],
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
         scale_loss=False,
     )
-    compat.set_learning_rate(optimizer, config["optimizer"]["learning_rate"])
-    batch_size = config["training"]["batch_size"]
+    compat.set_learning_rate(optimizer, config.optimizer.learning_rate)
+    batch_size = config.training.batch_size
     step = train_step.make_train_step(
         model,
         method,

@@ -83,7 +83,10 @@ def make_records(directory: str) -> str:
     return records
 
 
-def _config(case: str) -> dict:
+def _config(case: str):
+    """The configuration of a case."""
+    from xdc_tf.training import configuration
+
     name, times, changes = CASES[case]
     config = importlib.import_module(f"xdc_tf.configs.{name}").get_config()
     config.update(changes)
@@ -93,7 +96,7 @@ def _config(case: str) -> dict:
     config.training.shuffle_buffer = 16
     config.kmeans.num_clusters = 20
     config.kmeans.num_restarts = 1
-    return config.to_dict()
+    return configuration.from_mapping(config.to_dict())
 
 
 def measure(case: str, records: str, directory: str) -> dict:
@@ -110,11 +113,8 @@ def measure(case: str, records: str, directory: str) -> dict:
         config, records, os.path.join(directory, case), strategy
     )
     peak_bytes = _memory("VmHWM") - memory_before
-    kmeans = config["kmeans"] | {
-        "num_clusters": 256,
-        "precision": _KMEANS_PRECISION.value,
-    }
-    kmeans_secs = _time_kmeans(config | {"kmeans": kmeans}, widths, strategy)
+    kmeans = config.kmeans._replace(num_clusters=256, precision=_KMEANS_PRECISION.value)
+    kmeans_secs = _time_kmeans(config.method, kmeans, widths, strategy)
     measured = {
         "training": step_secs,
         "extraction": extraction_secs,
@@ -161,13 +161,13 @@ def _time_run(config, records, workdir, strategy):
     return statistics.median(steps[1:]), secs, widths
 
 
-def _time_kmeans(config, widths, strategy) -> float:
+def _time_kmeans(method, settings, widths, strategy) -> float:
     """Seconds of a round's k-means on random features, traced before."""
     import numpy as np
 
     from xdc_tf.features.extraction import Features
     from xdc_tf.labels import pseudo_labels
-    from xdc_tf.training import settings, supervision
+    from xdc_tf.training import supervision
 
     num_rows = _NUM_ROWS.value
     rng = np.random.default_rng(0)
@@ -178,13 +178,12 @@ def _time_kmeans(config, widths, strategy) -> float:
         },
         np.ones(num_rows, bool),
     )
-    wanted = settings.kmeans(config)
     # One iteration traces what all of them run.
-    for kmeans in (wanted._replace(num_iterations=1), wanted):
+    for kmeans in (settings._replace(num_iterations=1), settings):
         start = time.perf_counter()
         pseudo_labels.cluster(
             features,
-            supervision.clustered_sources(supervision.method(config["method"])),
+            supervision.clustered_sources(supervision.method(method)),
             fitted_rows=features.present,
             settings=kmeans,
             seed=0,
@@ -197,13 +196,12 @@ def _time_kmeans(config, widths, strategy) -> float:
 def _predict(config, kmeans, device, measured) -> dict:
     """The planner's figures, and the efficiencies with which it would be right."""
     from xdc_tf.planning import needs, run_size, times
-    from xdc_tf.training import settings
 
     cluster = times.Cluster(device, 1, 1, 1e12, 1e12)
     size = run_size.measure(config, num_videos=40, num_devices=1)
     clustered = size._replace(
         num_videos=_NUM_ROWS.value,
-        kmeans=settings.kmeans(config | {"kmeans": kmeans}),
+        kmeans=kmeans,
     )
 
     def predicted(efficiency):

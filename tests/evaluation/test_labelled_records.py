@@ -1,5 +1,6 @@
 """Splits of labelled records: what takes part, overlaps, classes, bad input."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -351,8 +352,8 @@ def test_numbers_that_do_not_fit_are_an_error(run, num_dirs, num_manifests, told
 
 
 def test_another_log_mel_setting_is_an_error_where_sound_is_used(run, five, others):
-    config = dict(run.config)
-    config["log_mel"] = config["log_mel"] | {"num_filters": 64}
+    log_mel = run.config.log_mel._replace(num_filters=64)
+    config = dataclasses.replace(run.config, log_mel=log_mel)
     other = run._replace(config=config)
     with pytest.raises(ValueError, match="num_filters .40 in the records, 64 in"):
         _open(other, [five], [others])

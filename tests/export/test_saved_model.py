@@ -15,7 +15,7 @@ from xdc_tf.data import clips, dataset_info, pipeline, record_index, records
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
 from xdc_tf.export import export_run, raw_input, saved_model
 from xdc_tf.runtime import compat, workdir
-from xdc_tf.training import settings
+from xdc_tf.training import settings, trained_run
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RECIPES = os.path.join(ROOT, "docs", "finetuning.md")
@@ -241,7 +241,7 @@ def test_serving_frames_equals_the_evaluation_pipeline(
     with record_index.ShardWriter(str(tmp_path / "record")) as writer:
         writer.write(record)
     clip = settings.clip(
-        workdir.read_config(str(tiny_run)),
+        trained_run.open_run(str(tiny_run)).config,
         dataset_info.read_dataset_info(str(tiny_records / "train")),
     )
     (batch,) = pipeline.evaluation_batches(

@@ -6,7 +6,7 @@ import tensorflow as tf
 from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.features import extraction
 from xdc_tf.models import audio_resnet
-from xdc_tf.training import settings
+from xdc_tf.training import configuration, settings
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("CPU:0")
 
@@ -145,7 +145,7 @@ def test_dense_features_of_real_records_are_those_of_their_clips(
     info = dataset_info.read_dataset_info(folder)
     batches = pipeline.evaluation_batches(
         dataset_info.shard_paths(folder, info),
-        clip=settings.clip(tiny_config, info),
+        clip=settings.clip(configuration.from_mapping(tiny_config), info),
         batch_size=10,
         stride_secs=0.25,
         modalities=["audio"],
@@ -217,7 +217,7 @@ def real_batches(tiny_records, tiny_config):
     info = dataset_info.read_dataset_info(folder)
     return pipeline.evaluation_batches(
         dataset_info.shard_paths(folder, info),
-        clip=settings.clip(tiny_config, info),
+        clip=settings.clip(configuration.from_mapping(tiny_config), info),
         batch_size=10,
         num_clips=2,
     )

@@ -10,6 +10,7 @@ from xdc_tf.planning.device_table import Device
 from xdc_tf.planning.operations import EncoderWork, LayerWork
 from xdc_tf.planning.run_size import ClusteringSize, Recordings, RunSize
 from xdc_tf.planning.times import Cluster, Efficiency
+from xdc_tf.training import configuration
 
 pytestmark = pytest.mark.once
 
@@ -237,6 +238,7 @@ def _tiny_plan(config, *, num_devices=2, **changes):
         "decoded_pixels_per_sec": 1e6,
         "price_per_device_hour": 3.0,
     }
+    config = configuration.from_mapping(config)
     return plan.make(config, **arguments | changes)
 
 
@@ -340,7 +342,7 @@ def test_one_efficiency_is_that_of_all_parts():
 
 def test_assumed_recordings_by_hand(tiny_config):
     found = run_size.assumed_recordings(
-        tiny_config,
+        configuration.from_mapping(tiny_config),
         video_secs=10,
         frames_per_sec=30,
         short_side=256,
@@ -362,7 +364,9 @@ def test_measured_recordings_are_the_sizes_of_their_files(tiny_config, tiny_reco
 
     directory = tiny_records / "train"
     info = dataset_info.read_dataset_info(str(directory))
-    found = run_size.recordings_of(tiny_config, str(directory), info)
+    found = run_size.recordings_of(
+        configuration.from_mapping(tiny_config), str(directory), info
+    )
     sizes = [path.stat().st_size for path in directory.glob("*.tfrecord")]
     assert found.bytes_per_video == pytest.approx(math.fsum(sizes) / 24)
     # Its clips are shorter than its videos of 12 frames.

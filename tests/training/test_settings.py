@@ -7,9 +7,9 @@ from configs import base
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
-from xdc_tf.labels.health import HealthSettings
 from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.training import settings
+from xdc_tf.training.configuration import from_mapping as read
 from xdc_tf.training.schedules import Schedule
 
 pytestmark = pytest.mark.once
@@ -40,14 +40,14 @@ def config():
 
 
 def test_records_of_the_configs_log_mel_setting_pass(config):
-    settings.check_log_mel(config, INFO, "records")
+    settings.check_log_mel(read(config), INFO, "records")
 
 
 def test_each_differing_log_mel_setting_is_named_with_both_values(config):
     config["log_mel"]["num_filters"] = 64
     config["log_mel"]["hop_ms"] = 10.0
     with pytest.raises(ValueError) as error:
-        settings.check_log_mel(config, INFO, "my/records")
+        settings.check_log_mel(read(config), INFO, "my/records")
     message = str(error.value)
     assert message.startswith("my/records was converted with another log-mel setting")
     assert "num_filters (40 in the records, 64 in the config)" in message
@@ -56,7 +56,7 @@ def test_each_differing_log_mel_setting_is_named_with_both_values(config):
 
 
 def test_a_clip_has_the_configs_shape_and_the_records_statistics(config):
-    assert settings.clip(config, INFO) == ClipSettings(
+    assert settings.clip(read(config), INFO) == ClipSettings(
         num_frames=8,
         fps=30.0,
         crop_size=112,
@@ -71,39 +71,37 @@ def test_a_clip_has_the_configs_shape_and_the_records_statistics(config):
 
 def test_architectures_are_the_configs_by_modality(config):
     config["video_encoder"] |= {"depth": 10, "width": 0.5}
-    assert settings.architectures(config) == {
+    assert settings.architectures(read(config)) == {
         "video": EncoderSettings("r2plus1d", depth=10, width=0.5),
         "audio": EncoderSettings("resnet", depth=18, width=1.0),
     }
 
 
-def test_features_come_from_a_pass_of_one_clip_in_float32(config):
-    assert settings.features(config) == settings.FeatureSettings(
-        harvest=False, dtype="float32", clips_per_video=1
-    )
-
-
-def test_features_come_from_training_if_the_config_says_so(config):
+def test_features_are_harvested_if_the_config_says_so(config):
+    assert not read(config).features.harvest
     config["features"]["source"] = "training"
-    assert settings.features(config).harvest
+    assert read(config).features.harvest
 
 
 def test_layers_for_training_take_precision_and_synchronisation(config):
     config |= {"precision": "mixed_bfloat16", "synchronized_batch_norm": True}
-    layers = settings.training_layers(config)
+    layers = settings.training_layers(read(config))
     assert (layers.dtype, layers.synchronized_batch_norm) == ("mixed_bfloat16", True)
 
 
 def test_portable_layers_are_float32_with_local_batch_norm(config):
     config |= {"precision": "mixed_bfloat16", "synchronized_batch_norm": True}
-    layers = settings.portable_layers(config)
+    layers = settings.portable_layers(read(config))
     assert (layers.dtype, layers.synchronized_batch_norm) == ("float32", False)
 
 
 def test_layers_take_batch_norm_weight_decay_and_seed_from_the_config(config):
     config |= {"seed": 7, "batch_norm_momentum": 0.8}
     config["optimizer"]["weight_decay"] = 0.25
-    for layers in (settings.training_layers(config), settings.portable_layers(config)):
+    for layers in (
+        settings.training_layers(read(config)),
+        settings.portable_layers(read(config)),
+    ):
         assert layers.seed == 7
         assert layers.batch_norm_momentum == 0.8
         assert layers.weight_decay == 0.25
@@ -112,44 +110,30 @@ def test_layers_take_batch_norm_weight_decay_and_seed_from_the_config(config):
 @pytest.mark.parametrize("name", ["lars", "lamb"])
 def test_lars_and_lamb_decay_weights_themselves_so_layers_do_not(name, config):
     config["optimizer"] |= {"name": name, "weight_decay": 0.25}
-    assert settings.training_layers(config).weight_decay == 0.0
+    assert settings.training_layers(read(config)).weight_decay == 0.0
 
 
 def test_the_learning_rate_is_that_of_the_whole_batch_by_default(config):
     config["training"]["batch_size"] = 512
     config["optimizer"]["learning_rate"] = 0.01
-    assert settings.schedule(config).peak == 0.01
+    assert settings.schedule(read(config)).peak == 0.01
 
 
 def test_the_learning_rate_grows_with_the_batch_from_its_reference(config):
     config["training"]["batch_size"] = 512
     config["optimizer"] |= {"learning_rate": 0.01, "reference_batch_size": 32}
-    assert settings.schedule(config).peak == pytest.approx(0.16)
-
-
-def test_zero_pca_components_mean_none(config):
-    assert settings.kmeans(config).pca_components is None
-    config["kmeans"]["pca_components"] = 64
-    assert settings.kmeans(config).pca_components == 64
-    assert settings.kmeans(config).num_clusters == 256
-
-
-def test_health_is_the_configs(config):
-    config["health"] |= {"min_effective_share": 0.0, "on_collapse": "stop"}
-    assert settings.health(config) == HealthSettings(
-        min_effective_share=0.0, max_cluster_share=0.5, on_collapse="stop"
-    )
+    assert settings.schedule(read(config)).peak == pytest.approx(0.16)
 
 
 def test_a_largest_share_under_the_mean_share_is_refused(config):
     config["health"]["max_cluster_share"] = 0.003
     with pytest.raises(ValueError, match="share=0.003 is less than .*num_clusters=256"):
-        settings.health(config)
+        settings.check_health(read(config))
 
 
 def test_the_schedule_is_the_optimizers(config):
     config["optimizer"] |= {"schedule": "steps", "decay_shares": [0.5, 0.8]}
-    assert settings.schedule(config) == Schedule(
+    assert settings.schedule(read(config)) == Schedule(
         name="steps",
         peak=0.01,
         warmup_steps=100,

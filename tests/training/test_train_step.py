@@ -36,8 +36,8 @@ def make_step(run, *, harvest=False, jit_compile=False):
         run.label_tables,
         run.optimizer,
         strategy=run.strategy,
-        global_batch_size=run.config["training"]["batch_size"],
-        accumulate_steps=run.config["training"]["accumulate_steps"],
+        global_batch_size=run.config.training.batch_size,
+        accumulate_steps=run.config.training.accumulate_steps,
         harvest=harvest,
         jit_compile=jit_compile,
     )

@@ -75,7 +75,7 @@ _JSON = flags.DEFINE_string("json", None, "File to write all figures to as JSON.
 
 def main(argv):
     del argv
-    config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
+    values = _CONFIG.value.to_dict()  # first: says at once that its file is missing
     if _NUM_VIDEOS.value is None and not _RECORDS.value:
         raise ValueError("--num_videos is missing; give it, or --records.")
     if _JSON.value:
@@ -83,14 +83,15 @@ def main(argv):
     from xdc_tf.data import dataset_info, record_directory
     from xdc_tf.planning import device_table, plan, report, run_size, times
     from xdc_tf.runtime import files
-    from xdc_tf.training import settings, supervision
+    from xdc_tf.training import configuration, settings, supervision
 
+    config = configuration.from_mapping(values)
     efficiency = times.parse_efficiency(_EFFICIENCY.value)
     num_classes = None
     num_videos = _NUM_VIDEOS.value
     if _RECORDS.value:
         info = record_directory.open_directory(_RECORDS.value).info
-        method = supervision.method(config["method"])
+        method = supervision.method(config.method)
         dataset_info.check_modalities(
             info, supervision.modalities(method), _RECORDS.value
         )

@@ -3,9 +3,11 @@
 A seed is a [2] int32 or int64 tensor, as tf.random.stateless_* takes it.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import tensorflow as tf
+
+from xdc_tf.runtime.typed_settings import FLAG, FRACTION, Number, Whole
 
 
 class Augmentation(NamedTuple):
@@ -23,14 +25,14 @@ class Augmentation(NamedTuple):
       time_mask: up to x neighbouring rows are blanked (SpecAugment).
     """
 
-    min_crop_share: float = 0.0
-    flip: bool = True
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    gain_db: float = 0.0
-    frequency_mask: int = 0
-    time_mask: int = 0
+    min_crop_share: Annotated[float, FRACTION] = 0.0
+    flip: Annotated[bool, FLAG] = True
+    brightness: Annotated[float, FRACTION] = 0.0
+    contrast: Annotated[float, FRACTION] = 0.0
+    saturation: Annotated[float, FRACTION] = 0.0
+    gain_db: Annotated[float, Number(0, 200)] = 0.0
+    frequency_mask: Annotated[int, Whole(0, 4096)] = 0
+    time_mask: Annotated[int, Whole()] = 0
 
 
 _GREY = (0.299, 0.587, 0.114)

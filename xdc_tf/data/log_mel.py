@@ -14,9 +14,11 @@ scale (mel = 2595 log10(1 + hz / 700)); the result is the natural log of (x + of
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+
+from xdc_tf.runtime.typed_settings import Number, Whole
 
 # Frames per block in NumPy: 20 MB of float64 at the default settings.
 _BLOCK_FRAMES = 2048
@@ -29,14 +31,14 @@ _MAX_WEIGHTS = 1 << 24
 class LogMelSettings(NamedTuple):
     """Parameters of the log-mel, by name and unit."""
 
-    sample_rate_hz: int = 16000
-    window_ms: float = 25.0
-    hop_ms: float = 20.0
-    fft_size: int = 512
-    num_filters: int = 40
-    min_hz: float = 0.0
-    max_hz: float = 8000.0
-    log_offset: float = 1e-6
+    sample_rate_hz: Annotated[int, Whole(1, 10**6)] = 16000
+    window_ms: Annotated[float, Number(0, 1e4, above=True)] = 25.0
+    hop_ms: Annotated[float, Number(0, 1e4, above=True)] = 20.0
+    fft_size: Annotated[int, Whole(2, 2**16)] = 512
+    num_filters: Annotated[int, Whole(1, 4096)] = 40
+    min_hz: Annotated[float, Number(0, 1e6)] = 0.0
+    max_hz: Annotated[float, Number(0, 1e6, above=True)] = 8000.0
+    log_offset: Annotated[float, Number(0, 1e3, above=True)] = 1e-6
 
     @property
     def hop_samples(self) -> int:

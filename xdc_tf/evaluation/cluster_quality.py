@@ -80,7 +80,7 @@ def evaluate_splits(
             f"{source.kind} encoders have no clusters; take a pretrained run's."
         )
     final = trained_run.final_clusters(run)
-    method = supervision.method(run.config["method"])
+    method = supervision.method(run.config.method)
     allowed = set(run.streams if streams is None else streams)
     clustered = {
         name: names
@@ -93,7 +93,7 @@ def evaluate_splits(
             "of features of others too; take all of the run's streams."
         )
     if num_clips is None:
-        num_clips = run.config["features"]["clips_per_video"]
+        num_clips = run.config.features.clips_per_video
     features = frozen_features.of_splits(
         source,
         splits,

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import keras
 
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
-from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models import two_stream
 from xdc_tf.runtime import files, json_files
 from xdc_tf.runtime import workdir as work
-from xdc_tf.training import settings, supervision, trained_run
-from xdc_tf.training.config_ranges import Number
+from xdc_tf.runtime.typed_settings import Number
+from xdc_tf.training import configuration, settings, supervision, trained_run
+from xdc_tf.training.configuration import Config
 from xdc_tf.training.trained_run import TrainedRun
 
 PRETRAINED, INITIAL, SCRATCH = "pretrained", "initial", "scratch"
@@ -39,7 +39,7 @@ class Source(NamedTuple):
     @property
     def method(self) -> str:
         """The pretraining method, or the kind where nothing was pretrained."""
-        return self.run.config["method"] if self.kind == PRETRAINED else self.kind
+        return self.run.config.method if self.kind == PRETRAINED else self.kind
 
 
 def open_source(directory: str, *, initial: bool = False) -> Source:
@@ -66,7 +66,7 @@ def open_source(directory: str, *, initial: bool = False) -> Source:
             "directory, or scratch ones."
         )
     kind = INITIAL if initial else PRETRAINED
-    return Source(run, kind, int(run.config.get("seed", 0)))
+    return Source(run, kind, run.config.seed)
 
 
 def check_streams(source: Source, streams: Sequence[str]) -> tuple[str, ...]:
@@ -84,25 +84,27 @@ def check_streams(source: Source, streams: Sequence[str]) -> tuple[str, ...]:
     return tuple(s for s in source.run.streams if not streams or s in streams)
 
 
-def scratch_source(config: Mapping[str, Any], info: DatasetInfo) -> Source:
+def scratch_source(config: Config | Mapping[str, Any], info: DatasetInfo) -> Source:
     """Random encoders of a configuration, one for each modality that records hold.
 
     Args:
-      config: the keys of configs/base.py.
+      config: of a run; see configuration.from_mapping.
       info: of the records to train on, whose log-mel statistics count.
     """
+    config = configuration.from_mapping(config)
     return Source(
         TrainedRun(
             directory="",
             config=config,
+            stored_config=configuration.to_mapping(config),
             streams={modality: modality for modality in info.modalities},
             architectures=settings.architectures(config),
             clip=settings.clip(config, info),
-            log_mel=LogMelSettings(**config["log_mel"]),
+            log_mel=config.log_mel,
             info=info,
         ),
         SCRATCH,
-        int(config["seed"]),
+        config.seed,
     )
 
 
@@ -150,14 +152,13 @@ def describe(source: Source, stream: str) -> dict[str, Any]:
 
 def _open_export(directory: str, card: str) -> TrainedRun:
     values = _read_card(card)
-    config = values["config"]
-    settings.check_of_encoders(config, card)
-    streams = dict(supervision.method(config["method"]).streams)
+    config = settings.of_encoders(values["config"], card)
+    streams = dict(supervision.method(config.method).streams)
     encoders = values["encoders"]
     if set(encoders) != {f"{stream}_encoder" for stream in streams}:
         raise ValueError(
             f"{card} lists the encoders {sorted(encoders)!a}, and those of "
-            f"config.method={config['method']} are {sorted(streams)}; export again."
+            f"config.method={config.method} are {sorted(streams)}; export again."
         )
     clip = settings.clip(config, None)
     for stream, modality in streams.items():
@@ -166,10 +167,11 @@ def _open_export(directory: str, card: str) -> TrainedRun:
     return TrainedRun(
         directory=directory,
         config=config,
+        stored_config=values["config"],
         streams=streams,
         architectures=settings.architectures(config),
         clip=clip,
-        log_mel=LogMelSettings(**config["log_mel"]),
+        log_mel=config.log_mel,
         info=None,
     )
 

@@ -6,15 +6,9 @@ from typing import Any, NamedTuple
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.models.layers import LayerSettings
-from xdc_tf.training import config_ranges
-from xdc_tf.training.config_ranges import (
-    PRECISIONS,
-    Choice,
-    Kind,
-    Number,
-    Several,
-    Whole,
-)
+from xdc_tf.runtime import typed_settings
+from xdc_tf.runtime.typed_settings import Choice, Kind, Number, Several, Whole
+from xdc_tf.training.configuration import PRECISIONS
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
 # Where configs/finetune/base.py has each key, but for seed, frozen and augmentation.
@@ -81,7 +75,7 @@ class FinetuneSettings(NamedTuple):
       dropout: share of the features that the head does not see in a step.
       batch_norm_momentum: kept share of the moving statistics at each update.
       synchronized_batch_norm: statistics over all devices.
-      precision: one of config_ranges.PRECISIONS.
+      precision: one of configuration.PRECISIONS.
       head_learning_rate, encoder_learning_rate: peaks, for the whole batch.
       layer_decay: each stage of the encoder has the rate of the one above times this.
       momentum: of SGD.
@@ -203,12 +197,7 @@ def check(settings: FinetuneSettings) -> FinetuneSettings:
     for key, key_range in _RANGES.items():
         if not key_range.fits(getattr(s, key)):
             raise ValueError(f"{_told(s, key)} must be {key_range}.")
-    for name, value in s.augmentation._asdict().items():
-        key_range = config_ranges.RANGES[f"augmentation.{name}"]
-        if not key_range.fits(value):
-            raise ValueError(
-                f"config.augmentation.{name}={str(value)[:200]!r} must be {key_range}."
-            )
+    typed_settings.check(s.augmentation, key="config.augmentation")
     if s.schedule == "steps" and not s.milestones:
         raise ValueError(
             f"{_told(s, 'milestones')} must be the epochs at which schedule='steps' "

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import pipeline
-from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.example_tables import Examples
 from xdc_tf.distribution import devices
 from xdc_tf.evaluation import encoder_sources, labelled_records
@@ -247,7 +246,7 @@ def _training_clips(
     """As many random clips as a run of this configuration would start from."""
     config, num_devices = source.run.config, strategy.num_replicas_in_sync
     num_examples = len(records.examples.labels)
-    batch_size = min(config["training"]["batch_size"], num_examples)
+    batch_size = min(config.training.batch_size, num_examples)
     batch_size = max(batch_size // num_devices, 1) * num_devices
     if batch_size > num_examples:
         raise ValueError(
@@ -257,13 +256,13 @@ def _training_clips(
     batches = pipeline.training_batches(
         records.shards,
         clip=source.run.clip,
-        augmentation=Augmentation(**config["augmentation"]),
+        augmentation=config.augmentation,
         batch_size=batch_size,
         keep=records.keep,
         seed=source.seed,
-        shuffle_buffer=config["training"]["shuffle_buffer"],
+        shuffle_buffer=config.training.shuffle_buffer,
         modalities=tuple(dict.fromkeys(modalities.values())),
         promised=records.promised,
     )
-    number = min(config["features"]["batch_norm_batches"], num_examples // batch_size)
+    number = min(config.features.batch_norm_batches, num_examples // batch_size)
     return itertools.islice(devices.distribute(batches, strategy), number)

@@ -38,7 +38,7 @@ def card(
         say of single splits and of the configuration is left out.
     """
     return {
-        "method": run.config["method"],
+        "method": run.config.method,
         "licence": licence,
         "encoders": {
             f"{stream}_encoder": {
@@ -57,7 +57,7 @@ def card(
             "clusters": _cluster_metrics(clusters),
             "evaluations": [_without_details(report) for report in results],
         },
-        "config": dict(run.config),
+        "config": dict(run.stored_config),
         "versions": compat.versions(),
     }
 
@@ -98,7 +98,7 @@ def _input_contract(run: TrainedRun, modality: str) -> dict[str, Any]:
 
 def _data(run: TrainedRun) -> dict[str, Any]:
     """The records that the encoders were trained on, or the file they came from."""
-    if run.config["method"] == supervision.IMPORTED:
+    if run.config.method == supervision.IMPORTED:
         report = _json_of(run, work.IMPORT_FILE)
         return {key: report.get(key) for key in ("file", "sha256", "layout", "prefix")}
     return {

@@ -64,7 +64,7 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     built_as = run.architectures[run.streams[stream]]
     description = {
         "stream": stream,
-        "method": run.config["method"],
+        "method": run.config.method,
         **built_as._asdict(),
         "batch_norm_epsilon": encoder.get_layer("stage1_block1_norm1").epsilon,
         "torchvision": _TORCHVISION.get(built_as),

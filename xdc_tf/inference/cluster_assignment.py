@@ -82,7 +82,7 @@ def assign(
         raise ValueError(f"{out_path} is to be the CSV and the directory of features.")
     run = trained_run.open_run(run_dir)
     clusters = trained_run.final_clusters(run)
-    method = supervision.method(run.config["method"])
+    method = supervision.method(run.config.method)
     clustered = {
         source: supervision.clustered_streams(method, source)
         for source in clusters.clusterings
@@ -91,7 +91,7 @@ def assign(
     encoders = trained_run.load_encoders(run)
     extract = make_extract(encoders, run.streams, strategy=tf.distribute.get_strategy())
     if num_clips is None:
-        num_clips = run.config["features"]["clips_per_video"]
+        num_clips = run.config.features.clips_per_video
     lines: list[tuple] = []
     with (
         files.scratch_directory(out_path) as scratch_dir,

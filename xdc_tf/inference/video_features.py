@@ -28,7 +28,7 @@ from xdc_tf.inference.parts import (
     conversion_settings,
     parts,
 )
-from xdc_tf.runtime import compat, files
+from xdc_tf.runtime import compat, files, typed_settings
 from xdc_tf.runtime import workdir as work
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
@@ -193,7 +193,7 @@ def _card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
     """What made the features: the run and its encoders."""
     return {
         "workdir": run.directory,
-        "method": run.config["method"],
+        "method": run.config.method,
         "streams": {
             stream: {
                 "modality": modality,
@@ -204,7 +204,8 @@ def _card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
             }
             for stream, modality in run.streams.items()
         },
-        "clip": {**run.config["clip"], "duration_secs": run.clip.duration_secs},
+        "clip": typed_settings.to_mapping(run.config.clip)
+        | {"duration_secs": run.clip.duration_secs},
         "log_mel": run.log_mel._asdict(),
     }
 

@@ -15,13 +15,14 @@ blocks (see `agreement`), so they may be memory maps.
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from xdc_tf.labels import agreement, label_tables
 from xdc_tf.labels.agreement import Agreement
 from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.runtime.typed_settings import FRACTION, Choice
 
 WARN, STOP = "warn", "stop"
 ON_COLLAPSE = (WARN, STOP)
@@ -32,14 +33,16 @@ class HealthSettings(NamedTuple):
     """When a clustering counts as collapsed, and what then happens.
 
     Attributes:
-      min_effective_share: its effective number of clusters is under this share of k.
-      max_cluster_share: one cluster holds more than this share of the examples.
+      min_effective_share: effective clusters, exp(entropy of the sizes), are under this
+        fraction of num_clusters; 0: never.
+      max_cluster_share: one cluster holds more than this fraction of the examples; 1:
+        never.
       on_collapse: one of ON_COLLAPSE.
     """
 
-    min_effective_share: float = 0.1
-    max_cluster_share: float = 0.5
-    on_collapse: str = WARN
+    min_effective_share: Annotated[float, FRACTION] = 0.1
+    max_cluster_share: Annotated[float, FRACTION] = 0.5
+    on_collapse: Annotated[str, Choice(ON_COLLAPSE)] = WARN
 
 
 class CollapseError(ValueError):

@@ -3,15 +3,17 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from xdc_tf.features.extraction import Features
 from xdc_tf.kmeans import kmeans, preprocessing
+from xdc_tf.kmeans.fit_checks import PRECISIONS
 from xdc_tf.labels.label_tables import Clustering, clustering_name
 from xdc_tf.runtime import arrays
+from xdc_tf.runtime.typed_settings import COUNT, FLAG, Choice, Number, Whole
 
 _BLOCK_ROWS = 8192
 
@@ -20,21 +22,32 @@ class KMeansSettings(NamedTuple):
     """Arguments of kmeans.fit_heads that all clusterings of a run share.
 
     Attributes:
+      num_clusters: of each clustering.
+      num_iterations: the most.
+      num_restarts: fits from other starts, of which the one of least inertia counts.
+      num_heads: independent clusterings of each source, a head for each.
+      tolerance: an iteration that lowers the objective by no more than this part is the
+        last; 0: labels that do not change any more.
+      precision: one of kmeans.fit_checks.PRECISIONS.
+      normalize: L2-normalise the features.
+      spherical: L2-normalise the centroids too.
+      balanced: clusters of nearly equal size, by Sinkhorn's iteration.
+      pca_components: whiten to that many dimensions; 0: do not.
       memory_gib: features in files are taken into memory up to this size as float32,
         in 2^30 bytes; larger ones are read anew in every iteration.
     """
 
-    num_clusters: int
-    num_heads: int = 1
-    num_iterations: int = 20
-    num_restarts: int = 1
-    precision: str = "float32"
-    normalize: bool = True
-    spherical: bool = False
-    balanced: bool = False
-    tolerance: float = 0.0
-    pca_components: int | None = None
-    memory_gib: float = 4.0
+    num_clusters: Annotated[int, Whole(2)] = 256
+    num_iterations: Annotated[int, COUNT] = 20
+    num_restarts: Annotated[int, Whole(1, 10_000)] = 1
+    num_heads: Annotated[int, Whole(1, 10_000)] = 1
+    tolerance: Annotated[float, Number(0, 1, below=True)] = 0.0
+    precision: Annotated[str, Choice(PRECISIONS)] = "float32"
+    normalize: Annotated[bool, FLAG] = True
+    spherical: Annotated[bool, FLAG] = False
+    balanced: Annotated[bool, FLAG] = False
+    pca_components: Annotated[int, Whole()] = 0
+    memory_gib: Annotated[float, Number(0, 1e6)] = 4.0
 
 
 def cluster(
@@ -63,6 +76,7 @@ def cluster(
       (label_tables.clustering_name).
     """
     options = settings._asdict()
+    options["pca_components"] = settings.pca_components or None
     limit = options.pop("memory_gib") * 2**30
     clusterings = {}
     for number, (source, streams) in enumerate(sources.items()):

@@ -1,12 +1,12 @@
 """What a run of a configuration needs: memory, disk, reading, decoding, time, money."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xdc_tf.planning import needs, run_size, times
 from xdc_tf.planning.needs import Memory, Storage
 from xdc_tf.planning.run_size import Recordings, RunSize
 from xdc_tf.planning.times import Cluster, Efficiency, Part
+from xdc_tf.training.configuration import Config
 
 # What TensorFlow gets of a device's memory.
 USABLE_SHARE = 0.92
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
 
 def make(
-    config: Mapping[str, Any],
+    config: Config,
     *,
     num_videos: int,
     cluster: Cluster,
@@ -68,7 +68,7 @@ def make(
     """Plans a run.
 
     Args:
-      config: the keys of configs/base.py.
+      config: of the run.
       num_videos: examples of the data set.
       cluster: the machines.
       recordings: the videos on average.

@@ -1,8 +1,7 @@
 """A configuration and a number of videos -> how much of everything a run has."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,7 +13,8 @@ from xdc_tf.models import folding, two_stream
 from xdc_tf.planning import operations
 from xdc_tf.planning.operations import EncoderWork
 from xdc_tf.runtime import compat
-from xdc_tf.training import config_ranges, optimizers, settings, supervision
+from xdc_tf.training import optimizers, settings, supervision
+from xdc_tf.training.configuration import Config
 
 PRODUCT_TYPES = {
     "float32": "float32",
@@ -117,7 +117,7 @@ class RunSize(NamedTuple):
 
 
 def measure(
-    config: Mapping[str, Any],
+    config: Config,
     *,
     num_videos: int,
     num_devices: int,
@@ -126,7 +126,7 @@ def measure(
     """Counts what a run of a configuration takes.
 
     Args:
-      config: the keys of configs/base.py.
+      config: of the run.
       num_videos: examples of the data set.
       num_devices: that share every batch.
       num_classes: of the records' own labels, for the method "supervised"; None: as
@@ -136,11 +136,11 @@ def measure(
       ValueError: on settings that do not fit each other, the number of videos or that
         of the devices.
     """
-    method = supervision.method(config["method"])
-    method = supervision.with_heads(method, config["kmeans"]["num_heads"])
+    method = supervision.method(config.method)
+    method = supervision.with_heads(method, config.kmeans.num_heads)
     _check(config, num_videos=num_videos, num_devices=num_devices)
-    training, kmeans = config["training"], settings.kmeans(config)
-    features = settings.features(config)
+    training, kmeans = config.training, config.kmeans
+    features = config.features
     clip = settings.clip(config, None)
     clip_shapes = {
         VIDEO: (clip.num_frames, clip.crop_size, clip.crop_size, 3),
@@ -158,23 +158,23 @@ def measure(
         else kmeans.num_clusters
         for source in supervision.label_sources(method)
     }
-    num_trained = num_videos - round(training["held_out_share"] * num_videos)
-    steps_per_epoch = num_trained // training["batch_size"]
-    if training["max_steps_per_epoch"]:
-        steps_per_epoch = min(steps_per_epoch, training["max_steps_per_epoch"])
-    steps_per_round = steps_per_epoch * training["epochs_per_round"]
+    num_trained = num_videos - round(training.held_out_share * num_videos)
+    steps_per_epoch = num_trained // training.batch_size
+    if training.max_steps_per_epoch:
+        steps_per_epoch = min(steps_per_epoch, training.max_steps_per_epoch)
+    steps_per_round = steps_per_epoch * training.epochs_per_round
     clusterings = _clusterings(method, encoders, kmeans, num_videos)
-    num_extracted = [num_videos] * (config["num_rounds"] + 1) if clusterings else []
+    num_extracted = [num_videos] * (config.num_rounds + 1) if clusterings else []
     if features.harvest:
-        seen = min(num_trained, steps_per_round * training["batch_size"])
-        num_extracted[1:-1] = [num_trained - seen] * (config["num_rounds"] - 1)
+        seen = min(num_trained, steps_per_round * training.batch_size)
+        num_extracted[1:-1] = [num_trained - seen] * (config.num_rounds - 1)
     return RunSize(
         num_videos=num_videos,
         num_trained=num_trained,
         num_extracted=tuple(num_extracted),
         clips_per_video=features.clips_per_video,
         clip_frames=clip.num_frames if VIDEO in counted else 0,
-        product_type=PRODUCT_TYPES[config["precision"]],
+        product_type=PRODUCT_TYPES[config.precision],
         encoders=encoders,
         folded=folded,
         num_head_weights=sum(
@@ -183,12 +183,12 @@ def measure(
             for source in sources
         ),
         slots_per_weight=_slots_per_weight(config),
-        batch_size=training["batch_size"],
-        accumulate_steps=training["accumulate_steps"],
-        features_batch_size=config["features"]["batch_size"],
+        batch_size=training.batch_size,
+        accumulate_steps=training.accumulate_steps,
+        features_batch_size=config.features.batch_size,
         steps_per_round=steps_per_round,
-        epochs_per_round=training["epochs_per_round"],
-        num_rounds=config["num_rounds"],
+        epochs_per_round=training.epochs_per_round,
+        num_rounds=config.num_rounds,
         num_label_tables=len(num_labels),
         feature_bytes=np.dtype(features.dtype).itemsize,
         kmeans=kmeans,
@@ -197,15 +197,14 @@ def measure(
 
 
 def _check(config, *, num_videos, num_devices) -> None:
-    config_ranges.check(config)
-    if not supervision.method(config["method"]).supervision:
-        raise ValueError(f"config.method={config['method']} trains nothing.")
+    if not supervision.method(config.method).supervision:
+        raise ValueError(f"config.method={config.method} trains nothing.")
     if num_videos < 1 or num_devices < 1:
         raise ValueError(
             f"num_videos={num_videos} and gpus={num_devices} must be at least 1."
         )
     sizes = {
-        f"{key}.batch_size": config[key]["batch_size"]
+        f"{key}.batch_size": getattr(config, key).batch_size
         for key in ("training", "features")
     }
     for key, size in sizes.items():
@@ -215,11 +214,11 @@ def _check(config, *, num_videos, num_devices) -> None:
                 f"config.{key}={size} is not a multiple of the {num_devices} devices; "
                 f"set it to {up}, for example."
             )
-    share = config["training"]["held_out_share"]
+    share = config.training.held_out_share
     num_trained = num_videos - round(share * num_videos)
     needed = {
         "training.batch_size": sizes["training.batch_size"],
-        "kmeans.num_clusters": config["kmeans"]["num_clusters"],
+        "kmeans.num_clusters": config.kmeans.num_clusters,
     }
     for key, least in needed.items():
         if num_trained < least:
@@ -247,10 +246,10 @@ def _slots_per_weight(config) -> float:
     layer = keras.layers.Dense(1, use_bias=False)
     layer.build((None, 1000))
     optimizer = optimizers.make(
-        config["optimizer"]["name"],
+        config.optimizer.name,
         layer.trainable_variables,
-        momentum=config["optimizer"]["momentum"],
-        weight_decay=config["optimizer"]["weight_decay"],
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
         scale_loss=False,
     )
     slots = compat.optimizer_variables(optimizer)
@@ -272,9 +271,7 @@ def _clusterings(method, encoders, kmeans, num_videos) -> tuple[ClusteringSize, 
     return tuple(found)
 
 
-def recordings_of(
-    config: Mapping[str, Any], records_dir: str, info: DatasetInfo
-) -> Recordings:
+def recordings_of(config: Config, records_dir: str, info: DatasetInfo) -> Recordings:
     """What the records of a directory are like, from its files' sizes and an index."""
     compat.enable_remote_paths(records_dir)
     paths = dataset_info.shard_paths(records_dir, info)
@@ -293,7 +290,7 @@ def recordings_of(
 
 
 def assumed_recordings(
-    config: Mapping[str, Any],
+    config: Config,
     *,
     video_secs: float,
     frames_per_sec: float,
@@ -301,7 +298,7 @@ def assumed_recordings(
     jpeg_bytes_per_pixel: float,
 ) -> Recordings:
     """Records of videos of that length, frames 16:9, with all that a method needs."""
-    wanted = supervision.modalities(supervision.method(config["method"]))
+    wanted = supervision.modalities(supervision.method(config.method))
     pixels = short_side**2 * _ASPECT_RATIO
     frame_bytes = pixels * jpeg_bytes_per_pixel
     bytes_per_sec = {
@@ -321,16 +318,16 @@ def assumed_recordings(
 
 
 def _log_mel_bytes_per_sec(config) -> float:
-    return 1000 / config["log_mel"]["hop_ms"] * config["log_mel"]["num_filters"] * 4
+    return 1000 / config.log_mel.hop_ms * config.log_mel.num_filters * 4
 
 
 def _bytes_per_clip(config, *, frame_bytes: float, frames_per_sec: float) -> float:
     """From the first frame of the clip to the last, and its sound."""
-    clip = config["clip"]
-    wanted = supervision.modalities(supervision.method(config["method"]))
-    num_frames = 1 + (clip["num_frames"] - 1) * max(1.0, frames_per_sec / clip["fps"])
+    clip = config.clip
+    wanted = supervision.modalities(supervision.method(config.method))
+    num_frames = 1 + (clip.num_frames - 1) * max(1.0, frames_per_sec / clip.fps)
     num_bytes = {
         VIDEO: num_frames * frame_bytes,
-        AUDIO: clip["audio_secs"] * _log_mel_bytes_per_sec(config),
+        AUDIO: clip.audio_secs * _log_mel_bytes_per_sec(config),
     }
     return sum(num_bytes[name] for name in wanted)

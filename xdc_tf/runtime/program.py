@@ -81,6 +81,7 @@ def run(
     sys.exit(code)
 
 
+@signals.listening()
 def _exit_code(
     main: Callable[[list[str]], int | None], *, takes_arguments: bool
 ) -> int | str | None:
@@ -115,6 +116,8 @@ def quiet_tensorflow() -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    if "--debug" not in argv:
+        quiet_tensorflow()  # recipes import what has their keys
     try:
         return flags.FLAGS(argv)
     except SystemExit:
@@ -130,13 +133,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise SystemExit(1) from None
 
 
-@signals.listening()
 def _guarded(
     main: Callable[[list[str]], int | None], argv: list[str], *, takes_arguments: bool
 ) -> int | None:
     if flags.FLAGS.debug:
         return main(argv)
-    quiet_tensorflow()
     if len(argv) > 1 and not takes_arguments:
         print_error(f"unexpected arguments {argv[1:]} (--help lists the flags)")
         return 1

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import pipeline
-from xdc_tf.data.augment import Augmentation
 from xdc_tf.distribution import devices, workers
 from xdc_tf.labels import balance
 from xdc_tf.training import settings, supervision
@@ -17,7 +16,7 @@ from xdc_tf.training.run import Run
 
 def batches_per_pass(run: Run) -> int:
     """Training batches in one pass over the data set."""
-    return int(run.records.trained.sum()) // run.config["training"]["batch_size"]
+    return int(run.records.trained.sum()) // run.config.training.batch_size
 
 
 def training_batches(
@@ -36,24 +35,24 @@ def training_batches(
     Raises:
       ValueError: if they are to be balanced and there are no labels.
     """
-    training, own = run.config["training"], run.records.share
+    training, own = run.config.training, run.records.share
     trained = np.zeros_like(run.records.trained)
     trained[own.rows] = run.records.trained[own.rows]
     draws = None
     if balanced:
         labels = {source: table.numpy() for source, table in run.label_tables.items()}
         draws = balance.expected_draws(labels, trained)
-    batch_size = training["batch_size"] // own.count
+    batch_size = training.batch_size // own.count
     passes, batches = divmod(int(run.progress.step), int(trained.sum()) // batch_size)
     dataset = pipeline.training_batches(
         _own_files(run),
         clip=settings.clip(run.config, run.records.info),
-        augmentation=Augmentation(**run.config["augmentation"]),
+        augmentation=run.config.augmentation,
         batch_size=batch_size,
         keep=trained,
         draws=draws,
-        seed=run.config["seed"],
-        shuffle_buffer=training["shuffle_buffer"],
+        seed=run.config.seed,
+        shuffle_buffer=training.shuffle_buffer,
         first_epoch=passes,
         modalities=supervision.modalities(run.method),
         promised=run.records.promised,
@@ -71,7 +70,7 @@ def evaluation_batches(
     batches, the last of padding alone where a process has fewer examples.
     """
     own = run.records.share
-    batch_size = run.config["features"]["batch_size"] // own.count
+    batch_size = run.config.features.batch_size // own.count
     dataset = pipeline.evaluation_batches(
         _own_files(run),
         clip=settings.clip(run.config, run.records.info),

@@ -12,11 +12,11 @@ from xdc_tf.distribution import workers
 from xdc_tf.features import extraction
 from xdc_tf.labels import health, label_arrays, label_tables, pseudo_labels
 from xdc_tf.models import two_stream
-from xdc_tf.runtime import compat
+from xdc_tf.runtime import compat, typed_settings
 from xdc_tf.runtime import workdir as work
 from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import (
-    config_ranges,
+    configuration,
     optimizers,
     run_features,
     saved_encoders,
@@ -30,6 +30,7 @@ from xdc_tf.training.batches import (
     training_batches,
 )
 from xdc_tf.training.checkpoints import Phase
+from xdc_tf.training.configuration import Config
 from xdc_tf.training.run import Run, prepare
 from xdc_tf.training.train_round import Work, train_round
 
@@ -37,7 +38,7 @@ _POSITION = "the position (round, phase, step, first step of the round)"
 
 
 def pretrain(
-    config: Mapping[str, Any],
+    config: Config | Mapping[str, Any],
     *,
     workdir: str,
     records_dir: str,
@@ -48,7 +49,7 @@ def pretrain(
     """Pretrains, from the start or from the last checkpoint in the work directory.
 
     Args:
-      config: the keys of configs/base.py.
+      config: see configuration.from_mapping.
       workdir: where everything is written; see WORKSPACE.md.
       records_dir: records by data_prep.convert.
       strategy: the devices.
@@ -65,8 +66,8 @@ def pretrain(
       CollapseError: on collapsed clusters, where config.health.on_collapse is stop.
       Stopped: if a signal asked for it, after what is done has been saved.
     """
-    config_ranges.check(config)
-    if config["deterministic"]:
+    config = configuration.from_mapping(config)
+    if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     run = prepare(
         config,
@@ -80,7 +81,7 @@ def pretrain(
             run_rounds(run, stop or Stop())
         # None leaves before the others are done: they would take it for lost.
         workers.any_process(run.strategy, False)
-    print(f"{workdir} has all its {config['num_rounds']} rounds.", flush=True)
+    print(f"{workdir} has all its {config.num_rounds} rounds.", flush=True)
 
 
 def run_rounds(run: Run, stop: Stop) -> None:
@@ -98,7 +99,7 @@ def run_rounds(run: Run, stop: Stop) -> None:
         start_encoders(run, work_of_rounds)
         # What the first clustering has extracted belongs to these encoders' files.
         run.checkpoints.save()
-    num_rounds = run.config["num_rounds"]
+    num_rounds = run.config.num_rounds
     for round_index in range(int(run.progress.round_index), num_rounds):
         if run.progress.phase == Phase.CLUSTER:
             assign_labels(run, work_of_rounds, round_index)
@@ -121,8 +122,8 @@ def prepare_work(run: Run) -> Work:
             run.label_tables,
             run.optimizer,
             strategy=run.strategy,
-            global_batch_size=run.config["training"]["batch_size"],
-            accumulate_steps=run.config["training"]["accumulate_steps"],
+            global_batch_size=run.config.training.batch_size,
+            accumulate_steps=run.config.training.accumulate_steps,
             harvest=harvest.wanted,
         ),
         evaluate=train_step.make_evaluation_step(
@@ -136,7 +137,7 @@ def prepare_work(run: Run) -> Work:
         store=store,
         harvest=harvest,
         training_batches=None
-        if run.config["training"]["balance_clusters"]
+        if run.config.training.balance_clusters
         else training_batches(run),
         held_out_batches=evaluation_batches(run, keep=run.records.held_out),
         portable_encoders={
@@ -163,7 +164,7 @@ def start_encoders(run: Run, work_of_rounds: Work) -> None:
         itertools.islice(
             training_batches(run),
             min(
-                run.config["features"]["batch_norm_batches"],
+                run.config.features.batch_norm_batches,
                 batches_per_pass(run),
             ),
         ),
@@ -183,7 +184,7 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
             extracted,
             sources,
             fitted_rows=run.records.trained[run.records.share.rows],
-            settings=settings.kmeans(run.config),
+            settings=run.config.kmeans,
             seed=_round_seed(run, round_index, "clustering"),
             strategy=run.strategy,
         )
@@ -191,7 +192,7 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
             name: clustering._replace(labels=_labels_of_all(run, clustering.labels))
             for name, clustering in clusterings.items()
         }
-        criteria = settings.health(run.config)
+        criteria = run.config.health
         found = health.report(
             clusterings,
             previous=lambda name: run.label_tables[name].numpy(),
@@ -204,7 +205,7 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
             run.strategy,
             lambda: write_label_tables(run, round_index, clusterings, found),
         )
-        if round_index < run.config["num_rounds"]:
+        if round_index < run.config.num_rounds:
             health.check(found, criteria)
         for source, clustering in clusterings.items():
             label_arrays.load(
@@ -238,13 +239,13 @@ def write_label_tables(
         clusterings=clusterings,
         video_ids=_video_ids(run),
         settings={
-            "method": run.config["method"],
+            "method": run.config.method,
             "round": round_index,
-            "seed": run.config["seed"],
+            "seed": run.config.seed,
             "step": int(run.progress.step),
             "encoders_sha256": run_features.clustered_encoders(run, round_index),
-            "kmeans": dict(run.config["kmeans"]),
-            "features": dict(run.config["features"]),
+            "kmeans": typed_settings.to_mapping(run.config.kmeans),
+            "features": typed_settings.to_mapping(run.config.features),
             "manifest_sha256": run.records.info.manifest_sha256,
             "versions": compat.versions(),
         },
@@ -262,7 +263,7 @@ def _video_ids(run: Run) -> Iterator[str]:
 
 
 def _round_seed(run: Run, round_index: int, purpose: str) -> int:
-    entropy = [run.config["seed"], round_index, *purpose.encode()]
+    entropy = [run.config.seed, round_index, *purpose.encode()]
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
 

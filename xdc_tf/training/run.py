@@ -16,8 +16,15 @@ from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as work
-from xdc_tf.training import optimizers, profiling, settings, supervision, trained_run
+from xdc_tf.training import (
+    configuration,
+    optimizers,
+    settings,
+    supervision,
+    trained_run,
+)
 from xdc_tf.training.checkpoints import Checkpoints, Progress, new_progress
+from xdc_tf.training.configuration import Config
 from xdc_tf.training.monitoring import Monitor
 
 
@@ -37,7 +44,7 @@ class Records(NamedTuple):
 class Run(NamedTuple):
     """Everything that the round loop works on."""
 
-    config: Mapping[str, Any]
+    config: Config
     workdir: str
     strategy: tf.distribute.Strategy
     records: Records
@@ -53,7 +60,7 @@ class Run(NamedTuple):
 
 
 def prepare(
-    config: Mapping[str, Any],
+    config: Config | Mapping[str, Any],
     *,
     workdir: str,
     records_dir: str,
@@ -68,14 +75,15 @@ def prepare(
       ValueError: on settings that do not fit each other, the records or the work
         directory; nothing has been written then.
     """
-    method = supervision.method(config["method"])
+    config = configuration.from_mapping(config)
+    method = supervision.method(config.method)
     if not method.supervision:
         trained = [name for name, row in supervision.METHODS.items() if row.supervision]
         raise ValueError(
-            f"config.method={config['method']} trains nothing; choose one of "
+            f"config.method={config.method} trains nothing; choose one of "
             f"{', '.join(trained)}."
         )
-    method = supervision.with_heads(method, config["kmeans"]["num_heads"])
+    method = supervision.with_heads(method, config.kmeans.num_heads)
     starts = _encoders_to_start_from(config, method)
     records = _read_records(
         config, records_dir, supervision.modalities(method), strategy
@@ -83,11 +91,7 @@ def prepare(
     layers = settings.training_layers(config)
     num_labels = _num_labels(config, method, records)
     _check_sizes(config, records, strategy)
-    settings.clip(config, records.info)
-    settings.schedule(config)
-    settings.health(config)
-    settings.features(config)
-    profile_steps = profiling.check_steps(config["profile_steps"])
+    settings.check_health(config)
 
     with strategy.scope():
         model = two_stream.build(
@@ -103,12 +107,12 @@ def prepare(
             },
         )
         optimizer = optimizers.make(
-            config["optimizer"]["name"],
+            config.optimizer.name,
             model.trainable_variables,
-            momentum=config["optimizer"]["momentum"],
-            weight_decay=config["optimizer"]["weight_decay"],
-            trust_coefficient=config["optimizer"]["trust_coefficient"],
-            scale_loss=config["precision"] == "mixed_float16",
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+            trust_coefficient=config.optimizer.trust_coefficient,
+            scale_loss=config.precision == "mixed_float16",
         )
         no_labels = np.full_like(records.true_labels, NO_LABEL)
         tables = {
@@ -143,14 +147,14 @@ def prepare(
             optimizer=optimizer,
             label_tables=tables,
             progress=progress,
-            keep=config["checkpoints"]["keep"],
+            keep=config.checkpoints.keep,
             writes=is_chief,
         ),
         monitor=Monitor(
             os.path.join(workdir, work.TENSORBOARD_DIR) if is_chief else None,
-            num_rounds=config["num_rounds"],
-            batch_size=config["training"]["batch_size"],
-            profile_steps=profile_steps,
+            num_rounds=config.num_rounds,
+            batch_size=config.training.batch_size,
+            profile_steps=config.profile_steps,
         ),
         lock=lock,
         pretrained_streams=frozenset(starts),
@@ -159,7 +163,7 @@ def prepare(
 
 def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
     """The encoders of config.init_from that this run has too, by stream."""
-    directory = config["init_from"]
+    directory = config.init_from
     if not directory:
         return {}
     trained = trained_run.open_run(directory)
@@ -178,7 +182,7 @@ def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
     if not encoders:
         raise ValueError(
             f"config.init_from={directory} has encoders for {list(trained.streams)}, "
-            f"and config.method={config['method']} for {list(method.streams)}."
+            f"and config.method={config.method} for {list(method.streams)}."
         )
     return encoders
 
@@ -195,8 +199,8 @@ def _read_records(
     held_out = settings.held_out_rows(
         examples.example_indices,
         num_rows=info.num_rows,
-        share=config["training"]["held_out_share"],
-        seed=config["seed"],
+        share=config.training.held_out_share,
+        seed=config.seed,
     )
     trained = np.zeros(info.num_rows, bool)
     trained[examples.example_indices] = True
@@ -217,7 +221,7 @@ def _read_records(
 def _num_labels(config, method, records: Records) -> dict[str, int]:
     """Number of labels of each label source that the method needs."""
     num_trained = int(records.trained.sum())
-    num_clusters = config["kmeans"]["num_clusters"]
+    num_clusters = config.kmeans.num_clusters
     num_classes = len(records.info.label_names)
     num_labels = {}
     for source in supervision.label_sources(method):
@@ -231,7 +235,7 @@ def _num_labels(config, method, records: Records) -> dict[str, int]:
         else:
             if num_classes < 2:
                 raise ValueError(
-                    f"config.method={config['method']} needs labels, and "
+                    f"config.method={config.method} needs labels, and "
                     f"{records.directory} has {num_classes} classes; convert a "
                     "manifest with a label column."
                 )
@@ -241,11 +245,11 @@ def _num_labels(config, method, records: Records) -> dict[str, int]:
 
 def _check_sizes(config, records: Records, strategy) -> None:
     num_devices = strategy.num_replicas_in_sync
-    batch_size = config["training"]["batch_size"]
-    parts = config["training"]["accumulate_steps"]
+    batch_size = config.training.batch_size
+    parts = config.training.accumulate_steps
     for key, size, divisor in (
         ("training.batch_size", batch_size, num_devices * parts),
-        ("features.batch_size", config["features"]["batch_size"], num_devices),
+        ("features.batch_size", config.features.batch_size, num_devices),
     ):
         if size < 1 or size % divisor:
             told = f" times training.accumulate_steps={parts}"
@@ -296,7 +300,9 @@ def _claim_locked(workdir, config, records: Records, allow_config_change) -> Non
                 f"({'; '.join(differing[:5])}{more}); use the same records, or another "
                 "--workdir."
             )
-    work.claim(workdir, config, allow_change=allow_config_change)
+    work.claim(
+        workdir, configuration.to_mapping(config), allow_change=allow_config_change
+    )
     if is_new:
         os.makedirs(own_copy, exist_ok=True)
         dataset_info.write_dataset_info(own_copy, records.info)

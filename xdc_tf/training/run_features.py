@@ -28,7 +28,7 @@ def open_store(run: Run) -> FeatureStore | None:
     """
     if not supervision.clustered_sources(run.method):
         return None
-    wanted = settings.features(run.config)
+    wanted = run.config.features
     info, own = run.records.info, run.records.share
     several = own.count > 1
     return FeatureStore(
@@ -43,7 +43,7 @@ def open_store(run: Run) -> FeatureStore | None:
             "manifest_sha256": info.manifest_sha256,
             "clip": settings.clip(run.config, info)._asdict(),
             "clips_per_video": wanted.clips_per_video,
-            "precision": run.config["precision"],
+            "precision": run.config.precision,
             # By which the files of records are dealt.
             **({"worker": [own.number, own.count]} if several else {}),
         },
@@ -79,8 +79,8 @@ def harvested_in(run: Run, round_index: int) -> int | None:
     The first clustering has no training before it, and the one after the last round is
     of the finished encoders, since new videos are assigned to its clusters.
     """
-    harvest = settings.features(run.config).harvest
-    between_rounds = 0 < round_index < run.config["num_rounds"]
+    harvest = run.config.features.harvest
+    between_rounds = 0 < round_index < run.config.num_rounds
     return round_index - 1 if harvest and between_rounds else None
 
 
@@ -144,7 +144,7 @@ def to_cluster(
     if workers.any_process(run.strategy, missing.any()):
         batches = evaluation_batches(
             run,
-            num_clips=settings.features(run.config).clips_per_video,
+            num_clips=run.config.features.clips_per_video,
             keep=missing,
         )
         store.fill(extraction.average_clips(extract_clips(batches)))
@@ -258,5 +258,5 @@ class Harvest:
 
 def make_harvest(run: Run, store: FeatureStore | None) -> Harvest:
     """A harvest into the run's store, or of nothing if its features are of passes."""
-    wanted = settings.features(run.config).harvest
+    wanted = run.config.features.harvest
     return Harvest(store if wanted else None, run.strategy)

@@ -45,11 +45,11 @@ def train_round(
       FloatingPointError: on a step that is not finite and is not to be skipped.
       OSError: if the disk fails.
     """
-    config, training = run.config, run.config["training"]
+    config, training = run.config, run.config.training
     steps_per_epoch = batches_per_pass(run)
-    if training["max_steps_per_epoch"]:
-        steps_per_epoch = min(steps_per_epoch, training["max_steps_per_epoch"])
-    num_steps = steps_per_epoch * training["epochs_per_round"]
+    if training.max_steps_per_epoch:
+        steps_per_epoch = min(steps_per_epoch, training.max_steps_per_epoch)
+    num_steps = steps_per_epoch * training.epochs_per_round
     schedule = settings.schedule(config)
     already_done = int(run.progress.step) - int(run.progress.round_first_step)
     harvest = work_of_rounds.harvest
@@ -74,8 +74,8 @@ def train_round(
         end_of_epoch = done % steps_per_epoch == 0
         # All processes save together, whichever has been asked to leave.
         leaving = workers.any_process(run.strategy, stop.requested)
-        save_now = leaving or step % config["checkpoint_every_steps"] == 0
-        if step % config["log_every_steps"] == 0 or end_of_epoch or save_now:
+        save_now = leaving or step % config.checkpoint_every_steps == 0
+        if step % config.log_every_steps == 0 or end_of_epoch or save_now:
             run.monitor.training(
                 watch.settle(),
                 round_index=round_index,
@@ -97,7 +97,7 @@ def train_round(
 
 
 def _out_of_patience(run: Run) -> bool:
-    return 0 < run.config["training"]["patience"] <= run.progress.stale_epochs
+    return 0 < run.config.training.patience <= run.progress.stale_epochs
 
 
 def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:

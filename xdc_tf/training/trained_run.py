@@ -18,6 +18,7 @@ from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as work
 from xdc_tf.training import settings, supervision
+from xdc_tf.training.configuration import Config
 
 # Of released networks' clips, 32 frames of 224 pixels, so many take a few GB.
 _IMPORTED_BATCH_SIZE = 16
@@ -28,7 +29,8 @@ class TrainedRun(NamedTuple):
 
     Attributes:
       directory: the work directory.
-      config: its configuration; imported weights have part of the keys.
+      config: its configuration; where keys were missing, their defaults.
+      stored_config: as its file has it; imported weights have part of the keys.
       streams: name of each encoder -> the modality it sees.
       architectures: of the encoders, by modality.
       clip: what the encoders were trained on.
@@ -37,7 +39,8 @@ class TrainedRun(NamedTuple):
     """
 
     directory: str
-    config: Mapping[str, Any]
+    config: Config
+    stored_config: Mapping[str, Any]
     streams: dict[str, str]
     architectures: dict[str, EncoderSettings]
     clip: ClipSettings
@@ -52,7 +55,9 @@ class TrainedRun(NamedTuple):
     @property
     def batch_size(self) -> int:
         """Clips per batch when features are extracted; as in the run, if it was one."""
-        return self.config.get("features", {}).get("batch_size", _IMPORTED_BATCH_SIZE)
+        if self.config.method == supervision.IMPORTED:
+            return _IMPORTED_BATCH_SIZE
+        return self.config.features.batch_size
 
 
 class FinalClusters(NamedTuple):
@@ -74,20 +79,21 @@ def open_run(directory: str) -> TrainedRun:
       FileNotFoundError: if the directory holds no run.
       ValueError: on a configuration that cannot be read.
     """
-    config = work.read_config(directory)
-    settings.check_of_encoders(config, os.path.join(directory, work.CONFIG_FILE))
+    stored = work.read_config(directory)
+    config = settings.of_encoders(stored, os.path.join(directory, work.CONFIG_FILE))
     records = os.path.join(directory, work.RECORDS_DIR)
-    method = supervision.method(config["method"])
+    method = supervision.method(config.method)
     info = None
-    if config["method"] != supervision.IMPORTED:
+    if config.method != supervision.IMPORTED:
         info = dataset_info.read_dataset_info(records)
     return TrainedRun(
         directory=directory,
         config=config,
+        stored_config=stored,
         streams=dict(method.streams),
         architectures=settings.architectures(config),
         clip=settings.clip(config, info),
-        log_mel=LogMelSettings(**config["log_mel"]),
+        log_mel=config.log_mel,
         info=info,
     )
 
@@ -147,6 +153,6 @@ def final_clusters(run: TrainedRun) -> FinalClusters:
             return FinalClusters(round_index, table.clusterings)
     raise FileNotFoundError(
         f"{run.directory} has no clusters of its present encoders "
-        f"(method {run.config['method']}); finish the run with "
+        f"(method {run.config.method}); finish the run with "
         "python -m xdc_tf.cli.pretrain, or use one of a method that clusters."
     )

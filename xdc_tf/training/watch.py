@@ -85,7 +85,7 @@ class Watch:
             return
         self._harvest.forget_last()
         skipped = self._run.progress.skipped
-        allowed = self._run.config["training"]["skip_nonfinite"]
+        allowed = self._run.config.training.skip_nonfinite
         told = self._told(newest)
         if int(skipped) >= allowed:
             raise FloatingPointError(

@@ -16,7 +16,7 @@ from xdc_tf.models import encoder_files, video_resnet
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.runtime import files, outputs
 from xdc_tf.runtime import workdir as work
-from xdc_tf.training import config_ranges, settings, supervision
+from xdc_tf.training import configuration, supervision
 from xdc_tf.weights import layouts, networks, weight_files
 from xdc_tf.weights.networks import Network
 
@@ -111,8 +111,7 @@ def import_weights(
     if architecture != AUTO:
         network = network._replace(architecture=architecture)
     config = _config(network, clip or {})
-    config_ranges.check_present(config)
-    settings.clip(config, None)
+    configuration.of_encoders(config)
     encoder = video_resnet.build(
         network.architecture, depth=network.depth, width=network.width
     )

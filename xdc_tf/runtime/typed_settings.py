@@ -1,0 +1,199 @@
+"""Settings as classes: each key once, with its type, default and range.
+
+A settings class is a frozen dataclass or a NamedTuple whose fields are annotated with a
+range, or are settings themselves:
+
+    class Augmentation(NamedTuple):
+      flip: Annotated[bool, FLAG] = True
+      gain_db: Annotated[float, Number(0, 200)] = 0.0
+
+`from_mapping` makes one of the values of a configuration or a JSON file, and `check`
+names the key, the value and the range where one does not fit. A dataclass calls it when
+it is made.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+_Settings = TypeVar("_Settings")
+_MOST = 2**31 - 1
+
+
+class Whole(NamedTuple):
+    """A whole number from `least` to `greatest`."""
+
+    least: int = 0
+    greatest: int = _MOST
+
+    def fits(self, value: Any) -> bool:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return is_whole and self.least <= value <= self.greatest
+
+    def __str__(self) -> str:
+        return f"a whole number from {self.least} to {self.greatest}"
+
+
+class Number(NamedTuple):
+    """A number from `least` to `greatest`; `above` and `below` leave the ends out."""
+
+    least: float = 0.0
+    greatest: float = 1e9
+    above: bool = False
+    below: bool = False
+
+    def fits(self, value: Any) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        low = value > self.least if self.above else value >= self.least
+        high = value < self.greatest if self.below else value <= self.greatest
+        return low and high
+
+    def __str__(self) -> str:
+        low = "above" if self.above else "from"
+        high = "below" if self.below else "to"
+        return f"a number {low} {self.least:g} {high} {self.greatest:g}"
+
+
+class Several(NamedTuple):
+    """A list of numbers of one range; of any length for length None."""
+
+    range: Whole | Number
+    length: int | None = None
+
+    def fits(self, value: Any) -> bool:
+        if not isinstance(value, list | tuple):
+            return False
+        right_length = self.length in (None, len(value))
+        return right_length and all(map(self.range.fits, value))
+
+    def __str__(self) -> str:
+        length = "" if self.length is None else f"{self.length} values, "
+        return f"a list of {length}each {self.range}"
+
+
+class Choice(NamedTuple):
+    """One of some texts, or of some whole numbers."""
+
+    options: tuple[str, ...] | tuple[int, ...]
+
+    def fits(self, value: Any) -> bool:
+        return type(value) in (str, int) and value in self.options
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(str, self.options))}"
+
+
+class Kind(NamedTuple):
+    """Any value of a type."""
+
+    kind: type
+
+    def fits(self, value: Any) -> bool:
+        return isinstance(value, self.kind)
+
+    def __str__(self) -> str:
+        return {bool: "True or False", str: "a text"}[self.kind]
+
+
+class Parsed(NamedTuple):
+    """Settings that a function makes of a mapping, checked; or None."""
+
+    parse: Callable[[Any], Any]
+
+
+FLAG = Kind(bool)
+TEXT = Kind(str)
+FRACTION = Number(0, 1)
+COUNT = Whole(1)
+
+
+def fields(cls: type) -> dict[str, Any]:
+    """Name of each field -> its range, its Parsed, or its own settings class."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        name: hint.__metadata__[0] if hasattr(hint, "__metadata__") else hint
+        for name, hint in hints.items()
+    }
+
+
+def from_mapping(
+    cls: type[_Settings],
+    values: Any,
+    *,
+    key: str = "config",
+    is_partial: bool = False,
+    absent: Mapping[str, Any] | None = None,
+) -> _Settings:
+    """Settings of the values that a configuration has for them; see `check` for ranges.
+
+    Args:
+      cls: a settings class.
+      values: nested mapping; lists stand for tuples.
+      key: of `values`, for messages.
+      is_partial: whether keys may be missing, and then have their defaults, and unknown
+        ones are passed over, as of a file of another version.
+      absent: name of a field -> its value if its key is missing.
+
+    Raises:
+      ValueError: on a missing or an unknown key, or a section that is no mapping; names
+        the key.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{key}={str(values)[:200]!r} must have keys of its own.")
+    expected = fields(cls)
+    unknown = [str(name) for name in values if name not in expected]
+    if unknown and not is_partial:
+        nearest = difflib.get_close_matches(unknown[0], expected, n=1)
+        suggestion = f"; did you mean {nearest[0]}?" if nearest else "."
+        raise ValueError(f"{key}.{unknown[0]} is no key of a configuration{suggestion}")
+    arguments = dict(absent or {})
+    for name, kind in expected.items():
+        path = f"{key}.{name}"
+        if name not in values:
+            if not is_partial and name not in arguments:
+                is_range = not isinstance(kind, type | Parsed)
+                must_be = f"; it must be {kind}" if is_range else ""
+                raise ValueError(f"{path} is missing{must_be}.")
+        elif isinstance(kind, Parsed):
+            arguments[name] = kind.parse(values[name])
+        elif isinstance(kind, type):
+            arguments[name] = from_mapping(
+                kind, values[name], key=path, is_partial=is_partial
+            )
+        else:
+            value = values[name]
+            is_list = isinstance(kind, Several) and kind.fits(value)
+            arguments[name] = tuple(value) if is_list else value
+    return cls(**arguments)
+
+
+def check(settings: Any, *, key: str = "config") -> None:
+    """Checks that every value is in its range.
+
+    Raises:
+      ValueError: names the key, the value and the range.
+    """
+    for name, kind in fields(type(settings)).items():
+        value, path = getattr(settings, name), f"{key}.{name}"
+        if isinstance(kind, Parsed):
+            if value is not None:
+                kind.parse(to_mapping(value))
+        elif isinstance(kind, type):
+            check(value, key=path)
+        elif not kind.fits(value):
+            # Without the quotes of lists, so that the middle of long ones can be cut.
+            shown = value if isinstance(value, list | tuple) else repr(value)
+            raise ValueError(f"{path}={str(shown)[:200]} must be {kind}.")
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """Settings as nested dictionaries, by from_mapping's keys and in their order."""
+    values = {}
+    for name in fields(type(settings)):
+        value = getattr(settings, name)
+        is_section = dataclasses.is_dataclass(value) or hasattr(value, "_fields")
+        values[name] = to_mapping(value) if is_section else value
+    return values

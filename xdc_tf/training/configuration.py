@@ -1,0 +1,244 @@
+"""Every key of a run's configuration, with the paper's setting where it is known.
+
+XDC (Alwassel et al., NeurIPS 2020), R(2+1)D-18 on 8 x 112 x 112 clips and ResNet-18
+on 2 s of 40-filter log-mel, SGD with momentum. Sections that a part of the program
+defines are classes of that part.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from xdc_tf.data import clips, log_mel
+from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.features.feature_store import DTYPES
+from xdc_tf.labels.health import HealthSettings
+from xdc_tf.labels.pseudo_labels import KMeansSettings
+from xdc_tf.models import two_stream
+from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.runtime import typed_settings
+from xdc_tf.runtime.typed_settings import (
+    COUNT,
+    FLAG,
+    FRACTION,
+    TEXT,
+    Choice,
+    Number,
+    Parsed,
+    Several,
+    Whole,
+)
+from xdc_tf.training import profiling, supervision
+from xdc_tf.training.optimizers import OPTIMIZERS
+from xdc_tf.training.schedules import SCHEDULES
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+FROM_PASS, FROM_TRAINING = "pass", "training"
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The clips that the encoders see."""
+
+    num_frames: Annotated[int, Whole(1, 4096)] = 8
+    fps: Annotated[float, Number(0, 1e4, above=True)] = 30.0
+    crop_size: Annotated[int, Whole(1, 4096)] = 112  # pixels
+    # Crop side by the frame's short side: 112 of 128.
+    crop_share: Annotated[float, Number(0, 1, above=True)] = 0.875
+    audio_secs: Annotated[float, Number(0, 3600, above=True)] = 2.0
+    # Subtracted from red, green and blue in [0, 1], and what they are then divided by.
+    video_mean: Annotated[tuple[float, ...], Several(Number(-1e6, 1e6), 3)] = (
+        clips.VIDEO_MEAN
+    )
+    video_std: Annotated[tuple[float, ...], Several(Number(0, 1e6, above=True), 3)] = (
+        clips.VIDEO_STD
+    )
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """The features that are clustered."""
+
+    # Clips of a video, evenly spread, features averaged; 1 is the centre.
+    clips_per_video: Annotated[int, Whole(1, 10_000)] = 1
+    # Where features come from: pass, over all videos in evaluation mode; or training,
+    # which collects what the round's steps computed, with a pass for what they did not.
+    source: Annotated[str, Choice((FROM_PASS, FROM_TRAINING))] = FROM_PASS
+    dtype: Annotated[str, Choice(DTYPES)] = "float32"  # or float16: half the disk
+    batch_size: Annotated[int, COUNT] = 64
+    # Batches that renew a random encoder's batch-norm statistics before round 1; one
+    # pass over the data set at most.
+    batch_norm_batches: Annotated[int, Whole()] = 50
+
+    @property
+    def harvest(self) -> bool:
+        """Whether training steps give the features."""
+        return self.source == FROM_TRAINING
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Training on one round's labels."""
+
+    batch_size: Annotated[int, COUNT] = 32  # over all devices, for one update
+    # Parts of each device's batch that are computed one after the other, their
+    # gradients added up, to take less memory; batch norm sees one part at a time.
+    accumulate_steps: Annotated[int, COUNT] = 1
+    shuffle_buffer: Annotated[int, COUNT] = 2048  # clips
+    epochs_per_round: Annotated[int, COUNT] = 10  # the most, where patience is set
+    # Epochs without a lower held-out loss after which a round ends; 0: never early.
+    patience: Annotated[int, Whole()] = 0
+    # Fraction of the videos; pseudo-labelled, never trained on.
+    held_out_share: Annotated[float, Number(0, 1, below=True)] = 0.05
+    max_steps_per_epoch: Annotated[int, Whole()] = 0  # 0: the whole data set
+    # Steps of a run whose loss or gradients are not finite that are left out; one more
+    # stops it.
+    skip_nonfinite: Annotated[int, Whole()] = 0
+    # Draw from all clusters equally often, whatever their sizes (supervised: from all
+    # classes). A video of a small cluster then comes several times per epoch, up to
+    # number of videos / num_clusters; shuffle_buffer should be larger than that.
+    balance_clusters: Annotated[bool, FLAG] = False
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its learning rate over a round."""
+
+    name: Annotated[str, Choice(OPTIMIZERS)] = "sgd"  # lars, lamb: large batches
+    # For the whole batch, or for reference_batch_size.
+    learning_rate: Annotated[float, Number(0, 1e4)] = 0.01
+    # 0, or the batch that learning_rate is stated for; the rate then grows with
+    # training.batch_size in proportion (Goyal et al. 2017).
+    reference_batch_size: Annotated[int, Whole()] = 0
+    momentum: Annotated[float, Number(0, 1, below=True)] = 0.9  # of sgd and lars
+    # Of lars: a step's length by the weight's.
+    trust_coefficient: Annotated[float, Number(0, 1e4)] = 0.001
+    weight_decay: Annotated[float, Number(0, 1e4)] = 1e-4
+    warmup_steps: Annotated[int, Whole()] = 100  # in every round
+    schedule: Annotated[str, Choice(tuple(SCHEDULES))] = "cosine"
+    # For "steps": learning rate x decay_factor at these fractions of a round.
+    decay_shares: Annotated[
+        tuple[float, ...], Several(Number(0, 1, above=True, below=True))
+    ] = (0.5, 0.75)
+    decay_factor: Annotated[float, Number(0, 1e4)] = 0.1
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """The checkpoints of a run."""
+
+    keep: Annotated[int, COUNT] = 2  # the last so many
+
+
+def _encoder(modality: str) -> Parsed:
+    return Parsed(lambda values: two_stream.encoder_settings(modality, values))
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run's configuration, whose values fit each other.
+
+    Imported weights have one of the encoders; the other is None.
+    """
+
+    method: Annotated[str, Choice(tuple(supervision.METHODS))] = "xdc"
+    seed: Annotated[int, Whole()] = 0
+    num_rounds: Annotated[int, Whole(1, 100_000)] = 10
+    # A work directory, of a run or of imported weights, whose encoders this run starts
+    # from instead of random ones.
+    init_from: Annotated[str, TEXT] = ""
+    clip: ClipConfig = ClipConfig()
+    # The log-mel setting that the records must have been made with.
+    log_mel: LogMelSettings = LogMelSettings()
+    # Random changes of training clips; zero or False switches one off.
+    augmentation: Augmentation = Augmentation()
+    # Widths multiply the 64 to 512 channels of the four stages.
+    # r2plus1d as XDC's authors have it, r2plus1d_torchvision, r3d, mc3, r2plus1d_avid;
+    # resnet, resnet_torchvision, resnet_vmz. Depths are 4, 10, 18 and 34.
+    video_encoder: Annotated[EncoderSettings | None, _encoder("video")] = (
+        EncoderSettings("r2plus1d", 18, 1.0)
+    )
+    audio_encoder: Annotated[EncoderSettings | None, _encoder("audio")] = (
+        EncoderSettings("resnet", 18, 1.0)
+    )
+    batch_norm_momentum: Annotated[float, FRACTION] = 0.9  # kept at each update
+    # Statistics over all devices of all machines.
+    synchronized_batch_norm: Annotated[bool, FLAG] = False
+    precision: Annotated[str, Choice(PRECISIONS)] = "float32"
+    kmeans: KMeansSettings = KMeansSettings()  # once per round
+    health: HealthSettings = HealthSettings()
+    features: FeatureConfig = FeatureConfig()
+    training: TrainingConfig = TrainingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    checkpoint_every_steps: Annotated[int, COUNT] = 500
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    log_every_steps: Annotated[int, COUNT] = 20
+    # First and last step of the run to profile; 0, 0: none.
+    profile_steps: Annotated[tuple[int, int], Several(Whole(), 2)] = (0, 0)
+    # The same bits in every run on the same devices, killed or not; slower on GPUs.
+    deterministic: Annotated[bool, FLAG] = False
+
+    def __post_init__(self):
+        typed_settings.check(self)
+        profiling.check_steps(self.profile_steps)
+        if round(self.clip.audio_secs / (self.log_mel.hop_ms / 1000)) < 1:
+            raise ValueError(
+                f"config.clip.audio_secs={self.clip.audio_secs} must be at least "
+                f"config.log_mel.hop_ms={self.log_mel.hop_ms}."
+            )
+
+
+def from_mapping(values: Config | Mapping[str, Any]) -> Config:
+    """The configuration of a run.
+
+    Args:
+      values: by section and key, all of them, as recipes give them; or a configuration,
+        which is returned.
+
+    Raises:
+      ValueError: on a value out of its range, a missing or an unknown key, or values
+        that do not fit each other; names the key, the value and the range.
+    """
+    if isinstance(values, Config):
+        return values
+    if not isinstance(values, Mapping):
+        raise ValueError(f"a configuration is no {type(values).__name__}.")
+    return typed_settings.from_mapping(Config, values)
+
+
+def of_encoders(values: Any) -> Config:
+    """The configuration that trained encoders come with, as far as it describes them.
+
+    Keys of training may be missing, as they are where weights were imported, and those
+    of another version are passed over.
+
+    Raises:
+      ValueError: names the key.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"a configuration is no {type(values).__name__}.")
+    no_encoders = {"video_encoder": None, "audio_encoder": None}
+    config = typed_settings.from_mapping(
+        Config, values, is_partial=True, absent=no_encoders
+    )
+    method = supervision.method(config.method)
+    needed = ["method", "clip", "log_mel"]
+    needed += [f"{modality}_encoder" for modality in supervision.modalities(method)]
+    # How their layers were regularised; imported weights' were not trained here.
+    needed += ["optimizer"] if method.supervision else []
+    missing = [key for key in needed if key not in values]
+    if missing:
+        raise ValueError(f"config.{missing[0]} is missing.")
+    for section in (ClipConfig, LogMelSettings):
+        key = "clip" if section is ClipConfig else "log_mel"
+        unknown = set(values[key]) - set(typed_settings.fields(section))
+        if unknown:
+            raise ValueError(f"config.{key}.{min(unknown)} is no key.")
+    log_mel.validate(config.log_mel)
+    return config
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """The values of a configuration as files hold them, nested by section."""
+    return typed_settings.to_mapping(config)
