@@ -165,7 +165,7 @@ def _report(
             for stream in settings["streams"]
         },
         settings=settings,
-        config=source.run.config,
+        config=source.run.stored_config,
         records={
             split.name: {
                 name: labelled_records.describe(part)
