@@ -100,13 +100,13 @@ def run_rounds(
         strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
         allow_config_change=False,
     )
-    work_of_rounds = pretrain.prepare_work(run)
-    pretrain.start_encoders(run, work_of_rounds)
+    context = pretrain.make_round_context(run)
+    pretrain.save_initial_encoders(run, context)
     for round_index in range(num_rounds):
-        pretrain.assign_labels(run, work_of_rounds, round_index)
-        pretrain.train_round(run, work_of_rounds, round_index, stop=Stop())
-        pretrain.finish_round(run, work_of_rounds, round_index)
-        yield round_index + 1, run, work_of_rounds
+        pretrain.start_round(run, context, round_index)
+        pretrain.train_round(run, context, round_index, stop=Stop())
+        pretrain.finish_round(run, context, round_index)
+        yield round_index + 1, run, context
     run.monitor.close()
 
 
@@ -134,7 +134,7 @@ def pass_over_all(run: Run, extract_clips, store: FeatureStore) -> Features:
 def compare(
     round_number: int,
     run: Run,
-    work: pretrain.Work,
+    rounds: pretrain.RoundContext,
     by_pass: Features,
     *,
     pass_secs: float,
@@ -144,7 +144,7 @@ def compare(
     Args:
       round_number: rounds done.
       run: after that round.
-      work: of the run, which harvests.
+      rounds: of the run, whose features are of its training.
       by_pass: of the run's encoders as they are.
       pass_secs: what that took.
 
@@ -152,10 +152,10 @@ def compare(
       The cost, and a comparison per source.
     """
     examples = run.records.trained | run.records.held_out
-    num_rest = int(np.sum(examples & (work.store.states != RowState.HARVESTED)))
+    num_rest = int(np.sum(examples & (rounds.store.states != RowState.HARVESTED)))
     started = time.perf_counter()
     harvested = run_features.to_cluster(
-        run, work.store, work.extract_clips, round_number
+        run, rounds.store, rounds.extract_clips, round_number
     )
     cost = Cost(round_number, pass_secs, num_rest, time.perf_counter() - started)
     nmi = agreement.normalized_mutual_information
@@ -177,28 +177,28 @@ def compare(
     ]
 
 
-def time_steps(run: Run, work: pretrain.Work, *, num_steps: int) -> StepTimes:
+def time_steps(run: Run, rounds: pretrain.RoundContext, *, num_steps: int) -> StepTimes:
     """Times steps without and with harvesting, one after the other in turn."""
     plain_step = train_step.make_train_step(
-        run.model,
+        run.state.model,
         run.method,
-        run.label_tables,
-        run.optimizer,
+        run.state.label_tables,
+        run.state.optimizer,
         strategy=run.strategy,
-        global_batch_size=run.config.training.batch_size,
+        settings=train_step.StepSettings(run.config.training.batch_size),
     )
 
     def plain(batch):
         plain_step(batch)
 
     def harvesting(batch):
-        result = work.train(batch)
-        work.harvest.add(result.encoded, round_index=0, step=0)
+        result = rounds.train(batch)
+        rounds.collector.add(result.encoded, round_index=0, step=0)
 
     times = ([], [])
     both = ((plain, times[0]), (harvesting, times[1]))
     for number in range(num_steps + 1):
-        batch = next(work.training_batches)
+        batch = next(rounds.training_batches)
         # In turn, since the second step finds the batch in the cache.
         for step, secs in both if number % 2 else both[::-1]:
             started = time.perf_counter()
@@ -222,7 +222,7 @@ def main():
     costs, comparisons, truth = [], [], {}
     for source in (FROM_TRAINING, FROM_PASS):
         config["features"]["source"] = source
-        for round_number, run, work in run_rounds(
+        for round_number, run, rounds in run_rounds(
             config,
             workdir=os.path.join(arguments.out, source),
             records=records,
@@ -233,22 +233,22 @@ def main():
                 num_rows=run.records.info.num_rows,
                 widths={
                     stream: encoder.output_shape[-1]
-                    for stream, encoder in run.model.encoders.items()
+                    for stream, encoder in run.state.model.encoders.items()
                 },
                 dtype="float32",
                 made_with={},
             )
             started = time.perf_counter()
-            by_pass = pass_over_all(run, work.extract_clips, store)
+            by_pass = pass_over_all(run, rounds.extract_clips, store)
             pass_secs = time.perf_counter() - started
             if source == FROM_TRAINING:
                 cost, compared = compare(
-                    round_number, run, work, by_pass, pass_secs=pass_secs
+                    round_number, run, rounds, by_pass, pass_secs=pass_secs
                 )
                 costs.append(cost)
                 comparisons += compared
                 if round_number == arguments.num_rounds:
-                    times = time_steps(run, work, num_steps=arguments.num_steps)
+                    times = time_steps(run, rounds, num_steps=arguments.num_steps)
             for name, labels in labels_of(run, by_pass, seed=1).items():
                 truth[source, round_number, name] = (
                     agreement.normalized_mutual_information(

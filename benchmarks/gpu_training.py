@@ -118,8 +118,7 @@ def make(
         tables,
         optimizer,
         strategy=strategy,
-        global_batch_size=batch_size,
-        jit_compile=jit_compile,
+        settings=train_step.StepSettings(batch_size, jit_compile=jit_compile),
     )
     batch = make_batch(settings, batch_size)
     with tf.device(device):

@@ -141,7 +141,7 @@ def step_secs(variable: tf.Variable, *, num_steps: int = 10) -> float:
         dict.fromkeys(supervision.label_sources(method), variable),
         optimizer,
         strategy=tf.distribute.get_strategy(),
-        global_batch_size=batch_size,
+        settings=train_step.StepSettings(batch_size),
     )
     clip = settings.clip(config, None)
     frame = (clip.crop_size, clip.crop_size, 3)

@@ -143,21 +143,21 @@ def _time_run(config, records, workdir, strategy):
         strategy=strategy,
         allow_config_change=False,
     )
-    work = pretrain.prepare_work(prepared)
+    rounds = pretrain.make_round_context(prepared)
     training_batches = batches.training_batches(prepared)
     steps = []
     for _ in range(1 + _REPEATS.value):  # the first one is traced
         batch = next(training_batches)
         start = time.perf_counter()
-        work.train(batch).sums[next(iter(prepared.model.heads))]["loss"].numpy()
+        rounds.train(batch).sums[next(iter(prepared.state.model.heads))]["loss"].numpy()
         steps.append(time.perf_counter() - start)
     # All at hand before the clock runs; a batch that is not full takes as long.
     whole = list(batches.evaluation_batches(prepared))[: _REPEATS.value]
-    list(work.extract_clips(whole[:1]))
+    list(rounds.extract_clips(whole[:1]))
     start = time.perf_counter()
-    list(work.extract_clips(whole))
+    list(rounds.extract_clips(whole))
     secs = (time.perf_counter() - start) / len(whole)
-    widths = {s: e.output_shape[-1] for s, e in prepared.model.encoders.items()}
+    widths = {s: e.output_shape[-1] for s, e in prepared.state.model.encoders.items()}
     return statistics.median(steps[1:]), secs, widths
 
 

@@ -90,7 +90,7 @@ def time_ours(precision: str) -> dict[str, float]:
         {supervision.TRUE_LABELS: labels},
         optimizer,
         strategy=strategy,
-        global_batch_size=size,
+        settings=train_step.StepSettings(size),
     )
     folded = {modality: folding.fold(model.encoders[modality])}
     extract = extraction.make_extract_clips(folded, method.streams, strategy=strategy)

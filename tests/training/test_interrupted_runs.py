@@ -46,22 +46,22 @@ def run_pretrain(config, records, workdir, strategy=ONE_DEVICE, **arguments):
 @contextlib.contextmanager
 def stopping_after(steps):
     """A Stop that is requested while that step of a run runs."""
-    stop, prepared = Stop(), pretrain_module.prepare_work
+    stop, prepared = Stop(), pretrain_module.make_round_context
 
-    def prepare_work(run):
-        work_of_rounds = prepared(run)
+    def make_round_context(run):
+        context = prepared(run)
         calls = []
 
         def train(batch):
             calls.append(batch)
             if len(calls) == steps:
                 stop._signal = "SIGTERM"
-            return work_of_rounds.train(batch)
+            return context.train(batch)
 
-        return work_of_rounds._replace(train=train)
+        return context._replace(train=train)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_module, "prepare_work", prepare_work)
+        patch.setattr(pretrain_module, "make_round_context", make_round_context)
         yield stop
 
 

@@ -200,13 +200,13 @@ def test_supervised_training_keeps_no_features(tiny_config, tiny_records, tmp_pa
     assert not os.path.exists(tmp_path / work.FEATURES_DIR)
 
 
-def make_harvest(tmp_path):
+def make_collector(tmp_path):
     store = feature_store.FeatureStore(
         str(tmp_path), num_rows=4, widths={"audio": 1}, dtype="float32", made_with={}
     )
-    harvest = run_features.Harvest(store, ONE_DEVICE)
-    harvest.start_round(0)
-    return store, harvest
+    collector = run_features.FeatureCollector(store, ONE_DEVICE)
+    collector.start_round(0)
+    return store, collector
 
 
 def encoded(index, values):
@@ -215,30 +215,30 @@ def encoded(index, values):
 
 
 def test_a_step_is_written_when_the_next_one_comes_or_at_a_commit(tmp_path):
-    store, harvest = make_harvest(tmp_path)
+    store, collector = make_collector(tmp_path)
     audio = store.features().streams["audio"]
-    harvest.add(encoded([0, 2, -1], [1.0, 2.0, 9.0]), round_index=0, step=1)
+    collector.add(encoded([0, 2, -1], [1.0, 2.0, 9.0]), round_index=0, step=1)
     assert audio[:, 0].tolist() == [0, 0, 0, 0]
-    harvest.add(encoded([2, 3], [3.0, 4.0]), round_index=0, step=2)
+    collector.add(encoded([2, 3], [3.0, 4.0]), round_index=0, step=2)
     assert audio[:, 0].tolist() == [1, 0, 2, 0]
-    harvest.prepare_commit()()
+    collector.prepare_commit()()
     assert audio[:, 0].tolist() == [1, 0, 3, 4]
     assert store.features().present.tolist() == [True, False, True, True]
 
 
 def test_harvested_features_that_are_not_finite_stop_with_round_and_step(tmp_path):
-    _, harvest = make_harvest(tmp_path)
-    harvest.add(encoded([0, 2], [1.0, np.nan]), round_index=1, step=7)
+    _, collector = make_collector(tmp_path)
+    collector.add(encoded([0, 2], [1.0, np.nan]), round_index=1, step=7)
     told = "audio .*example_index 2.* in round 2, step 7; the last checkpoint"
     with pytest.raises(FloatingPointError, match=told):
-        harvest.prepare_commit()()
+        collector.prepare_commit()()
 
 
 def test_another_round_starts_with_an_empty_store(tmp_path):
-    store, harvest = make_harvest(tmp_path)
-    harvest.add(encoded([0, 2], [1.0, 2.0]), round_index=0, step=1)
-    harvest.prepare_commit()()
-    harvest.start_round(0)
+    store, collector = make_collector(tmp_path)
+    collector.add(encoded([0, 2], [1.0, 2.0]), round_index=0, step=1)
+    collector.prepare_commit()()
+    collector.start_round(0)
     assert store.states.any()
-    harvest.start_round(1)
+    collector.start_round(1)
     assert not store.states.any()

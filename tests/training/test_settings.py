@@ -78,9 +78,9 @@ def test_architectures_are_the_configs_by_modality(config):
 
 
 def test_features_are_harvested_if_the_config_says_so(config):
-    assert not read(config).features.harvest
+    assert not read(config).features.from_training
     config["features"]["source"] = "training"
-    assert read(config).features.harvest
+    assert read(config).features.from_training
 
 
 def test_layers_for_training_take_precision_and_synchronisation(config):

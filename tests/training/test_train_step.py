@@ -23,28 +23,30 @@ def make_run(config, records, workdir, strategy=ONE_DEVICE):
         strategy=strategy,
         allow_config_change=False,
     )
-    compat.set_learning_rate(run.optimizer, 0.1)
-    for number, table in enumerate(run.label_tables.values()):
+    compat.set_learning_rate(run.state.optimizer, 0.1)
+    for number, table in enumerate(run.state.label_tables.values()):
         table.assign((np.arange(24) + number) % 4)
     return run
 
 
-def make_step(run, *, harvest=False, jit_compile=False):
+def make_step(run, *, returns_features=False, jit_compile=False):
     return train_step.make_train_step(
-        run.model,
+        run.state.model,
         run.method,
-        run.label_tables,
-        run.optimizer,
+        run.state.label_tables,
+        run.state.optimizer,
         strategy=run.strategy,
-        global_batch_size=run.config.training.batch_size,
-        accumulate_steps=run.config.training.accumulate_steps,
-        harvest=harvest,
-        jit_compile=jit_compile,
+        settings=train_step.StepSettings(
+            global_batch_size=run.config.training.batch_size,
+            accumulate_steps=run.config.training.accumulate_steps,
+            returns_features=returns_features,
+            jit_compile=jit_compile,
+        ),
     )
 
 
 def weights(run):
-    return [variable.numpy() for variable in run.model.trainable_variables]
+    return [variable.numpy() for variable in run.state.model.trainable_variables]
 
 
 def test_two_devices_have_the_losses_of_one_for_five_steps(
@@ -58,7 +60,7 @@ def test_two_devices_have_the_losses_of_one_for_five_steps(
     losses = []
     for name, strategy in {"one": ONE_DEVICE, "two": two_devices}.items():
         run = make_run(tiny_config, tiny_records, tmp_path / name, strategy)
-        compat.set_learning_rate(run.optimizer, 0.005)
+        compat.set_learning_rate(run.state.optimizer, 0.005)
         step, batches = make_step(run), training_batches(run)
         means = [monitoring.head_means([step(next(batches)).sums]) for _ in range(5)]
         losses.append([[one["loss"] for one in heads.values()] for heads in means])
@@ -84,7 +86,7 @@ def test_a_step_that_xla_compiles_is_the_step_of_one_that_it_does_not(
 
 def without_batch_norm(run):
     """The run with batch norm by its moving statistics, whatever the batch."""
-    for encoder in run.model.encoders.values():
+    for encoder in run.state.model.encoders.values():
         for layer in encoder.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
@@ -98,7 +100,11 @@ def step_of_the_whole_batch(new_tiny_config, tiny_records, tmp_path_factory):
     config["optimizer"]["weight_decay"] = 0.1
     workdir = tmp_path_factory.mktemp("whole")
     run = without_batch_norm(make_run(config, tiny_records, workdir))
-    return config, run, make_step(run, harvest=True)(next(training_batches(run)))
+    return (
+        config,
+        run,
+        make_step(run, returns_features=True)(next(training_batches(run))),
+    )
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
@@ -115,7 +121,7 @@ def test_gradients_of_parts_make_the_step_of_the_whole_batch(
             ONE_DEVICE if num_devices == 1 else two_devices,
         )
     )
-    result = make_step(run, harvest=True)(next(training_batches(run)))
+    result = make_step(run, returns_features=True)(next(training_batches(run)))
     means = monitoring.head_means([result.sums])
     for head, values in monitoring.head_means([expected.sums]).items():
         assert means[head] == pytest.approx(values, rel=1e-5)
@@ -176,12 +182,14 @@ def test_examples_without_a_label_and_padding_add_nothing(
     tiny_config, tiny_records, tmp_path
 ):
     run = make_run(tiny_config, tiny_records, tmp_path)
-    for table in run.label_tables.values():
+    for table in run.state.label_tables.values():
         table.assign(np.where(np.arange(24) == 3, 1, -1))
     batch = next(training_batches(run))
     batch = {**batch, "example_index": tf.constant([3, 5, pipeline.PADDING_INDEX, 3])}
-    encoded = train_step.encode(run.model, run.method, batch, training=False)
-    sums = train_step.head_losses(run.model, run.method, run.label_tables, encoded)
+    encoded = train_step.encode(run.state.model, run.method, batch, training=False)
+    sums = train_step.head_losses(
+        run.state.model, run.method, run.state.label_tables, encoded
+    )
     for head in sums.values():
         assert float(head["labelled"]) == 2
         assert float(head["loss"]) == pytest.approx(2 * np.log(4), rel=0.1)
@@ -199,9 +207,9 @@ def decayed_step(new_tiny_config, tiny_records, tmp_path_factory):
     config = new_tiny_config() | {"method": "same_audio"}
     config["optimizer"]["weight_decay"] = 0.5
     run = make_run(config, tiny_records, tmp_path_factory.mktemp("decayed"))
-    for table in run.label_tables.values():
+    for table in run.state.label_tables.values():
         table.assign(np.full(24, -1))
-    kernel = run.model.heads["audio_from_audio2"].kernel
+    kernel = run.state.model.heads["audio_from_audio2"].kernel
     before = kernel.numpy()
     result = make_step(run)(next(training_batches(run)))
     return DecayedStep(before, kernel.numpy(), result)
@@ -224,7 +232,7 @@ def test_mixed_precision_learns_with_float32_weights(
     run = make_run(tiny_config, tiny_records, tmp_path)
     step, batch = make_step(run), next(training_batches(run))
     first = monitoring.head_means([step(batch).sums])
-    compat.set_learning_rate(run.optimizer, 0.02)
+    compat.set_learning_rate(run.state.optimizer, 0.02)
     for _ in range(8):
         last = monitoring.head_means([step(batch).sums])
     assert {variable.dtype for variable in weights(run)} == {np.dtype("float32")}
@@ -247,9 +255,9 @@ def harvested_step(new_tiny_config, tiny_records, tmp_path_factory):
     frames = clips.encoder_input(batch, "video")
     expected = {
         stream: encoder(frames, training=True).numpy()
-        for stream, encoder in run.model.encoders.items()
+        for stream, encoder in run.state.model.encoders.items()
     }
-    return HarvestedStep(batch, expected, make_step(run, harvest=True)(batch))
+    return HarvestedStep(batch, expected, make_step(run, returns_features=True)(batch))
 
 
 def test_a_step_returns_the_features_that_it_trained_on_by_example(harvested_step):
@@ -275,13 +283,17 @@ def test_two_devices_return_the_features_of_all_examples_in_order(
         tiny_config | {"method": "same_audio"}, tiny_records, tmp_path, two_devices
     )
     step = train_step.make_evaluation_step(
-        run.model, run.method, run.label_tables, strategy=two_devices, harvest=True
+        run.state.model,
+        run.method,
+        run.state.label_tables,
+        strategy=two_devices,
+        returns_features=True,
     )
     batch = next(iter(evaluation_batches(run)))
     found = extraction.examples_on_host(two_devices, step(batch).encoded)
     assert found.example_index.tolist() == list(range(8))
     audio = tf.concat(two_devices.experimental_local_results(batch["audio"]), axis=0)
-    for stream, encoder in run.model.encoders.items():
+    for stream, encoder in run.state.model.encoders.items():
         np.testing.assert_allclose(
             found.streams[stream],
             encoder(audio, training=False).numpy(),
@@ -301,7 +313,7 @@ def test_optimizers_of_large_batches_learn(
     tiny_config["method"] = "same_audio"
     tiny_config["optimizer"]["name"] = name
     run = make_run(tiny_config, tiny_records, tmp_path)
-    compat.set_learning_rate(run.optimizer, rate)
+    compat.set_learning_rate(run.state.optimizer, rate)
     step, batch = make_step(run), next(training_batches(run))
     first = monitoring.head_means([step(batch).sums])
     for _ in range(5):
@@ -314,8 +326,8 @@ def test_encoders_see_frames_normalised(tiny_config, tiny_records, tmp_path):
     run = make_run(tiny_config, tiny_records, tmp_path)
     batch = next(training_batches(run))
     assert batch["video"].dtype == tf.uint8
-    found = train_step.encode(run.model, run.method, batch, training=False)
+    found = train_step.encode(run.state.model, run.method, batch, training=False)
     frames = batch["video"].numpy() / 255.0
     normalised = (frames - clips.VIDEO_MEAN) / clips.VIDEO_STD
-    expected = run.model.encoders["video"](normalised.astype(np.float32))
+    expected = run.state.model.encoders["video"](normalised.astype(np.float32))
     np.testing.assert_allclose(found.streams["video"], expected, rtol=1e-4, atol=1e-5)

@@ -165,7 +165,7 @@ def measure(
     steps_per_round = steps_per_epoch * training.epochs_per_round
     clusterings = _clusterings(method, encoders, kmeans, num_videos)
     num_extracted = [num_videos] * (config.num_rounds + 1) if clusterings else []
-    if features.harvest:
+    if features.from_training:
         seen = min(num_trained, steps_per_round * training.batch_size)
         num_extracted[1:-1] = [num_trained - seen] * (config.num_rounds - 1)
     return RunSize(

@@ -35,17 +35,21 @@ def training_batches(
     Raises:
       ValueError: if they are to be balanced and there are no labels.
     """
-    training, own = run.config.training, run.records.share
+    training, local = run.config.training, run.records.share
     trained = np.zeros_like(run.records.trained)
-    trained[own.rows] = run.records.trained[own.rows]
+    trained[local.rows] = run.records.trained[local.rows]
     draws = None
     if balanced:
-        labels = {source: table.numpy() for source, table in run.label_tables.items()}
+        labels = {
+            source: table.numpy() for source, table in run.state.label_tables.items()
+        }
         draws = balance.expected_draws(labels, trained)
-    batch_size = training.batch_size // own.count
-    passes, batches = divmod(int(run.progress.step), int(trained.sum()) // batch_size)
+    batch_size = training.batch_size // local.count
+    passes, batches = divmod(
+        int(run.state.progress.step), int(trained.sum()) // batch_size
+    )
     dataset = pipeline.training_batches(
-        _own_files(run),
+        _local_files(run),
         clip=settings.clip(run.config, run.records.info),
         augmentation=run.config.augmentation,
         batch_size=batch_size,
@@ -69,10 +73,10 @@ def evaluation_batches(
     Every process sees the examples of its own files, and all get the same number of
     batches, the last of padding alone where a process has fewer examples.
     """
-    own = run.records.share
-    batch_size = run.config.features.batch_size // own.count
+    local = run.records.share
+    batch_size = run.config.features.batch_size // local.count
     dataset = pipeline.evaluation_batches(
-        _own_files(run),
+        _local_files(run),
         clip=settings.clip(run.config, run.records.info),
         batch_size=batch_size,
         num_clips=num_clips,
@@ -80,11 +84,11 @@ def evaluation_batches(
         modalities=supervision.modalities(run.method),
         promised=run.records.promised,
     )
-    if own.count == 1:
+    if local.count == 1:
         return _distribute(run, dataset, batch_size)
-    wanted = run.records.trained | run.records.held_out
-    wanted = wanted if keep is None else wanted & keep
-    num_batches = -(-num_clips * int(wanted[own.rows].sum()) // batch_size)
+    used = run.records.trained | run.records.held_out
+    used = used if keep is None else used & keep
+    num_batches = -(-num_clips * int(used[local.rows].sum()) // batch_size)
     padding = {
         name: tf.fill(
             spec.shape,
@@ -111,7 +115,7 @@ class _First:
         return itertools.islice(self._batches, self._number)
 
 
-def _own_files(run: Run) -> list[str]:
+def _local_files(run: Run) -> list[str]:
     return [
         os.path.join(run.records.directory, name) for name in run.records.share.files
     ]
@@ -119,10 +123,10 @@ def _own_files(run: Run) -> list[str]:
 
 def _distribute(run: Run, dataset: tf.data.Dataset, batch_size: int):
     """Splits this process's batches over its devices."""
-    own = run.records.share
-    if own.count == 1:
+    local = run.records.share
+    if local.count == 1:
         return devices.distribute(dataset, run.strategy)
-    per_device = batch_size * own.count // run.strategy.num_replicas_in_sync
+    per_device = batch_size * local.count // run.strategy.num_replicas_in_sync
     if per_device < batch_size:
         dataset = dataset.rebatch(per_device, drop_remainder=True)
     # Of a data set that may end, processes tell each other so before every batch.

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from xdc_tf.models.two_stream import TwoStream
 from xdc_tf.runtime import files
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import workdir as run_directory
 
 _INDEX_FILE = "checkpoint"  # names the whole checkpoints; TensorFlow's name and form
 _SUMS_ENDING = ".sha256"  # of a checkpoint's files, as `sha256sum --check` reads it
@@ -97,7 +97,7 @@ class Checkpoints:
         self._keep = keep
         self._writes = writes
         self._progress = progress
-        self._directory = os.path.join(workdir, work.CHECKPOINTS_DIR)
+        self._directory = os.path.join(workdir, run_directory.CHECKPOINTS_DIR)
         self._checkpoint = tf.train.Checkpoint(
             encoders=dict(model.encoders),
             heads=dict(model.heads),
@@ -150,7 +150,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        """Waits, also where another error ends the run, which is then the one told."""
+        """Waits; an error that ends the run is reported rather than the disk's."""
         try:
             self.wait()
         except OSError as unsaved:
@@ -183,7 +183,7 @@ class Checkpoints:
     def _copy_to_disk(self, in_memory: str, path: str) -> None:
         name = os.path.basename(path)
         os.makedirs(self._directory, exist_ok=True)
-        kept = [one for one in self._named() if one != name]
+        kept = [other for other in self._named() if other != name]
         if len(kept) != len(self._named()):
             self._write_index(kept)  # what is overwritten is not whole meanwhile
         self._remove_unnamed()  # what a killed process or a full disk has left
@@ -234,7 +234,7 @@ class Checkpoints:
     def restore(self) -> str | None:
         """Restores the latest checkpoint that is intact.
 
-        One that is damaged is told on the standard error.
+        A damaged one is reported on standard error.
 
         Returns:
           The checkpoint's path, or None if none has been saved.

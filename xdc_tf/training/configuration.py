@@ -72,7 +72,7 @@ class FeatureConfig:
     batch_norm_batches: Annotated[int, Whole()] = 50
 
     @property
-    def harvest(self) -> bool:
+    def from_training(self) -> bool:
         """Whether training steps give the features."""
         return self.source == FROM_TRAINING
 

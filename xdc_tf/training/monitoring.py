@@ -40,7 +40,7 @@ def head_means(sums: list[HeadSums]) -> dict[str, dict[str, float]]:
     means = {}
     for head in sums[0] if sums else ():
         total = {
-            key: float(np.sum([float(one[head][key]) for one in sums]))
+            key: float(np.sum([float(step_sums[head][key]) for step_sums in sums]))
             for key in ("loss", "correct", "labelled")
         }
         count = total["labelled"] or float("nan")
@@ -139,7 +139,9 @@ class Monitor:
           FloatingPointError: on a loss that is not finite; names round and step.
         """
         means = head_means(sums)
-        losses = [float(head["loss"]) for one in sums for head in one.values()]
+        losses = [
+            float(head["loss"]) for step_sums in sums for head in step_sums.values()
+        ]
         if not np.isfinite(losses).all():
             raise FloatingPointError(
                 f"The held-out loss is not finite in round {round_index + 1} after "
@@ -164,37 +166,41 @@ class Monitor:
             for key, value in values.items():
                 tf.summary.scalar(f"{group}/{head}/{key}", value)
 
-    def skipped(self, count: int, *, step: int, told: str) -> None:
+    def skipped(self, count: int, *, step: int, description: str) -> None:
         """Reports a step that was left out, as the count-th of the run."""
         with self._events(step=step):
             tf.summary.scalar("training/skipped_steps", count)
-        print(f"warning: {told}", file=sys.stderr, flush=True)
+        print(f"warning: {description}", file=sys.stderr, flush=True)
 
     def clusterings(
         self,
         clusterings: Mapping[str, Clustering],
-        found: Mapping[str, Any],
+        health_report: Mapping[str, Any],
     ) -> None:
         """Reports a round's clusterings: curves of all measures, a line of some.
 
-        A collapse is also told on the standard error.
+        A collapse is also reported on standard error.
 
         Args:
           clusterings: by name.
-          found: their health.report, whose round is the step of these curves.
+          health_report: their health.report, whose round is the step of these curves.
         """
-        scalars = dict(found["between"])
-        for name, measures in found["clusterings"].items():
+        scalars = dict(health_report["between"])
+        for name, measures in health_report["clusterings"].items():
             scalars |= {f"{name}/{key}": value for key, value in measures.items()}
-            scalars[f"{name}/collapsed"] = float(name in found["collapses"])
-        with self._events(step=found["round"]):
+            scalars[f"{name}/collapsed"] = float(name in health_report["collapses"])
+        with self._events(step=health_report["round"]):
             for name, value in scalars.items():
                 tf.summary.scalar(f"clusters/{name}", value)
             for name, clustering in clusterings.items():
                 tf.summary.histogram(f"clusters/{name}/sizes", clustering.sizes)
             self._writer.flush()
-        finished = found["round"] == self._num_rounds
-        when = "end" if finished else f"round {found['round'] + 1}/{self._num_rounds}"
+        finished = health_report["round"] == self._num_rounds
+        when = (
+            "end"
+            if finished
+            else f"round {health_report['round'] + 1}/{self._num_rounds}"
+        )
         shown = {
             name: value
             for name, value in scalars.items()
@@ -206,8 +212,8 @@ class Monitor:
             + "  ".join(f"{name} {value:.4g}" for name, value in shown.items()),
             flush=True,
         )
-        if found["collapses"]:
-            print(f"warning: {health.told(found)}", file=sys.stderr, flush=True)
+        if health_report["collapses"]:
+            print(f"warning: {health.told(health_report)}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def _events(self, *, step: int) -> Iterator[None]:
@@ -224,8 +230,8 @@ class Monitor:
             self.profiler.close()
             self._writer.close()
         except tf.errors.OpError as error:
-            told = f"{self._log_dir} cannot be written: {error}"
-            print(f"warning: {told}", file=sys.stderr, flush=True)
+            message = f"{self._log_dir} cannot be written: {error}"
+            print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _duration(secs: float) -> str:

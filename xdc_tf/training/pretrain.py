@@ -13,7 +13,7 @@ from xdc_tf.features import extraction
 from xdc_tf.labels import health, label_arrays, label_tables, pseudo_labels
 from xdc_tf.models import two_stream
 from xdc_tf.runtime import compat, typed_settings
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import (
     configuration,
@@ -32,7 +32,7 @@ from xdc_tf.training.batches import (
 from xdc_tf.training.checkpoints import Phase
 from xdc_tf.training.configuration import Config
 from xdc_tf.training.run import Run, prepare
-from xdc_tf.training.train_round import Work, train_round
+from xdc_tf.training.train_round import RoundContext, train_round
 
 _POSITION = "the position (round, phase, step, first step of the round)"
 
@@ -87,58 +87,60 @@ def pretrain(
 def run_rounds(run: Run, stop: Stop) -> None:
     """Does what a run has left to do."""
     restored = run.checkpoints.restore()
-    workers.check_same(
-        run.strategy, [int(value) for value in run.progress[:4]], _POSITION
-    )
+    progress = run.state.progress
+    workers.check_same(run.strategy, [int(value) for value in progress[:4]], _POSITION)
     if restored:
-        step = int(run.progress.step)
-        print(f"Going on from step {step} in {run.workdir}.", flush=True)
-        work_of_rounds = prepare_work(run)
-    else:
-        work_of_rounds = prepare_work(run)
-        start_encoders(run, work_of_rounds)
+        print(f"Going on from step {int(progress.step)} in {run.workdir}.", flush=True)
+    context = make_round_context(run)
+    if not restored:
+        save_initial_encoders(run, context)
         # What the first clustering has extracted belongs to these encoders' files.
         run.checkpoints.save()
     num_rounds = run.config.num_rounds
-    for round_index in range(int(run.progress.round_index), num_rounds):
-        if run.progress.phase == Phase.CLUSTER:
-            assign_labels(run, work_of_rounds, round_index)
+    for round_index in range(int(progress.round_index), num_rounds):
+        if progress.phase == Phase.CLUSTER:
+            start_round(run, context, round_index)
         with stop.deferred():
-            train_round(run, work_of_rounds, round_index, stop=stop)
-            finish_round(run, work_of_rounds, round_index)
-    if run.progress.phase == Phase.CLUSTER:
+            train_round(run, context, round_index, stop=stop)
+            finish_round(run, context, round_index)
+    if progress.phase == Phase.CLUSTER:
         # What the finished encoders see; a further round would train on it.
-        assign_labels(run, work_of_rounds, num_rounds)
+        start_round(run, context, num_rounds)
 
 
-def prepare_work(run: Run) -> Work:
+def make_round_context(run: Run) -> RoundContext:
     """Makes what the rounds use; takes the disk that the run's features need."""
     store = run_features.open_store(run)
-    harvest = run_features.make_harvest(run, store)
-    return Work(
+    collector = run_features.make_collector(run, store)
+    model, tables, training = (
+        run.state.model,
+        run.state.label_tables,
+        run.config.training,
+    )
+    return RoundContext(
         train=train_step.make_train_step(
-            run.model,
+            model,
             run.method,
-            run.label_tables,
-            run.optimizer,
+            tables,
+            run.state.optimizer,
             strategy=run.strategy,
-            global_batch_size=run.config.training.batch_size,
-            accumulate_steps=run.config.training.accumulate_steps,
-            harvest=harvest.wanted,
+            settings=train_step.StepSettings(
+                global_batch_size=training.batch_size,
+                accumulate_steps=training.accumulate_steps,
+                returns_features=collector.collects,
+            ),
         ),
         evaluate=train_step.make_evaluation_step(
-            run.model,
+            model,
             run.method,
-            run.label_tables,
+            tables,
             strategy=run.strategy,
-            harvest=harvest.wanted,
+            returns_features=collector.collects,
         ),
         extract_clips=run_features.make_extract_clips(run),
         store=store,
-        harvest=harvest,
-        training_batches=None
-        if run.config.training.balance_clusters
-        else training_batches(run),
+        collector=collector,
+        training_batches=None if training.balance_clusters else training_batches(run),
         held_out_batches=evaluation_batches(run, keep=run.records.held_out),
         portable_encoders={
             stream: two_stream.build_encoder(
@@ -152,104 +154,130 @@ def prepare_work(run: Run) -> Work:
     )
 
 
-def start_encoders(run: Run, work_of_rounds: Work) -> None:
+def save_initial_encoders(run: Run, context: RoundContext) -> None:
     """Saves the encoders as they start; random ones with batch-norm statistics."""
+    num_batches = min(run.config.features.batch_norm_batches, batches_per_pass(run))
     extraction.refresh_batch_norm(
         {
             stream: encoder
-            for stream, encoder in run.model.encoders.items()
+            for stream, encoder in run.state.model.encoders.items()
             if stream not in run.pretrained_streams
         },
         run.method.streams,
-        itertools.islice(
-            training_batches(run),
-            min(
-                run.config.features.batch_norm_batches,
-                batches_per_pass(run),
-            ),
-        ),
+        itertools.islice(training_batches(run), num_batches),
         strategy=run.strategy,
     )
-    saved_encoders.save_initial(run, work_of_rounds.portable_encoders)
+    saved_encoders.save_initial(run, context.portable_encoders)
 
 
-def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
-    """Clusters the data set and makes the clusters the labels of this round."""
-    sources = supervision.clustered_sources(run.method)
-    if sources:
-        extracted = run_features.to_cluster(
-            run, work_of_rounds.store, work_of_rounds.extract_clips, round_index
+def start_round(run: Run, context: RoundContext, round_index: int) -> None:
+    """Extracts features, clusters them, writes label tables, takes them as labels.
+
+    Raises:
+      CollapseError: on collapsed clusters, where config.health.on_collapse is stop.
+    """
+    if supervision.clustered_sources(run.method):
+        features = run_features.to_cluster(
+            run, context.store, context.extract_clips, round_index
         )
-        clusterings = pseudo_labels.cluster(
-            extracted,
-            sources,
-            fitted_rows=run.records.trained[run.records.share.rows],
-            settings=run.config.kmeans,
-            seed=_round_seed(run, round_index, "clustering"),
-            strategy=run.strategy,
-        )
-        clusterings = {
-            name: clustering._replace(labels=_labels_of_all(run, clustering.labels))
-            for name, clustering in clusterings.items()
-        }
-        criteria = run.config.health
-        found = health.report(
-            clusterings,
-            previous=lambda name: run.label_tables[name].numpy(),
-            true_labels=run.records.true_labels,
-            settings=criteria,
-            round_index=round_index,
-        )
-        run.monitor.clusterings(clusterings, found)
-        workers.on_chief(
-            run.strategy,
-            lambda: write_label_tables(run, round_index, clusterings, found),
-        )
-        if round_index < run.config.num_rounds:
-            health.check(found, criteria)
-        for source, clustering in clusterings.items():
-            label_arrays.load(
-                run.label_tables[source], clustering.labels, strategy=run.strategy
-            )
-        two_stream.reset_heads(run.model, seed=_round_seed(run, round_index, "heads"))
-    optimizers.clear_slots(run.optimizer)
-    run.progress.round_first_step.assign(run.progress.step)
-    run.progress.best_loss.assign(float("inf"))
-    run.progress.stale_epochs.assign(0)
-    run.progress.phase.assign(Phase.TRAIN)
-    run.checkpoints.save()
+        clusterings = cluster(run, features, round_index)
+        report_clusterings(run, clusterings, round_index)
+        load_labels(run, clusterings)
+        seed = _round_seed(run, round_index, "heads")
+        two_stream.reset_heads(run.state.model, seed=seed)
+    start_training(run)
 
 
-def _labels_of_all(run: Run, labels: np.ndarray) -> np.ndarray:
+def cluster(
+    run: Run, features: extraction.Features, round_index: int
+) -> dict[str, label_tables.Clustering]:
+    """The clusterings of each label source, with the labels of all examples."""
     records = run.records
-    return workers.labels_of_all(
-        run.strategy, records.share, labels, records.info.num_rows
+    clusterings = pseudo_labels.cluster(
+        features,
+        supervision.clustered_sources(run.method),
+        fitted_rows=records.trained[records.share.rows],
+        settings=run.config.kmeans,
+        seed=_round_seed(run, round_index, "clustering"),
+        strategy=run.strategy,
     )
+    return {
+        name: clustering._replace(
+            labels=workers.labels_of_all(
+                run.strategy, records.share, clustering.labels, records.info.num_rows
+            )
+        )
+        for name, clustering in clusterings.items()
+    }
+
+
+def report_clusterings(
+    run: Run, clusterings: Mapping[str, label_tables.Clustering], round_index: int
+) -> None:
+    """Measures the clusterings, and writes their label tables and measures.
+
+    Raises:
+      CollapseError: see start_round; when all has been written.
+    """
+    criteria = run.config.health
+    health_report = health.report(
+        clusterings,
+        previous=lambda name: run.state.label_tables[name].numpy(),
+        true_labels=run.records.true_labels,
+        settings=criteria,
+        round_index=round_index,
+    )
+    run.monitor.clusterings(clusterings, health_report)
+    workers.on_chief(
+        run.strategy,
+        lambda: write_label_tables(run, round_index, clusterings, health_report),
+    )
+    if round_index < run.config.num_rounds:
+        health.check(health_report, criteria)
+
+
+def load_labels(run: Run, clusterings: Mapping[str, label_tables.Clustering]) -> None:
+    """Makes the clusters the labels that training steps gather."""
+    for source, clustering in clusterings.items():
+        label_arrays.load(
+            run.state.label_tables[source], clustering.labels, strategy=run.strategy
+        )
+
+
+def start_training(run: Run) -> None:
+    """Saves the run at the first step of its round's training."""
+    optimizers.clear_slots(run.state.optimizer)
+    progress = run.state.progress
+    progress.round_first_step.assign(progress.step)
+    progress.best_loss.assign(float("inf"))
+    progress.stale_epochs.assign(0)
+    progress.phase.assign(Phase.TRAIN)
+    run.checkpoints.save()
 
 
 def write_label_tables(
     run: Run,
     round_index: int,
     clusterings: Mapping[str, label_tables.Clustering],
-    found: Mapping[str, Any],
+    health_report: Mapping[str, Any],
 ) -> None:
     """Writes a round's label tables and health for people and other programs."""
     label_tables.write(
-        work.round_dir(run.workdir, round_index),
+        run_directory.round_dir(run.workdir, round_index),
         clusterings=clusterings,
         video_ids=_video_ids(run),
         settings={
             "method": run.config.method,
             "round": round_index,
             "seed": run.config.seed,
-            "step": int(run.progress.step),
+            "step": int(run.state.progress.step),
             "encoders_sha256": run_features.clustered_encoders(run, round_index),
             "kmeans": typed_settings.to_mapping(run.config.kmeans),
             "features": typed_settings.to_mapping(run.config.features),
             "manifest_sha256": run.records.info.manifest_sha256,
             "versions": compat.versions(),
         },
-        health=found,
+        health=health_report,
     )
 
 
@@ -267,10 +295,10 @@ def _round_seed(run: Run, round_index: int, purpose: str) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
 
-def finish_round(run: Run, work_of_rounds: Work, round_index: int) -> None:
+def finish_round(run: Run, context: RoundContext, round_index: int) -> None:
     """Saves the round's encoders and heads and moves on to the next round."""
-    saved_encoders.save_finished_round(run, work_of_rounds.portable_encoders)
-    commit = work_of_rounds.harvest.prepare_commit()
-    run.progress.round_index.assign(round_index + 1)
-    run.progress.phase.assign(Phase.CLUSTER)
+    saved_encoders.save_finished_round(run, context.portable_encoders)
+    commit = context.collector.prepare_commit()
+    run.state.progress.round_index.assign(round_index + 1)
+    run.state.progress.phase.assign(Phase.CLUSTER)
     run.checkpoints.save(first=commit)

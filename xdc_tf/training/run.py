@@ -15,7 +15,7 @@ from xdc_tf.distribution import workers
 from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
 from xdc_tf.runtime import files
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import (
     configuration,
     optimizers,
@@ -41,22 +41,28 @@ class Records(NamedTuple):
     share: workers.Share  # what this process reads of them
 
 
+class RunState(NamedTuple):
+    """Where a run stands: what training changes and checkpoints hold."""
+
+    model: TwoStream
+    optimizer: Any
+    label_tables: dict[str, tf.Variable]  # by label source, [num_rows] int32
+    progress: Progress
+
+
 class Run(NamedTuple):
-    """Everything that the round loop works on."""
+    """What a run is, which stays as it is; `state` is where it stands."""
 
     config: Config
     workdir: str
     strategy: tf.distribute.Strategy
     records: Records
     method: supervision.Method
-    model: TwoStream
-    optimizer: Any
-    label_tables: dict[str, tf.Variable]  # by label source, [num_rows] int32
-    progress: Progress
+    pretrained_streams: frozenset[str]  # whose encoders start from config.init_from
+    state: RunState
     checkpoints: Checkpoints
     monitor: Monitor
     lock: files.Lock
-    pretrained_streams: frozenset[str]  # whose encoders start from config.init_from
 
 
 def prepare(
@@ -76,6 +82,53 @@ def prepare(
         directory; nothing has been written then.
     """
     config = configuration.from_mapping(config)
+    method = _trained_method(config)
+    starts = _encoders_to_start_from(config, method)
+    records = _read_records(
+        config, records_dir, supervision.modalities(method), strategy
+    )
+    num_labels = _num_labels(config, method, records)
+    _check_sizes(config, records, strategy)
+    settings.check_health(config)
+    state = _build_state(config, method, num_labels, records.true_labels, strategy)
+    for stream, encoder in starts.items():
+        state.model.encoders[stream].set_weights(encoder.get_weights())
+    lock = workers.on_chief(
+        strategy,
+        lambda: _claim_workdir(workdir, config, records, allow_config_change),
+    )
+    is_chief = records.share.number == 0
+    log_dir = os.path.join(workdir, run_directory.TENSORBOARD_DIR)
+    return Run(
+        config=config,
+        workdir=workdir,
+        strategy=strategy,
+        records=records,
+        method=method,
+        pretrained_streams=frozenset(starts),
+        state=state,
+        checkpoints=Checkpoints(
+            workdir,
+            **state._asdict(),
+            keep=config.checkpoints.keep,
+            writes=is_chief,
+        ),
+        monitor=Monitor(
+            log_dir if is_chief else None,
+            num_rounds=config.num_rounds,
+            batch_size=config.training.batch_size,
+            profile_steps=config.profile_steps,
+        ),
+        lock=lock,
+    )
+
+
+def _trained_method(config: Config) -> supervision.Method:
+    """The configuration's method, with its number of heads.
+
+    Raises:
+      ValueError: if it trains nothing.
+    """
     method = supervision.method(config.method)
     if not method.supervision:
         trained = [name for name, row in supervision.METHODS.items() if row.supervision]
@@ -83,28 +136,37 @@ def prepare(
             f"config.method={config.method} trains nothing; choose one of "
             f"{', '.join(trained)}."
         )
-    method = supervision.with_heads(method, config.kmeans.num_heads)
-    starts = _encoders_to_start_from(config, method)
-    records = _read_records(
-        config, records_dir, supervision.modalities(method), strategy
-    )
-    layers = settings.training_layers(config)
-    num_labels = _num_labels(config, method, records)
-    _check_sizes(config, records, strategy)
-    settings.check_health(config)
+    return supervision.with_heads(method, config.kmeans.num_heads)
 
+
+def _build_state(
+    config: Config,
+    method: supervision.Method,
+    num_labels: Mapping[str, int],
+    true_labels: np.ndarray,
+    strategy: tf.distribute.Strategy,
+) -> RunState:
+    """Encoders, heads, optimizer and label tables, at the start of a run.
+
+    Args:
+      config: of the run.
+      method: with its heads.
+      num_labels: by label source.
+      true_labels: [num_rows] int32, the labels of the source TRUE_LABELS.
+      strategy: of the variables.
+    """
+    heads = {
+        supervision.head_name(stream, source): HeadSettings(stream, num_labels[source])
+        for stream, sources in method.supervision.items()
+        for source in sources
+    }
+    no_labels = np.full_like(true_labels, NO_LABEL)
     with strategy.scope():
         model = two_stream.build(
             method.streams,
             architectures=settings.architectures(config),
-            layers=layers,
-            heads={
-                supervision.head_name(stream, source): HeadSettings(
-                    stream, num_labels[source]
-                )
-                for stream, sources in method.supervision.items()
-                for source in sources
-            },
+            layers=settings.training_layers(config),
+            heads=heads,
         )
         optimizer = optimizers.make(
             config.optimizer.name,
@@ -114,51 +176,15 @@ def prepare(
             trust_coefficient=config.optimizer.trust_coefficient,
             scale_loss=config.precision == "mixed_float16",
         )
-        no_labels = np.full_like(records.true_labels, NO_LABEL)
         tables = {
             source: tf.Variable(
-                records.true_labels if source == supervision.TRUE_LABELS else no_labels,
+                true_labels if source == supervision.TRUE_LABELS else no_labels,
                 trainable=False,
                 name=f"labels_{source}",
             )
             for source in num_labels
         }
-    for stream, encoder in starts.items():
-        model.encoders[stream].set_weights(encoder.get_weights())
-    progress = new_progress()
-    lock = workers.on_chief(
-        strategy,
-        lambda: _claim_workdir(workdir, config, records, allow_config_change),
-    )
-    is_chief = records.share.number == 0
-    return Run(
-        config=config,
-        workdir=workdir,
-        strategy=strategy,
-        records=records,
-        method=method,
-        model=model,
-        optimizer=optimizer,
-        label_tables=tables,
-        progress=progress,
-        checkpoints=Checkpoints(
-            workdir,
-            model=model,
-            optimizer=optimizer,
-            label_tables=tables,
-            progress=progress,
-            keep=config.checkpoints.keep,
-            writes=is_chief,
-        ),
-        monitor=Monitor(
-            os.path.join(workdir, work.TENSORBOARD_DIR) if is_chief else None,
-            num_rounds=config.num_rounds,
-            batch_size=config.training.batch_size,
-            profile_steps=config.profile_steps,
-        ),
-        lock=lock,
-        pretrained_streams=frozenset(starts),
-    )
+    return RunState(model, optimizer, tables, new_progress())
 
 
 def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
@@ -167,16 +193,19 @@ def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
     if not directory:
         return {}
     trained = trained_run.open_run(directory)
-    wanted = settings.architectures(config)
+    architectures = settings.architectures(config)
     encoders = {}
     for stream, modality in method.streams.items():
         if stream not in trained.streams:
             continue
-        found = trained.architectures[modality]
-        if found != wanted[modality]:
+        pretrained, trained_here = (
+            trained.architectures[modality],
+            architectures[modality],
+        )
+        if pretrained != trained_here:
             raise ValueError(
-                f"config.init_from={directory} has a {stream} encoder {found}, and "
-                f"config.{modality}_encoder is {wanted[modality]}; make them the same."
+                f"config.init_from={directory} has a {stream} encoder {pretrained}, "
+                f"and config.{modality}_encoder is {trained_here}; make them the same."
             )
         encoders[stream] = trained_run.load_encoder(trained, stream)
     if not encoders:
@@ -205,7 +234,6 @@ def _read_records(
     trained = np.zeros(info.num_rows, bool)
     trained[examples.example_indices] = True
     trained &= ~held_out
-    own = workers.share(info, examples, strategy)
     return Records(
         directory=records_dir,
         info=info,
@@ -214,7 +242,7 @@ def _read_records(
         true_labels=true_labels,
         trained=trained,
         held_out=held_out,
-        share=own,
+        share=workers.share(info, examples, strategy),
     )
 
 
@@ -252,10 +280,10 @@ def _check_sizes(config, records: Records, strategy) -> None:
         ("features.batch_size", config.features.batch_size, num_devices),
     ):
         if size < 1 or size % divisor:
-            told = f" times training.accumulate_steps={parts}"
+            times = f" times training.accumulate_steps={parts}"
             raise ValueError(
                 f"config.{key}={size} is not a multiple of the {num_devices} devices"
-                f"{told if divisor > num_devices else ''}."
+                f"{times if divisor > num_devices else ''}."
             )
     num_trained = int(records.trained.sum())
     if num_trained < batch_size:
@@ -263,9 +291,9 @@ def _check_sizes(config, records: Records, strategy) -> None:
             f"{records.directory} has {num_trained} examples to train on, fewer than "
             f"config.training.batch_size={batch_size}; lower it or convert more videos."
         )
-    own = records.share
-    fewest = workers.gathered(strategy, records.trained[own.rows].sum()).min()
-    if fewest < batch_size // own.count:
+    share = records.share
+    fewest = workers.gathered(strategy, records.trained[share.rows].sum()).min()
+    if fewest < batch_size // share.count:
         raise ValueError(
             f"A worker's files of {records.directory} have {fewest} examples to train "
             f"on, fewer than its part of config.training.batch_size={batch_size}; "
@@ -276,9 +304,9 @@ def _check_sizes(config, records: Records, strategy) -> None:
 def _claim_workdir(
     workdir, config, records: Records, allow_config_change
 ) -> files.Lock:
-    work.check_local(workdir)
+    run_directory.check_local(workdir)
     os.makedirs(workdir, exist_ok=True)
-    lock = work.lock(workdir)
+    lock = run_directory.lock(workdir)
     try:
         _claim_locked(workdir, config, records, allow_config_change)
     except BaseException:
@@ -288,10 +316,10 @@ def _claim_workdir(
 
 
 def _claim_locked(workdir, config, records: Records, allow_config_change) -> None:
-    own_copy = os.path.join(workdir, work.RECORDS_DIR)
-    is_new = not os.path.exists(os.path.join(own_copy, dataset_info.INFO_FILE))
+    records_copy = os.path.join(workdir, run_directory.RECORDS_DIR)
+    is_new = not os.path.exists(os.path.join(records_copy, dataset_info.INFO_FILE))
     if not is_new:
-        before = dataset_info.read_dataset_info(own_copy)
+        before = dataset_info.read_dataset_info(records_copy)
         differing = dataset_info.differences(before, records.info)
         if differing:
             more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
@@ -300,9 +328,9 @@ def _claim_locked(workdir, config, records: Records, allow_config_change) -> Non
                 f"({'; '.join(differing[:5])}{more}); use the same records, or another "
                 "--workdir."
             )
-    work.claim(
+    run_directory.claim(
         workdir, configuration.to_mapping(config), allow_change=allow_config_change
     )
     if is_new:
-        os.makedirs(own_copy, exist_ok=True)
-        dataset_info.write_dataset_info(own_copy, records.info)
+        os.makedirs(records_copy, exist_ok=True)
+        dataset_info.write_dataset_info(records_copy, records.info)

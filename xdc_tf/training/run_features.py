@@ -13,7 +13,7 @@ from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures, Features
 from xdc_tf.features.feature_store import FeatureStore, RowState
 from xdc_tf.models import folding
 from xdc_tf.runtime import files
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import settings, supervision
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.run import Run
@@ -28,26 +28,28 @@ def open_store(run: Run) -> FeatureStore | None:
     """
     if not supervision.clustered_sources(run.method):
         return None
-    wanted = run.config.features
-    info, own = run.records.info, run.records.share
-    several = own.count > 1
+    features = run.config.features
+    info, local = run.records.info, run.records.share
+    several = local.count > 1
     return FeatureStore(
-        work.features_dir(run.workdir, worker=own.number, num_workers=own.count),
-        num_rows=len(own.rows),
+        run_directory.features_dir(
+            run.workdir, worker=local.number, num_workers=local.count
+        ),
+        num_rows=len(local.rows),
         widths={
             stream: encoder.output_shape[-1]
-            for stream, encoder in run.model.encoders.items()
+            for stream, encoder in run.state.model.encoders.items()
         },
-        dtype=wanted.dtype,
+        dtype=features.dtype,
         made_with={
             "manifest_sha256": info.manifest_sha256,
             "clip": settings.clip(run.config, info)._asdict(),
-            "clips_per_video": wanted.clips_per_video,
+            "clips_per_video": features.clips_per_video,
             "precision": run.config.precision,
             # By which the files of records are dealt.
-            **({"worker": [own.number, own.count]} if several else {}),
+            **({"worker": [local.number, local.count]} if several else {}),
         },
-        example_indices=own.rows if several else None,
+        example_indices=local.rows if several else None,
     )
 
 
@@ -59,14 +61,14 @@ def make_extract_clips(run: Run) -> Callable[[Iterable[dict]], Iterator[ClipFeat
     with run.strategy.scope():
         folded = {
             stream: folding.fold(encoder)
-            for stream, encoder in run.model.encoders.items()
+            for stream, encoder in run.state.model.encoders.items()
         }
     of_folded = extraction.make_extract_clips(
         folded, run.method.streams, strategy=run.strategy
     )
 
     def extract_clips(batches: Iterable[dict]) -> Iterator[ClipFeatures]:
-        for stream, encoder in run.model.encoders.items():
+        for stream, encoder in run.state.model.encoders.items():
             folding.copy_folded(encoder, folded[stream])
         yield from of_folded(batches)
 
@@ -79,9 +81,9 @@ def harvested_in(run: Run, round_index: int) -> int | None:
     The first clustering has no training before it, and the one after the last round is
     of the finished encoders, since new videos are assigned to its clusters.
     """
-    harvest = run.config.features.harvest
+    from_training = run.config.features.from_training
     between_rounds = 0 < round_index < run.config.num_rounds
-    return round_index - 1 if harvest and between_rounds else None
+    return round_index - 1 if from_training and between_rounds else None
 
 
 def clustered_encoders(run: Run, round_index: int) -> dict[str, str] | None:
@@ -97,7 +99,7 @@ def _encoders_sha256(run: Run, round_index: int) -> dict[str, str]:
     """Of each encoder's file as it is when a round begins."""
     return {
         stream: files.sha256(
-            work.encoder_file(run.workdir, stream, initial=round_index == 0)
+            run_directory.encoder_file(run.workdir, stream, initial=round_index == 0)
         )
         for stream in run.method.streams
     }
@@ -134,12 +136,12 @@ def to_cluster(
         extracted_by=json.loads(encoders),
     )
     store.drop_damaged()
-    own = run.records.share.rows
+    local = run.records.share.rows
     examples = np.zeros_like(run.records.trained)
-    examples[own] = (run.records.trained | run.records.held_out)[own]
-    before = store.states[examples[own]]
+    examples[local] = (run.records.trained | run.records.held_out)[local]
+    before = store.states[examples[local]]
     missing = examples.copy()
-    missing[own] &= store.states == RowState.EMPTY
+    missing[local] &= store.states == RowState.EMPTY
     started = time.monotonic()
     if workers.any_process(run.strategy, missing.any()):
         batches = evaluation_batches(
@@ -148,7 +150,7 @@ def to_cluster(
             keep=missing,
         )
         store.fill(extraction.average_clips(extract_clips(batches)))
-    _check_complete(run, store, examples[own])
+    _check_complete(run, store, examples[local])
     print(
         f"features  {(before == RowState.HARVESTED).sum()} examples harvested  "
         f"{(before == RowState.EXTRACTED).sum()} extracted before  "
@@ -182,7 +184,7 @@ def _check_complete(run: Run, store: FeatureStore, expected: np.ndarray) -> None
     )
 
 
-class Harvest:
+class FeatureCollector:
     """Writes the features that steps return into a store, or nothing without one.
 
     Those of a step are fetched when the next one has been started, so that a device is
@@ -195,13 +197,13 @@ class Harvest:
         self._last: tuple[ExampleFeatures, str] | None = None
 
     @property
-    def wanted(self) -> bool:
+    def collects(self) -> bool:
         """Whether steps should return their features."""
         return self._store is not None
 
     def start_round(self, round_index: int) -> None:
         """Empties the store, unless the round is gone on with."""
-        if self.wanted:
+        if self.collects:
             self._store.keep_only(harvested_in=round_index, extracted_by=None)
 
     def add(
@@ -210,15 +212,15 @@ class Harvest:
         """Takes a step's features and writes those of the step before.
 
         Args:
-          encoded: of train_step.StepResult; None if not `wanted`.
-          round_index: from 0, to be told in an error.
-          step: to be told in an error.
+          encoded: of train_step.StepResult; None if it does not collect.
+          round_index: from 0, for an error message.
+          step: for an error message.
 
         Raises:
           FloatingPointError: on features that are not finite; names round and step.
           OSError: if the disk fails.
         """
-        if not self.wanted:
+        if not self.collects:
             return
         self._write()
         self._last = encoded, f"in round {round_index + 1}, step {step}"
@@ -237,7 +239,7 @@ class Harvest:
         Raises:
           FloatingPointError, OSError: see add.
         """
-        if not self.wanted:
+        if not self.collects:
             return None
         self._write()
         return self._store.prepare_commit()
@@ -256,7 +258,7 @@ class Harvest:
             ) from error
 
 
-def make_harvest(run: Run, store: FeatureStore | None) -> Harvest:
-    """A harvest into the run's store, or of nothing if its features are of passes."""
-    wanted = run.config.features.harvest
-    return Harvest(store if wanted else None, run.strategy)
+def make_collector(run: Run, store: FeatureStore | None) -> FeatureCollector:
+    """A collector into the run's store; of nothing if its features are of passes."""
+    collects = run.config.features.from_training
+    return FeatureCollector(store if collects else None, run.strategy)

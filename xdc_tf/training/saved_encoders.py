@@ -13,7 +13,7 @@ from xdc_tf.distribution import workers
 from xdc_tf.labels import whole_directories
 from xdc_tf.models import encoder_files
 from xdc_tf.runtime import files
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import supervision
 from xdc_tf.training.run import Run
 
@@ -37,30 +37,32 @@ def save_initial(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None
 
 def save_finished_round(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
     """Writes encoders and heads after a round, the run's result so far."""
-    best_loss = float(run.progress.best_loss)
-    told = {
-        "rounds": int(run.progress.round_index) + 1,
-        "steps": int(run.progress.step),
+    best_loss = float(run.state.progress.best_loss)
+    card = {
+        "rounds": int(run.state.progress.round_index) + 1,
+        "steps": int(run.state.progress.step),
         "held_out_loss": best_loss if np.isfinite(best_loss) else None,
     }
     _take_weights(run, portable_encoders)
     workers.on_chief(
         run.strategy,
-        lambda: _write_with_heads(run, portable_encoders, run.workdir, told=told),
+        lambda: _write_with_heads(run, portable_encoders, run.workdir, card=card),
     )
 
 
 def save_best(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
     """Writes encoders and heads of the round's lowest held-out loss so far, as one."""
-    told = {
-        "round": int(run.progress.round_index),  # whose labels the heads know
-        "steps": int(run.progress.step),
-        "held_out_loss": float(run.progress.best_loss),
+    card = {
+        "round": int(run.state.progress.round_index),  # whose labels the heads know
+        "steps": int(run.state.progress.step),
+        "held_out_loss": float(run.state.progress.best_loss),
     }
 
     def write() -> None:
-        with whole_directories.replacing(Path(run.workdir, work.BEST_DIR)) as partial:
-            _write_with_heads(run, portable_encoders, str(partial), told=told)
+        with whole_directories.replacing(
+            Path(run.workdir, run_directory.BEST_DIR)
+        ) as partial:
+            _write_with_heads(run, portable_encoders, str(partial), card=card)
 
     _take_weights(run, portable_encoders)
     workers.on_chief(run.strategy, write)
@@ -69,7 +71,7 @@ def save_best(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
 def _take_weights(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
     for stream, encoder in portable_encoders.items():
         # Statistics of batch norm are read from all processes together.
-        encoder.set_weights(run.model.encoders[stream].get_weights())
+        encoder.set_weights(run.state.model.encoders[stream].get_weights())
 
 
 def _write_encoders(
@@ -81,7 +83,7 @@ def _write_encoders(
     """As .keras files that open without this project."""
     for stream, encoder in portable_encoders.items():
         encoder_files.save_encoder(
-            encoder, work.encoder_file(directory, stream, initial=initial)
+            encoder, run_directory.encoder_file(directory, stream, initial=initial)
         )
 
 
@@ -90,19 +92,19 @@ def _write_with_heads(
     portable_encoders: Mapping[str, keras.Model],
     directory: str,
     *,
-    told: Mapping[str, Any],
+    card: Mapping[str, Any],
 ) -> None:
-    """Encoders, heads and what is told of them: rounds, steps, loss."""
+    """Encoders, heads and what is card of them: rounds, steps, loss."""
     _write_encoders(portable_encoders, directory)
     for stream, sources in run.method.supervision.items():
         layers = {
-            source: run.model.heads[supervision.head_name(stream, source)]
+            source: run.state.model.heads[supervision.head_name(stream, source)]
             for source in sources
         }
         heads = {
             source: encoder_files.Head(layer.kernel.numpy(), layer.bias.numpy())
             for source, layer in layers.items()
         }
-        encoder_files.save_heads(heads, work.heads_file(directory, stream))
-    path = os.path.join(directory, work.ENCODERS_FILE)
-    files.write_text(path, json.dumps(told) + "\n")
+        encoder_files.save_heads(heads, run_directory.heads_file(directory, stream))
+    path = os.path.join(directory, run_directory.ENCODERS_FILE)
+    files.write_text(path, json.dumps(card) + "\n")

@@ -94,8 +94,8 @@ def modalities(row: Method) -> tuple[str, ...]:
 
 def label_sources(row: Method) -> tuple[str, ...]:
     """All label sources that some head of the method needs, each once, in order."""
-    wanted = [source for sources in row.supervision.values() for source in sources]
-    return tuple(dict.fromkeys(wanted))
+    sources = [source for sources in row.supervision.values() for source in sources]
+    return tuple(dict.fromkeys(sources))
 
 
 def clustered_streams(row: Method, source: str) -> tuple[str, ...]:
@@ -111,10 +111,10 @@ def clustered_streams(row: Method, source: str) -> tuple[str, ...]:
 
 def clustered_sources(row: Method) -> dict[str, tuple[str, ...]]:
     """The sources to cluster, each once whatever its heads -> clustered_streams."""
-    wanted = [source for source in label_sources(row) if source != TRUE_LABELS]
+    clusterings = [source for source in label_sources(row) if source != TRUE_LABELS]
     return {
         label_tables.source_of(source): clustered_streams(row, source)
-        for source in wanted
+        for source in clusterings
     }
 
 
@@ -124,7 +124,7 @@ def head_name(stream: str, source: str) -> str:
 
 
 def head_weights(row: Method) -> dict[str, float]:
-    """What each head's loss counts for: heads of one source and stream share 1."""
+    """Weight of each head's loss: those of one source and stream add up to 1."""
     weights = {}
     for stream, sources in row.supervision.items():
         bases = [label_tables.source_of(source) for source in sources]

@@ -12,31 +12,31 @@ from xdc_tf.runtime import compat
 from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import run_features, saved_encoders, schedules, settings
 from xdc_tf.training.batches import batches_per_pass, training_batches
+from xdc_tf.training.nonfinite_guard import NonFiniteGuard
 from xdc_tf.training.run import Run
-from xdc_tf.training.watch import Watch
 
 
-class Work(NamedTuple):
+class RoundContext(NamedTuple):
     """What every round does, traced once, and what it does it with."""
 
     train: Callable
     evaluate: Callable
     extract_clips: Callable
     store: FeatureStore | None
-    harvest: run_features.Harvest
+    collector: run_features.FeatureCollector
     training_batches: Iterator | None  # None: balanced, anew in every round
     held_out_batches: Iterable
     portable_encoders: Mapping[str, keras.Model]  # receive weights to be saved
 
 
 def train_round(
-    run: Run, work_of_rounds: Work, round_index: int, *, stop: Stop
+    run: Run, context: RoundContext, round_index: int, *, stop: Stop
 ) -> None:
     """Trains on the round's labels until its epochs are over or patience runs out.
 
     Args:
       run: where it stands; of its round, the first steps may be done.
-      work_of_rounds: of the run.
+      context: what all rounds use.
       round_index: from 0.
       stop: looked at after each step: if it is requested, the run is saved there.
 
@@ -51,33 +51,35 @@ def train_round(
         steps_per_epoch = min(steps_per_epoch, training.max_steps_per_epoch)
     num_steps = steps_per_epoch * training.epochs_per_round
     schedule = settings.schedule(config)
-    already_done = int(run.progress.step) - int(run.progress.round_first_step)
-    harvest = work_of_rounds.harvest
-    harvest.start_round(round_index)
+    already_done = int(run.state.progress.step) - int(
+        run.state.progress.round_first_step
+    )
+    collector = context.collector
+    collector.start_round(round_index)
     if _out_of_patience(run):
         return
-    batches = work_of_rounds.training_batches
+    batches = context.training_batches
     if batches is None:
         batches = training_batches(run, balanced=True)
-    watch = Watch(run, harvest, round_index=round_index)
+    guard = NonFiniteGuard(run, collector, round_index=round_index)
     steps_to_do = range(already_done + 1, num_steps + 1)
-    run.monitor.start_timer(int(run.progress.step))
+    run.monitor.start_timer(int(run.state.progress.step))
     # The steps first: zip takes no batch that would be lost when they are over.
     for done, batch in zip(steps_to_do, run.monitor.timed(batches), strict=False):
-        step = int(run.progress.step) + 1
+        step = int(run.state.progress.step) + 1
         rate = schedules.learning_rate(schedule, done - 1, num_steps)
-        compat.set_learning_rate(run.optimizer, rate)
+        compat.set_learning_rate(run.state.optimizer, rate)
         with run.monitor.profiler.step(step):
-            result = work_of_rounds.train(batch)
-        run.progress.step.assign(step)
-        watch.add(result, example_index=batch["example_index"], step=step)
+            result = context.train(batch)
+        run.state.progress.step.assign(step)
+        guard.add(result, example_index=batch["example_index"], step=step)
         end_of_epoch = done % steps_per_epoch == 0
         # All processes save together, whichever has been asked to leave.
         leaving = workers.any_process(run.strategy, stop.requested)
         save_now = leaving or step % config.checkpoint_every_steps == 0
         if step % config.log_every_steps == 0 or end_of_epoch or save_now:
             run.monitor.training(
-                watch.settle(),
+                guard.settle(),
                 round_index=round_index,
                 step=step,
                 step_in_round=done,
@@ -85,22 +87,24 @@ def train_round(
                 learning_rate=rate,
             )
         if end_of_epoch or save_now:
-            two_stream.average_statistics(run.model.encoders.values(), run.strategy)
+            two_stream.average_statistics(
+                run.state.model.encoders.values(), run.strategy
+            )
         if end_of_epoch and run.records.held_out.any():
-            measure_held_out(run, work_of_rounds, round_index)
+            measure_held_out(run, context, round_index)
         if save_now:
-            watch.check_weights(step=step)
-            run.checkpoints.save(first=harvest.prepare_commit(), wait=leaving)
+            guard.check_weights(step=step)
+            run.checkpoints.save(first=collector.prepare_commit(), wait=leaving)
             stop.check()
         if _out_of_patience(run):
             return
 
 
 def _out_of_patience(run: Run) -> bool:
-    return 0 < run.config.training.patience <= run.progress.stale_epochs
+    return 0 < run.config.training.patience <= run.state.progress.stale_epochs
 
 
-def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
+def measure_held_out(run: Run, context: RoundContext, round_index: int) -> None:
     """Measures the loss on the held-out examples; saves the encoders if it is lowest.
 
     Otherwise it counts an epoch without progress.
@@ -109,17 +113,17 @@ def measure_held_out(run: Run, work_of_rounds: Work, round_index: int) -> None:
       FloatingPointError: on a loss that is not finite.
       OSError: if the disk fails.
     """
-    harvest, step = work_of_rounds.harvest, int(run.progress.step)
+    collector, step = context.collector, int(run.state.progress.step)
     sums = []
-    for batch in work_of_rounds.held_out_batches:
-        result = work_of_rounds.evaluate(batch)
+    for batch in context.held_out_batches:
+        result = context.evaluate(batch)
         sums.append(result.sums)
-        harvest.add(result.encoded, round_index=round_index, step=step)
+        collector.add(result.encoded, round_index=round_index, step=step)
     loss = run.monitor.held_out(sums, round_index=round_index, step=step)
-    if loss < run.progress.best_loss:
-        run.progress.best_loss.assign(loss)
-        run.progress.stale_epochs.assign(0)
-        saved_encoders.save_best(run, work_of_rounds.portable_encoders)
+    if loss < run.state.progress.best_loss:
+        run.state.progress.best_loss.assign(loss)
+        run.state.progress.stale_epochs.assign(0)
+        saved_encoders.save_best(run, context.portable_encoders)
     else:
-        run.progress.stale_epochs.assign_add(1)
+        run.state.progress.stale_epochs.assign_add(1)
     run.monitor.start_timer(step)

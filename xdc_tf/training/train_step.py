@@ -1,7 +1,8 @@
 """One update of all encoders and heads, on all devices of a strategy."""
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -102,11 +103,50 @@ def _count(mask):
     return tf.reduce_sum(tf.cast(mask, tf.float32))
 
 
+class StepSettings(NamedTuple):
+    """How a training step goes over its batch.
+
+    Attributes:
+      global_batch_size: clips of all devices, for one update.
+      accumulate_steps: equal parts that each device computes its batch in, one after
+        the other, their gradients added up: the same step, but for batch norm, which
+        sees a part at a time.
+      returns_features: whether the result has the features computed on the way.
+      jit_compile: whether XLA compiles the whole step, which needs a strategy of one
+        device.
+    """
+
+    global_batch_size: int
+    accumulate_steps: int = 1
+    returns_features: bool = False
+    jit_compile: bool = False
+
+
+class _Step(NamedTuple):
+    """What the functions of a training step work on."""
+
+    model: TwoStream
+    method: supervision.Method
+    label_tables: dict[str, tf.Variable]
+    optimizer: Any
+    strategy: tf.distribute.Strategy
+    settings: StepSettings
+
+    @property
+    def statistics(self) -> list[tf.Variable]:
+        """Of batch norm, which moves them on the way forward."""
+        return [
+            statistic
+            for encoder in self.model.encoders.values()
+            for statistic in compat.tf_variables(encoder.non_trainable_variables)
+        ]
+
+
 class _Gradients(NamedTuple):
     """What one replica computes from its part of the batch."""
 
     sums: dict[str, dict[str, tf.Tensor]]
-    streams: dict[str, tf.Tensor]  # the features that the heads read; empty if unwanted
+    streams: dict[str, tf.Tensor]  # the features that the heads read, if returned
     gradients: list[tf.Tensor]
 
 
@@ -117,147 +157,175 @@ def make_train_step(
     optimizer,
     *,
     strategy: tf.distribute.Strategy,
-    global_batch_size: int,
-    accumulate_steps: int = 1,
-    harvest: bool = False,
-    jit_compile: bool = False,
+    settings: StepSettings,
 ) -> Callable[[dict], StepResult]:
     """The function that takes a distributed batch and updates.
 
     The loss of each head is its summed cross-entropy over all devices divided by the
     global batch size, and the heads' losses are added up, or averaged over several
-    clusterings of one source; so n devices take the same step as one. Every device
-    computes its batch in `accumulate_steps` equal parts, one after the other, and adds
-    their gradients up: the same step, but for batch norm, which sees a part at a time.
-    With `harvest` it returns the features that it computed on the way. With
-    `jit_compile` XLA compiles the whole step, which needs a strategy of one device.
+    clusterings of one source; so n devices take the same step as one.
     """
-    variables = model.trainable_variables
-    weights = supervision.head_weights(method)
-    # Batch norm moves them on the way forward, before the loss is known.
-    statistics = [
-        statistic
-        for encoder in model.encoders.values()
-        for statistic in compat.tf_variables(encoder.non_trainable_variables)
-    ]
+    step = _Step(model, method, label_tables, optimizer, strategy, settings)
 
-    def replica_gradients(batch):
-        context = tf.distribute.get_replica_context()
-        with tf.GradientTape() as tape:
-            encoded = encode(model, method, batch, training=True)
-            sums = head_losses(model, method, label_tables, encoded)
-            losses = [one["loss"] * weights[head] for head, one in sums.items()]
-            loss = tf.add_n(losses) / global_batch_size
-            if model.penalties:
-                # Every part adds its share, since gradients are summed over them.
-                num_parts = context.num_replicas_in_sync * accumulate_steps
-                loss += tf.add_n(model.penalties) / num_parts
-            scaled_loss = compat.scale_loss(optimizer, loss)
-        gradients = tape.gradient(scaled_loss, variables)
-        return _Gradients(sums, encoded.streams if harvest else {}, gradients)
-
-    def replica_zeros(batch):
-        part_size = batch["example_index"].shape[0] // accumulate_steps
-        return _Gradients(
-            {
-                head: {key: tf.zeros([]) for key in ("loss", "correct", "labelled")}
-                for head in weights
-            },
-            {
-                stream: tf.zeros([accumulate_steps, part_size, one.output_shape[-1]])
-                for stream, one in model.encoders.items()
-                if harvest
-            },
-            [tf.zeros(variable.shape, variable.dtype) for variable in variables],
-        )
-
-    def replica_add(batch, number, before):
-        own = {
-            name: tf.reshape(rows, [accumulate_steps, -1, *rows.shape[1:]])[number]
-            for name, rows in batch.items()
-        }
-        added = replica_gradients(own)
-        return _Gradients(
-            tf.nest.map_structure(tf.add, before.sums, added.sums),
-            {
-                stream: tf.tensor_scatter_nd_update(rows, [[number]], [added_rows])
-                for (stream, rows), added_rows in zip(
-                    before.streams.items(), added.streams.values(), strict=True
-                )
-            },
-            [a + b for a, b in zip(before.gradients, added.gradients, strict=True)],
-        )
-
-    def all_gradients(batch):
-        if accumulate_steps == 1:
-            return strategy.run(replica_gradients, args=(batch,))
-        # Outside of the replicas: they cannot meet in a loop of their own, as they do
-        # for synchronised batch norm.
-        _, found = tf.while_loop(
-            lambda number, _: number < accumulate_steps,
-            lambda number, before: (
-                number + 1,
-                strategy.run(replica_add, args=(batch, number, before)),
-            ),
-            (0, strategy.run(replica_zeros, args=(batch,))),
-            parallel_iterations=1,
-        )
-        return found
-
-    def replica_statistics():
-        return [tf.identity(statistic) for statistic in statistics]
-
-    def replica_total(gradients):
-        context = tf.distribute.get_replica_context()
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-
-    def replica_update(gradients):
-        compat.apply_gradients(optimizer, zip(gradients, variables, strict=True))
-
-    def replica_undo(before):
-        for statistic, value in zip(statistics, before, strict=True):
-            statistic.assign(value)
-
-    def replica_encoded(batch, parts):
-        streams = {
-            stream: tf.reshape(rows, [-1, rows.shape[-1]])
-            for stream, rows in parts.items()
-        }
-        return ExampleFeatures(batch["example_index"], streams)
-
-    @tf.function(autograph=False, jit_compile=jit_compile or None)
+    @tf.function(autograph=False, jit_compile=settings.jit_compile or None)
     def train_step(batch):
-        before = strategy.run(replica_statistics)
-        found = all_gradients(batch)
-        gradients = strategy.run(replica_total, args=(found.gradients,))
-        sums = _sum_over_devices(strategy, found.sums)
-        # Summed over the devices, gradients are the same on all of them.
-        own = [strategy.experimental_local_results(one)[0] for one in gradients]
-        finite_gradients = _all_finite(own)
-        finite = _all_finite([one["loss"] for one in sums.values()])
-        scale = compat.loss_scale(optimizer)
-        if scale is None:
-            finite &= finite_gradients
-            tf.cond(
-                finite,
-                lambda: _run(strategy, replica_update, gradients),
-                lambda: _run(strategy, replica_undo, before),
-            )
-        else:
-            # The optimizer itself leaves out the update, and lowers the scale.
-            finite &= finite_gradients | (scale > 1.0)
-            strategy.run(replica_update, args=(gradients,))
-            tf.cond(
-                finite_gradients,
-                lambda: True,
-                lambda: _run(strategy, replica_undo, before),
-            )
+        statistics = strategy.run(lambda: list(map(tf.identity, step.statistics)))
+        computed = _batch_gradients(step, batch)
+        gradients = strategy.run(_sum_over_replicas, args=(computed.gradients,))
+        sums = _sum_over_devices(strategy, computed.sums)
+        finite = _update_if_finite(step, gradients, sums, statistics)
         encoded = None
-        if harvest:
-            encoded = strategy.run(replica_encoded, args=(batch, found.streams))
+        if settings.returns_features:
+            encoded = strategy.run(_replica_features, args=(batch, computed.streams))
         return StepResult(sums, encoded, finite)
 
     return train_step
+
+
+def _batch_gradients(step: _Step, batch) -> _Gradients:
+    """Of all replicas, each over its whole batch, part by part."""
+    num_parts = step.settings.accumulate_steps
+
+    def run(function, *args):
+        return step.strategy.run(functools.partial(function, step), args=args)
+
+    if num_parts == 1:
+        return run(_part_gradients, batch)
+    # Outside of the replicas: they cannot meet in a loop of their own, as they do for
+    # synchronised batch norm.
+    _, total = tf.while_loop(
+        lambda number, _: number < num_parts,
+        lambda number, before: (
+            number + 1,
+            run(_add_part, batch, number, before),
+        ),
+        (0, run(_zero_gradients, batch)),
+        parallel_iterations=1,
+    )
+    return total
+
+
+def _part_gradients(step: _Step, batch) -> _Gradients:
+    """In one replica: the losses and gradients of a part of its batch."""
+    settings = step.settings
+    weights = supervision.head_weights(step.method)
+    context = tf.distribute.get_replica_context()
+    with tf.GradientTape() as tape:
+        encoded = encode(step.model, step.method, batch, training=True)
+        sums = head_losses(step.model, step.method, step.label_tables, encoded)
+        losses = [head_sums["loss"] * weights[head] for head, head_sums in sums.items()]
+        loss = tf.add_n(losses) / settings.global_batch_size
+        penalties = step.model.penalties
+        if penalties:
+            # Every part adds its fraction, since gradients are summed over them.
+            num_parts = context.num_replicas_in_sync * settings.accumulate_steps
+            loss += tf.add_n(penalties) / num_parts
+        scaled_loss = compat.scale_loss(step.optimizer, loss)
+    gradients = tape.gradient(scaled_loss, step.model.trainable_variables)
+    streams = encoded.streams if settings.returns_features else {}
+    return _Gradients(sums, streams, gradients)
+
+
+def _zero_gradients(step: _Step, batch) -> _Gradients:
+    """In one replica: what its parts are added to."""
+    num_parts = step.settings.accumulate_steps
+    part_size = batch["example_index"].shape[0] // num_parts
+    return _Gradients(
+        {
+            head: {key: tf.zeros([]) for key in ("loss", "correct", "labelled")}
+            for head in supervision.head_weights(step.method)
+        },
+        {
+            stream: tf.zeros([num_parts, part_size, encoder.output_shape[-1]])
+            for stream, encoder in step.model.encoders.items()
+            if step.settings.returns_features
+        },
+        [
+            tf.zeros(variable.shape, variable.dtype)
+            for variable in step.model.trainable_variables
+        ],
+    )
+
+
+def _add_part(step: _Step, batch, number: tf.Tensor, before: _Gradients) -> _Gradients:
+    """In one replica: adds the part of a number to those before."""
+    num_parts = step.settings.accumulate_steps
+    part = {
+        name: tf.reshape(rows, [num_parts, -1, *rows.shape[1:]])[number]
+        for name, rows in batch.items()
+    }
+    added = _part_gradients(step, part)
+    return _Gradients(
+        tf.nest.map_structure(tf.add, before.sums, added.sums),
+        {
+            stream: tf.tensor_scatter_nd_update(rows, [[number]], [added_rows])
+            for (stream, rows), added_rows in zip(
+                before.streams.items(), added.streams.values(), strict=True
+            )
+        },
+        [a + b for a, b in zip(before.gradients, added.gradients, strict=True)],
+    )
+
+
+def _sum_over_replicas(gradients):
+    """In one replica: the gradients of the whole batch, the same in all of them."""
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+
+
+def _update_if_finite(step: _Step, gradients, sums, statistics) -> tf.Tensor:
+    """Updates the weights, or undoes what the step has moved; the non-finite guard.
+
+    Args:
+      step: whose weights are updated.
+      gradients: by replica, summed over all of them.
+      sums: of head_losses, over all devices.
+      statistics: by replica, those of batch norm before the step.
+
+    Returns:
+      See StepResult.finite.
+    """
+    strategy, optimizer = step.strategy, step.optimizer
+
+    def update(replica_gradients):
+        pairs = zip(replica_gradients, step.model.trainable_variables, strict=True)
+        compat.apply_gradients(optimizer, pairs)
+
+    def undo(values):
+        for statistic, value in zip(step.statistics, values, strict=True):
+            statistic.assign(value)
+
+    # The same in all replicas, so those of one are looked at.
+    finite_gradients = _all_finite(
+        [strategy.experimental_local_results(value)[0] for value in gradients]
+    )
+    finite = _all_finite([head_sums["loss"] for head_sums in sums.values()])
+    scale = compat.loss_scale(optimizer)
+    if scale is None:
+        finite &= finite_gradients
+        tf.cond(
+            finite,
+            lambda: _run(strategy, update, gradients),
+            lambda: _run(strategy, undo, statistics),
+        )
+    else:
+        # The optimizer itself leaves out the update, and lowers the scale.
+        finite &= finite_gradients | (scale > 1.0)
+        strategy.run(update, args=(gradients,))
+        tf.cond(
+            finite_gradients,
+            lambda: True,
+            lambda: _run(strategy, undo, statistics),
+        )
+    return finite
+
+
+def _replica_features(batch, parts) -> ExampleFeatures:
+    """In one replica: the features of its parts, one after the other."""
+    streams = {
+        stream: tf.reshape(rows, [-1, rows.shape[-1]]) for stream, rows in parts.items()
+    }
+    return ExampleFeatures(batch["example_index"], streams)
 
 
 def _run(strategy, function, argument):
@@ -267,7 +335,9 @@ def _run(strategy, function, argument):
 
 
 def _all_finite(tensors):
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(one)) for one in tensors])
+    return tf.reduce_all(
+        [tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors]
+    )
 
 
 def make_evaluation_step(
@@ -276,14 +346,14 @@ def make_evaluation_step(
     label_tables: dict[str, tf.Variable],
     *,
     strategy: tf.distribute.Strategy,
-    harvest: bool = False,
+    returns_features: bool = False,
 ) -> Callable[[dict], StepResult]:
     """The function from a distributed batch to its result, in evaluation mode."""
 
     def replica_step(batch):
         encoded = encode(model, method, batch, training=False)
         sums = head_losses(model, method, label_tables, encoded)
-        return sums, encoded if harvest else None
+        return sums, encoded if returns_features else None
 
     @tf.function(autograph=False)
     def evaluation_step(batch):

@@ -16,7 +16,7 @@ from xdc_tf.models import encoder_files, two_stream
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.runtime import files
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import settings, supervision
 from xdc_tf.training.configuration import Config
 
@@ -79,9 +79,11 @@ def open_run(directory: str) -> TrainedRun:
       FileNotFoundError: if the directory holds no run.
       ValueError: on a configuration that cannot be read.
     """
-    stored = work.read_config(directory)
-    config = settings.of_encoders(stored, os.path.join(directory, work.CONFIG_FILE))
-    records = os.path.join(directory, work.RECORDS_DIR)
+    stored = run_directory.read_config(directory)
+    config = settings.of_encoders(
+        stored, os.path.join(directory, run_directory.CONFIG_FILE)
+    )
+    records = os.path.join(directory, run_directory.RECORDS_DIR)
     method = supervision.method(config.method)
     info = None
     if config.method != supervision.IMPORTED:
@@ -118,7 +120,7 @@ def load_encoder(run: TrainedRun, stream: str, *, initial: bool = False) -> kera
     """
     modality = run.streams[stream]
     return encoder_files.load_encoder(
-        work.encoder_file(run.directory, stream, initial=initial),
+        run_directory.encoder_file(run.directory, stream, initial=initial),
         modality,
         run.architectures[modality],
         settings.portable_layers(run.config),
@@ -130,7 +132,7 @@ def load_heads(run: TrainedRun, stream: str) -> dict[str, Head]:
     """The heads on a stream's encoder, by the source of their labels."""
     encoder = run.architectures[run.streams[stream]]
     return encoder_files.load_heads(
-        work.heads_file(run.directory, stream),
+        run_directory.heads_file(run.directory, stream),
         num_features=two_stream.num_features(encoder),
     )
 
@@ -143,10 +145,10 @@ def final_clusters(run: TrainedRun) -> FinalClusters:
         cut between a round's training and the next clustering.
     """
     present = {
-        stream: files.sha256(work.encoder_file(run.directory, stream))
+        stream: files.sha256(run_directory.encoder_file(run.directory, stream))
         for stream in run.streams
     }
-    for round_index, round_dir in reversed(work.round_dirs(run.directory)):
+    for round_index, round_dir in reversed(run_directory.round_dirs(run.directory)):
         made_of = label_tables.read_settings(round_dir).get("encoders_sha256")
         if made_of == present:
             table = label_tables.read(round_dir)

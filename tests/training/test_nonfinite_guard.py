@@ -24,30 +24,30 @@ def make_run(config, records, workdir, strategy=ONE_DEVICE):
         strategy=strategy,
         allow_config_change=False,
     )
-    compat.set_learning_rate(run.optimizer, 0.1)
-    for table in run.label_tables.values():
+    compat.set_learning_rate(run.state.optimizer, 0.1)
+    for table in run.state.label_tables.values():
         table.assign(np.arange(24) % 4)
     return run
 
 
 def make_step(run):
     return train_step.make_train_step(
-        run.model,
+        run.state.model,
         run.method,
-        run.label_tables,
-        run.optimizer,
+        run.state.label_tables,
+        run.state.optimizer,
         strategy=run.strategy,
-        global_batch_size=4,
+        settings=train_step.StepSettings(global_batch_size=4),
     )
 
 
 def state(run):
     """All that a step can change, on the first device."""
     variables = [
-        *(one for part in run.model.encoders.values() for one in part.variables),
-        *(one for part in run.model.heads.values() for one in part.variables),
+        *(one for part in run.state.model.encoders.values() for one in part.variables),
+        *(one for part in run.state.model.heads.values() for one in part.variables),
     ]
-    slots = compat.optimizer_variables(run.optimizer)
+    slots = compat.optimizer_variables(run.state.optimizer)
     return [one.numpy() for one in (*variables, *slots)]
 
 
@@ -96,11 +96,11 @@ def test_gradients_too_large_for_float16_lower_the_scale_and_are_no_fault(
     run = make_run(config, tiny_records, tmp_path)
     scale_loss = compat.scale_loss
     monkeypatch.setattr(compat, "scale_loss", lambda *args: scale_loss(*args) * np.inf)
-    before, scale = state(run), float(compat.loss_scale(run.optimizer))
+    before, scale = state(run), float(compat.loss_scale(run.state.optimizer))
     result = make_step(run)(next(training_batches(run)))
     assert bool(result.finite)
     assert all(same(before, state(run)))
-    assert float(compat.loss_scale(run.optimizer)) == scale / 2
+    assert float(compat.loss_scale(run.state.optimizer)) == scale / 2
 
 
 def test_a_loss_that_is_no_number_is_a_fault_in_float16_too(
@@ -128,12 +128,12 @@ def spoiled(monkeypatch):
                     batch = with_nan(batch)
             yield batch
 
-    prepared = pretrain.prepare_work
+    prepared = pretrain.make_round_context
 
-    def prepare_work(run):
+    def make_round_context(run):
         return prepared(run)._replace(training_batches=spoiling(run))
 
-    monkeypatch.setattr(pretrain, "prepare_work", prepare_work)
+    monkeypatch.setattr(pretrain, "make_round_context", make_round_context)
     return steps
 
 
