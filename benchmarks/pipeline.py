@@ -34,6 +34,7 @@ import tensorflow as tf
 from data_prep import conversion, conversion_settings, synthetic
 from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.runtime import compat, freed_memory
 
@@ -169,13 +170,12 @@ def make_batches(engine: Engine, directory: str, num_clips: int) -> Iterator:
         )
     # As if there were more of them: an epoch is longer than the measurement.
     paths *= 2 + (num_clips + _SHUFFLE_BUFFER) // info.num_examples
-    clip = clip_settings(info, engine.crop_size)
+    source = ClipSource(paths, clip_settings(info, engine.crop_size))
     if engine.name == _EVALUATION:
-        batches = pipeline.evaluation_batches(paths, clip=clip, batch_size=_BATCH_SIZE)
+        batches = pipeline.evaluation_batches(source, batch_size=_BATCH_SIZE)
     else:
         batches = pipeline.training_batches(
-            paths,
-            clip=clip,
+            source,
             augmentation=Augmentation(),
             batch_size=_BATCH_SIZE,
             keep=np.ones(info.num_rows, bool),

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import dataset_info, example_tables, pipeline, record_index, records
+from xdc_tf.data import (
+    dataset_info,
+    example_tables,
+    pipeline,
+    records,
+    shard_writing,
+)
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.dataset_info import ShardInfo
 from xdc_tf.data.example_tables import Examples
@@ -53,22 +59,24 @@ def planted(folder, info, num_examples, seed):
     rng = np.random.default_rng(seed)
     folder.mkdir()
     numbers = np.arange(num_examples)
-    with record_index.ShardWriter(str(folder / "shard")) as writer:
+    with shard_writing.ShardWriter(str(folder / "shard")) as writer:
         for number in numbers:
             colour = np.array(list(COLOURS.values())[number % 4])
             noise = rng.integers(-30, 31, [8, 24, 24, 3])
             frames = (colour + noise).astype(np.uint8)
             serialized = records.encode_example(
-                example_index=int(number),
-                data_path=f"{number}.mp4",
-                video_id=f"{number}.mp4",
-                frames_jpeg=[tf.io.encode_jpeg(frame).numpy() for frame in frames],
-                log_mel=None,
-                start_us=0,
-                end_us=1_000_000,
-                frame_rate=8.0,
-                height=24,
-                width=24,
+                records.Example(
+                    example_index=int(number),
+                    data_path=f"{number}.mp4",
+                    video_id=f"{number}.mp4",
+                    frames_jpeg=[tf.io.encode_jpeg(frame).numpy() for frame in frames],
+                    log_mel=None,
+                    start_us=0,
+                    end_us=1_000_000,
+                    frame_rate=8.0,
+                    height=24,
+                    width=24,
+                )
             )
             writer.write(serialized)
     info = info._replace(

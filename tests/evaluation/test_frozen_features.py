@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from configs import synthetic
 from xdc_tf.data import dataset_info, pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.evaluation import encoder_sources, frozen_features
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.features import extraction
@@ -20,9 +21,9 @@ def passes(monkeypatch):
     made = []
     evaluation_batches = pipeline.evaluation_batches
 
-    def counted(shards, *, keep, **options):
+    def counted(clip_source, *, keep, **options):
         made.append(int(keep.sum()))
-        return evaluation_batches(shards, keep=keep, **options)
+        return evaluation_batches(clip_source, keep=keep, **options)
 
     monkeypatch.setattr(pipeline, "evaluation_batches", counted)
     return made
@@ -61,11 +62,13 @@ def test_clip_features_are_those_of_the_encoder_by_hand(source, split, tiny_run)
     found = features_of(split.test)["audio"]
     encoder = keras.models.load_model(workdir.encoder_file(str(tiny_run), "audio"))
     batches = pipeline.evaluation_batches(
-        dataset_info.shard_paths(split.test.directory, split.test.info),
-        clip=settings.clip(source.run.config, source.run.info),
+        ClipSource(
+            dataset_info.shard_paths(split.test.directory, split.test.info),
+            settings.clip(source.run.config, source.run.info),
+            ["audio"],
+        ),
         batch_size=2,
         num_clips=2,
-        modalities=["audio"],
     )
     # Two clips per video and per batch, in the order of examples.csv.
     expected = np.array([encoder(batch["audio"]).numpy() for batch in batches])

@@ -8,6 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from xdc_tf.data import dataset_info, example_tables, pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.evaluation import (
     encoder_sources,
     frozen_features,
@@ -130,11 +131,9 @@ def test_a_run_is_scored_as_by_hand(source, split, tiny_run, tiny_records):
         info = dataset_info.read_dataset_info(records)
         examples = example_tables.read_examples(records)
         batches = pipeline.evaluation_batches(
-            dataset_info.shard_paths(records, info),
-            clip=clip,
+            ClipSource(dataset_info.shard_paths(records, info), clip, ["audio"]),
             batch_size=2,
             num_clips=2,
-            modalities=["audio"],
         )
         # Two clips per video and per batch, in the order of examples.csv.
         rows = [encoder(batch["audio"]).numpy().mean(0) for batch in batches]

@@ -5,52 +5,64 @@ the process on some of what files can say.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import clips, jpeg_sizes, record_index
+from xdc_tf.data import clips, jpeg_sizes, record_index, record_layout
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
 from xdc_tf.data.example_tables import Promised
-from xdc_tf.data.record_index import Entry
+from xdc_tf.data.record_layout import Entry
 
 
-def entries(
-    path: tf.Tensor,
-    *,
-    keep: np.ndarray | None,
-    clip: ClipSettings,
-    modalities: Sequence[str],
-    promised: Promised | None,
+class ClipSource(NamedTuple):
+    """What clips are read from, and what they are.
+
+    Attributes:
+      shards: TFRecord files, local or remote.
+      clip: the clip's shape.
+      modalities: which keys the batches hold beside example_index; the records must
+        hold them (dataset_info.check_modalities).
+      promised: what the directory says of these shards; None checks of them only what
+        each says of itself.
+    """
+
+    shards: Sequence[str]
+    clip: ClipSettings
+    modalities: Sequence[str] = MODALITIES
+    promised: Promised | None = None
+
+
+def read_entries(
+    path: tf.Tensor, source: ClipSource, keep: np.ndarray | None
 ) -> tf.data.Dataset:
     """The kept examples of a shard: its path and what its index says of them.
 
     Args:
-      path: scalar string.
+      path: scalar string, one of the source's shards.
+      source: what the clips will be read from.
       keep: [num_rows] bool by example_index, or None for all.
-      clip: the clip's shape.
-      modalities: that the clips will be cut of.
-      promised: see record_index.read_index.
     """
 
     def read(path: bytes) -> np.ndarray:
-        found = record_index.read_index(
+        entries = record_index.read_index(
             path.decode(),
-            modalities=modalities,
-            num_mels=clip.num_mels,
-            promised=promised,
+            modalities=source.modalities,
+            num_mels=source.clip.num_mels,
+            promised=source.promised,
         )
         kept = [
             serialized
-            for serialized, entry in found
+            for serialized, entry in entries
             if keep is None or keep[entry.example_index]
         ]
         return np.array(kept, object)
 
-    found = tf.numpy_function(read, [path], tf.string, stateful=False)
-    return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(found, [None])).map(
-        lambda serialized: (path, record_index.parse_entry(serialized))
+    kept = tf.numpy_function(read, [path], tf.string, stateful=False)
+    return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(kept, [None])).map(
+        lambda serialized: (path, record_layout.parse_entry(serialized))
     )
 
 
@@ -63,16 +75,26 @@ def find_clip(
     path: tf.Tensor,
     entry: Entry,
     start_secs: tf.Tensor,
-    clip: ClipSettings,
-    modalities: Sequence[str],
+    source: ClipSource,
 ) -> dict[str, tf.Tensor]:
-    """Where a clip's frames and log-mel rows are: little, for it waits in a shuffle."""
+    """Where a clip's frames and log-mel rows are: little, for it waits in a shuffle.
+
+    Args:
+      path: scalar string, the shard.
+      entry: of the example, tensors.
+      start_secs: float64 scalar, where the clip starts.
+      source: what the clip is read from.
+
+    Returns:
+      What read_clip takes.
+    """
+    clip = source.clip
     part = {
         "example_index": entry.example_index,
         "path": path,
         "shard_bytes": entry.shard_bytes,
     }
-    if VIDEO in modalities:
+    if VIDEO in source.modalities:
         num_available = tf.size(entry.frame_positions)
         # A record's frame_rate is float32: at 29.97, an hour in, off by 1/400 frame.
         frame_rate = tf.cast(num_available, tf.float64) / recording_secs(entry)
@@ -84,7 +106,7 @@ def find_clip(
         )
         part["frame_positions"] = tf.gather(entry.frame_positions, numbers)
         part["frame_bytes"] = tf.gather(entry.frame_bytes, numbers)
-    if AUDIO in modalities:
+    if AUDIO in source.modalities:
         part["log_mel_rows"] = clips.log_mel_rows(
             start_secs,
             num_available=tf.cast(entry.num_log_mel_rows, tf.int32),
@@ -96,15 +118,24 @@ def find_clip(
 
 
 def read_clip(
-    part: dict[str, tf.Tensor], clip: ClipSettings, promised: Promised | None
+    part: dict[str, tf.Tensor], source: ClipSource
 ) -> tuple[list[tf.Tensor], tf.Tensor | None]:
-    """T JPEG images and [num_mel_frames, num_mels] float32, as far as asked for.
+    """Reads what find_clip has found.
+
+    Args:
+      part: of find_clip.
+      source: what the clip is read from.
+
+    Returns:
+      T JPEG images, scalar strings, none without video; and log-mel [num_mel_frames,
+      num_mels] float32, None without audio.
 
     Raises:
       ValueError: if the file is another one, a frame has another size than all others
         of the records, or log-mel values are not finite; within tf.data an OpError
         that says so.
     """
+    clip, promised = source.clip, source.promised
     positions, sizes = [], []
     if "frame_positions" in part:
         positions.append(part["frame_positions"])
@@ -161,7 +192,7 @@ def _check_log_mel(log_mel: bytes, row_bytes: int, num_mels: int) -> None:
     rows = np.frombuffer(log_mel, np.uint8).reshape(-1, row_bytes)
     first_value = row_bytes - 4 * num_mels
     if first_value:  # a single row has none
-        expected = np.frombuffer(record_index.before_log_mel_row(num_mels), np.uint8)
+        expected = np.frombuffer(record_layout.before_log_mel_row(num_mels), np.uint8)
         if not (rows[:, :first_value] == expected).all():
             raise ValueError("no log-mel rows are where they should be")
     if not np.isfinite(rows[:, first_value:].view("<f4")).all():

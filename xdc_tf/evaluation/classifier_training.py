@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO
 from xdc_tf.distribution import devices
@@ -137,16 +138,13 @@ def training_batches(
     keep = records.keep
     times = -(-settings.batch_size // int(keep.sum()))
     dataset = pipeline.training_batches(
-        records.shards,
-        clip=clip,
+        ClipSource(records.shards, clip, (modality,), records.promised),
         augmentation=settings.augmentation,
         batch_size=settings.batch_size,
         keep=keep,
         draws=times * keep.astype(np.float64) if times > 1 else None,
         seed=settings.seed,
         shuffle_buffer=settings.shuffle_buffer,
-        modalities=(modality,),
-        promised=records.promised,
     )
     return devices.distribute(dataset, strategy)
 
@@ -178,14 +176,11 @@ def predict_scores(
       [N, K] float32 in the order of the records' examples; rows sum to 1.
     """
     batches = pipeline.evaluation_batches(
-        records.shards,
-        clip=clip,
+        ClipSource(records.shards, clip, (modality,), records.promised),
         batch_size=batch_size,
         num_clips=num_clips,
         num_crops=1 if modality == AUDIO else num_crops,
         keep=records.keep,
-        modalities=(modality,),
-        promised=records.promised,
     )
     rows = predict(
         devices.distribute(batches, strategy), num_rows=records.info.num_rows

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from xdc_tf.data import pipeline
 from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.example_tables import Examples
 from xdc_tf.distribution import devices
 from xdc_tf.evaluation import encoder_sources, labelled_records
@@ -169,13 +170,15 @@ def make_features_of(
 
     def features_of(records: LabelledRecords) -> dict[str, np.ndarray]:
         batches = pipeline.evaluation_batches(
-            records.shards,
-            clip=run.clip,
+            ClipSource(
+                records.shards,
+                run.clip,
+                tuple(dict.fromkeys(modalities.values())),
+                records.promised,
+            ),
             batch_size=batch_size,
             num_clips=num_clips,
             keep=records.keep,
-            modalities=tuple(dict.fromkeys(modalities.values())),
-            promised=records.promised,
         )
         found = extract_clips(devices.distribute(batches, strategy))
         if average:
@@ -255,15 +258,17 @@ def _training_clips(
             f"{num_devices} devices; use fewer devices."
         )
     batches = pipeline.training_batches(
-        records.shards,
-        clip=source.run.clip,
+        ClipSource(
+            records.shards,
+            source.run.clip,
+            tuple(dict.fromkeys(modalities.values())),
+            records.promised,
+        ),
         augmentation=Augmentation(**config["augmentation"]),
         batch_size=batch_size,
         keep=records.keep,
         seed=source.seed,
         shuffle_buffer=config["training"]["shuffle_buffer"],
-        modalities=tuple(dict.fromkeys(modalities.values())),
-        promised=records.promised,
     )
     number = min(config["features"]["batch_norm_batches"], num_examples // batch_size)
     return itertools.islice(devices.distribute(batches, strategy), number)

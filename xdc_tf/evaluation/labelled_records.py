@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.manifest import read_manifest
-from xdc_tf.data import content_hashes, dataset_info, record_directory
+from xdc_tf.data import dataset_info, record_directory, record_index
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
@@ -336,7 +336,7 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
     )
     known_ids = set() if by_content else set(train.examples.video_ids.tolist())
     known, contents = (
-        content_hashes.of_examples(
+        record_index.content_hashes(
             part.shards, part.examples.example_indices, part.promised
         )
         for part in (train, test)

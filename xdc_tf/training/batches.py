@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from xdc_tf.data import pipeline
 from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.clip_reading import ClipSource
+from xdc_tf.data.pipeline import EpochPosition
 from xdc_tf.distribution import devices, workers
 from xdc_tf.labels import balance
 from xdc_tf.training import settings, supervision
@@ -46,18 +48,14 @@ def training_batches(
     batch_size = training["batch_size"] // own.count
     passes, batches = divmod(int(run.progress.step), int(trained.sum()) // batch_size)
     dataset = pipeline.training_batches(
-        _own_files(run),
-        clip=settings.clip(run.config, run.records.info),
+        _clip_source(run),
         augmentation=Augmentation(**run.config["augmentation"]),
         batch_size=batch_size,
         keep=trained,
         draws=draws,
         seed=run.config["seed"],
         shuffle_buffer=training["shuffle_buffer"],
-        first_epoch=passes,
-        modalities=supervision.modalities(run.method),
-        promised=run.records.promised,
-        skip_batches=batches,
+        start=EpochPosition(passes, batches),
     )
     return iter(_distribute(run, dataset, batch_size))
 
@@ -73,13 +71,10 @@ def evaluation_batches(
     own = run.records.share
     batch_size = run.config["features"]["batch_size"] // own.count
     dataset = pipeline.evaluation_batches(
-        _own_files(run),
-        clip=settings.clip(run.config, run.records.info),
+        _clip_source(run),
         batch_size=batch_size,
         num_clips=num_clips,
         keep=keep,
-        modalities=supervision.modalities(run.method),
-        promised=run.records.promised,
     )
     if own.count == 1:
         return _distribute(run, dataset, batch_size)
@@ -112,10 +107,14 @@ class _First:
         return itertools.islice(self._batches, self._number)
 
 
-def _own_files(run: Run) -> list[str]:
-    return [
-        os.path.join(run.records.directory, name) for name in run.records.share.files
-    ]
+def _clip_source(run: Run) -> ClipSource:
+    """Clips of the files of this process."""
+    return ClipSource(
+        [os.path.join(run.records.directory, name) for name in run.records.share.files],
+        clip=settings.clip(run.config, run.records.info),
+        modalities=supervision.modalities(run.method),
+        promised=run.records.promised,
+    )
 
 
 def _distribute(run: Run, dataset: tf.data.Dataset, batch_size: int):
