@@ -106,7 +106,7 @@ def test_each_source_clusters_its_own_stream(clusterings):
     assert not np.array_equal(video, audio)
 
 
-def test_joint_features_are_both_streams_scaled_to_length_one_side_by_side():
+def test_joint_features_are_both_streams_scaled_normalize_rows_side_by_side():
     video = np.array([[3.0, 4.0], [0.0, 0.5]])
     audio = np.array([[0.0, -200.0, 0.0], [1.0, 2.0, 2.0]])
     np.testing.assert_allclose(
@@ -244,3 +244,9 @@ def test_a_balanced_clustering_keeps_what_labels_further_rows(features, fitted_r
     )
     found = find_nearest(features.streams["video"][features.present], clustering)
     np.testing.assert_array_equal(found.cluster, clustering.labels[features.present])
+
+
+def test_an_error_about_a_setting_names_its_key(features, fitted_rows):
+    settings = SETTINGS._replace(num_clusters=NUM_ROWS + 1)
+    with pytest.raises(ValueError, match="key is config.kmeans.num_clusters"):
+        cluster(features, {"video": ("video",)}, fitted_rows, settings=settings)

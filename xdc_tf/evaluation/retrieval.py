@@ -17,7 +17,7 @@ from xdc_tf.evaluation.encoder_sources import Source
 from xdc_tf.evaluation.frozen_features import SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.kmeans.preprocessing import to_length_one
+from xdc_tf.kmeans.preprocessing import normalize_rows
 
 KS = (1, 5, 10, 20, 50)
 INSTANCE_KS = (1, 10)
@@ -149,7 +149,7 @@ def _within(
     split: Split, of_split: SplitFeatures, stream: str, *, ks: Sequence[int]
 ) -> SplitResult:
     queries, gallery = (
-        to_length_one(tf.constant(part[stream])).numpy()
+        normalize_rows(tf.constant(part[stream])).numpy()
         for part in (of_split.test, of_split.train)
     )
     values, details = _class_recalls(queries, gallery, split, ks)
