@@ -106,7 +106,7 @@ def test_each_source_clusters_its_own_stream(clusterings):
     assert not np.array_equal(video, audio)
 
 
-def test_joint_features_are_both_streams_scaled_normalize_rows_side_by_side():
+def test_joint_features_are_both_streams_scaled_to_length_one_side_by_side():
     video = np.array([[3.0, 4.0], [0.0, 0.5]])
     audio = np.array([[0.0, -200.0, 0.0], [1.0, 2.0, 2.0]])
     np.testing.assert_allclose(
