@@ -36,7 +36,7 @@ from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.runtime import compat, freed_memory
+from xdc_tf.runtime import compat, tuning
 
 _SECS = 10.0
 _SIZE = 480, 270  # pixels of the videos; 455 x 256 in the records
@@ -191,7 +191,7 @@ _measure: Callable[[], Measured]  # of a process that `start` was called in
 def start(engine: Engine, directory: str, num_clips: int, repeats: int) -> None:
     """Makes a process ready to measure, past the filling of its buffers."""
     global _measure
-    freed_memory.keep()  # as cli.pretrain does
+    tuning.keep_freed_memory()  # as cli.pretrain does
     before = peak_mib()
     num_batches = num_clips // _BATCH_SIZE
     batches = make_batches(engine, directory, num_clips * (repeats + 1))

@@ -48,10 +48,10 @@ _ENCODERS = {
 
 def time_ours(precision: str) -> dict[str, float]:
     """Clips/s of make_train_step and of make_extract_clips, on one device."""
-    from xdc_tf.runtime import freed_memory
+    from xdc_tf.runtime import tuning
 
     if not _RETURN_MEMORY.value:
-        freed_memory.keep()
+        tuning.keep_freed_memory()
     import tensorflow as tf
 
     from xdc_tf.features import extraction

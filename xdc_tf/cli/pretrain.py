@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from xdc_tf.cli import recipe_flags
-from xdc_tf.runtime import freed_memory, program, signals
+from xdc_tf.runtime import program, signals, tuning
 
 _CONFIG = recipe_flags.DEFINE_recipe(
     "config",
@@ -49,7 +49,7 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 def main(argv):
     del argv
     config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
-    freed_memory.keep()
+    tuning.keep_freed_memory()
     with signals.listening() as stop:
         from xdc_tf.distribution import devices, lost_workers, workers
         from xdc_tf.training.pretrain import pretrain

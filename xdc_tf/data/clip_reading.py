@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import clips, jpeg_sizes, record_index, record_layout
+from xdc_tf.data import augment, clips, jpeg_sizes, record_index, record_layout
+from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
 from xdc_tf.data.example_tables import Promised
@@ -86,7 +87,7 @@ def find_clip(
       source: what the clip is read from.
 
     Returns:
-      What read_clip takes.
+      What read_random_clip and read_plain_clip take.
     """
     clip = source.clip
     part = {
@@ -117,7 +118,106 @@ def find_clip(
     return part
 
 
-def read_clip(
+def read_random_clip(
+    part: dict[str, tf.Tensor], source: ClipSource, augmentation: Augmentation
+) -> dict[str, tf.Tensor]:
+    """A clip of a training batch: cropped and changed at random.
+
+    Args:
+      part: of find_clip, and "seed": [2] int64.
+      source: what the clip is read from.
+      augmentation: the random changes.
+
+    Returns:
+      example_index and the source's modalities, as in a batch of data.pipeline.
+
+    Raises:
+      ValueError: if the file is another one, a frame has another size than all others
+        of the records, or log-mel values are not finite; within tf.data an OpError
+        that says so.
+    """
+    clip = source.clip
+    place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
+        tf.unstack(tf.random.experimental.stateless_split(part["seed"], 6))
+    )
+    jpegs, log_mel = _read_clip(part, source)
+    decoded = {"example_index": part["example_index"]}
+    if jpegs:
+        draws = tf.random.stateless_uniform([3], place_seed)
+        smallest = augmentation.min_crop_share or clip.crop_share
+        frames = clips.decode_crop(
+            jpegs,
+            top=draws[0],
+            left=draws[1],
+            fraction=smallest + draws[2] * (clip.crop_share - smallest),
+            settings=clip,
+            mirrored=augment.is_mirrored(flip_seed) if augmentation.flip else None,
+        )
+        if augmentation.brightness or augmentation.contrast or augmentation.saturation:
+            colors = tf.cast(frames, tf.float32) / 255.0
+            colors = augment.jitter_color(colors, color_seed, augmentation)
+            frames = clips.to_bytes(255.0 * colors)
+        decoded[VIDEO] = frames
+        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
+    if log_mel is not None:
+        if augmentation.gain_db:
+            log_mel = augment.change_gain(log_mel, gain_seed, augmentation.gain_db)
+        log_mel = _normalize_log_mel(log_mel, clip)
+        if augmentation.frequency_mask:
+            log_mel = augment.mask_band(
+                log_mel, frequency_seed, axis=1, max_width=augmentation.frequency_mask
+            )
+        if augmentation.time_mask:
+            log_mel = augment.mask_band(
+                log_mel, time_seed, axis=0, max_width=augmentation.time_mask
+            )
+        decoded[AUDIO] = log_mel[..., None]
+    return decoded
+
+
+def read_plain_clip(
+    part: dict[str, tf.Tensor], source: ClipSource
+) -> dict[str, tf.Tensor]:
+    """A clip of an evaluation batch.
+
+    Args:
+      part: of find_clip, "start_secs", and "crop_place" if another crop than the
+        central one is meant: float32 from 0 to 1 along the frame's longer side.
+      source: what the clip is read from.
+
+    Returns:
+      example_index, start_secs and the source's modalities, as in a batch of
+      data.pipeline.
+
+    Raises:
+      ValueError: see read_random_clip.
+    """
+    clip = source.clip
+    jpegs, log_mel = _read_clip(part, source)
+    decoded = {name: part[name] for name in ("example_index", "start_secs")}
+    if jpegs:
+        top, left = tf.constant(0.5), tf.constant(0.5)
+        if "crop_place" in part:
+            shape = tf.io.extract_jpeg_shape(jpegs[0])[:2]
+            top, left = clips.place_along(shape, part["crop_place"])
+        decoded[VIDEO] = clips.decode_crop(
+            jpegs,
+            top=top,
+            left=left,
+            fraction=tf.constant(clip.crop_share),
+            settings=clip,
+        )
+        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
+    if log_mel is not None:
+        decoded[AUDIO] = _normalize_log_mel(log_mel, clip)[..., None]
+    return decoded
+
+
+def _normalize_log_mel(log_mel: tf.Tensor, clip: ClipSettings) -> tf.Tensor:
+    return (log_mel - clip.log_mel_mean) / clip.log_mel_std
+
+
+def _read_clip(
     part: dict[str, tf.Tensor], source: ClipSource
 ) -> tuple[list[tf.Tensor], tf.Tensor | None]:
     """Reads what find_clip has found.
@@ -131,11 +231,8 @@ def read_clip(
       num_mels] float32, None without audio.
 
     Raises:
-      ValueError: if the file is another one, a frame has another size than all others
-        of the records, or log-mel values are not finite; within tf.data an OpError
-        that says so.
+      ValueError: see read_random_clip.
     """
-    clip, promised = source.clip, source.promised
     positions, sizes = [], []
     if "frame_positions" in part:
         positions.append(part["frame_positions"])
@@ -147,15 +244,33 @@ def read_clip(
         begin = part["log_mel_position"] + tf.cast(first, tf.int64) * row_bytes
         positions.append(begin[None])
         sizes.append((num_rows * row_bytes)[None])
-    num_jpegs = clip.num_frames if "frame_positions" in part else 0
-    short_side = None if promised is None else promised.short_side
+    pieces = _read_pieces(part, tf.concat(positions, 0), tf.concat(sizes, 0), source)
+    if "log_mel_rows" not in part:
+        return tf.unstack(pieces), None
+    *jpegs, log_mel = tf.unstack(pieces)
+    clip = source.clip
+    as_bytes = tf.reshape(tf.io.decode_raw(log_mel, tf.uint8), [num_rows, row_bytes])
+    values = tf.reshape(as_bytes[:, -4 * clip.num_mels :], [-1, clip.num_mels, 4])
+    log_mel = tf.gather(tf.bitcast(values, tf.float32), rows - first)
+    return jpegs, tf.ensure_shape(log_mel, [clip.num_mel_frames, clip.num_mels])
+
+
+def _read_pieces(
+    part: dict[str, tf.Tensor],
+    positions: tf.Tensor,
+    sizes: tf.Tensor,
+    source: ClipSource,
+) -> tf.Tensor:
+    """[K] strings: a clip's frames, then its log-mel rows, checked."""
+    num_jpegs = source.clip.num_frames if "frame_positions" in part else 0
+    short_side = None if source.promised is None else source.promised.short_side
 
     def read(path, positions, sizes, file_bytes, example_index, row_bytes):
         pieces = record_index.read_file(path.decode(), positions, sizes, file_bytes)
         try:
             jpeg_sizes.check_sizes(pieces[:num_jpegs], short_side)
             for log_mel in pieces[num_jpegs:]:
-                _check_log_mel(log_mel, int(row_bytes), clip.num_mels)
+                _check_log_mel(log_mel, int(row_bytes), source.clip.num_mels)
         except ValueError as error:
             raise ValueError(
                 f"{path.decode()}, example_index {example_index}: {error}; it is "
@@ -163,13 +278,12 @@ def read_clip(
             ) from error
         return np.array(pieces, object)
 
-    positions = tf.concat(positions, 0)
     pieces = tf.numpy_function(
         read,
         [
             part["path"],
             positions,
-            tf.concat(sizes, 0),
+            sizes,
             part["shard_bytes"],
             part["example_index"],
             part.get("log_mel_row_bytes", tf.constant(0, tf.int64)),
@@ -177,14 +291,7 @@ def read_clip(
         tf.string,
         stateful=False,
     )
-    pieces = tf.ensure_shape(pieces, positions.shape)
-    if "log_mel_rows" not in part:
-        return tf.unstack(pieces), None
-    *jpegs, log_mel = tf.unstack(pieces)
-    as_bytes = tf.reshape(tf.io.decode_raw(log_mel, tf.uint8), [num_rows, row_bytes])
-    values = tf.reshape(as_bytes[:, -4 * clip.num_mels :], [-1, clip.num_mels, 4])
-    log_mel = tf.gather(tf.bitcast(values, tf.float32), rows - first)
-    return jpegs, tf.ensure_shape(log_mel, [clip.num_mel_frames, clip.num_mels])
+    return tf.ensure_shape(pieces, positions.shape)
 
 
 def _check_log_mel(log_mel: bytes, row_bytes: int, num_mels: int) -> None:

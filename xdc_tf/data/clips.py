@@ -1,7 +1,7 @@
-"""One clip of a recording: which frames, which stretch of sound, which pixels.
+"""One clip of a recording: which frames, which stretch of audio, which pixels.
 
-Picture and sound of a clip are cut around one common time, so they always belong
-together (PAPER: Inputs). Pure functions on tensors. Times are float64: an hour into a
+Frames and audio of a clip are cut around one common time, so they always belong
+together. Pure functions on tensors. Times are float64: an hour into a
 recording, float32 would be off by up to a hundredth of a frame.
 """
 
@@ -251,9 +251,7 @@ def decode_crop(
 
     Args:
       jpegs: T scalar strings, the clip's frames.
-      top: see crop_window.
-      left: see crop_window.
-      fraction: see crop_window.
+      top, left, fraction: see crop_window.
       settings: the clip's shape.
       mirrored: bool scalar, whether left and right change places; None: they do not.
 
@@ -304,9 +302,7 @@ def crop_pixels(
 
     Args:
       frames: [N, H, W, 3] uint8.
-      top: see crop_window.
-      left: see crop_window.
-      fraction: see crop_window.
+      top, left, fraction: see crop_window.
       crop_size: side of the result.
 
     Returns:

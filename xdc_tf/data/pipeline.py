@@ -17,12 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import augment, clip_reading, clips
+from xdc_tf.data import clip_reading, clips
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
-from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, order_modalities
-from xdc_tf.runtime.untuned import untuned
+from xdc_tf.data.dataset_info import VIDEO, order_modalities
+from xdc_tf.runtime.tuning import without_autotuning
 
 PADDING_INDEX = -1
 # Where crops lie along a frame's longer side, by their number.
@@ -86,36 +85,18 @@ def training_batches(
     """
     source = source._replace(modalities=order_modalities(source.modalities))
     ends = None if draws is None else tf.constant(_ends_of_draws(draws, keep))
-    files = tf.constant(list(source.shards))
-    num_open = min(len(source.shards), _MAX_OPEN_SHARDS)
+    drawn = _Draws(keep, ends)
 
     def batches_of_epoch(epoch):
         epoch_seed = tf.random.experimental.stateless_fold_in(
             tf.constant([seed, 0], tf.int64), epoch
         )
-        file_seed, order_seed = tf.unstack(
-            tf.random.stateless_uniform([2], epoch_seed, 0, tf.int64.max, tf.int64)
-        )
-        # An interleaved shard at a time, so that many draws of an example alternate
-        # with other shards'.
-        parts = (
-            tf.data.Dataset.from_tensor_slices(files)
-            .shuffle(len(source.shards), seed=file_seed)
-            .interleave(
-                lambda path: _random_parts(
-                    path, source, keep=keep, ends=ends, epoch_seed=epoch_seed
-                ),
-                cycle_length=num_open,
-                num_parallel_calls=num_open,
-                deterministic=True,
-            )
-            .shuffle(shuffle_buffer, seed=order_seed)
-        )
+        parts = _parts_of_epoch(source, drawn, epoch_seed, shuffle_buffer)
         already_seen = tf.where(epoch == start.epoch, start.num_batches * batch_size, 0)
         return (
             parts.skip(tf.cast(already_seen, tf.int64))
             .map(
-                lambda part: _decode_random(part, source, augmentation),
+                lambda part: clip_reading.read_random_clip(part, source, augmentation),
                 num_parallel_calls=_CLIPS_AT_A_TIME,
                 deterministic=True,
             )
@@ -123,26 +104,48 @@ def training_batches(
         )
 
     epochs = tf.data.Dataset.range(start.epoch, tf.int64.max)
-    return untuned(epochs.flat_map(batches_of_epoch).prefetch(4))
+    return without_autotuning(epochs.flat_map(batches_of_epoch).prefetch(4))
 
 
-def _random_parts(
-    path: tf.Tensor,
-    source: ClipSource,
-    *,
-    keep: np.ndarray,
-    ends: tf.Tensor | None,
-    epoch_seed: tf.Tensor,
-) -> tf.data.Dataset:
-    """Where random clips of a shard's examples lie, and the seeds of their changes.
+class _Draws(NamedTuple):
+    """Which examples an epoch draws, and how often.
 
-    Args:
-      path: scalar string, the shard.
-      source: what clips are read from.
-      keep: see training_batches.
-      ends: of _ends_of_draws; None draws every example once.
-      epoch_seed: [2] int64.
+    Attributes:
+      keep: [num_rows] bool by example_index.
+      ends: of _ends_of_draws; None draws every kept example once.
     """
+
+    keep: np.ndarray
+    ends: tf.Tensor | None
+
+
+def _parts_of_epoch(
+    source: ClipSource, draws: _Draws, epoch_seed: tf.Tensor, shuffle_buffer: int
+) -> tf.data.Dataset:
+    """Where an epoch's random clips lie, in random order."""
+    file_seed, order_seed = tf.unstack(
+        tf.random.stateless_uniform([2], epoch_seed, 0, tf.int64.max, tf.int64)
+    )
+    num_open = min(len(source.shards), _MAX_OPEN_SHARDS)
+    # An interleaved shard at a time, so that many draws of an example alternate with
+    # other shards'.
+    return (
+        tf.data.Dataset.from_tensor_slices(list(source.shards))
+        .shuffle(len(source.shards), seed=file_seed)
+        .interleave(
+            lambda path: _parts_of_shard(path, source, draws, epoch_seed),
+            cycle_length=num_open,
+            num_parallel_calls=num_open,
+            deterministic=True,
+        )
+        .shuffle(shuffle_buffer, seed=order_seed)
+    )
+
+
+def _parts_of_shard(
+    path: tf.Tensor, source: ClipSource, draws: _Draws, epoch_seed: tf.Tensor
+) -> tf.data.Dataset:
+    """Where random clips of a shard's examples lie, and the seeds of their changes."""
 
     def cut(path, entry, nth_draw):
         example_seed = tf.random.experimental.stateless_fold_in(
@@ -166,11 +169,11 @@ def _random_parts(
         # No example has the index -1.
         offset_seed = tf.random.experimental.stateless_fold_in(epoch_seed, -1)
         offset = tf.random.stateless_uniform([], offset_seed, dtype=tf.float64)
-        count = _num_draws(ends, entry.example_index, offset)
+        count = _num_draws(draws.ends, entry.example_index, offset)
         return tf.data.Dataset.range(count).map(lambda nth: cut(path, entry, nth))
 
-    entries = clip_reading.read_entries(path, source, keep)
-    if ends is None:
+    entries = clip_reading.read_entries(path, source, draws.keep)
+    if draws.ends is None:
         first = tf.constant(0, tf.int64)
         return entries.map(lambda path, entry: cut(path, entry, first))
     return entries.flat_map(cut_draws)
@@ -212,8 +215,28 @@ def evaluation_batches(
     """
     source = source._replace(modalities=order_modalities(source.modalities))
     _check_evaluation(source, num_crops, stride_secs)
+    parts = _evaluated_parts(source, keep, num_clips, num_crops, stride_secs)
+    return without_autotuning(
+        parts.map(
+            lambda part: clip_reading.read_plain_clip(part, source),
+            num_parallel_calls=_CLIPS_AT_A_TIME,
+        )
+        .batch(batch_size)
+        .map(lambda batch: _fill_up(batch, batch_size))
+        .prefetch(4)
+    )
 
-    def starts(entry):
+
+def _evaluated_parts(
+    source: ClipSource,
+    keep: np.ndarray | None,
+    num_clips: int,
+    num_crops: int,
+    stride_secs: float | None,
+) -> tf.data.Dataset:
+    """Where the clips of an evaluation lie, their start_secs and crop_place."""
+
+    def find_starts(entry):
         recording_secs = clip_reading.recording_secs(entry)
         if stride_secs is None:
             return clips.uniform_starts(recording_secs, num_clips, source.clip)
@@ -224,40 +247,27 @@ def evaluation_batches(
         return {**part, "start_secs": start_secs}
 
     def cut_all(path, entry):
-        all_starts = starts(entry)
-        if num_crops == 1:
-            return tf.data.Dataset.from_tensor_slices(all_starts).map(
-                lambda start_secs: cut(path, entry, start_secs)
+        starts = find_starts(entry)
+        if num_crops > 1:
+            places = tf.tile(_CROP_PLACES[num_crops], [tf.size(starts)])
+            crops = (tf.repeat(starts, num_crops), places)
+            return tf.data.Dataset.from_tensor_slices(crops).map(
+                lambda start, place: {**cut(path, entry, start), "crop_place": place}
             )
-        places = tf.tile(_CROP_PLACES[num_crops], [tf.size(all_starts)])
-        return tf.data.Dataset.from_tensor_slices(
-            (tf.repeat(all_starts, num_crops), places)
-        ).map(
-            lambda start_secs, place: {
-                **cut(path, entry, start_secs),
-                "crop_place": place,
-            }
+        return tf.data.Dataset.from_tensor_slices(starts).map(
+            lambda start: cut(path, entry, start)
         )
 
     def cut_center(path, entry):
         # As cut_all, which makes a data set of each example; that takes its time.
-        (start_secs,) = tf.unstack(starts(entry))
+        (start_secs,) = tf.unstack(find_starts(entry))
         return cut(path, entry, start_secs)
 
     entries = tf.data.Dataset.from_tensor_slices(list(source.shards)).flat_map(
         lambda path: clip_reading.read_entries(path, source, keep)
     )
     only_center = stride_secs is None and num_clips == num_crops == 1
-    parts = entries.map(cut_center) if only_center else entries.flat_map(cut_all)
-    return untuned(
-        parts.map(
-            lambda part: _decode_plain(part, source),
-            num_parallel_calls=_CLIPS_AT_A_TIME,
-        )
-        .batch(batch_size)
-        .map(lambda batch: _fill_up(batch, batch_size))
-        .prefetch(4)
-    )
+    return entries.map(cut_center) if only_center else entries.flat_map(cut_all)
 
 
 def _check_evaluation(
@@ -306,74 +316,6 @@ def _num_draws(ends: tf.Tensor, index: tf.Tensor, offset: tf.Tensor) -> tf.Tenso
     # An offset next to 1 must not be rounded to a draw past the last.
     after = tf.minimum(tf.floor(after), ends[-1])
     return tf.cast(after - tf.minimum(tf.floor(before), ends[-1]), tf.int64)
-
-
-def _decode_random(part, source: ClipSource, augmentation: Augmentation):
-    """A clip of a training batch: cropped and changed at random, by the part's seed."""
-    clip = source.clip
-    place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
-        tf.unstack(tf.random.experimental.stateless_split(part["seed"], 6))
-    )
-    jpegs, log_mel = clip_reading.read_clip(part, source)
-    decoded = {"example_index": part["example_index"]}
-    if jpegs:
-        draws = tf.random.stateless_uniform([3], place_seed)
-        smallest = augmentation.min_crop_share or clip.crop_share
-        frames = clips.decode_crop(
-            jpegs,
-            top=draws[0],
-            left=draws[1],
-            fraction=smallest + draws[2] * (clip.crop_share - smallest),
-            settings=clip,
-            mirrored=augment.is_mirrored(flip_seed) if augmentation.flip else None,
-        )
-        if augmentation.brightness or augmentation.contrast or augmentation.saturation:
-            colors = tf.cast(frames, tf.float32) / 255.0
-            colors = augment.jitter_color(colors, color_seed, augmentation)
-            frames = clips.to_bytes(255.0 * colors)
-        decoded[VIDEO] = frames
-        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
-    if log_mel is not None:
-        if augmentation.gain_db:
-            log_mel = augment.change_gain(log_mel, gain_seed, augmentation.gain_db)
-        log_mel = _normalize_log_mel(log_mel, clip)
-        if augmentation.frequency_mask:
-            log_mel = augment.mask_band(
-                log_mel, frequency_seed, axis=1, max_width=augmentation.frequency_mask
-            )
-        if augmentation.time_mask:
-            log_mel = augment.mask_band(
-                log_mel, time_seed, axis=0, max_width=augmentation.time_mask
-            )
-        decoded[AUDIO] = log_mel[..., None]
-    return decoded
-
-
-def _decode_plain(part, source: ClipSource):
-    """A clip of an evaluation batch: its central crop, or that at its crop_place."""
-    clip = source.clip
-    jpegs, log_mel = clip_reading.read_clip(part, source)
-    decoded = {name: part[name] for name in ("example_index", "start_secs")}
-    if jpegs:
-        top, left = tf.constant(0.5), tf.constant(0.5)
-        if "crop_place" in part:
-            shape = tf.io.extract_jpeg_shape(jpegs[0])[:2]
-            top, left = clips.place_along(shape, part["crop_place"])
-        decoded[VIDEO] = clips.decode_crop(
-            jpegs,
-            top=top,
-            left=left,
-            fraction=tf.constant(clip.crop_share),
-            settings=clip,
-        )
-        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
-    if log_mel is not None:
-        decoded[AUDIO] = _normalize_log_mel(log_mel, clip)[..., None]
-    return decoded
-
-
-def _normalize_log_mel(log_mel, clip: ClipSettings):
-    return (log_mel - clip.log_mel_mean) / clip.log_mel_std
 
 
 def _fill_up(batch, batch_size: int):

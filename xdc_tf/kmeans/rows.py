@@ -13,7 +13,7 @@ import tensorflow as tf
 from xdc_tf.kmeans import row_files
 from xdc_tf.kmeans.preprocessing import preprocess
 from xdc_tf.kmeans.row_files import Extent
-from xdc_tf.runtime.untuned import untuned
+from xdc_tf.runtime.tuning import without_autotuning
 
 # Blocks that are read ahead of the one that is being assigned.
 _READ_AHEAD = 2
@@ -318,7 +318,7 @@ def _file_reader(shard: InFiles) -> Callable:
         places = tf.data.Dataset.from_tensor_slices(
             (shard.paths, shard.offsets, shard.counts)
         )
-        iterator = iter(untuned(places.map(read).prefetch(_READ_AHEAD)))
+        iterator = iter(without_autotuning(places.map(read).prefetch(_READ_AHEAD)))
 
     def read_block(_):
         with tf.device("/device:CPU:0"):
