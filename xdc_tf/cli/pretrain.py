@@ -58,7 +58,7 @@ def main(argv):
             _NUM_DEVICES.value, worker_timeout_secs=_WORKER_TIMEOUT_SECS.value
         )
         number, num_workers = workers.place(strategy)
-        with lost_workers.leaving(num_workers), _only_of_chief(number):
+        with lost_workers.exit_on_loss(num_workers), _only_of_chief(number):
             pretrain(
                 config,
                 workdir=_WORKDIR.value,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xdc_tf.features import feature_store
+from xdc_tf.features import row_arrays
 from xdc_tf.features.feature_store import ROWS_FILE, RowState
 from xdc_tf.inference import feature_files
 from xdc_tf.kmeans import kmeans, row_files
@@ -88,7 +88,7 @@ def open_features(path: str, *, max_rows: int = 0, memory_gib: float = 4.0) -> F
                 f"{states_path}: none of the {len(rows)} rows of {path} is filled; let "
                 "the run finish a clustering."
             )
-    damaged = feature_store.damaged_rows(path, present)
+    damaged = row_arrays.damaged_rows(path, present)
     if damaged.any():
         raise ValueError(
             f"{path}: {damaged.sum()} rows have changed since they were written, first "

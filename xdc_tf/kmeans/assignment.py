@@ -167,7 +167,7 @@ def assign_finally(
 
 
 @tf.function(autograph=False, reduce_retracing=True)
-def nearest(
+def assign_prepared(
     rows: tf.Tensor, centroids: tf.Tensor, offsets: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Labels [b] int32 and squared distances [b] float32 of prepared rows [b, d].

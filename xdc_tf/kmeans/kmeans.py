@@ -327,7 +327,7 @@ def assign(features: MatrixLike, fitted: Fitted) -> tuple[np.ndarray, np.ndarray
             fitted.normalize, fitted.pca_mean, fitted.pca_projection, origin
         )
         parts = [
-            assignment.nearest(
+            assignment.assign_prepared(
                 rows.prepare(tf.constant(block), preparation),
                 centroids - origin,
                 tf.constant(offsets),

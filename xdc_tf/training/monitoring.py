@@ -181,7 +181,7 @@ class Monitor:
 
         Args:
           clusterings: by name.
-          found: their health.report, whose round is the step of these curves.
+          found: their health.build_report, whose round is the step of these curves.
         """
         scalars = dict(found["between"])
         for name, measures in found["clusterings"].items():
@@ -207,7 +207,11 @@ class Monitor:
             flush=True,
         )
         if found["collapses"]:
-            print(f"warning: {health.told(found)}", file=sys.stderr, flush=True)
+            print(
+                f"warning: {health.describe_collapses(found)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     @contextlib.contextmanager
     def _events(self, *, step: int) -> Iterator[None]:

@@ -192,7 +192,7 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
             for name, clustering in clusterings.items()
         }
         criteria = settings.health(run.config)
-        found = health.report(
+        found = health.build_report(
             clusterings,
             previous=lambda name: run.label_tables[name].numpy(),
             true_labels=run.records.true_labels,
@@ -205,7 +205,7 @@ def assign_labels(run: Run, work_of_rounds: Work, round_index: int) -> None:
             lambda: write_label_tables(run, round_index, clusterings, found),
         )
         if round_index < run.config["num_rounds"]:
-            health.check(found, criteria)
+            health.check_collapses(found, criteria)
         for source, clustering in clusterings.items():
             label_arrays.load(
                 run.label_tables[source], clustering.labels, strategy=run.strategy

@@ -31,7 +31,7 @@ class Records(NamedTuple):
     true_labels: np.ndarray  # [num_rows] int32, -1 where unknown
     trained: np.ndarray  # [num_rows] bool
     held_out: np.ndarray  # [num_rows] bool, labelled but never trained on
-    share: workers.Share  # what this process reads of them
+    share: workers.LocalData  # what this process reads of them
 
 
 class Run(NamedTuple):
@@ -201,7 +201,7 @@ def _read_records(
     trained = np.zeros(info.num_rows, bool)
     trained[examples.example_indices] = True
     trained &= ~held_out
-    own = workers.share(info, examples, strategy)
+    own = workers.local_data(info, examples, strategy)
     return Records(
         directory=records_dir,
         info=info,

@@ -126,7 +126,7 @@ def to_cluster(
       ValueError: if the records did not give all of their examples.
       OSError: if the disk fails.
     """
-    encoders = workers.told_by_chief(
+    encoders = workers.text_of_chief(
         run.strategy, lambda: json.dumps(_encoders_sha256(run, round_index))
     )
     store.keep_only(
