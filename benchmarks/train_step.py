@@ -162,9 +162,9 @@ def time_torch(precision: str, memory_format: str) -> dict[str, float]:
 
 def time_ceiling() -> dict[str, float]:
     """GFLOP/s of the fastest of some large matrix products."""
-    from xdc_tf.planning import this_machine
+    from xdc_tf.planning import device_table
 
-    flops = this_machine.measure().product_flops
+    flops = device_table.measure().product_flops
     return {name: rate / 1e9 for name, rate in flops.items()}
 
 
