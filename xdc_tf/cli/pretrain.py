@@ -29,7 +29,7 @@ _RECORDS = flags.DEFINE_string(
 _NUM_DEVICES = flags.DEFINE_integer(
     "num_devices",
     0,
-    "How many GPUs to train on; 0: all. Without any, logical devices of the CPU.",
+    "Number of GPUs to use; 0 means all. Without a GPU: logical devices of the CPU.",
 )
 _WORKER_TIMEOUT_SECS = flags.DEFINE_float(
     "worker_timeout_secs",
@@ -71,7 +71,7 @@ def main(argv):
 
 @contextlib.contextmanager
 def _only_of_chief(number: int) -> Iterator[None]:
-    """The progress of one worker, and the errors of all."""
+    """Prints the progress of the chief alone; errors of all workers are printed."""
     if number == 0:
         yield
         return
