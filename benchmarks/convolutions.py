@@ -20,7 +20,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips.")
 _TYPES = flags.DEFINE_list("types", ["float32", "bfloat16"], "Of all tensors.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls; the median counts.")
 
-_FORMS = (fast_layers.PLANAR, fast_layers.SPATIAL, fast_layers.PRODUCTS)
+_FORMS = (fast_layers.PLANAR, fast_layers.SPATIAL, fast_layers.MATMUL)
 
 
 def convolutions():

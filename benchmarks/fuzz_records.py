@@ -93,6 +93,7 @@ def read_all(directory: str) -> dict[int, str]:
     """Opens a directory and reads every clip, and an epoch of random ones."""
     from xdc_tf.data import dataset_info, pipeline, record_directory
     from xdc_tf.data.augment import Augmentation
+    from xdc_tf.data.clip_reading import ClipSource
     from xdc_tf.data.clips import ClipSettings
 
     opened = record_directory.open_directory(directory)
@@ -106,29 +107,26 @@ def read_all(directory: str) -> dict[int, str]:
     form = promised._replace(rows=None), paths, opened.info.num_rows
     if form not in _DATA_SETS:
         rows: dict = {}
-        arguments = {
-            "clip": ClipSettings(
-                num_frames=2,
-                fps=4.0,
-                crop_size=16,
-                crop_share=0.875,
-                audio_secs=0.4,
-                mel_hop_secs=0.02,
-                num_mels=40,
-                log_mel_mean=0.0,
-                log_mel_std=1.0,
-            ),
-            "batch_size": 4,
-            "promised": promised._replace(rows=rows),
-        }
-        evaluation = pipeline.evaluation_batches(paths, num_clips=2, **arguments)
+        clip = ClipSettings(
+            num_frames=2,
+            fps=4.0,
+            crop_size=16,
+            crop_share=0.875,
+            audio_secs=0.4,
+            mel_hop_secs=0.02,
+            num_mels=40,
+            log_mel_mean=0.0,
+            log_mel_std=1.0,
+        )
+        source = ClipSource(paths, clip, promised=promised._replace(rows=rows))
+        evaluation = pipeline.evaluation_batches(source, batch_size=4, num_clips=2)
         training = pipeline.training_batches(
-            paths,
+            source,
+            batch_size=4,
             augmentation=Augmentation(),
             keep=np.ones(opened.info.num_rows, bool),
             seed=0,
             shuffle_buffer=4,
-            **arguments,
         )
         _DATA_SETS[form] = evaluation, training, rows
     evaluation, training, rows = _DATA_SETS[form]
@@ -294,7 +292,7 @@ def _any_shard(folder: Path, rng: np.random.Generator) -> Path:
 
 def forge_records(folder: Path, rng: np.random.Generator) -> Collection[int]:
     """Changes a shard, and its index with it or not."""
-    from xdc_tf.data import record_index
+    from xdc_tf.data import record_index, shard_writing
 
     shard = _any_shard(folder, rng)
     records = _contents(shard)
@@ -313,7 +311,7 @@ def forge_records(folder: Path, rng: np.random.Generator) -> Collection[int]:
         changed = {entry.example_index for entry in entries}
     if rng.integers(2):
         try:
-            record_index.index_shard(str(shard))
+            shard_writing.index_shard(str(shard))
         except ValueError:
             pass  # no records: the index stays as it is
     _state_sizes(folder, rng)

@@ -133,23 +133,23 @@ def _parts(precision, rows, result, size):
     """Seconds of the initialisation, and GFLOP/s of the distances alone."""
     import tensorflow as tf
 
-    from xdc_tf.kmeans import fit_sizes, seeding
-    from xdc_tf.kmeans.rows import Products, as_factors
+    from xdc_tf.kmeans import fit_settings, seeding
+    from xdc_tf.kmeans.rows import MatmulFormat, as_factors
 
     k = size.num_clusters
-    sample = tf.constant(rows[: fit_sizes.sample_rows(len(rows), k)])
+    sample = tf.constant(rows[: fit_settings.sample_rows(len(rows), k)])
     start_from = tf.function(lambda seed: seeding.plus_plus(sample, seed, k))
-    products = Products(fit_sizes.product_dtype(precision), tf.constant(1.0))
-    block_rows = fit_sizes.block_rows(k)
-    columns = as_factors(tf.transpose(tf.constant(result.centroids)), products)
-    factors = as_factors(tf.constant(rows), products)
+    matmul_format = MatmulFormat(fit_settings.matmul_dtype(precision), tf.constant(1.0))
+    block_rows = fit_settings.block_rows(k)
+    columns = as_factors(tf.transpose(tf.constant(result.centroids)), matmul_format)
+    factors = as_factors(tf.constant(rows), matmul_format)
     num_blocks = len(rows) // block_rows
 
     @tf.function(autograph=False)
     def distances():
         def step(number, total):
-            own = factors[number * block_rows : (number + 1) * block_rows]
-            scores = tf.matmul(own, columns)
+            rows_of_block = factors[number * block_rows : (number + 1) * block_rows]
+            scores = tf.matmul(rows_of_block, columns)
             return number + 1, total + tf.cast(scores[0, 0], tf.float32)
 
         return tf.while_loop(

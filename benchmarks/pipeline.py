@@ -34,8 +34,9 @@ import tensorflow as tf
 from data_prep import conversion, conversion_settings, synthetic
 from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.runtime import compat, freed_memory
+from xdc_tf.runtime import compat, tuning
 
 _SECS = 10.0
 _SIZE = 480, 270  # pixels of the videos; 455 x 256 in the records
@@ -169,13 +170,12 @@ def make_batches(engine: Engine, directory: str, num_clips: int) -> Iterator:
         )
     # As if there were more of them: an epoch is longer than the measurement.
     paths *= 2 + (num_clips + _SHUFFLE_BUFFER) // info.num_examples
-    clip = clip_settings(info, engine.crop_size)
+    source = ClipSource(paths, clip_settings(info, engine.crop_size))
     if engine.name == _EVALUATION:
-        batches = pipeline.evaluation_batches(paths, clip=clip, batch_size=_BATCH_SIZE)
+        batches = pipeline.evaluation_batches(source, batch_size=_BATCH_SIZE)
     else:
         batches = pipeline.training_batches(
-            paths,
-            clip=clip,
+            source,
             augmentation=Augmentation(),
             batch_size=_BATCH_SIZE,
             keep=np.ones(info.num_rows, bool),
@@ -191,7 +191,7 @@ _measure: Callable[[], Measured]  # of a process that `start` was called in
 def start(engine: Engine, directory: str, num_clips: int, repeats: int) -> None:
     """Makes a process ready to measure, past the filling of its buffers."""
     global _measure
-    freed_memory.keep()  # as cli.pretrain does
+    tuning.keep_freed_memory()  # as cli.pretrain does
     before = peak_mib()
     num_batches = num_clips // _BATCH_SIZE
     batches = make_batches(engine, directory, num_clips * (repeats + 1))

@@ -131,10 +131,10 @@ def measure(case: str, records: str, directory: str) -> dict:
 
 def _time_run(config, records, workdir, strategy):
     """Median seconds of a training step and of a batch of extraction; widths."""
-    from xdc_tf.runtime import freed_memory
+    from xdc_tf.runtime import tuning
     from xdc_tf.training import batches, pretrain, run
 
-    freed_memory.keep()  # as cli.pretrain does
+    tuning.keep_freed_memory()  # as cli.pretrain does
 
     prepared = run.prepare(
         config,

@@ -48,10 +48,10 @@ _ENCODERS = {
 
 def time_ours(precision: str) -> dict[str, float]:
     """Clips/s of make_train_step and of make_extract_clips, on one device."""
-    from xdc_tf.runtime import freed_memory
+    from xdc_tf.runtime import tuning
 
     if not _RETURN_MEMORY.value:
-        freed_memory.keep()
+        tuning.keep_freed_memory()
     import tensorflow as tf
 
     from xdc_tf.features import extraction
@@ -162,9 +162,9 @@ def time_torch(precision: str, memory_format: str) -> dict[str, float]:
 
 def time_ceiling() -> dict[str, float]:
     """GFLOP/s of the fastest of some large matrix products."""
-    from xdc_tf.planning import this_machine
+    from xdc_tf.planning import device_table
 
-    flops = this_machine.measure().product_flops
+    flops = device_table.measure().product_flops
     return {name: rate / 1e9 for name, rate in flops.items()}
 
 

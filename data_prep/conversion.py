@@ -27,7 +27,13 @@ from data_prep.reasons import TRANSIENT_REASONS
 from data_prep.segments import Segmentation
 from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
 from data_prep.worker_processes import Limits
-from xdc_tf.data import dataset_info, example_tables, record_directory, record_index
+from xdc_tf.data import (
+    dataset_info,
+    example_tables,
+    record_directory,
+    record_index,
+    shard_writing,
+)
 from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, order_modalities
 from xdc_tf.data.example_tables import QUARANTINE_FILE
 from xdc_tf.runtime import compat, files
@@ -320,7 +326,7 @@ def _remake_indices(out_dir: str, info: DatasetInfo) -> None:
     """
     for path in _wrong_indices(out_dir, info):
         try:
-            record_index.index_shard(path)
+            shard_writing.index_shard(path)
         except ValueError as error:
             raise ValueError(f"{error} Or {_WAY_OUT}.") from error
     wrong = _wrong_indices(out_dir, info)

@@ -21,7 +21,7 @@ from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.rows import ConvertedRow, answer_form, convert_rows, group_rows
 from data_prep.worker_processes import Limits, map_groups
-from xdc_tf.data import record_index, records
+from xdc_tf.data import record_index, records, shard_writing
 from xdc_tf.data.example_tables import ExampleRow, RefusedRow
 from xdc_tf.runtime import compat, files
 
@@ -142,7 +142,7 @@ def _write_shard(
 ) -> ShardReport:
     path = os.path.join(out_dir, shard.file)
     report = ShardReport(shard.file, (0, 0), [], [], [], Moments())
-    with record_index.ShardWriter(path) as writer:
+    with shard_writing.ShardWriter(path) as writer:
         for row, outcome in pairs:
             converted = outcome.result
             if converted is None:
@@ -180,19 +180,21 @@ def _write_shard(
 
 def _encode(row: ManifestRow, label: int, converted: ConvertedRow, fps: float) -> bytes:
     return records.encode_example(
-        example_index=row.example_index,
-        data_path=row.path,
-        video_id=row.video_id,
-        frames_jpeg=converted.frames_jpeg,
-        log_mel=converted.log_mel,
-        start_us=round(row.start_secs * 1e6),
-        end_us=round((row.start_secs + converted.duration_secs) * 1e6),
-        frame_rate=fps,
-        height=converted.height,
-        width=converted.width,
-        label=label,
-        label_text=row.label,
-        waveform=converted.waveform,
+        records.Example(
+            example_index=row.example_index,
+            data_path=row.path,
+            video_id=row.video_id,
+            frames_jpeg=converted.frames_jpeg,
+            log_mel=converted.log_mel,
+            start_us=round(row.start_secs * 1e6),
+            end_us=round((row.start_secs + converted.duration_secs) * 1e6),
+            frame_rate=fps,
+            height=converted.height,
+            width=converted.width,
+            label=label,
+            label_text=row.label,
+            waveform=converted.waveform,
+        )
     )
 
 

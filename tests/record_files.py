@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from xdc_tf.data import record_index
+from xdc_tf.data import record_index, shard_writing
 from xdc_tf.data.record_framing import masked_crc32c, read_records
 
 
@@ -68,7 +68,7 @@ def take_out(folder, indices):
             for data, entry in zip(records, entries, strict=True)
             if entry[0] not in indices
         ]
-        with record_index.ShardWriter(str(path)) as writer:
+        with shard_writing.ShardWriter(str(path)) as writer:
             for data in left:
                 writer.write(data)
         shards.append({"file": shard["file"], "num_examples": len(left)})

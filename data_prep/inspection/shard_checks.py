@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.inspection.record_checks import CheckedRecord, check_record
-from xdc_tf.data import record_framing, record_index
+from xdc_tf.data import record_framing, record_index, record_layout
 from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo, ShardInfo
 from xdc_tf.data.example_tables import EXAMPLES_FILE, ExampleRow
 from xdc_tf.data.record_framing import FramedRecord, read_records
-from xdc_tf.data.record_index import Entry
+from xdc_tf.data.record_layout import Entry
 from xdc_tf.runtime import escaping
 
 
@@ -157,7 +157,7 @@ def _check(
         return CheckedRecord([framed.fault]), None
     checked = check_record(framed.data, info, rows)
     try:
-        return checked, record_index.locate(framed.data, framed.position)
+        return checked, record_layout.locate(framed.data, framed.position)
     except ValueError as error:
         return checked._replace(faults=[*checked.faults, str(error)]), None
 
@@ -196,7 +196,7 @@ def _index_faults(
 def _difference(serialized: bytes, found: Entry) -> str:
     """How an index's record differs from what was found; "" if it does not."""
     try:
-        entry = record_index.entry_of(serialized)
+        entry = record_layout.entry_of(serialized)
     except ValueError as error:
         return str(error)
     for name, written, true in zip(Entry._fields, entry, found, strict=True):

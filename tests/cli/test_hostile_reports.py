@@ -165,7 +165,7 @@ def test_evaluate_prints_its_result_though_it_cannot_be_written_any_more(
     )
 
     assert done.returncode == 1
-    assert done.stdout.startswith("retrieval, shares in percent\naudio")
+    assert done.stdout.startswith("retrieval, fractions in percent\naudio")
     assert "Report: " not in done.stdout
     assert "report.json" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "elsewhere").exists()

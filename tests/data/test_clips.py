@@ -196,13 +196,13 @@ def test_a_recording_shorter_than_the_sound_starts_again():
 )
 def test_a_crop_is_a_square_by_the_short_side(top, left, window):
     found = clips.crop_window(
-        tf.constant([100, 200]), top=tf.constant(top), left=left, share=0.5
+        tf.constant([100, 200]), top=tf.constant(top), left=left, fraction=0.5
     )
     assert found.numpy().tolist() == window
 
 
 def test_a_crop_has_at_least_one_pixel():
-    window = clips.crop_window(tf.constant([9, 9]), top=0.5, left=0.5, share=1e-3)
+    window = clips.crop_window(tf.constant([9, 9]), top=0.5, left=0.5, fraction=1e-3)
     assert window.numpy().tolist() == [4, 4, 1, 1]
 
 
@@ -219,7 +219,7 @@ def crop_both_ways(jpegs, *, top, left, crop_size):
         jpegs,
         top=tf.constant(top),
         left=tf.constant(left),
-        share=tf.constant(0.5),
+        fraction=tf.constant(0.5),
         settings=CLIP._replace(crop_size=crop_size),
     )
     y, x = round(17 * top), round(29 * left)  # there is room for 17 rows, 29 columns
@@ -248,7 +248,7 @@ def test_decoding_a_window_gives_the_colours_of_all_but_the_outermost_pixels(top
 def test_a_mirrored_clip_is_the_clip_from_right_to_left(crop_size):
     place = {"top": tf.constant(0.3), "left": tf.constant(0.8)}
     arguments = place | {
-        "share": tf.constant(0.5),
+        "fraction": tf.constant(0.5),
         "settings": CLIP._replace(crop_size=crop_size),
     }
     plain, same, mirrored = (
@@ -261,7 +261,7 @@ def test_a_mirrored_clip_is_the_clip_from_right_to_left(crop_size):
 
 
 @pytest.mark.parametrize(
-    ("height", "share", "crop_size", "halvings"),
+    ("height", "fraction", "crop_size", "halvings"),
     [
         (256, 0.875, 224, 0),
         (256, 0.875, 113, 0),
@@ -274,10 +274,10 @@ def test_a_mirrored_clip_is_the_clip_from_right_to_left(crop_size):
     ],
 )
 def test_frames_are_halved_while_the_window_stays_large_enough(
-    height, share, crop_size, halvings
+    height, fraction, crop_size, halvings
 ):
     found = clips.reduction(
-        tf.constant([height, 455]), share=tf.constant(share), crop_size=crop_size
+        tf.constant([height, 455]), fraction=tf.constant(fraction), crop_size=crop_size
     )
     assert found.numpy() == halvings
 
@@ -294,13 +294,13 @@ def picture(height, width):
     return np.clip(128 + 50 * planes, 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def crop_jpeg(jpeg, *, crop_size, share=1.0, top=0.0, left=0.0):
+def crop_jpeg(jpeg, *, crop_size, fraction=1.0, top=0.0, left=0.0):
     """A crop of one frame, float64 levels."""
     crop = clips.decode_crop(
         jpeg[None],
         top=tf.constant(top),
         left=tf.constant(left),
-        share=tf.constant(share),
+        fraction=tf.constant(fraction),
         settings=CLIP._replace(crop_size=crop_size, num_frames=1),
     )
     return crop[0].numpy().astype(np.float64)
@@ -337,7 +337,7 @@ def test_crops_of_pixels_are_those_of_the_jpeg(top, left, crop_size):
     found = clips.crop_pixels(
         tf.io.decode_jpeg(jpeg)[None],
         **place,
-        share=tf.constant(1.0),
+        fraction=tf.constant(1.0),
         crop_size=crop_size,
     )
     of_jpeg = crop_jpeg(jpeg, crop_size=crop_size, **place)

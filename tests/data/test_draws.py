@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import pipeline, record_index, records
+from xdc_tf.data import pipeline, records, shard_writing
 from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
+from xdc_tf.data.pipeline import EpochPosition
 
 NUM_ROWS = 9  # of the manifest; row 5 was never converted
 SHARDS = ([0, 1, 2, 3], [4, 6, 7, 8])
@@ -34,7 +36,7 @@ def shards(tmp_path_factory):
     paths = []
     for number, indices in enumerate(SHARDS):
         paths.append(str(folder / f"{number}.tfrecord"))
-        with record_index.ShardWriter(paths[-1]) as writer:
+        with shard_writing.ShardWriter(paths[-1]) as writer:
             for index in indices:
                 writer.write(serialized_example(index))
     return paths
@@ -43,16 +45,18 @@ def shards(tmp_path_factory):
 def serialized_example(index):
     rows = np.arange(200, dtype=np.float32)
     return records.encode_example(
-        example_index=index,
-        data_path=f"{index}.mp4",
-        video_id=f"{index}.mp4",
-        frames_jpeg=[b"not decoded"] * 40,
-        log_mel=np.stack([rows, np.full_like(rows, index)], axis=1),
-        start_us=0,
-        end_us=4_000_000,
-        frame_rate=10.0,
-        height=8,
-        width=12,
+        records.Example(
+            example_index=index,
+            data_path=f"{index}.mp4",
+            video_id=f"{index}.mp4",
+            frames_jpeg=[b"not decoded"] * 40,
+            log_mel=np.stack([rows, np.full_like(rows, index)], axis=1),
+            start_us=0,
+            end_us=4_000_000,
+            frame_rate=10.0,
+            height=8,
+            width=12,
+        )
     )
 
 
@@ -67,13 +71,11 @@ def rows_of(*pairs):
 def drawn(shards, count, draws, *, batch_size=1, keep=None, **changed):
     """(index, first row) of the clips of `count` batches."""
     batches = pipeline.training_batches(
-        shards,
-        clip=CLIP,
+        ClipSource(shards, CLIP, ["audio"]),
         augmentation=Augmentation(flip=False),
         batch_size=batch_size,
         keep=np.arange(NUM_ROWS) != 5 if keep is None else keep,
         draws=draws,
-        modalities=["audio"],
         **{"seed": 0, "shuffle_buffer": 3} | changed,
     )
     found = []
@@ -154,8 +156,7 @@ def test_draws_resumed_at_a_batch_go_on_as_the_uninterrupted_ones(
         9 - first,
         draws,
         batch_size=2,
-        first_epoch=epoch,
-        skip_batches=skipped,
+        start=EpochPosition(epoch, skipped),
     )
     assert resumed == uninterrupted[2 * first :]
 

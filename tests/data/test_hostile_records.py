@@ -21,6 +21,7 @@ from xdc_tf.data import (
     record_index,
 )
 from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.record_index import SUFFIX
 
@@ -50,22 +51,17 @@ def folder(tiny_records, tmp_path):
 def batches_of(folder, *, training=False, modalities=("video", "audio")):
     """All evaluation batches, or an epoch of training batches, of a directory."""
     opened = record_directory.open_directory(str(folder))
-    arguments = {
-        "clip": CLIP,
-        "batch_size": 4,
-        "modalities": modalities,
-        "promised": opened.promised,
-    }
     paths = dataset_info.shard_paths(str(folder), opened.info)
+    source = ClipSource(paths, CLIP, modalities, opened.promised)
     if not training:
-        return list(pipeline.evaluation_batches(paths, **arguments))
+        return list(pipeline.evaluation_batches(source, batch_size=4))
     batches = pipeline.training_batches(
-        paths,
+        source,
+        batch_size=4,
         augmentation=Augmentation(),
         keep=np.ones(opened.info.num_rows, bool),
         seed=0,
         shuffle_buffer=8,
-        **arguments,
     )
     return list(batches.take(6))
 

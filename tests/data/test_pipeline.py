@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import pipeline, record_index, records
+from xdc_tf.data import pipeline, records, shard_writing
 from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
+from xdc_tf.data.pipeline import EpochPosition
 
 FRAME_RATE = 10.0
 NUM_FRAMES = 40
@@ -69,11 +71,11 @@ def serialized_example(index, frames_jpeg=None, **changed):
         "height": 8,
         "width": 12,
     }
-    return records.encode_example(**values | changed)
+    return records.encode_example(records.Example(**values | changed))
 
 
 def write_shard(path, *serialized):
-    with record_index.ShardWriter(str(path)) as writer:
+    with shard_writing.ShardWriter(str(path)) as writer:
         for one in serialized:
             writer.write(one)
     return str(path)
@@ -101,36 +103,41 @@ def two_epochs(shards):
     return training_batches(shards, 6, batch_size=5)
 
 
+def source_of(shards, changed):
+    """The files' clips; takes from `changed` what is said of these."""
+    parts = {key: changed.pop(key) for key in {"clip", "modalities"} & set(changed)}
+    return ClipSource(shards, **{"clip": CLIP} | parts)
+
+
 def training_batches(shards, count, **changed):
+    source = source_of(shards, changed)
     arguments = {
-        "clip": CLIP,
         "augmentation": PLAIN,
         "batch_size": 4,
         "keep": np.ones(NUM_ROWS, bool),
         "seed": 0,
         "shuffle_buffer": 8,
     }
-    batches = pipeline.training_batches(shards, **arguments | changed)
+    batches = pipeline.training_batches(source, **arguments | changed)
     return list(itertools.islice(batches.as_numpy_iterator(), count))
 
 
 def evaluation_batches(shards, **changed):
-    arguments = {"clip": CLIP, "batch_size": 4}
-    batches = pipeline.evaluation_batches(shards, **arguments | changed)
+    source = source_of(shards, changed)
+    batches = pipeline.evaluation_batches(source, **{"batch_size": 4} | changed)
     return list(batches.as_numpy_iterator())
 
 
 def test_iterators_leave_no_thread_of_autotuning_to_wait_for(shards):
     training = pipeline.training_batches(
-        shards,
-        clip=CLIP,
+        ClipSource(shards, CLIP),
         augmentation=PLAIN,
         batch_size=4,
         keep=np.ones(NUM_ROWS, bool),
         seed=0,
         shuffle_buffer=8,
     )
-    evaluation = pipeline.evaluation_batches(shards, clip=CLIP, batch_size=4)
+    evaluation = pipeline.evaluation_batches(ClipSource(shards, CLIP), batch_size=4)
     for batches in (training, evaluation):
         assert batches.options().autotune.enabled is False
 
@@ -285,8 +292,7 @@ def test_a_run_resumed_at_a_batch_goes_on_as_the_uninterrupted_one(
         shards,
         12 - first,
         augmentation=EVERYTHING,
-        first_epoch=epoch,
-        skip_batches=skipped,
+        start=EpochPosition(epoch, skipped),
     )
     assert_same(resumed, uninterrupted[first:])
 
@@ -383,7 +389,8 @@ def test_nothing_to_keep_gives_no_batches(shards):
 
 
 def test_all_evaluation_batches_have_one_static_shape(shards):
-    batches = pipeline.evaluation_batches(shards, clip=CLIP, batch_size=4, num_clips=2)
+    source = ClipSource(shards, CLIP)
+    batches = pipeline.evaluation_batches(source, batch_size=4, num_clips=2)
     assert batches.element_spec == {
         "video": tf.TensorSpec([4, 4, 4, 4, 3], tf.uint8),
         "video_normalization": tf.TensorSpec([4, 2, 3], tf.float32),
@@ -394,7 +401,7 @@ def test_all_evaluation_batches_have_one_static_shape(shards):
 
 
 def test_evaluation_clips_are_the_same_every_time(shards):
-    batches = pipeline.evaluation_batches(shards, clip=CLIP, batch_size=4)
+    batches = pipeline.evaluation_batches(ClipSource(shards, CLIP), batch_size=4)
     first, second = (list(batches.as_numpy_iterator()) for _ in range(2))
     assert_same(first, second)
 
@@ -429,7 +436,7 @@ def test_a_recording_shorter_than_a_clip_has_one_dense_clip(tmp_path):
 def test_a_stride_that_leads_nowhere_is_refused(shards, stride_secs):
     with pytest.raises(ValueError, match=f"^stride_secs={stride_secs} must be posi"):
         pipeline.evaluation_batches(
-            shards, clip=CLIP, batch_size=4, stride_secs=stride_secs
+            ClipSource(shards, CLIP), batch_size=4, stride_secs=stride_secs
         )
 
 

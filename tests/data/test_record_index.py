@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import record_index, records
+from xdc_tf.data import record_index, record_layout, records, shard_writing
 
 LOG_MEL = np.arange(50, dtype=np.float32).reshape(10, 5)
 FRAMES = [b"first", b"", b"third " * 30]
@@ -26,11 +26,11 @@ def encode(**changed):
         "log_mel": LOG_MEL,
         "waveform": np.ones(300, np.float32),
     }
-    return records.encode_example(**values | changed)
+    return records.encode_example(records.Example(**values | changed))
 
 
 def write(path, *serialized):
-    with record_index.ShardWriter(str(path)) as writer:
+    with shard_writing.ShardWriter(str(path)) as writer:
         for one in serialized:
             writer.write(one)
     return str(path)
@@ -61,13 +61,13 @@ def test_positions_in_a_shard_are_those_of_frames_and_log_mel_rows(tmp_path):
 
 
 def test_a_record_without_log_mel_has_none():
-    entry = record_index.locate(encode(log_mel=None))
+    entry = record_layout.locate(encode(log_mel=None))
     assert (entry.log_mel_position, entry.num_log_mel_rows) == (0, 0)
 
 
 def test_one_log_mel_row_is_found():
     serialized = encode(log_mel=LOG_MEL[:1])
-    entry = record_index.locate(serialized)
+    entry = record_layout.locate(serialized)
     end = entry.log_mel_position + entry.log_mel_row_bytes
     assert serialized[end - 20 : end] == LOG_MEL[0].tobytes()
 
@@ -77,7 +77,7 @@ def test_the_index_of_a_shard_made_anew_is_the_one_written_with_it(tmp_path):
     index = tmp_path / "shard.index"
     written = index.read_bytes()
     index.unlink()
-    record_index.index_shard(path)
+    shard_writing.index_shard(path)
     assert index.read_bytes() == written
 
 
@@ -102,7 +102,7 @@ def test_a_shard_of_other_records_is_refused_by_name(tmp_path):
         writer.write(encode())
         writer.write(b"other")
     with pytest.raises(ValueError, match="shard, record 1: 5 bytes are not a record"):
-        record_index.index_shard(path)
+        shard_writing.index_shard(path)
 
 
 def test_rows_of_different_sizes_are_refused():
@@ -111,7 +111,7 @@ def test_rows_of_different_sizes_are_refused():
         4
     ].float_list.value.pop()
     with pytest.raises(ValueError, match="rows of different sizes"):
-        record_index.locate(example.SerializeToString())
+        record_layout.locate(example.SerializeToString())
 
 
 def test_changed_bytes_are_refused_or_give_positions_within_the_record():
@@ -123,7 +123,7 @@ def test_changed_bytes_are_refused_or_give_positions_within_the_record():
         for place in rng.integers(0, len(changed), rng.integers(0, 4)):
             changed[place] = rng.integers(256)
         try:
-            entry = record_index.locate(bytes(changed))
+            entry = record_layout.locate(bytes(changed))
         except ValueError:
             num_refused += 1
             continue

@@ -23,7 +23,7 @@ def encode(**changed):
         "label": 3,
         "label_text": "dog barking",
     }
-    return records.encode_example(**values | changed)
+    return records.encode_example(records.Example(**values | changed))
 
 
 def test_every_value_comes_back():

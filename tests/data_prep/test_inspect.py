@@ -17,7 +17,7 @@ from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.inspection import record_reading, record_summary, record_tables
 from data_prep.inspection.record_verification import find_faults, verify
-from xdc_tf.data import example_tables, record_index, records
+from xdc_tf.data import example_tables, records, shard_writing
 
 SETTINGS = ConversionSettings(
     fps=10.0, short_side=48, min_secs=0.5, store_waveform=True
@@ -70,7 +70,7 @@ def write_shard(path, serialized):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for one in serialized:
             writer.write(one)
-    record_index.index_shard(str(path))
+    shard_writing.index_shard(str(path))
 
 
 def edit(path, number, change):
@@ -348,7 +348,7 @@ def test_random_damage_never_raises(copied):
 def test_records_of_other_modalities_than_said_are_a_fault(convert, copied):
     record_files.forget_sizes(copied)
     shutil.copy(convert(SETTINGS._replace(modalities=("audio",))) / LAST, copied / LAST)
-    record_index.index_shard(str(copied / LAST))
+    shard_writing.index_shard(str(copied / LAST))
     where = f"{LAST}, record 0 (example_index 3)"
     assert faults_of(copied)[0].startswith(f"{where}: cannot be parsed")
     info = json.loads((copied / "dataset_info.json").read_text())

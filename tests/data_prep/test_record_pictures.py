@@ -10,7 +10,7 @@ from scipy.io import wavfile
 from data_prep.inspection import example_files, record_pictures, record_sounds
 from data_prep.inspection.record_reading import Example, read_example, spread_indices
 from data_prep.inspection.record_tables import read_info
-from xdc_tf.data import record_index, records
+from xdc_tf.data import records, shard_writing
 from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, write_dataset_info
 from xdc_tf.data.example_tables import ExampleRow, read_examples, write_examples
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
@@ -218,21 +218,25 @@ def write_records(folder, *, with_waveform=False, with_log_mel=True, with_frames
     folder.mkdir()
     rows = []
     for shard, numbers in (("first", (0, 1)), ("second", (2,))):
-        with record_index.ShardWriter(str(folder / shard)) as writer:
+        with shard_writing.ShardWriter(str(folder / shard)) as writer:
             for number in numbers:
                 waveform = tone(1.0, hz=1000 + 100 * number)
                 video = {"frame_rate": FPS, "height": 32, "width": 48}
                 video["frames_jpeg"] = [jpeg(RED)] * 10
                 writer.write(
                     records.encode_example(
-                        example_index=number,
-                        data_path=f"{number}.mp4",
-                        video_id=f"{number}.mp4",
-                        start_us=0,
-                        end_us=1_000_000,
-                        log_mel=log_mel(waveform, LOG_MEL) if with_log_mel else None,
-                        waveform=waveform if with_waveform else None,
-                        **video if with_frames else {},
+                        records.Example(
+                            example_index=number,
+                            data_path=f"{number}.mp4",
+                            video_id=f"{number}.mp4",
+                            start_us=0,
+                            end_us=1_000_000,
+                            log_mel=log_mel(waveform, LOG_MEL)
+                            if with_log_mel
+                            else None,
+                            waveform=waveform if with_waveform else None,
+                            **video if with_frames else {},
+                        )
                     )
                 )
                 rows.append(ExampleRow(number, f"{number}.mp4", "", shard, 0.0, 1.0))

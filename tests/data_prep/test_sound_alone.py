@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
-from xdc_tf.data import dataset_info, pipeline, record_index, records
+from xdc_tf.data import dataset_info, pipeline, record_index, record_layout, records
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.training.pretrain import pretrain
 
@@ -70,7 +71,7 @@ def test_an_index_of_sound_has_no_frames(sounds):
     info = dataset_info.read_dataset_info(str(sounds))
     path = dataset_info.shard_paths(str(sounds), info)[0]
     for serialized in tf.data.TFRecordDataset(path + record_index.SUFFIX):
-        entry = record_index.parse_entry(serialized)
+        entry = record_layout.parse_entry(serialized)
         assert entry.frame_positions.shape == entry.frame_bytes.shape == (0,)
         assert int(entry.num_log_mel_rows) == 75
 
@@ -79,7 +80,7 @@ def test_clips_of_sound_are_cut_from_its_log_mel(sounds):
     info = dataset_info.read_dataset_info(str(sounds))
     (path, *_) = dataset_info.shard_paths(str(sounds), info)
     batches = pipeline.evaluation_batches(
-        [path], clip=CLIP, batch_size=8, modalities=("audio",)
+        ClipSource([path], CLIP, ("audio",)), batch_size=8
     )
     (batch,) = batches
     assert batch["audio"].shape == (8, 25, 40, 1)

@@ -19,10 +19,12 @@ def test_no_worker_goes_without_a_file_even_if_all_are_empty():
 def test_one_process_has_all_files_and_all_rows_of_the_manifest(tiny_records):
     directory = str(tiny_records / "train")
     info = dataset_info.read_dataset_info(directory)
-    own = workers.share(info, example_tables.read_examples(directory), ONE_DEVICE)
-    assert (own.number, own.count) == (0, 1)
-    assert own.files == tuple(shard.file for shard in info.shards)
-    np.testing.assert_array_equal(own.rows, np.arange(info.num_rows))
+    local = workers.local_data(
+        info, example_tables.read_examples(directory), ONE_DEVICE
+    )
+    assert (local.number, local.count) == (0, 1)
+    assert local.files == tuple(shard.file for shard in info.shards)
+    np.testing.assert_array_equal(local.rows, np.arange(info.num_rows))
 
 
 @pytest.fixture
@@ -36,10 +38,10 @@ def test_a_worker_has_whole_files_and_the_rows_of_their_examples(
     directory = str(tiny_records / "train")
     info = dataset_info.read_dataset_info(directory)
     examples = example_tables.read_examples(directory)
-    own = workers.share(info, examples, ONE_DEVICE)
+    local = workers.local_data(info, examples, ONE_DEVICE)
     # Three files of eight examples: the first and the third to worker 0.
-    assert own.files == (info.shards[1].file,)
-    np.testing.assert_array_equal(own.rows, np.arange(8, 16))
+    assert local.files == (info.shards[1].file,)
+    np.testing.assert_array_equal(local.rows, np.arange(8, 16))
 
 
 def test_fewer_files_than_workers_is_an_error(tiny_records, monkeypatch):
@@ -47,7 +49,7 @@ def test_fewer_files_than_workers_is_an_error(tiny_records, monkeypatch):
     directory = str(tiny_records / "train")
     info = dataset_info.read_dataset_info(directory)
     with pytest.raises(ValueError, match="3 files for 4 workers.*rows_per_shard"):
-        workers.share(info, example_tables.read_examples(directory), ONE_DEVICE)
+        workers.local_data(info, example_tables.read_examples(directory), ONE_DEVICE)
 
 
 def test_labels_of_own_rows_are_put_among_those_of_others(second_of_two, monkeypatch):
@@ -61,8 +63,8 @@ def test_labels_of_own_rows_are_put_among_those_of_others(second_of_two, monkeyp
         return part + others[start : start + 4]
 
     monkeypatch.setattr(workers.replicas, "sum_over_processes", add)
-    own = workers.Share(1, 2, ("a",), np.array([1, 2, 6]))
-    labels = workers.labels_of_all(ONE_DEVICE, own, np.array([5, -1, 0], np.int32), 8)
+    local = workers.LocalData(1, 2, ("a",), np.array([1, 2, 6]))
+    labels = workers.labels_of_all(ONE_DEVICE, local, np.array([5, -1, 0], np.int32), 8)
     assert labels.dtype == np.int32
     assert labels.tolist() == [7, 5, -1, -1, 2, -1, 0, -1]
 

@@ -84,14 +84,19 @@ def test_several_streams_are_assigned_side_by_side(monkeypatch):
         "video": np.array([[5, 0], [0, 1], [2, 0]], np.float32),
         "audio": np.array([[0, 1], [9, 0], [0, 9]], np.float32),
     }
-    found = cluster_quality.assign(features, ["video", "audio"], clustering)
+    found = cluster_quality.assign_clusters(features, ["video", "audio"], clustering)
     assert found.tolist() == [0, 1, 0]
 
 
-def test_a_runs_own_training_videos_get_the_labels_of_its_last_table(
+def evaluate(source, split, streams):
+    settings = cluster_quality.ClusterSettings()
+    return cluster_quality.run(source, [split], settings, streams=streams).splits
+
+
+def test_a_runs_training_videos_get_the_labels_of_its_last_table(
     source, split, tiny_run
 ):
-    ((audio, video),) = cluster_quality.evaluate_splits(source, [split])
+    ((audio, video),) = evaluate(source, split, ["audio", "video"])
     assert {audio.stream, video.stream} == {"audio", "video"}
     table = label_tables.read(workdir.round_dir(str(tiny_run), 2))
     for result in (audio, video):
@@ -109,7 +114,7 @@ def test_a_runs_own_training_videos_get_the_labels_of_its_last_table(
 
 
 def test_clusterings_of_other_streams_are_left_out(source, split):
-    ((audio,),) = cluster_quality.evaluate_splits(source, [split], streams=["audio"])
+    ((audio,),) = evaluate(source, split, ["audio"])
     assert audio.stream == "audio"
 
 
@@ -120,10 +125,10 @@ def test_joint_clusters_need_both_streams(source, split, tiny_run, monkeypatch):
         cluster_quality.trained_run, "final_clusters", lambda run: final
     )
     with pytest.raises(ValueError, match=r"streams=\['audio'\]: .*\['joint'\]"):
-        cluster_quality.evaluate_splits(source, [split], streams=["audio"])
+        evaluate(source, split, ["audio"])
 
 
 def test_initial_encoders_have_no_clusters(tiny_run, split):
     initial = encoder_sources.open_source(str(tiny_run), initial=True)
     with pytest.raises(ValueError, match="initial encoders have no clusters"):
-        cluster_quality.evaluate_splits(initial, [split])
+        evaluate(initial, split, ["audio"])

@@ -7,11 +7,15 @@ import tensorflow as tf
 
 from configs import synthetic
 from xdc_tf.data import dataset_info, pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.evaluation import encoder_sources, frozen_features
+from xdc_tf.evaluation.frozen_features import ExtractionSettings
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.features import extraction
 from xdc_tf.runtime import workdir
 from xdc_tf.training import settings
+
+MEAN = ExtractionSettings(["audio"], num_clips=1, average=True)
 
 
 @pytest.fixture
@@ -20,9 +24,9 @@ def passes(monkeypatch):
     made = []
     evaluation_batches = pipeline.evaluation_batches
 
-    def counted(shards, *, keep, **options):
+    def counted(clip_source, *, keep, **options):
         made.append(int(keep.sum()))
-        return evaluation_batches(shards, keep=keep, **options)
+        return evaluation_batches(clip_source, keep=keep, **options)
 
     monkeypatch.setattr(pipeline, "evaluation_batches", counted)
     return made
@@ -56,16 +60,18 @@ def _scratch(info, seed=0):
 
 def test_clip_features_are_those_of_the_encoder_by_hand(source, split, tiny_run):
     features_of = frozen_features.make_features_of(
-        source, ["audio"], num_clips=2, batch_size=8
+        source, ExtractionSettings(["audio"], num_clips=2, batch_size=8)
     )
     found = features_of(split.test)["audio"]
     encoder = keras.models.load_model(workdir.encoder_file(str(tiny_run), "audio"))
     batches = pipeline.evaluation_batches(
-        dataset_info.shard_paths(split.test.directory, split.test.info),
-        clip=settings.clip(source.run.config, source.run.info),
+        ClipSource(
+            dataset_info.shard_paths(split.test.directory, split.test.info),
+            settings.clip(source.run.config, source.run.info),
+            ["audio"],
+        ),
         batch_size=2,
         num_clips=2,
-        modalities=["audio"],
     )
     # Two clips per video and per batch, in the order of examples.csv.
     expected = np.array([encoder(batch["audio"]).numpy() for batch in batches])
@@ -75,9 +81,9 @@ def test_clip_features_are_those_of_the_encoder_by_hand(source, split, tiny_run)
 
 
 def test_the_average_is_the_mean_over_the_clips(source, split):
-    options = {"num_clips": 3, "batch_size": 8}
+    of_clips = ExtractionSettings(["audio"], num_clips=3, batch_size=8)
     clips, means = (
-        frozen_features.make_features_of(source, ["audio"], average=average, **options)(
+        frozen_features.make_features_of(source, of_clips._replace(average=average))(
             split.test
         )["audio"]
         for average in (False, True)
@@ -87,7 +93,9 @@ def test_the_average_is_the_mean_over_the_clips(source, split):
 
 
 def test_rows_follow_the_order_of_the_examples(source, split):
-    features_of = frozen_features.make_features_of(source, ["audio"], num_clips=1)
+    features_of = frozen_features.make_features_of(
+        source, ExtractionSettings(["audio"], num_clips=1)
+    )
     backwards = split.test.part(np.arange(12)[::-1])
     np.testing.assert_allclose(
         features_of(backwards)["audio"][::-1],
@@ -99,15 +107,9 @@ def test_rows_follow_the_order_of_the_examples(source, split):
 
 def test_folds_of_a_directory_are_extracted_once(source, split, passes):
     folds = _folds(split.train)
-    found = list(
-        frozen_features.of_splits(
-            source, folds, streams=["audio"], num_clips=1, average=True
-        )
-    )
+    found = list(frozen_features.of_splits(source, folds, MEAN))
     assert passes == [24]
-    (whole,) = frozen_features.of_splits(
-        source, [split], streams=["audio"], num_clips=1, average=True
-    )
+    (whole,) = frozen_features.of_splits(source, [split], MEAN)
     rows = whole.train["audio"]
     for number, fold in enumerate(found):
         chosen = _every_third(split.train, number)
@@ -117,27 +119,18 @@ def test_folds_of_a_directory_are_extracted_once(source, split, passes):
 
 def test_videos_that_no_split_has_are_not_extracted(source, split, passes):
     fold = _folds(split.train)[0]._replace(test=split.test.part(np.arange(12) < 5))
-    (found,) = frozen_features.of_splits(
-        source, [fold], streams=["audio"], num_clips=1, average=True
-    )
+    (found,) = frozen_features.of_splits(source, [fold], MEAN)
     assert passes == [16, 5]
     assert len(found.train["audio"]) == 16 and len(found.test["audio"]) == 5
 
 
 def test_initial_encoders_are_extracted_in_the_same_pass(source, split, passes):
     (found,) = frozen_features.of_splits(
-        source,
-        [split],
-        streams=["audio"],
-        num_clips=1,
-        average=True,
-        with_initial=True,
+        source, [split], MEAN._replace(with_initial=True)
     )
     assert passes == [24, 12]
     initial = encoder_sources.open_source(source.run.directory, initial=True)
-    (expected,) = frozen_features.of_splits(
-        initial, [split], streams=["audio"], num_clips=1, average=True
-    )
+    (expected,) = frozen_features.of_splits(initial, [split], MEAN)
     np.testing.assert_allclose(
         found.test["initial_audio"], expected.test["audio"], rtol=1e-5, atol=1e-6
     )
@@ -157,15 +150,7 @@ def test_random_encoders_get_the_statistics_of_each_splits_training_videos(
 
     monkeypatch.setattr(extraction, "refresh_batch_norm", watched)
     folds = _folds(split.train)[:2]
-    found = list(
-        frozen_features.of_splits(
-            _scratch(split.train.info),
-            folds,
-            streams=["audio"],
-            num_clips=1,
-            average=True,
-        )
-    )
+    found = list(frozen_features.of_splits(_scratch(split.train.info), folds, MEAN))
     assert passes == [24, 24]
     for batches, fold in zip(seen, folds, strict=True):
         assert [len(batch) for batch in batches] == [8, 8]
@@ -178,13 +163,7 @@ def test_random_encoders_get_the_statistics_of_each_splits_training_videos(
 def test_random_encoders_differ_by_seed_alone(split):
     one, again, other = (
         next(
-            frozen_features.of_splits(
-                _scratch(split.train.info, seed),
-                [split],
-                streams=["audio"],
-                num_clips=1,
-                average=True,
-            )
+            frozen_features.of_splits(_scratch(split.train.info, seed), [split], MEAN)
         ).test["audio"]
         for seed in (1, 1, 2)
     )
@@ -195,7 +174,9 @@ def test_random_encoders_differ_by_seed_alone(split):
 def test_two_devices_give_the_features_of_one(source, split, two_devices):
     found = [
         frozen_features.make_features_of(
-            source, ["video", "audio"], num_clips=2, batch_size=6, strategy=strategy
+            source,
+            ExtractionSettings(["video", "audio"], num_clips=2, batch_size=6),
+            strategy=strategy,
         )(split.test)
         for strategy in (tf.distribute.get_strategy(), two_devices)
     ]
@@ -208,14 +189,18 @@ def test_two_devices_give_the_features_of_one(source, split, two_devices):
 def test_a_batch_that_the_devices_cannot_share_is_an_error(source, two_devices):
     with pytest.raises(ValueError, match="batch_size=3 must be a multiple of the 2"):
         frozen_features.make_features_of(
-            source, ["audio"], num_clips=1, batch_size=3, strategy=two_devices
+            source,
+            ExtractionSettings(["audio"], num_clips=1, batch_size=3),
+            strategy=two_devices,
         )
 
 
 @pytest.mark.parametrize("streams", [[], ["audio", "touch"]])
 def test_streams_that_are_not_there_are_an_error(source, streams):
     with pytest.raises(ValueError, match="no streams are given|'touch'. are none of"):
-        frozen_features.make_features_of(source, streams, num_clips=1)
+        frozen_features.make_features_of(
+            source, ExtractionSettings(streams, num_clips=1)
+        )
 
 
 def test_features_that_are_not_finite_are_an_error_that_names_the_video(
@@ -234,7 +219,9 @@ def test_features_that_are_not_finite_are_an_error_that_names_the_video(
         return extract
 
     monkeypatch.setattr(extraction, "make_extract_clips", overflowing)
-    features_of = frozen_features.make_features_of(source, ["audio"], num_clips=2)
+    features_of = frozen_features.make_features_of(
+        source, ExtractionSettings(["audio"], num_clips=2)
+    )
     # The sixth clip is one of the third video's two.
     video = split.test.examples.video_ids[2]
     with pytest.raises(FloatingPointError, match=f"audio .* first for {video}; use"):
@@ -247,6 +234,8 @@ def test_an_example_without_a_record_is_an_error(source, split):
     )
     info = split.test.info._replace(num_rows=24)
     records = split.test._replace(examples=missing, info=info)
-    features_of = frozen_features.make_features_of(source, ["audio"], num_clips=1)
+    features_of = frozen_features.make_features_of(
+        source, ExtractionSettings(["audio"], num_clips=1)
+    )
     with pytest.raises(ValueError, match="12 of 12 examples were not in .*convert"):
         features_of(records)

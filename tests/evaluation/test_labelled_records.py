@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from data_prep import conversion, conversion_settings
-from xdc_tf.data import dataset_info, example_tables, record_index, records
+from xdc_tf.data import (
+    dataset_info,
+    example_tables,
+    records,
+    shard_writing,
+)
 from xdc_tf.data.dataset_info import ShardInfo
 from xdc_tf.data.example_tables import ExampleRow
 from xdc_tf.evaluation import labelled_records
@@ -183,20 +188,22 @@ def _black_records(directory, tiny_info, *, levels):
     """Records of a picture that never changes, each with a constant log-mel."""
     directory.mkdir()
     name = "records-00000-of-00001.tfrecord"
-    with record_index.ShardWriter(str(directory / name)) as writer:
+    with shard_writing.ShardWriter(str(directory / name)) as writer:
         for number, level in enumerate(levels):
             writer.write(
                 records.encode_example(
-                    example_index=number,
-                    data_path=f"{number}.mp4",
-                    video_id=f"{number}.mp4",
-                    frames_jpeg=[b"black"] * 12,
-                    start_us=0,
-                    end_us=1_500_000,
-                    frame_rate=8.0,
-                    height=32,
-                    width=32,
-                    log_mel=np.full([75, 40], level, np.float32),
+                    records.Example(
+                        example_index=number,
+                        data_path=f"{number}.mp4",
+                        video_id=f"{number}.mp4",
+                        frames_jpeg=[b"black"] * 12,
+                        start_us=0,
+                        end_us=1_500_000,
+                        frame_rate=8.0,
+                        height=32,
+                        width=32,
+                        log_mel=np.full([75, 40], level, np.float32),
+                    )
                 )
             )
     example_tables.write_examples(

@@ -8,6 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from xdc_tf.data import dataset_info, example_tables, pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.evaluation import (
     encoder_sources,
     frozen_features,
@@ -17,6 +18,7 @@ from xdc_tf.evaluation import (
 )
 from xdc_tf.evaluation.frozen_features import SplitFeatures
 from xdc_tf.evaluation.labelled_records import open_splits
+from xdc_tf.evaluation.linear import LinearSettings
 from xdc_tf.runtime import workdir
 from xdc_tf.training import settings
 
@@ -115,9 +117,8 @@ def test_other_warnings_of_a_fit_come_through():
 
 
 def test_a_run_is_scored_as_by_hand(source, split, tiny_run, tiny_records):
-    ((audio,),) = linear.evaluate_splits(
-        source, [split], streams=["audio"], num_clips=2, batch_size=8
-    )
+    of_two = LinearSettings(num_clips=2, batch_size=8)
+    ((audio,),) = linear.run(source, [split], of_two, streams=["audio"]).splits
     assert audio.stream == "audio"
     assert list(audio.metrics) == ["top1", "top5", "mean_class", "initial_top1"]
     assert (audio.details["num_train"], audio.details["num_test"]) == (24, 12)
@@ -130,11 +131,9 @@ def test_a_run_is_scored_as_by_hand(source, split, tiny_run, tiny_records):
         info = dataset_info.read_dataset_info(records)
         examples = example_tables.read_examples(records)
         batches = pipeline.evaluation_batches(
-            dataset_info.shard_paths(records, info),
-            clip=clip,
+            ClipSource(dataset_info.shard_paths(records, info), clip, ["audio"]),
             batch_size=2,
             num_clips=2,
-            modalities=["audio"],
         )
         # Two clips per video and per batch, in the order of examples.csv.
         rows = [encoder(batch["audio"]).numpy().mean(0) for batch in batches]
@@ -154,16 +153,19 @@ def test_a_run_is_scored_as_by_hand(source, split, tiny_run, tiny_records):
         assert found == pytest.approx(expected, abs=1 / 12 + 1e-9)
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_the_encoder_that_a_run_started_from_is_scored_if_wanted(source, split, wanted):
+@pytest.mark.parametrize("with_initial", [True, False])
+def test_the_encoder_that_a_run_started_from_is_scored_if_asked_for(
+    source, split, with_initial
+):
     report = protocols.evaluate(
         "linear",
         source,
         [split],
-        protocols.Options(streams=("audio",), num_clips=1, with_initial=wanted),
+        LinearSettings(num_clips=1, with_initial=with_initial),
+        streams=("audio",),
     )
     (result,) = report["results"]
-    assert ("initial_top1" in result["mean"]) == wanted
+    assert ("initial_top1" in result["mean"]) == with_initial
 
 
 def test_every_split_is_fitted_to_its_own_training_videos(source, split, monkeypatch):
@@ -174,20 +176,21 @@ def test_every_split_is_fitted_to_its_own_training_videos(source, split, monkeyp
         part._replace(class_names=names[::-1]) for part in (split.train, split.test)
     ]
 
-    def planted(source, splits, **options):
-        for one in splits:
+    def planted(source, splits, settings, *, strategy):
+        for split in splits:
             yield SplitFeatures(
-                {"audio": np.eye(10)[one.train.labels]},
-                {"audio": np.eye(10)[one.test.labels]},
+                {"audio": np.eye(10)[split.train.labels]},
+                {"audio": np.eye(10)[split.test.labels]},
             )
 
     monkeypatch.setattr(frozen_features, "of_splits", planted)
     monkeypatch.setattr(frozen_features, "has_initial", lambda source: False)
-    results = linear.evaluate_splits(
+    results = linear.run(
         source,
         [split, split._replace(train=reverse[0], test=reverse[1])],
+        LinearSettings(),
         streams=["audio"],
-    )
+    ).splits
     assert [result.metrics["top1"] for (result,) in results] == [1.0, 1.0]
     first, second = (result.details["class_names"] for (result,) in results)
     assert first == second[::-1]
@@ -201,6 +204,7 @@ def test_imported_weights_have_no_initial_encoder(imported_run, tiny_records):
         run=source.run,
         modalities=("video",),
     )
-    ((video,),) = linear.evaluate_splits(source, splits, streams=["video"], num_clips=1)
+    settings = LinearSettings(num_clips=1)
+    ((video,),) = linear.run(source, splits, settings, streams=["video"]).splits
     assert list(video.metrics) == ["top1", "top5", "mean_class"]
     assert 0 <= video.metrics["top1"] <= video.metrics["top5"] <= 1

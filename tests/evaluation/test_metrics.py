@@ -121,6 +121,6 @@ def test_a_single_value_has_no_deviation():
 
 
 def test_shares_are_told_from_other_numbers():
-    assert metrics.are_shares([0.0, 1.0])
-    assert not metrics.are_shares([3.5])
-    assert not metrics.are_shares([-0.1, 0.2])
+    assert metrics.are_fractions([0.0, 1.0])
+    assert not metrics.are_fractions([3.5])
+    assert not metrics.are_fractions([-0.1, 0.2])

@@ -181,7 +181,7 @@ def test_tensorboard_can_read_the_learning_curve_of_each_split(tmp_path):
 
 def test_the_table_has_means_in_percent_and_the_notes():
     assert reports.table(_report()).splitlines() == [
-        "linear, shares in percent, mean +- standard deviation of 3 splits",
+        "linear, fractions in percent, mean +- standard deviation of 3 splits",
         "video: top1 40.0 +- 26.5, top5 100.0 +- 0.0",
         "audio: top1 40.0 +- 26.5, top5 100.0 +- 0.0",
         "a note",

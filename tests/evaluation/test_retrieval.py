@@ -8,6 +8,7 @@ import tensorflow as tf
 from sklearn.neighbors import NearestNeighbors
 
 from xdc_tf.evaluation import cluster_retrieval, encoder_sources, retrieval
+from xdc_tf.evaluation.retrieval import RetrievalSettings
 from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.nearest import nearest
@@ -199,9 +200,13 @@ def test_the_similarity_of_a_description_with_itself_is_one():
 
 
 def test_a_run_is_evaluated_within_and_across_modalities(source, split):
-    (results,) = retrieval.evaluate_splits(
-        source, [split], streams=["video", "audio"], num_clips=1
+    ((results,), notes) = retrieval.run(
+        source,
+        [split],
+        RetrievalSettings(num_clips=1),
+        streams=["video", "audio"],
     )
+    assert notes == ()
     names = ["video", "audio", "video_to_audio", "audio_to_video"]
     assert [result.stream for result in results] == names
     within, across = results[0], results[2]
@@ -219,13 +224,15 @@ def test_a_run_is_evaluated_within_and_across_modalities(source, split):
 
 
 def test_one_stream_alone_is_evaluated_without_the_other(source, split):
-    (results,) = retrieval.evaluate_splits(
-        source, [split], streams=["audio"], num_clips=1, ks=(1, 2)
+    ((results,), notes) = retrieval.run(
+        source,
+        [split],
+        RetrievalSettings(num_clips=1, ks=(1, 2)),
+        streams=["audio"],
     )
     assert [result.stream for result in results] == ["audio"]
     assert list(results[0].metrics) == ["r1", "r2"]
-    why_not = retrieval.not_across(source, ["audio"])
-    assert why_not == "no retrieval across modalities without the stream video"
+    assert notes == ("no retrieval across modalities without the stream video",)
 
 
 def test_joint_clusters_alone_leave_modalities_apart(source, tiny_run, monkeypatch):
@@ -254,6 +261,6 @@ def test_a_run_without_final_clusters_leaves_modalities_apart(source, monkeypatc
 
 
 @pytest.mark.parametrize("ks", [(), (0, 1)])
-def test_numbers_of_neighbours_that_cannot_be_are_an_error(source, split, ks):
-    with pytest.raises(ValueError, match="ks=.* must be one or more numbers"):
-        retrieval.evaluate_splits(source, [split], streams=["audio"], ks=ks)
+def test_numbers_of_neighbours_that_cannot_be_are_an_error(ks):
+    with pytest.raises(ValueError, match="ks=.* must be one or more values, each a"):
+        RetrievalSettings(ks=ks)

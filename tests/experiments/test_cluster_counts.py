@@ -178,8 +178,8 @@ def test_more_rows_than_there_are_mean_all(path):
 @pytest.mark.parametrize(
     ("states", "told"),
     [
-        (np.ones(79, np.uint8), r"uint8 \(79,\) does not tell which of 80 rows"),
-        (np.ones(80, np.float32), r"float32 \(80,\) does not tell"),
+        (np.ones(79, np.uint8), r"uint8 \(79,\) does not say which of 80 rows"),
+        (np.ones(80, np.float32), r"float32 \(80,\) does not say"),
         (np.array([{}], object), "no .npy array.*holds '.O'"),
     ],
 )

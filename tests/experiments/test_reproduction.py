@@ -186,8 +186,13 @@ def test_a_report_that_lies_alone_comes_before_a_collected_one(tmp_path):
     with open(first.reports["linear"], "w") as file:
         json.dump(_report(first, "linear", 0.75), file)
     found = reproduction.read_reports([first, second], collection)
-    assert reproduction.tell(first, found) == "linear video 75.0, finetune video 25.0"
-    assert reproduction.tell(second, found) == "linear video 25.0, finetune video 25.0"
+    assert (
+        reproduction.summarize(first, found) == "linear video 75.0, finetune video 25.0"
+    )
+    assert (
+        reproduction.summarize(second, found)
+        == "linear video 25.0, finetune video 25.0"
+    )
 
 
 def test_collected_reports_of_other_tasks_are_kept(tmp_path):
@@ -299,7 +304,7 @@ def test_methods_are_compared_and_their_reports_collected(tmp_path):
         reproduction.run(task)
         assert task.is_done(reproduction.read_reports([task]))
     found = reproduction.read_reports(tasks)
-    assert "linear audio" in reproduction.tell(tasks[0], found)
+    assert "linear audio" in reproduction.summarize(tasks[0], found)
     text = reproduction_report.write(
         "methods",
         tasks,

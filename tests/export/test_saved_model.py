@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import clips, dataset_info, pipeline, record_index, records
+from xdc_tf.data import (
+    clips,
+    dataset_info,
+    pipeline,
+    records,
+    shard_writing,
+)
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
 from xdc_tf.export import export_run, raw_input, saved_model
 from xdc_tf.runtime import compat, workdir
@@ -227,25 +234,27 @@ def test_serving_frames_equals_the_evaluation_pipeline(
     grey = rng.integers(0, 256, (12, 34, 50, 1), dtype=np.uint8)
     jpegs = [tf.io.encode_jpeg(np.repeat(one, 3, -1)).numpy() for one in grey]
     record = records.encode_example(
-        example_index=0,
-        data_path="",
-        video_id="",
-        frames_jpeg=jpegs,
-        log_mel=rng.normal(size=(75, 40)).astype(np.float32),
-        start_us=0,
-        end_us=1_500_000,
-        frame_rate=8.0,
-        height=34,
-        width=50,
+        records.Example(
+            example_index=0,
+            data_path="",
+            video_id="",
+            frames_jpeg=jpegs,
+            log_mel=rng.normal(size=(75, 40)).astype(np.float32),
+            start_us=0,
+            end_us=1_500_000,
+            frame_rate=8.0,
+            height=34,
+            width=50,
+        )
     )
-    with record_index.ShardWriter(str(tmp_path / "record")) as writer:
+    with shard_writing.ShardWriter(str(tmp_path / "record")) as writer:
         writer.write(record)
     clip = settings.clip(
         trained_run.open_run(str(tiny_run)).config,
         dataset_info.read_dataset_info(str(tiny_records / "train")),
     )
     (batch,) = pipeline.evaluation_batches(
-        [str(tmp_path / "record")], clip=clip, batch_size=1
+        ClipSource([str(tmp_path / "record")], clip), batch_size=1
     )
     # Of 12 frames at the clip's 8 per second, 4 to 7 are the centre clip.
     frames = tf.stack([tf.io.decode_jpeg(jpeg) for jpeg in jpegs[4:8]])[None]

@@ -5,7 +5,7 @@ import resource
 import numpy as np
 import pytest
 
-from xdc_tf.features import feature_store
+from xdc_tf.features import feature_store, row_arrays
 from xdc_tf.features.extraction import ExampleFeatures
 from xdc_tf.features.feature_store import FeatureStore, RowState
 
@@ -239,7 +239,7 @@ def test_a_store_of_an_earlier_version_gets_its_checksums_and_keeps_its_rows(tmp
 
 
 def test_rows_are_checked_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_store, "_CHECKED_BYTES", 16)
+    monkeypatch.setattr(row_arrays, "_CHECKED_BYTES", 16)
     filled_store(tmp_path)
     flip_bit(tmp_path / "features" / "video.npy", 128 + 4 * 8)
     assert open_store(tmp_path).drop_damaged() == 1

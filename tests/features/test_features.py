@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf.data import dataset_info, pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.features import extraction
 from xdc_tf.models import audio_resnet
 from xdc_tf.training import configuration, settings
@@ -144,11 +145,13 @@ def test_dense_features_of_real_records_are_those_of_their_clips(
     folder = str(tiny_records / "test")
     info = dataset_info.read_dataset_info(folder)
     batches = pipeline.evaluation_batches(
-        dataset_info.shard_paths(folder, info),
-        clip=settings.clip(configuration.from_mapping(tiny_config), info),
+        ClipSource(
+            dataset_info.shard_paths(folder, info),
+            settings.clip(configuration.from_mapping(tiny_config), info),
+            ["audio"],
+        ),
         batch_size=10,
         stride_secs=0.25,
-        modalities=["audio"],
     )
     encoders, modalities = {"audio": mean_encoder()}, {"audio": "audio"}
     extract_clips = extraction.make_extract_clips(
@@ -216,8 +219,10 @@ def real_batches(tiny_records, tiny_config):
     folder = str(tiny_records / "train")
     info = dataset_info.read_dataset_info(folder)
     return pipeline.evaluation_batches(
-        dataset_info.shard_paths(folder, info),
-        clip=settings.clip(configuration.from_mapping(tiny_config), info),
+        ClipSource(
+            dataset_info.shard_paths(folder, info),
+            settings.clip(configuration.from_mapping(tiny_config), info),
+        ),
         batch_size=10,
         num_clips=2,
     )

@@ -11,6 +11,7 @@ import tensorflow as tf
 from pyarrow import parquet
 
 from xdc_tf.data import dataset_info, pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import encoder_input
 from xdc_tf.inference import video_features
 from xdc_tf.inference.parts import Conversion, Sampling
@@ -133,8 +134,7 @@ def test_features_are_those_of_the_encoder_on_the_clip(clips, tiny_run, tiny_rec
     records = str(tiny_records / "test")
     info = dataset_info.read_dataset_info(records)
     (batch, *_) = pipeline.evaluation_batches(
-        dataset_info.shard_paths(records, info),
-        clip=run.clip,
+        ClipSource(dataset_info.shard_paths(records, info), run.clip),
         batch_size=7,
         num_clips=3,
     )

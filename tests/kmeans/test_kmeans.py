@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from sklearn.cluster import KMeans
 
-from xdc_tf.kmeans import fit_sizes, kmeans, lloyd, row_files
+from xdc_tf.kmeans import fit_settings, kmeans, lloyd, row_files
 
 
 def gaussian_rows(num_rows=400, width=6, seed=0):
@@ -243,8 +243,8 @@ def test_two_replicas_fill_empty_clusters_as_one_device(two_devices):
 
 def test_chunks_give_what_one_piece_gives(monkeypatch):
     rows = gaussian_rows(103, width=5)  # a shape of its own, so that it is traced here
-    monkeypatch.setattr(fit_sizes, "MOST_BLOCK_ROWS", 10)
-    monkeypatch.setattr(fit_sizes, "_FEWEST_BLOCK_ROWS", 1)
+    monkeypatch.setattr(fit_settings, "MOST_BLOCK_ROWS", 10)
+    monkeypatch.setattr(fit_settings, "_FEWEST_BLOCK_ROWS", 1)
     start = rows[:6]
     result = fit_plain(rows, num_clusters=6, initial_centroids=start)
     oracle = KMeans(6, init=start, n_init=1, max_iter=20, tol=0).fit(rows)
@@ -335,7 +335,7 @@ def test_tensors_and_double_precision_are_taken_as_float32():
     [
         (
             {"num_clusters": 11},
-            "num_clusters=11 exceeds the 10 examples .* lower config.kmeans",
+            "num_clusters=11 exceeds the 10 rows .* lower num_clusters",
         ),
         ({"num_clusters": 0}, "num_clusters=0 must be from 1 to"),
         ({"num_iterations": 0}, "num_iterations=0 must be from 1 to"),
@@ -360,6 +360,12 @@ def test_settings_that_do_not_fit_are_named_with_a_remedy(settings, message):
         kmeans.fit(
             gaussian_rows(10, width=3), **{"num_clusters": 2, "seed": 0} | settings
         )
+
+
+def test_an_error_about_an_argument_has_the_name_of_the_argument():
+    with pytest.raises(kmeans.ArgumentError) as caught:
+        kmeans.fit(gaussian_rows(10), num_clusters=11, seed=0)
+    assert caught.value.argument == "num_clusters"
 
 
 @pytest.mark.parametrize("shape", [(10,), (2, 5, 1), (0, 3), (3, 0)])
@@ -443,8 +449,8 @@ def memory_mapped(directory, rows, dtype="f4", name="rows.npy"):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of ten rows, so that a few hundred rows take many."""
-    monkeypatch.setattr(fit_sizes, "MOST_BLOCK_ROWS", 10)
-    monkeypatch.setattr(fit_sizes, "_FEWEST_BLOCK_ROWS", 1)
+    monkeypatch.setattr(fit_settings, "MOST_BLOCK_ROWS", 10)
+    monkeypatch.setattr(fit_settings, "_FEWEST_BLOCK_ROWS", 1)
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("f4", "float32"), ("f2", "mixed")])
@@ -548,7 +554,7 @@ def test_a_mask_that_does_not_fit_the_rows_is_refused(mask):
 
 def test_heads_are_clusterings_of_their_own():
     rows = gaussian_rows()
-    heads = kmeans.fit_heads(rows, num_heads=4, num_clusters=20, seed=0)
+    heads = kmeans.fit_heads(rows, kmeans.Options(20), num_heads=4, seed=0)
     assert len(heads) == 4
     for one, other in itertools.combinations(heads, 2):
         assert not same_partition(one.labels, other.labels)
@@ -563,15 +569,15 @@ def test_heads_are_clusterings_of_their_own():
 def test_a_head_is_what_a_fit_alone_gives():
     rows = gaussian_rows()
     alone = kmeans.fit(rows, num_clusters=20, seed=4)
-    first = kmeans.fit_heads(rows, num_heads=4, num_clusters=20, seed=4)[0]
+    first = kmeans.fit_heads(rows, kmeans.Options(20), num_heads=4, seed=4)[0]
     np.testing.assert_array_equal(first.labels, alone.labels)
 
 
 def test_each_head_keeps_the_best_of_its_restarts():
     rows = gaussian_rows()
-    single = kmeans.fit_heads(rows, num_heads=4, num_clusters=20, seed=1)
+    single = kmeans.fit_heads(rows, kmeans.Options(20), num_heads=4, seed=1)
     several = kmeans.fit_heads(
-        rows, num_heads=2, num_restarts=2, num_clusters=20, seed=1
+        rows, kmeans.Options(20, num_restarts=2), num_heads=2, seed=1
     )
     inertia = [one.inertia for one in single]
     np.testing.assert_allclose(
@@ -655,6 +661,6 @@ def test_balanced_labels_are_the_nearest_after_the_offsets():
 def test_float16_products_end_within_a_thousandth_of_the_inertia(monkeypatch):
     rows, _ = blobs(num_blobs=16, per_blob=100, width=32, spread=3.0)
     full = fit_plain(1000 * rows, num_clusters=16)
-    monkeypatch.setattr(fit_sizes, "product_dtype", lambda precision: tf.float16)
+    monkeypatch.setattr(fit_settings, "matmul_dtype", lambda precision: tf.float16)
     half = fit_plain(1000 * rows, num_clusters=16, precision="mixed")
     np.testing.assert_allclose(half.inertia, full.inertia, rtol=1e-3)

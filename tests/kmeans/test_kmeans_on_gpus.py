@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.kmeans import fit_sizes, kmeans, lloyd, row_files
+from xdc_tf.kmeans import fit_settings, kmeans, lloyd, row_files
 
 
 def blobs(num_rows=3000, width=16, num_blobs=40):
@@ -23,8 +23,8 @@ def as_on_gpu(monkeypatch):
         assert on_gpu
         return 1000
 
-    monkeypatch.setattr(fit_sizes, "works_on_gpu", lambda device, strategy: True)
-    monkeypatch.setattr(fit_sizes, "block_rows", small_blocks)
+    monkeypatch.setattr(fit_settings, "works_on_gpu", lambda device, strategy: True)
+    monkeypatch.setattr(fit_settings, "block_rows", small_blocks)
 
 
 def fit(rows, **settings):
@@ -80,16 +80,16 @@ def test_rows_in_files_and_on_replicas_are_clustered_alike_in_the_form_for_gpus(
 
 
 def test_a_fit_of_rows_on_the_cpu_does_not_take_the_form_for_gpus():
-    assert not fit_sizes.works_on_gpu("/job:localhost/replica:0/device:CPU:0", None)
-    assert not fit_sizes.works_on_gpu(None, None)
-    assert fit_sizes.works_on_gpu("/job:localhost/replica:0/device:GPU:0", None)
+    assert not fit_settings.works_on_gpu("/job:localhost/replica:0/device:CPU:0", None)
+    assert not fit_settings.works_on_gpu(None, None)
+    assert fit_settings.works_on_gpu("/job:localhost/replica:0/device:GPU:0", None)
 
 
 def test_a_block_of_a_gpu_has_scores_of_at_most_256_mib():
     for num_columns in (2, 256, 4096, 65536):
-        rows = fit_sizes.block_rows(num_columns, on_gpu=True)
+        rows = fit_settings.block_rows(num_columns, on_gpu=True)
         assert rows * num_columns <= 2**26
-        assert rows > fit_sizes.block_rows(num_columns)
+        assert rows > fit_settings.block_rows(num_columns)
 
 
 @pytest.mark.parametrize("allowed", [False, True])

@@ -28,7 +28,7 @@ def clustering(labels, *, num_clusters=2, inertia=4.0, num_reseeded=0):
 
 
 def report(clusterings, *, previous=NO_LABELS, true_labels=NO_LABELS, **settings):
-    return health.report(
+    return health.build_report(
         clusterings,
         previous=lambda name: previous,
         true_labels=np.array(true_labels),
@@ -193,7 +193,7 @@ def test_a_collapse_stops_where_that_is_wanted_and_names_all_of_it():
     settings = HealthSettings(min_effective_share=0.2, on_collapse="stop")
     found = report(COLLAPSED, **settings._asdict())
     with pytest.raises(health.CollapseError) as error:
-        health.check(found, settings)
+        health.check_collapses(found, settings)
     told = str(error.value)
     assert told.startswith("Round 3: the clustering video has collapsed: its 9 ")
     assert "as even as 1.0 equal ones" in told
@@ -203,11 +203,11 @@ def test_a_collapse_stops_where_that_is_wanted_and_names_all_of_it():
 
 def test_a_collapse_goes_on_where_it_only_warns():
     settings = HealthSettings(min_effective_share=0.2, on_collapse="warn")
-    health.check(report(COLLAPSED, **settings._asdict()), settings)
+    health.check_collapses(report(COLLAPSED, **settings._asdict()), settings)
 
 
 def test_healthy_clusterings_go_on():
     settings = HealthSettings(on_collapse="stop")
     found = report({"audio": AUDIO, "video": VIDEO}, **settings._asdict())
-    health.check(found, settings)
-    assert health.told(found) == ""
+    health.check_collapses(found, settings)
+    assert health.describe_collapses(found) == ""

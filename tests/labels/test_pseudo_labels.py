@@ -244,3 +244,9 @@ def test_a_balanced_clustering_keeps_what_labels_further_rows(features, fitted_r
     )
     found = find_nearest(features.streams["video"][features.present], clustering)
     np.testing.assert_array_equal(found.cluster, clustering.labels[features.present])
+
+
+def test_an_error_about_a_setting_names_its_key(features, fitted_rows):
+    settings = SETTINGS._replace(num_clusters=NUM_ROWS + 1)
+    with pytest.raises(ValueError, match="key is config.kmeans.num_clusters"):
+        cluster(features, {"video": ("video",)}, fitted_rows, settings=settings)

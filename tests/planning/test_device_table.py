@@ -2,7 +2,7 @@
 
 import pytest
 
-from xdc_tf.planning import device_table, this_machine
+from xdc_tf.planning import device_table
 
 pytestmark = pytest.mark.once
 
@@ -14,7 +14,7 @@ def test_an_unknown_device_lists_the_known_ones():
 
 def test_a_type_without_fast_products_names_the_key_to_change():
     with pytest.raises(ValueError, match="v100 .* bfloat16.*change config.precision"):
-        device_table.product_flops(
+        device_table.matmul_flops(
             device_table.find("v100"), "bfloat16", key="precision"
         )
 
@@ -26,9 +26,9 @@ def test_sixteen_bits_are_at_least_as_fast_as_float32(name):
 
 
 def test_this_machine_has_float32_products_and_memory(monkeypatch):
-    monkeypatch.setattr(this_machine, "_MATRIX_SIDE", 64)
-    monkeypatch.setattr(this_machine, "_PROBE_SIDE", 32)
-    monkeypatch.setattr(this_machine, "_COPIED_NUMBERS", 1 << 10)
+    monkeypatch.setattr(device_table, "_MATRIX_SIDE", 64)
+    monkeypatch.setattr(device_table, "_PROBE_SIDE", 32)
+    monkeypatch.setattr(device_table, "_COPIED_NUMBERS", 1 << 10)
     device = device_table.find(device_table.THIS)
     assert device.product_flops["float32"] > 0
     assert device.bytes_per_sec > 0

@@ -7,7 +7,7 @@ import pytest
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.planning import needs, plan, report, run_size, times
 from xdc_tf.planning.device_table import Device
-from xdc_tf.planning.operations import EncoderWork, LayerWork
+from xdc_tf.planning.operations import EncoderCost, LayerCost
 from xdc_tf.planning.run_size import ClusteringSize, Recordings, RunSize
 from xdc_tf.planning.times import Cluster, Efficiency
 from xdc_tf.training import configuration
@@ -19,11 +19,11 @@ EFFICIENCY = Efficiency(training=0.5, extraction=0.25, kmeans=0.1)
 
 
 def _layer(name, *, flops=0, num_bytes=0):
-    return LayerWork(name, flops, num_bytes, 2 * num_bytes, 3 * num_bytes, 0)
+    return LayerCost(name, flops, num_bytes, 2 * num_bytes, 3 * num_bytes, 0)
 
 
 # One layer that its operations bound, and one that its bytes do.
-ENCODER = EncoderWork(
+ENCODER = EncoderCost(
     layers=(_layer("conv", flops=10**6, num_bytes=1), _layer("norm", num_bytes=10**5)),
     num_parameters=1100,
     num_trainable=1000,
@@ -47,7 +47,7 @@ def _size(**changes):
         num_extracted=(1000, 1000, 1000, 1000),
         clips_per_video=2,
         clip_frames=4,
-        product_type="float32",
+        matmul_dtype="float32",
         encoders={"video": ENCODER, "audio": ENCODER},
         folded={"video": ENCODER, "audio": ENCODER},
         num_head_weights=36,
@@ -300,7 +300,7 @@ def test_a_batch_that_does_not_fit_is_warned_of_with_one_that_does(tiny_config):
     tiny_config["training"]["batch_size"] = 64
     # 8 MB above the reserve, where a clip takes some 0.2 MB.
     usable = needs.RESERVE_BYTES + 8e6
-    small = DEVICE._replace(memory_bytes=usable / plan.USABLE_SHARE)
+    small = DEVICE._replace(memory_bytes=usable / plan.USABLE_FRACTION)
     found = _tiny_plan(tiny_config, cluster=_cluster(1)._replace(device=small))
     assert 0 < found.largest_batch < 64
     assert f"config.training.batch_size={found.largest_batch}," in found.warnings[0]

@@ -32,7 +32,7 @@ def told(tmp_path, capsys):
     """The function (clusterings, round) -> curves, printed lines and warnings."""
 
     def tell(clusterings, round_index=1):
-        found = health.report(
+        found = health.build_report(
             clusterings,
             previous=lambda name: PREVIOUS[name],
             true_labels=np.array([0, 0, 1, -1]),

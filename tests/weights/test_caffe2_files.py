@@ -17,7 +17,7 @@ import pickle
 import numpy as np
 import pytest
 
-from xdc_tf.weights import caffe2_files
+from xdc_tf.weights import weight_files
 
 pytestmark = pytest.mark.once
 
@@ -39,7 +39,7 @@ def written(tmp_path, content):
 
 
 def test_blobs_written_by_python_2_are_read():
-    blobs = caffe2_files.read(os.path.join(PARITY, "caffe2_blobs.pkl"))
+    blobs = weight_files.read_caffe2(os.path.join(PARITY, "caffe2_blobs.pkl"))
     assert sorted(blobs) == sorted(BLOBS)
     for name, blob in blobs.items():
         np.testing.assert_array_equal(blob, BLOBS[name], err_msg=name)
@@ -55,7 +55,7 @@ def test_blobs_written_by_this_python_and_numpy_are_read(tmp_path, protocol, wra
         "empty": np.zeros((0, 3)),
     }
     value = {"blobs": arrays} if wrapped else arrays
-    blobs = caffe2_files.read(written(tmp_path, pickle.dumps(value, protocol)))
+    blobs = weight_files.read_caffe2(written(tmp_path, pickle.dumps(value, protocol)))
     assert list(blobs) == list(arrays)
     for name, blob in blobs.items():
         np.testing.assert_array_equal(blob, arrays[name], err_msg=name)
@@ -63,7 +63,7 @@ def test_blobs_written_by_this_python_and_numpy_are_read(tmp_path, protocol, wra
 
 
 def test_arrays_cannot_be_written_to():
-    blobs = caffe2_files.read(os.path.join(PARITY, "caffe2_blobs.pkl"))
+    blobs = weight_files.read_caffe2(os.path.join(PARITY, "caffe2_blobs.pkl"))
     assert not any(blob.flags.writeable for blob in blobs.values())
 
 
@@ -81,7 +81,7 @@ def test_arrays_cannot_be_written_to():
 def test_arrays_of_other_things_than_numbers_are_refused(tmp_path, array, protocol):
     path = written(tmp_path, pickle.dumps({"a": array}, protocol))
     with pytest.raises(ValueError, match="a.pkl.* numbers only"):
-        caffe2_files.read(path)
+        weight_files.read_caffe2(path)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_a_damaged_array_is_refused(tmp_path, old, new):
         + bytes(24)
         + b"tbs."
     )
-    assert caffe2_files.read(written(tmp_path, array))["a"].shape == (2, 3)
+    assert weight_files.read_caffe2(written(tmp_path, array))["a"].shape == (2, 3)
     assert array.count(old) == 1
     with pytest.raises(ValueError, match="a.pkl"):
-        caffe2_files.read(written(tmp_path, array.replace(old, new)))
+        weight_files.read_caffe2(written(tmp_path, array.replace(old, new)))
 
 
 @pytest.mark.parametrize("value", [{}, {"blobs": {}}, {"blobs": 1}, [1], {"a": 1}])
 def test_a_pickle_without_arrays_is_refused(tmp_path, value):
     path = written(tmp_path, pickle.dumps(value, 2))
     with pytest.raises(ValueError, match="a.pkl is a pickle without arrays"):
-        caffe2_files.read(path)
+        weight_files.read_caffe2(path)

@@ -399,9 +399,8 @@ def test_imported_weights_are_evaluated(imported, tiny_records):
         run=source.run,
         modalities=["video"],
     )
-    ((result,),) = linear.evaluate_splits(
-        source, splits, streams=["video"], num_clips=1
-    )
+    settings = linear.LinearSettings(num_clips=1)
+    ((result,),) = linear.run(source, splits, settings, streams=["video"]).splits
     assert result.stream == "video"
     assert list(result.metrics) == ["top1", "top5", "mean_class"]
 

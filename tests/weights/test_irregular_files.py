@@ -5,11 +5,11 @@ import os
 import pytest
 from forked_commands import run_command
 
-from xdc_tf.weights import caffe2_files, torch_files, weight_files
+from xdc_tf.weights import torch_files, weight_files
 
 pytestmark = pytest.mark.once
 
-READERS = [weight_files.read, torch_files.read, caffe2_files.read]
+READERS = [weight_files.read, torch_files.read, weight_files.read_caffe2]
 
 
 @pytest.mark.parametrize("read", READERS)

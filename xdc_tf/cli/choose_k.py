@@ -16,20 +16,33 @@ _CANDIDATES = flags.DEFINE_list(
     "candidates", None, "Numbers of clusters, such as 64,128,256,512.", required=True
 )
 _OUT = flags.DEFINE_string("out", None, "Directory to make, with CSV, JSON and a plot.")
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Fits per number.", lower_bound=2)
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds",
+    3,
+    "Fits per number of clusters, each with another seed.",
+    lower_bound=2,
+)
 _NUM_ITERATIONS = flags.DEFINE_integer(
-    "num_iterations", 20, "Of each fit, at most.", lower_bound=1
+    "num_iterations", 20, "Iterations of a fit, at most.", lower_bound=1
 )
 _NORMALIZE = flags.DEFINE_bool("normalize", True, "Scale features to length one.")
 _PCA_COMPONENTS = flags.DEFINE_integer(
     "pca_components", 0, "Whiten to so many dimensions; 0 is off.", lower_bound=0
 )
-_PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "mixed"], "Of fits.")
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "mixed"],
+    "Precision of k-means' matrix products.",
+)
 _MAX_ROWS = flags.DEFINE_integer(
-    "max_rows", 0, "Take so many random rows at most; 0: all.", lower_bound=0
+    "max_rows", 0, "Random rows to use, at most; 0 means all.", lower_bound=0
 )
 _MEMORY_GIB = flags.DEFINE_float(
-    "memory_gib", 4.0, "Larger features than this stay in their file.", lower_bound=0
+    "memory_gib",
+    4.0,
+    "Features larger than so many GiB are read from their file in every pass.",
+    lower_bound=0,
 )
 
 

@@ -24,12 +24,12 @@ _REFERENCE = flags.DEFINE_string(
     "Method that the others are tested against; default: that of the first file.",
 )
 _METRICS = flags.DEFINE_list(
-    "metrics", [], "Those to compare, such as top1,r1; default: all."
+    "metrics", [], "Metrics to compare, such as top1,r1; default: all."
 )
 _FORMAT = flags.DEFINE_enum(
-    "format", "markdown", ["markdown", "csv", "latex"], "Of the table."
+    "format", "markdown", ["markdown", "csv", "latex"], "Format of the table."
 )
-_OUT = flags.DEFINE_string("out", None, "File to write it to, instead of printing it.")
+_OUT = flags.DEFINE_string("out", None, "File for the table, instead of printing it.")
 _COLLECT = flags.DEFINE_string(
     "collect",
     None,

@@ -13,13 +13,14 @@ random (--scratch=base). Several splits are several --records with as many
 from absl import flags
 
 from xdc_tf.cli import new_video_flags, recipe_flags
-from xdc_tf.runtime import outputs, program
+from xdc_tf.evaluation import protocols
+from xdc_tf.runtime import program
 
 _PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "linear",
-    ["linear", "finetune", "svm", "retrieval", "clusters", "localization"],
-    "How.",
+    [*protocols.PROTOCOLS, "localization"],
+    "Evaluation protocol.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of a run, of imported weights, or of an export."
@@ -34,7 +35,7 @@ _RECORDS = flags.DEFINE_list(
     "records", [], "Labelled records to learn from; one for each split."
 )
 _TEST_RECORDS = flags.DEFINE_list(
-    "test_records", [], "Labelled records to test on; as many."
+    "test_records", [], "Labelled records to test on; as many as --records."
 )
 _TRAIN_MANIFESTS = flags.DEFINE_list(
     "train_manifests", [], "Of each split, which of --records' videos to learn from."
@@ -51,21 +52,24 @@ _STREAMS = flags.DEFINE_list("streams", [], "Encoders to use; default: all.")
 _CONFIG = recipe_flags.DEFINE_recipe(
     "config",
     "finetune/base",
-    "Configuration of finetune, and of linear by sgd.",
+    "Configuration of finetune, and of linear with --solver=sgd.",
     folder="finetune",
 )
 _SOLVER = flags.DEFINE_enum(
-    "solver", "logistic", ["logistic", "sgd"], "Of linear; sgd is with augmentation."
+    "solver",
+    protocols.LOGISTIC,
+    [protocols.LOGISTIC, protocols.SGD],
+    "Solver of the linear protocol; sgd trains on augmented clips.",
 )
 _NUM_CLIPS = flags.DEFINE_integer(
     "num_clips", None, "Clips per video; default: the protocol's.", lower_bound=1
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the cross-validation of svm.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of svm's cross-validation.")
 _NUM_JOBS = flags.DEFINE_integer(
-    "num_jobs", 1, "Threads of the cross-validation of svm.", lower_bound=1
+    "num_jobs", 1, "Threads of svm's cross-validation.", lower_bound=1
 )
 _NUM_DEVICES = flags.DEFINE_integer(
-    "num_devices", 0, "How many GPUs to use; 0: all.", lower_bound=0
+    "num_devices", 0, "Number of GPUs to use; 0 means all.", lower_bound=0
 )
 _JSON = flags.DEFINE_string(
     "json", None, "File for the report; default: one in WORKDIR/results."
@@ -73,89 +77,88 @@ _JSON = flags.DEFINE_string(
 _OUT = flags.DEFINE_string(
     "out",
     None,
-    "Directory: of localization, for the features; of finetune, for the classifiers; "
-    "and instead of the work directory for the reports of --scratch.",
+    "Directory for the features of localization, for the classifiers of finetune, and, "
+    "in place of a work directory, for the reports of --scratch.",
 )
 _STRIDE_SECS = flags.DEFINE_float(
-    "stride_secs", 0.5, "Of localization: from one window's start to the next's."
+    "stride_secs",
+    0.5,
+    "Seconds from the start of a window of localization to the next one's.",
 )
 flags.adopt_module_key_flags(new_video_flags)
 
 
 def main(argv):
+    """Evaluates encoders, or writes dense features of new videos."""
     del argv
     if bool(_WORKDIR.value) == bool(_SCRATCH.value):
         raise ValueError("give --workdir or --scratch, whose encoders are evaluated.")
-    if _PROTOCOL.value == "localization":
-        return _localize()
+    _OF_NEW_VIDEOS.get(_PROTOCOL.value, _evaluate)()
+
+
+def _evaluate():
+    """Runs a protocol on labelled records, prints its results and writes them."""
     if not _RECORDS.value:
         raise ValueError("--records is missing, the labelled records to learn from.")
     if _SCRATCH.value and not _OUT.value:
         raise ValueError("--scratch needs --out, a directory for its reports.")
     workdir = _WORKDIR.value or _OUT.value
-    if _OUT.value and _PROTOCOL.value == "finetune":
-        outputs.try_directory(_OUT.value)
     from xdc_tf.distribution import devices
 
     # Before anything else runs, so that a CPU can still be split.
     strategy = devices.make_strategy(_NUM_DEVICES.value)
-    from xdc_tf.data import dataset_info
-    from xdc_tf.evaluation import (
-        encoder_sources,
-        labelled_records,
-        protocols,
-        reports,
-    )
-    from xdc_tf.evaluation.finetune_settings import FinetuneSettings, finetune_settings
+    from xdc_tf.evaluation import encoder_sources, labelled_records, reports
 
-    if _SCRATCH.value:
-        source = encoder_sources.scratch_source(
-            _SCRATCH.value.to_dict(),
-            dataset_info.read_dataset_info(_RECORDS.value[0]),
-        )
-    else:
-        source = encoder_sources.open_source(_WORKDIR.value, initial=_INITIAL.value)
+    source = _open_source()
     streams = encoder_sources.check_streams(source, _STREAMS.value)
-    trains = protocols.trains(_PROTOCOL.value, _SOLVER.value)
-    # Others need no recipe, whose default lies in the repository.
-    recipe = (
-        finetune_settings(_CONFIG.value.to_dict()) if trains else FinetuneSettings()
-    )
+    settings = protocols.load(_PROTOCOL.value).settings.from_options(_options())
     splits = labelled_records.open_splits(
         _RECORDS.value,
         _TEST_RECORDS.value,
         run=source.run,
         modalities=[source.run.streams[stream] for stream in streams],
-        clip=recipe.clip(source.run.clip) if trains else None,
+        clip=settings.clip(source.run.clip),
         train_manifests=_TRAIN_MANIFESTS.value,
         test_manifests=_TEST_MANIFESTS.value,
         allow_overlap=_ALLOW_OVERLAP.value,
     )
     reports.try_places(workdir, _JSON.value)
     report = protocols.evaluate(
-        _PROTOCOL.value,
-        source,
-        splits,
-        protocols.Options(
-            streams=streams,
-            recipe=recipe,
-            solver=_SOLVER.value,
-            num_clips=_NUM_CLIPS.value,
-            batch_size=new_video_flags.BATCH_SIZE.value,
-            seed=_SEED.value,
-            num_jobs=_NUM_JOBS.value,
-            save_dir=_OUT.value if _PROTOCOL.value == "finetune" else None,
-        ),
-        strategy=strategy,
+        _PROTOCOL.value, source, splits, settings, streams=streams, strategy=strategy
     )
     # First, so that it is seen whatever becomes of the disk.
     print(reports.table(report), flush=True)
     path = reports.write(report, workdir=workdir, path=_JSON.value)
     print(f"Report: {path}")
-    return None
+
+
+def _options():
+    return protocols.Options(
+        recipe=_CONFIG.value.to_dict(),
+        solver=_SOLVER.value,
+        num_clips=_NUM_CLIPS.value,
+        batch_size=new_video_flags.BATCH_SIZE.value,
+        seed=_SEED.value,
+        num_jobs=_NUM_JOBS.value,
+        save_dir=_OUT.value,
+    )
+
+
+def _open_source():
+    """The encoders of --scratch or --workdir."""
+    from xdc_tf.data import dataset_info
+    from xdc_tf.evaluation import encoder_sources
+
+    if _SCRATCH.value:
+        return encoder_sources.scratch_source(
+            _SCRATCH.value.to_dict(),
+            dataset_info.read_dataset_info(_RECORDS.value[0]),
+        )
+    return encoder_sources.open_source(_WORKDIR.value, initial=_INITIAL.value)
 
 
 def _localize():
+    """Writes dense features of new videos."""
     missing = [
         f"--{name}"
         for name, value in (
@@ -174,7 +177,7 @@ def _localize():
     conversion = new_video_flags.conversion()
     from xdc_tf.inference import localization, new_videos
 
-    done = localization.extract(
+    written = localization.extract(
         _WORKDIR.value,
         new_video_flags.VIDEOS.value,
         _OUT.value,
@@ -183,7 +186,11 @@ def _localize():
         streams=_STREAMS.value,
         batch_size=new_video_flags.BATCH_SIZE.value,
     )
-    print(f"{_OUT.value}: features of {new_videos.tell(done.rows)}")
+    print(f"{_OUT.value}: features of {new_videos.tell(written.rows)}")
+
+
+# Protocols without labels, which no table of evaluation has.
+_OF_NEW_VIDEOS = {"localization": _localize}
 
 
 def run():

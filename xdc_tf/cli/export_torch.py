@@ -9,7 +9,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string("out", None, "File to make, ending in .pth.", required=True)
 _STREAM = flags.DEFINE_string(
-    "stream", "video", "Which encoder: video, audio, video2 or audio2."
+    "stream", "video", "Encoder to export: video, audio, video2 or audio2."
 )
 
 
@@ -19,9 +19,9 @@ def main(argv):
 
     from xdc_tf.export import torch_export
 
-    told = torch_export.export(_WORKDIR.value, _OUT.value, stream=_STREAM.value)
-    print(json.dumps(told, indent=2))
-    if told["num_classes"] is None:
+    description = torch_export.export(_WORKDIR.value, _OUT.value, stream=_STREAM.value)
+    print(json.dumps(description, indent=2))
+    if description["num_classes"] is None:
         print("Without a classifier: in PyTorch, set model.fc = torch.nn.Identity().")
     print(f"Exported {_OUT.value}; docs/pytorch.md says how to open it.")
 

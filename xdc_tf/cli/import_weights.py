@@ -15,13 +15,15 @@ _ARCH = flags.DEFINE_string(
     "or r2plus1d_avid.",
 )
 _PREFIX = flags.DEFINE_string(
-    "prefix", None, "What comes before the video encoder's names; found by default."
+    "prefix", None, "Text before the video encoder's tensor names; default: detected."
 )
 _PARTIAL = flags.DEFINE_bool(
     "partial", False, "Load what fits, and leave the rest as randomly initialised."
 )
 _WITH_TORCH = flags.DEFINE_bool(
-    "with_torch", False, "Read by torch.load(weights_only=True); needs PyTorch."
+    "with_torch",
+    False,
+    "Read the file by torch.load(weights_only=True); needs PyTorch.",
 )
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames per clip.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second within a clip.")
@@ -38,33 +40,34 @@ def main(argv):
     from xdc_tf.runtime import workdir
     from xdc_tf.weights.import_weights import import_weights
 
-    asked = {
+    clip = {
         "num_frames": _NUM_FRAMES.value,
         "fps": _FPS.value,
         "crop_size": _CROP_SIZE.value,
     }
-    found = import_weights(
+    imported = import_weights(
         _WEIGHTS.value,
         _OUT.value,
         architecture=_ARCH.value,
         prefix=_PREFIX.value,
         partial=_PARTIAL.value,
         with_torch=_WITH_TORCH.value,
-        clip={key: value for key, value in asked.items() if value is not None},
+        clip={key: value for key, value in clip.items() if value is not None},
     )
-    network, account = found.network, found.account
+    network, account = imported.network, imported.account
     print(
         f"{_WEIGHTS.value}: {network.architecture} of depth {network.depth} and width "
         f"{network.width:g}"
         + (f" under {network.prefix!a}" if network.prefix else "")
-        + (f", a classifier of {found.num_classes}" if found.num_classes else "")
+        + (f", a classifier of {imported.num_classes}" if imported.num_classes else "")
     )
     print(f"  {len(account.loaded)} tensors loaded")
     for name, shape in account.missing.items():
         print(f"  missing, left as initialised: {name!a} {shape}")
-    for name, (in_file, wanted) in account.mismatched.items():
+    for name, (in_file, in_encoder) in account.mismatched.items():
         print(
-            f"  of another shape, left as initialised: {name!a} {in_file} for {wanted}"
+            f"  of another shape, left as initialised: {name!a} {in_file} for "
+            f"{in_encoder}"
         )
     for name, shape in account.unused.items():
         print(f"  without a place, not used: {name!a} {shape}")

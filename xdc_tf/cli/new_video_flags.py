@@ -1,4 +1,4 @@
-"""Flags of the commands that take new videos: which, and how they are converted."""
+"""Flags of the commands that take new videos, and of their conversion."""
 
 import os
 
@@ -17,7 +17,10 @@ BATCH_SIZE = flags.DEFINE_integer(
     lower_bound=1,
 )
 _NUM_WORKERS = flags.DEFINE_integer(
-    "num_workers", None, "Processes that decode; default: one per CPU.", lower_bound=1
+    "num_workers",
+    None,
+    "Number of decoding processes; default: one per CPU.",
+    lower_bound=1,
 )
 _ROWS_PER_PART = flags.DEFINE_integer(
     "rows_per_part",
@@ -26,12 +29,14 @@ _ROWS_PER_PART = flags.DEFINE_integer(
     "and deleted.",
     lower_bound=1,
 )
-_MIN_SECS = flags.DEFINE_float("min_secs", 0.1, "Quarantine what is shorter.")
+_MIN_SECS = flags.DEFINE_float("min_secs", 0.1, "Quarantine videos that are shorter.")
 _MAX_SECS = flags.DEFINE_float(
-    "max_secs", 600.0, "Quarantine what is longer; bounds the memory of a worker."
+    "max_secs",
+    600.0,
+    "Quarantine videos that are longer; bounds the memory of a worker.",
 )
 _TIMEOUT_SECS = flags.DEFINE_float(
-    "timeout_secs", 600.0, "Quarantine what takes longer to decode."
+    "timeout_secs", 600.0, "Quarantine videos that take longer to decode."
 )
 
 

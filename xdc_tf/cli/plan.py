@@ -21,21 +21,21 @@ flags.mark_flag_as_required("config")
 _NUM_VIDEOS = flags.DEFINE_integer(
     "num_videos", None, "Videos of the data set; default: those of --records."
 )
-_GPUS = flags.DEFINE_integer("gpus", 1, "Devices over all machines.")
+_GPUS = flags.DEFINE_integer("gpus", 1, "Number of devices, over all machines.")
 _GPU = flags.DEFINE_string(
     "gpu", "this", "Device, such as h100 or a100; this: measured on this machine."
 )
 _GPUS_PER_MACHINE = flags.DEFINE_integer(
-    "gpus_per_machine", 8, "Devices of one machine, at most.", lower_bound=1
+    "gpus_per_machine", 8, "Number of devices of one machine, at most.", lower_bound=1
 )
 _EFFICIENCY = flags.DEFINE_list(
     "efficiency",
     None,
-    "Share of the device's peak that products reach: one number, or three for "
-    "training, extraction and k-means. The defaults are measured on a CPU.",
+    "Fraction of the device's peak that matrix products reach: one number, or three "
+    "for training, extraction and k-means. The defaults are measured on a CPU.",
 )
 _RECORDS = flags.DEFINE_string(
-    "records", None, "Directory of records whose sizes are taken for all videos."
+    "records", None, "Directory of records; all videos are assumed to be like theirs."
 )
 _VIDEO_SECS = flags.DEFINE_float(
     "video_secs", 10.0, "Length of a video, without --records.", lower_bound=0
@@ -50,25 +50,34 @@ _SHORT_SIDE = flags.DEFINE_integer(
     lower_bound=1,
 )
 _JPEG_BYTES_PER_PIXEL = flags.DEFINE_float(
-    "jpeg_bytes_per_pixel", 0.2, "Of a stored frame, without --records.", lower_bound=0
+    "jpeg_bytes_per_pixel",
+    0.2,
+    "Bytes per pixel of a stored frame, without --records.",
+    lower_bound=0,
 )
 _STORAGE_GB_PER_SEC = flags.DEFINE_float(
-    "storage_gb_per_sec", 2.0, "What one machine reads, 10^9 bytes/s.", lower_bound=1e-3
+    "storage_gb_per_sec",
+    2.0,
+    "Rate at which one machine reads, 10^9 bytes/s.",
+    lower_bound=1e-3,
 )
 _NETWORK_GB_PER_SEC = flags.DEFINE_float(
     "network_gb_per_sec",
     25.0,
-    "From machine to machine, 10^9 bytes/s.",
+    "Rate from machine to machine, 10^9 bytes/s.",
     lower_bound=1e-3,
 )
 _DECODED_MPIXELS_PER_SEC = flags.DEFINE_float(
     "decoded_mpixels_per_sec",
     100.0,
-    "What one CPU core decodes of whole JPEG frames, 10^6 pixels/s.",
+    "Rate at which one CPU core decodes JPEG frames, 10^6 pixels/s.",
     lower_bound=1e-3,
 )
 _PRICE_PER_GPU_HOUR = flags.DEFINE_float(
-    "price_per_gpu_hour", None, "For a cost in the same currency.", lower_bound=0
+    "price_per_gpu_hour",
+    None,
+    "Price of a device for an hour; the cost is in the same currency.",
+    lower_bound=0,
 )
 _JSON = flags.DEFINE_string("json", None, "File to write all figures to as JSON.")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from absl import flags
 
 from xdc_tf.cli import recipe_flags
-from xdc_tf.runtime import freed_memory, program, signals
+from xdc_tf.runtime import program, signals, tuning
 
 _CONFIG = recipe_flags.DEFINE_recipe(
     "config",
@@ -29,7 +29,7 @@ _RECORDS = flags.DEFINE_string(
 _NUM_DEVICES = flags.DEFINE_integer(
     "num_devices",
     0,
-    "How many GPUs to train on; 0: all. Without any, logical devices of the CPU.",
+    "Number of GPUs to use; 0 means all. Without a GPU: logical devices of the CPU.",
 )
 _WORKER_TIMEOUT_SECS = flags.DEFINE_float(
     "worker_timeout_secs",
@@ -49,7 +49,7 @@ _ALLOW_CONFIG_CHANGE = flags.DEFINE_bool(
 def main(argv):
     del argv
     config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
-    freed_memory.keep()
+    tuning.keep_freed_memory()
     with signals.listening() as stop:
         from xdc_tf.distribution import devices, lost_workers, workers
         from xdc_tf.training.pretrain import pretrain
@@ -58,7 +58,7 @@ def main(argv):
             _NUM_DEVICES.value, worker_timeout_secs=_WORKER_TIMEOUT_SECS.value
         )
         number, num_workers = workers.place(strategy)
-        with lost_workers.leaving(num_workers), _only_of_chief(number):
+        with lost_workers.exit_on_loss(num_workers), _only_of_chief(number):
             pretrain(
                 config,
                 workdir=_WORKDIR.value,
@@ -71,7 +71,7 @@ def main(argv):
 
 @contextlib.contextmanager
 def _only_of_chief(number: int) -> Iterator[None]:
-    """The progress of one worker, and the errors of all."""
+    """Prints the progress of the chief alone; errors of all workers are printed."""
     if number == 0:
         yield
         return

@@ -16,10 +16,19 @@ from absl import flags
 from xdc_tf.experiments.reproduction_tables import SCALES, TABLES
 from xdc_tf.runtime import files, outputs, program
 
-_TABLE = flags.DEFINE_enum("table", "methods", list(TABLES), "What to compare.")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0, 1, ...", lower_bound=1)
-_SCALE = flags.DEFINE_enum("scale", "full", list(SCALES), "How large it is.")
-_METHODS = flags.DEFINE_list("methods", [], "Other methods than the table's own.")
+_TABLE = flags.DEFINE_enum(
+    "table", "methods", list(TABLES), "Table to make: what its rows differ in."
+)
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds: 0, 1, ...", lower_bound=1)
+_SCALE = flags.DEFINE_enum(
+    "scale",
+    "full",
+    list(SCALES),
+    "Scale of the comparison: how many videos, rounds and epochs.",
+)
+_METHODS = flags.DEFINE_list(
+    "methods", [], "Methods of the table; default: all that it names."
+)
 _REFERENCE = flags.DEFINE_string(
     "reference",
     None,
@@ -71,7 +80,7 @@ def _compare(name: str, tasks) -> str:
             reports |= reproduction.read_reports([task])
         print(
             f"{number} of {len(tasks)}: {task.variant.row}, {task.variant.method}, "
-            f"seed {task.seed}: {reproduction.tell(task, reports)}",
+            f"seed {task.seed}: {reproduction.summarize(task, reports)}",
             flush=True,
         )
     flags_given = [f"--table={name}", f"--seeds={_SEEDS.value}"]

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.runtime import compat
-from xdc_tf.runtime.untuned import untuned
+from xdc_tf.runtime.tuning import without_autotuning
 
 
 def waveforms(paths: Sequence[str], *, sample_rate_hz: int) -> tf.data.Dataset:
@@ -43,7 +43,7 @@ def waveforms(paths: Sequence[str], *, sample_rate_hz: int) -> tf.data.Dataset:
     files = tf.data.Dataset.from_tensor_slices(list(paths))
     num_cores = os.cpu_count() or 1
     decoded = files.map(read, num_parallel_calls=num_cores, deterministic=True)
-    return untuned(decoded.prefetch(num_cores))
+    return without_autotuning(decoded.prefetch(num_cores))
 
 
 def decode_audio(

@@ -1,7 +1,7 @@
-"""One clip of a recording: which frames, which stretch of sound, which pixels.
+"""One clip of a recording: which frames, which stretch of audio, which pixels.
 
-Picture and sound of a clip are cut around one common time, so they always belong
-together (PAPER: Inputs). Pure functions on tensors. Times are float64: an hour into a
+Frames and audio of a clip are cut around one common time, so they always belong
+together. Pure functions on tensors. Times are float64: an hour into a
 recording, float32 would be off by up to a hundredth of a frame.
 """
 
@@ -33,7 +33,7 @@ class ClipSettings(NamedTuple):
       num_frames: frames per clip, T.
       fps: frames per second within the clip.
       crop_size: height and width of the crop in pixels, after scaling.
-      crop_share: side of the square crop as a share of the frame's short side; 0.875
+      crop_share: side of the square crop as a fraction of the frame's short side; 0.875
         is the usual 224 of 256, or 112 of 128.
       audio_secs: length of the sound, centred on the frames.
       mel_hop_secs: time between two rows of the log-mel spectrogram.
@@ -153,7 +153,7 @@ def log_mel_rows(
 
 
 def crop_window(
-    frame_shape: tf.Tensor, *, top: tf.Tensor, left: tf.Tensor, share: tf.Tensor
+    frame_shape: tf.Tensor, *, top: tf.Tensor, left: tf.Tensor, fraction: tf.Tensor
 ) -> tf.Tensor:
     """A square window of a frame.
 
@@ -161,12 +161,12 @@ def crop_window(
       frame_shape: [2] int32, height and width in pixels.
       top: float32 scalar in [0, 1]; 0 is the upper edge of the frame, 1 the lower.
       left: float32 scalar in [0, 1]; 0 is the left edge of the frame, 1 the right.
-      share: float32 scalar in (0, 1], the window's side by the frame's short side.
+      fraction: float32 scalar in (0, 1], the window's side by the frame's short side.
 
     Returns:
       [4] int32: y, x, height and width in pixels.
     """
-    side = tf.cast(tf.reduce_min(frame_shape), tf.float32) * share
+    side = tf.cast(tf.reduce_min(frame_shape), tf.float32) * fraction
     side = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
     room = tf.cast(frame_shape - side, tf.float32)
     corner = tf.cast(tf.round(room * tf.stack([top, left])), tf.int32)
@@ -189,12 +189,14 @@ def place_along(
     return tf.where(is_wide, 0.5, position), tf.where(is_wide, position, 0.5)
 
 
-def reduction(frame_shape: tf.Tensor, *, share: tf.Tensor, crop_size: int) -> tf.Tensor:
+def reduction(
+    frame_shape: tf.Tensor, *, fraction: tf.Tensor, crop_size: int
+) -> tf.Tensor:
     """How often a frame is halved before a window is cut and scaled.
 
     Args:
       frame_shape: [2] int32, height and width in pixels.
-      share: see crop_window.
+      fraction: see crop_window.
       crop_size: side that the window is scaled to.
 
     Returns:
@@ -202,7 +204,7 @@ def reduction(frame_shape: tf.Tensor, *, share: tf.Tensor, crop_size: int) -> tf
       crop_size.
     """
     short_sides = _halved(tf.reduce_min(frame_shape), tf.range(1, _MAX_HALVINGS + 1))
-    sides = tf.round(tf.cast(short_sides, tf.float32) * share)
+    sides = tf.round(tf.cast(short_sides, tf.float32) * fraction)
     return tf.reduce_sum(tf.cast(sides >= crop_size, tf.int32))
 
 
@@ -213,9 +215,9 @@ def _halved(length: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
 
 def scale(frames: tf.Tensor, size: int) -> tf.Tensor:
     """[N, H, W, 3] uint8 to [N, size, size, 3] uint8, antialiased and rounded."""
-    as_wanted = tf.reduce_all(tf.shape(frames)[1:3] == size)
+    has_size = tf.reduce_all(tf.shape(frames)[1:3] == size)
     scaled = tf.cond(
-        as_wanted,
+        has_size,
         lambda: frames,
         lambda: to_bytes(tf.image.resize(frames, [size, size], antialias=True)),
     )
@@ -232,7 +234,7 @@ def decode_crop(
     *,
     top: tf.Tensor,
     left: tf.Tensor,
-    share: tf.Tensor,
+    fraction: tf.Tensor,
     settings: ClipSettings,
     mirrored: tf.Tensor | None = None,
 ) -> tf.Tensor:
@@ -249,9 +251,7 @@ def decode_crop(
 
     Args:
       jpegs: T scalar strings, the clip's frames.
-      top: see crop_window.
-      left: see crop_window.
-      share: see crop_window.
+      top, left, fraction: see crop_window.
       settings: the clip's shape.
       mirrored: bool scalar, whether left and right change places; None: they do not.
 
@@ -260,8 +260,10 @@ def decode_crop(
     """
     size = settings.crop_size
     shape = tf.io.extract_jpeg_shape(jpegs[0])[:2]
-    halvings = reduction(shape, share=share, crop_size=size)
-    window = crop_window(_halved(shape, halvings), top=top, left=left, share=share)
+    halvings = reduction(shape, fraction=fraction, crop_size=size)
+    window = crop_window(
+        _halved(shape, halvings), top=top, left=left, fraction=fraction
+    )
 
     def decode(ratio, mirror):
         # Unrolled: a loop would copy every frame once more. Mirrored one by one, while
@@ -270,7 +272,9 @@ def decode_crop(
             tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, ratio=ratio)
             for jpeg in jpegs
         ]
-        return tf.stack([tf.reverse(one, [1]) if mirror else one for one in frames])
+        return tf.stack(
+            [tf.reverse(frame, [1]) if mirror else frame for frame in frames]
+        )
 
     ways = [False] if mirrored is None else [False, True]
     if mirrored is not None:
@@ -291,25 +295,23 @@ def crop_pixels(
     *,
     top: tf.Tensor,
     left: tf.Tensor,
-    share: tf.Tensor,
+    fraction: tf.Tensor,
     crop_size: int,
 ) -> tf.Tensor:
     """What decode_crop does, for frames that are decoded.
 
     Args:
       frames: [N, H, W, 3] uint8.
-      top: see crop_window.
-      left: see crop_window.
-      share: see crop_window.
+      top, left, fraction: see crop_window.
       crop_size: side of the result.
 
     Returns:
       [N, crop_size, crop_size, 3] uint8.
     """
     shape = tf.shape(frames)[1:3]
-    halvings = reduction(shape, share=share, crop_size=crop_size)
+    halvings = reduction(shape, fraction=fraction, crop_size=crop_size)
     y, x, side, _ = tf.unstack(
-        crop_window(_halved(shape, halvings), top=top, left=left, share=share)
+        crop_window(_halved(shape, halvings), top=top, left=left, fraction=fraction)
     )
     block = tf.bitwise.left_shift(1, halvings)
     # A block at the edge that is not whole repeats its outermost pixels, as in JPEG.

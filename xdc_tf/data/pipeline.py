@@ -12,17 +12,16 @@ the modalities asked for.
 
 import math
 import os
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import augment, clip_reading, clips
+from xdc_tf.data import clip_reading, clips
 from xdc_tf.data.augment import Augmentation
-from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO, order_modalities
-from xdc_tf.data.example_tables import Promised
-from xdc_tf.runtime.untuned import untuned
+from xdc_tf.data.clip_reading import ClipSource
+from xdc_tf.data.dataset_info import VIDEO, order_modalities
+from xdc_tf.runtime.tuning import without_autotuning
 
 PADDING_INDEX = -1
 # Where crops lie along a frame's longer side, by their number.
@@ -32,27 +31,37 @@ _MAX_OPEN_SHARDS = 16
 _CLIPS_AT_A_TIME = 4 * (os.cpu_count() or 1)
 
 
+class EpochPosition(NamedTuple):
+    """Where training goes on.
+
+    Attributes:
+      epoch: the first one to give batches of.
+      num_batches: batches of this epoch to pass over, without decoding them.
+    """
+
+    epoch: int = 0
+    num_batches: int = 0
+
+
+BEGINNING = EpochPosition()
+
+
 @tf.autograph.experimental.do_not_convert
 def training_batches(
-    shards: Sequence[str],
+    source: ClipSource,
     *,
-    clip: ClipSettings,
     augmentation: Augmentation,
     batch_size: int,
     keep: np.ndarray,
     draws: np.ndarray | None = None,
     seed: int,
     shuffle_buffer: int,
-    first_epoch: int = 0,
-    skip_batches: int = 0,
-    modalities: Sequence[str] = MODALITIES,
-    promised: Promised | None = None,
+    start: EpochPosition = BEGINNING,
 ) -> tf.data.Dataset:
     """Endless batches of random clips, every kept example once per epoch or by draws.
 
     Args:
-      shards: TFRecord files.
-      clip: the clip's shape.
+      source: what clips are read from, and what they are.
       augmentation: random changes.
       batch_size: examples per batch over all devices; the incomplete last batch of
         an epoch is left out (other examples in every epoch).
@@ -64,12 +73,7 @@ def training_batches(
         different clips, not far from each other: shuffle_buffer should exceed them.
       seed: the run's seed.
       shuffle_buffer: how many clips, their frames still JPEG, the shuffle holds.
-      first_epoch: where to start, to resume.
-      skip_batches: batches of the first epoch to pass over, without decoding them.
-      modalities: which keys the batches hold beside example_index; the records must
-        hold them (dataset_info.check_modalities).
-      promised: what the directory says of these shards; None checks of them only what
-        each says of itself.
+      start: where to start, to resume.
 
     Returns:
       Batches in an order that differs by epoch and is the same for the same arguments.
@@ -79,99 +83,117 @@ def training_batches(
     Raises:
       ValueError: on an unknown modality, or none, or draws that do not fit.
     """
-    modalities = order_modalities(modalities)
+    source = source._replace(modalities=order_modalities(source.modalities))
     ends = None if draws is None else tf.constant(_ends_of_draws(draws, keep))
-    files = tf.constant(list(shards))
-    num_open = min(len(shards), _MAX_OPEN_SHARDS)
+    drawn = _Draws(keep, ends)
 
-    def one_epoch(epoch):
+    def batches_of_epoch(epoch):
         epoch_seed = tf.random.experimental.stateless_fold_in(
             tf.constant([seed, 0], tf.int64), epoch
         )
-        file_seed, order_seed = tf.unstack(
-            tf.random.stateless_uniform([2], epoch_seed, 0, tf.int64.max, tf.int64)
-        )
-
-        def cut(path, entry, nth_draw):
-            example_seed = tf.random.experimental.stateless_fold_in(
-                epoch_seed, entry.example_index
-            )
-            example_seed = tf.where(
-                nth_draw == 0,
-                example_seed,
-                tf.random.experimental.stateless_fold_in(example_seed, nth_draw),
-            )
-            start_seed, change_seed = tf.unstack(
-                tf.random.experimental.stateless_split(example_seed, 2)
-            )
-            start = clips.random_start(
-                start_seed, clip_reading.recording_secs(entry), clip
-            )
-            part = clip_reading.find_clip(path, entry, start, clip, modalities)
-            return {**part, "seed": change_seed}
-
-        def cut_draws(path, entry):
-            # No example has the index -1.
-            offset_seed = tf.random.experimental.stateless_fold_in(epoch_seed, -1)
-            offset = tf.random.stateless_uniform([], offset_seed, dtype=tf.float64)
-            count = _num_draws(ends, entry.example_index, offset)
-            return tf.data.Dataset.range(count).map(lambda nth: cut(path, entry, nth))
-
-        def find(path):
-            # An interleaved shard at a time, so that many draws of an example
-            # alternate with other shards'.
-            entries = clip_reading.entries(
-                path, keep=keep, clip=clip, modalities=modalities, promised=promised
-            )
-            if ends is None:
-                first = tf.constant(0, tf.int64)
-                return entries.map(lambda path, entry: cut(path, entry, first))
-            return entries.flat_map(cut_draws)
-
-        in_order = (
-            tf.data.Dataset.from_tensor_slices(files)
-            .shuffle(len(shards), seed=file_seed)
-            .interleave(
-                find,
-                cycle_length=num_open,
-                num_parallel_calls=num_open,
-                deterministic=True,
-            )
-        )
-        in_order = in_order.shuffle(shuffle_buffer, seed=order_seed)
-        already_seen = tf.where(epoch == first_epoch, skip_batches * batch_size, 0)
+        parts = _parts_of_epoch(source, drawn, epoch_seed, shuffle_buffer)
+        already_seen = tf.where(epoch == start.epoch, start.num_batches * batch_size, 0)
         return (
-            in_order.skip(tf.cast(already_seen, tf.int64))
+            parts.skip(tf.cast(already_seen, tf.int64))
             .map(
-                lambda part: _decode_random(part, clip, augmentation, promised),
+                lambda part: clip_reading.read_random_clip(part, source, augmentation),
                 num_parallel_calls=_CLIPS_AT_A_TIME,
                 deterministic=True,
             )
             .batch(batch_size, drop_remainder=True)
         )
 
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    return untuned(epochs.flat_map(one_epoch).prefetch(4))
+    epochs = tf.data.Dataset.range(start.epoch, tf.int64.max)
+    return without_autotuning(epochs.flat_map(batches_of_epoch).prefetch(4))
+
+
+class _Draws(NamedTuple):
+    """Which examples an epoch draws, and how often.
+
+    Attributes:
+      keep: [num_rows] bool by example_index.
+      ends: of _ends_of_draws; None draws every kept example once.
+    """
+
+    keep: np.ndarray
+    ends: tf.Tensor | None
+
+
+def _parts_of_epoch(
+    source: ClipSource, draws: _Draws, epoch_seed: tf.Tensor, shuffle_buffer: int
+) -> tf.data.Dataset:
+    """Where an epoch's random clips lie, in random order."""
+    file_seed, order_seed = tf.unstack(
+        tf.random.stateless_uniform([2], epoch_seed, 0, tf.int64.max, tf.int64)
+    )
+    num_open = min(len(source.shards), _MAX_OPEN_SHARDS)
+    # An interleaved shard at a time, so that many draws of an example alternate with
+    # other shards'.
+    return (
+        tf.data.Dataset.from_tensor_slices(list(source.shards))
+        .shuffle(len(source.shards), seed=file_seed)
+        .interleave(
+            lambda path: _parts_of_shard(path, source, draws, epoch_seed),
+            cycle_length=num_open,
+            num_parallel_calls=num_open,
+            deterministic=True,
+        )
+        .shuffle(shuffle_buffer, seed=order_seed)
+    )
+
+
+def _parts_of_shard(
+    path: tf.Tensor, source: ClipSource, draws: _Draws, epoch_seed: tf.Tensor
+) -> tf.data.Dataset:
+    """Where random clips of a shard's examples lie, and the seeds of their changes."""
+
+    def cut(path, entry, nth_draw):
+        example_seed = tf.random.experimental.stateless_fold_in(
+            epoch_seed, entry.example_index
+        )
+        example_seed = tf.where(
+            nth_draw == 0,
+            example_seed,
+            tf.random.experimental.stateless_fold_in(example_seed, nth_draw),
+        )
+        start_seed, change_seed = tf.unstack(
+            tf.random.experimental.stateless_split(example_seed, 2)
+        )
+        start_secs = clips.random_start(
+            start_seed, clip_reading.recording_secs(entry), source.clip
+        )
+        part = clip_reading.find_clip(path, entry, start_secs, source)
+        return {**part, "seed": change_seed}
+
+    def cut_draws(path, entry):
+        # No example has the index -1.
+        offset_seed = tf.random.experimental.stateless_fold_in(epoch_seed, -1)
+        offset = tf.random.stateless_uniform([], offset_seed, dtype=tf.float64)
+        count = _num_draws(draws.ends, entry.example_index, offset)
+        return tf.data.Dataset.range(count).map(lambda nth: cut(path, entry, nth))
+
+    entries = clip_reading.read_entries(path, source, draws.keep)
+    if draws.ends is None:
+        first = tf.constant(0, tf.int64)
+        return entries.map(lambda path, entry: cut(path, entry, first))
+    return entries.flat_map(cut_draws)
 
 
 @tf.autograph.experimental.do_not_convert
 def evaluation_batches(
-    shards: Sequence[str],
+    source: ClipSource,
     *,
-    clip: ClipSettings,
     batch_size: int,
     num_clips: int = 1,
     num_crops: int = 1,
     stride_secs: float | None = None,
     keep: np.ndarray | None = None,
-    modalities: Sequence[str] = MODALITIES,
-    promised: Promised | None = None,
 ) -> tf.data.Dataset:
     """Every kept example once, in order, as crops of one or several clips.
 
     Args:
-      shards: TFRecord files.
-      clip: the clip's shape.
+      source: what clips are read from, and what they are. Batches have start_secs
+        beside the modalities and example_index.
       batch_size: clips per batch; the last batch is filled up with zeros under
         example_index PADDING_INDEX, so that all batches have one static shape.
       num_clips: clips per example, evenly spread and following each other; 1 is the
@@ -182,9 +204,6 @@ def evaluation_batches(
         2 * stride_secs, ... as long as they lie within the recording, at least one;
         num_clips is not used then.
       keep: [num_rows] bool by example_index, or None for all.
-      modalities: which keys the batches hold beside example_index and start_secs; the
-        records must hold them (dataset_info.check_modalities).
-      promised: see training_batches.
 
     Returns:
       Batches; start_secs is when a clip starts, in seconds from the start of its
@@ -192,38 +211,47 @@ def evaluation_batches(
 
     Raises:
       ValueError: on an unknown modality, or none, a stride that is not positive, or
-        crops of another number or of sound.
+        crops of another number or of audio.
     """
-    modalities = order_modalities(modalities)
-    if num_crops not in _CROP_PLACES:
-        raise ValueError(
-            f"num_crops={num_crops} must be one of {', '.join(map(str, _CROP_PLACES))}."
+    source = source._replace(modalities=order_modalities(source.modalities))
+    _check_evaluation(source, num_crops, stride_secs)
+    parts = _evaluated_parts(source, keep, num_clips, num_crops, stride_secs)
+    return without_autotuning(
+        parts.map(
+            lambda part: clip_reading.read_plain_clip(part, source),
+            num_parallel_calls=_CLIPS_AT_A_TIME,
         )
-    if num_crops > 1 and modalities != (VIDEO,):
-        raise ValueError(
-            f"num_crops={num_crops} is for modalities=('video',), got {modalities}; "
-            "sound has no crops."
-        )
-    if stride_secs is not None and not 0 < stride_secs < math.inf:
-        raise ValueError(
-            f"stride_secs={stride_secs} must be positive: the seconds from one clip's "
-            "start to the next's."
-        )
+        .batch(batch_size)
+        .map(lambda batch: _fill_up(batch, batch_size))
+        .prefetch(4)
+    )
 
-    def cut(path, entry, start):
-        part = clip_reading.find_clip(path, entry, start, clip, modalities)
-        return {**part, "start_secs": start}
 
-    def cut_all(path, entry):
+def _evaluated_parts(
+    source: ClipSource,
+    keep: np.ndarray | None,
+    num_clips: int,
+    num_crops: int,
+    stride_secs: float | None,
+) -> tf.data.Dataset:
+    """Where the clips of an evaluation lie, their start_secs and crop_place."""
+
+    def find_starts(entry):
         recording_secs = clip_reading.recording_secs(entry)
         if stride_secs is None:
-            starts = clips.uniform_starts(recording_secs, num_clips, clip)
-        else:
-            starts = clips.dense_starts(recording_secs, stride_secs, clip)
+            return clips.uniform_starts(recording_secs, num_clips, source.clip)
+        return clips.dense_starts(recording_secs, stride_secs, source.clip)
+
+    def cut(path, entry, start_secs):
+        part = clip_reading.find_clip(path, entry, start_secs, source)
+        return {**part, "start_secs": start_secs}
+
+    def cut_all(path, entry):
+        starts = find_starts(entry)
         if num_crops > 1:
             places = tf.tile(_CROP_PLACES[num_crops], [tf.size(starts)])
-            each = (tf.repeat(starts, num_crops), places)
-            return tf.data.Dataset.from_tensor_slices(each).map(
+            crops = (tf.repeat(starts, num_crops), places)
+            return tf.data.Dataset.from_tensor_slices(crops).map(
                 lambda start, place: {**cut(path, entry, start), "crop_place": place}
             )
         return tf.data.Dataset.from_tensor_slices(starts).map(
@@ -232,27 +260,34 @@ def evaluation_batches(
 
     def cut_center(path, entry):
         # As cut_all, which makes a data set of each example; that takes its time.
-        (start,) = tf.unstack(
-            clips.uniform_starts(clip_reading.recording_secs(entry), 1, clip)
-        )
-        return cut(path, entry, start)
+        (start_secs,) = tf.unstack(find_starts(entry))
+        return cut(path, entry, start_secs)
 
-    entries = tf.data.Dataset.from_tensor_slices(list(shards)).flat_map(
-        lambda path: clip_reading.entries(
-            path, keep=keep, clip=clip, modalities=modalities, promised=promised
-        )
+    entries = tf.data.Dataset.from_tensor_slices(list(source.shards)).flat_map(
+        lambda path: clip_reading.read_entries(path, source, keep)
     )
     only_center = stride_secs is None and num_clips == num_crops == 1
-    parts = entries.map(cut_center) if only_center else entries.flat_map(cut_all)
-    return untuned(
-        parts.map(
-            lambda part: _decode_plain(part, clip, promised),
-            num_parallel_calls=_CLIPS_AT_A_TIME,
+    return entries.map(cut_center) if only_center else entries.flat_map(cut_all)
+
+
+def _check_evaluation(
+    source: ClipSource, num_crops: int, stride_secs: float | None
+) -> None:
+    """See evaluation_batches."""
+    if num_crops not in _CROP_PLACES:
+        raise ValueError(
+            f"num_crops={num_crops} must be one of {', '.join(map(str, _CROP_PLACES))}."
         )
-        .batch(batch_size)
-        .map(lambda batch: _fill_up(batch, batch_size))
-        .prefetch(4)
-    )
+    if num_crops > 1 and source.modalities != (VIDEO,):
+        raise ValueError(
+            f"num_crops={num_crops} is for modalities=('video',), got "
+            f"{source.modalities}; sound has no crops."
+        )
+    if stride_secs is not None and not 0 < stride_secs < math.inf:
+        raise ValueError(
+            f"stride_secs={stride_secs} must be positive: the seconds from one clip's "
+            "start to the next's."
+        )
 
 
 def _ends_of_draws(draws: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -283,73 +318,8 @@ def _num_draws(ends: tf.Tensor, index: tf.Tensor, offset: tf.Tensor) -> tf.Tenso
     return tf.cast(after - tf.minimum(tf.floor(before), ends[-1]), tf.int64)
 
 
-def _decode_random(
-    part, clip: ClipSettings, augmentation: Augmentation, promised: Promised | None
-):
-    place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
-        tf.unstack(tf.random.experimental.stateless_split(part["seed"], 6))
-    )
-    jpegs, log_mel = clip_reading.read_clip(part, clip, promised)
-    decoded = {"example_index": part["example_index"]}
-    if jpegs:
-        draws = tf.random.stateless_uniform([3], place_seed)
-        smallest = augmentation.min_crop_share or clip.crop_share
-        frames = clips.decode_crop(
-            jpegs,
-            top=draws[0],
-            left=draws[1],
-            share=smallest + draws[2] * (clip.crop_share - smallest),
-            settings=clip,
-            mirrored=augment.is_mirrored(flip_seed) if augmentation.flip else None,
-        )
-        if augmentation.brightness or augmentation.contrast or augmentation.saturation:
-            colors = tf.cast(frames, tf.float32) / 255.0
-            colors = augment.jitter_color(colors, color_seed, augmentation)
-            frames = clips.to_bytes(255.0 * colors)
-        decoded[VIDEO] = frames
-        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
-    if log_mel is not None:
-        if augmentation.gain_db:
-            log_mel = augment.change_gain(log_mel, gain_seed, augmentation.gain_db)
-        log_mel = _normalize_log_mel(log_mel, clip)
-        if augmentation.frequency_mask:
-            log_mel = augment.mask_band(
-                log_mel, frequency_seed, axis=1, max_width=augmentation.frequency_mask
-            )
-        if augmentation.time_mask:
-            log_mel = augment.mask_band(
-                log_mel, time_seed, axis=0, max_width=augmentation.time_mask
-            )
-        decoded[AUDIO] = log_mel[..., None]
-    return decoded
-
-
-def _decode_plain(part, clip: ClipSettings, promised: Promised | None):
-    jpegs, log_mel = clip_reading.read_clip(part, clip, promised)
-    decoded = {name: part[name] for name in ("example_index", "start_secs")}
-    if jpegs:
-        top, left = tf.constant(0.5), tf.constant(0.5)
-        if "crop_place" in part:
-            shape = tf.io.extract_jpeg_shape(jpegs[0])[:2]
-            top, left = clips.place_along(shape, part["crop_place"])
-        decoded[VIDEO] = clips.decode_crop(
-            jpegs,
-            top=top,
-            left=left,
-            share=tf.constant(clip.crop_share),
-            settings=clip,
-        )
-        decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
-    if log_mel is not None:
-        decoded[AUDIO] = _normalize_log_mel(log_mel, clip)[..., None]
-    return decoded
-
-
-def _normalize_log_mel(log_mel, clip: ClipSettings):
-    return (log_mel - clip.log_mel_mean) / clip.log_mel_std
-
-
 def _fill_up(batch, batch_size: int):
+    """The batch with padding up to batch_size, of static shape."""
     missing = batch_size - tf.shape(batch["example_index"])[0]
 
     def pad(name, tensor):

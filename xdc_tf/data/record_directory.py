@@ -109,14 +109,14 @@ def check_files(directory: str, info: DatasetInfo, promised: Promised) -> None:
 
 def _check_size(path: str, num_bytes: int) -> None:
     try:
-        found = record_framing.size(path)
+        actual_bytes = record_framing.size(path)
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "message", None) or error
         raise ValueError(
             f"{path} cannot be read: {reason}; bring it back, or convert again."
         ) from error
-    if found != num_bytes:
+    if actual_bytes != num_bytes:
         raise ValueError(
-            f"{path} has {found} bytes, and {INFO_FILE} beside it says {num_bytes}; "
-            "bring back the file that belongs to it, or convert again."
+            f"{path} has {actual_bytes} bytes, and {INFO_FILE} beside it says "
+            f"{num_bytes}; bring back the file that belongs to it, or convert again."
         )

@@ -1,10 +1,11 @@
 """One training example as a tf.train.SequenceExample: keys, encoding, parsing.
 
 Key names and layouts are those of MediaSequence and DMVR, so that readers built for
-these find frames, log-mel, waveform, times and labels without being told.
+these find frames, log-mel, waveform, times and labels as they are.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -32,71 +33,83 @@ FRAMES = "image/encoded"
 LOG_MEL = "melspec/feature/floats"
 WAVEFORM = "WAVEFORM/feature/floats"
 
-# Of keys that not every record has.
-_DEFAULTS = {FRAME_RATE: 0.0, HEIGHT: 0, WIDTH: 0, LABEL_INDEX: NO_LABEL}
+# Scalars of parse_example: key, dtype, and the value where a record may lack the key.
+_SCALARS = {
+    "data_path": (DATA_PATH, tf.string, None),
+    "video_id": (MEDIA_ID, tf.string, None),
+    "example_index": (EXAMPLE_INDEX, tf.int64, None),
+    "start_us": (START_TIMESTAMP, tf.int64, None),
+    "end_us": (END_TIMESTAMP, tf.int64, None),
+    "frame_rate": (FRAME_RATE, tf.float32, 0.0),
+    "height": (HEIGHT, tf.int64, 0),
+    "width": (WIDTH, tf.int64, 0),
+    "label": (LABEL_INDEX, tf.int64, NO_LABEL),
+}
 
 
-def encode_example(
-    *,
-    example_index: int,
-    data_path: str,
-    video_id: str,
-    frames_jpeg: Sequence[bytes] = (),
-    start_us: int,
-    end_us: int,
-    frame_rate: float = 0.0,
-    height: int = 0,
-    width: int = 0,
-    label: int = NO_LABEL,
-    label_text: str = "",
-    log_mel: np.ndarray | None = None,
-    waveform: np.ndarray | None = None,
-) -> bytes:
-    """Serializes one example; the same arguments always give the same bytes.
+class Example(NamedTuple):
+    """What a record holds.
 
-    Args:
+    Attributes:
         example_index: row number in the manifest.
         data_path: the file, as the manifest names it.
         video_id: name of this segment, unique in the manifest.
-        frames_jpeg: T JPEG images of height x width at frame_rate; without any, none of
-            the keys of images is written.
         start_us: start of the segment in its file, microseconds.
         end_us: end of the segment in its file, microseconds.
+        frames_jpeg: T JPEG images of height x width at frame_rate; without any, none of
+            the keys of images is written.
         frame_rate: frames per second.
         height: pixels.
         width: pixels.
         label: index of the label, or -1 for none (then no label key is written).
         label_text: the label's name.
-        log_mel: [L, M] float32, written when given.
-        waveform: [samples] float32 in [-1, 1], written when given.
-
-    Returns:
-        The serialized tf.train.SequenceExample.
+        log_mel: [L, M] float32; None: no key of it is written.
+        waveform: [samples] float32 in [-1, 1]; None: no key of it is written.
     """
+
+    example_index: int
+    data_path: str
+    video_id: str
+    start_us: int
+    end_us: int
+    frames_jpeg: Sequence[bytes] = ()
+    frame_rate: float = 0.0
+    height: int = 0
+    width: int = 0
+    label: int = NO_LABEL
+    label_text: str = ""
+    log_mel: np.ndarray | None = None
+    waveform: np.ndarray | None = None
+
+
+def encode_example(example: Example) -> bytes:
+    """The serialized tf.train.SequenceExample; equal examples give equal bytes."""
     context = {
-        DATA_PATH: _bytes_feature(data_path),
-        MEDIA_ID: _bytes_feature(video_id),
-        EXAMPLE_INDEX: _int64_feature(example_index),
-        START_TIMESTAMP: _int64_feature(start_us),
-        END_TIMESTAMP: _int64_feature(end_us),
+        DATA_PATH: _bytes_feature(example.data_path),
+        MEDIA_ID: _bytes_feature(example.video_id),
+        EXAMPLE_INDEX: _int64_feature(example.example_index),
+        START_TIMESTAMP: _int64_feature(example.start_us),
+        END_TIMESTAMP: _int64_feature(example.end_us),
     }
     feature_lists = {}
-    if frames_jpeg:
-        context[FRAME_RATE] = _float_feature([frame_rate])
-        context[HEIGHT] = _int64_feature(height)
-        context[WIDTH] = _int64_feature(width)
-        feature_lists[FRAMES] = [_bytes_feature(jpeg) for jpeg in frames_jpeg]
-    if label != NO_LABEL:
-        context[LABEL_INDEX] = _int64_feature(label)
+    if example.frames_jpeg:
+        context[FRAME_RATE] = _float_feature([example.frame_rate])
+        context[HEIGHT] = _int64_feature(example.height)
+        context[WIDTH] = _int64_feature(example.width)
+        feature_lists[FRAMES] = [_bytes_feature(jpeg) for jpeg in example.frames_jpeg]
+    if example.label != NO_LABEL:
+        context[LABEL_INDEX] = _int64_feature(example.label)
         # Readers differ in which of the two they look for.
-        context[LABEL_TEXT] = _bytes_feature(label_text)
-        context[LABEL_STRING] = _bytes_feature(label_text)
-    if log_mel is not None:
-        feature_lists[LOG_MEL] = [_float_feature(row.tolist()) for row in log_mel]
-    if waveform is not None:
+        context[LABEL_TEXT] = _bytes_feature(example.label_text)
+        context[LABEL_STRING] = _bytes_feature(example.label_text)
+    if example.log_mel is not None:
+        feature_lists[LOG_MEL] = [
+            _float_feature(row.tolist()) for row in example.log_mel
+        ]
+    if example.waveform is not None:
         # One step that holds all the samples, as DMVR writes and reads it.
-        feature_lists[WAVEFORM] = [_float_feature(waveform.tolist())]
-    example = tf.train.SequenceExample(
+        feature_lists[WAVEFORM] = [_float_feature(example.waveform.tolist())]
+    serializable = tf.train.SequenceExample(
         context=tf.train.Features(feature=context),
         feature_lists=tf.train.FeatureLists(
             feature_list={
@@ -105,8 +118,8 @@ def encode_example(
             }
         ),
     )
-    # Maps serialize in hash order unless told otherwise.
-    return example.SerializeToString(deterministic=True)
+    # Maps serialize in hash order by default.
+    return serializable.SerializeToString(deterministic=True)
 
 
 def parse_example(
@@ -136,22 +149,10 @@ def parse_example(
         ValueError: on an unknown modality, or none.
     """
     modalities = order_modalities(modalities)
-    scalars = {
-        "data_path": (DATA_PATH, tf.string),
-        "video_id": (MEDIA_ID, tf.string),
-        "example_index": (EXAMPLE_INDEX, tf.int64),
-        "start_us": (START_TIMESTAMP, tf.int64),
-        "end_us": (END_TIMESTAMP, tf.int64),
-        "frame_rate": (FRAME_RATE, tf.float32),
-        "height": (HEIGHT, tf.int64),
-        "width": (WIDTH, tf.int64),
-    }
     context_features = {
-        key: tf.io.FixedLenFeature([], dtype) for key, dtype in scalars.values()
+        key: tf.io.FixedLenFeature([], dtype, default_value=default)
+        for key, dtype, default in _SCALARS.values()
     }
-    for key, default in _DEFAULTS.items():
-        dtype = tf.float32 if key == FRAME_RATE else tf.int64
-        context_features[key] = tf.io.FixedLenFeature([], dtype, default_value=default)
     sequence_features = {}
     if VIDEO in modalities:
         sequence_features[FRAMES] = tf.io.FixedLenSequenceFeature([], tf.string)
@@ -166,8 +167,7 @@ def parse_example(
         context_features=context_features,
         sequence_features=sequence_features,
     )
-    parsed = {name: context[key] for name, (key, _) in scalars.items()}
-    parsed["label"] = context[LABEL_INDEX]
+    parsed = {name: context[key] for name, (key, *_) in _SCALARS.items()}
     if VIDEO in modalities:
         parsed["frames_jpeg"] = sequences[FRAMES]
     if AUDIO in modalities:

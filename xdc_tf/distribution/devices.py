@@ -19,7 +19,7 @@ _ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 def make_strategy(
     num_devices: int = 0, *, worker_timeout_secs: float = 0
 ) -> tf.distribute.Strategy:
-    """The strategy of a run.
+    """Builds the distribution strategy of a run.
 
     If the environment variable TF_CONFIG names several workers,
     MultiWorkerMirroredStrategy over the devices of all of them, which returns when all
@@ -33,7 +33,8 @@ def make_strategy(
         they fail; 0 for ever.
 
     Raises:
-      ValueError: if there are fewer, or TF_CONFIG cannot be.
+      ValueError: if there are fewer devices, or TF_CONFIG is malformed.
+      OSError: if this worker's port is in use, or the others do not come in time.
     """
     if num_workers_of_environment() > 1:
         return _of_several_machines(num_devices, worker_timeout_secs)
@@ -67,19 +68,19 @@ def _workers_of_environment() -> tuple[list[str], int]:
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():
         return [""], 0
-    wanted = (
+    remedy = (
         'set it to {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": '
         '"worker", "index": N}}, N from 0, or unset it.'
     )
     try:
-        told = json.loads(text)
-        addresses = told["cluster"]["worker"]
-        kind, index = told["task"]["type"], told["task"]["index"]
+        settings = json.loads(text)
+        addresses = settings["cluster"]["worker"]
+        kind, index = settings["task"]["type"], settings["task"]["index"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"TF_CONFIG={text} cannot be read ({error}); {wanted}"
+            f"TF_CONFIG={text} cannot be read ({error}); {remedy}"
         ) from error
-    jobs = sorted(told["cluster"])
+    jobs = sorted(settings["cluster"])
     if (
         jobs != ["worker"]
         or kind != "worker"
@@ -92,7 +93,7 @@ def _workers_of_environment() -> tuple[list[str], int]:
     ):
         raise ValueError(
             f"TF_CONFIG={text} must name workers alone, each once with its port, and "
-            f"this one among them; {wanted}"
+            f"this one among them; {remedy}"
         )
     return addresses, index
 
@@ -158,7 +159,7 @@ def _check_port_is_free(address: str) -> None:
 
 @contextlib.contextmanager
 def _saying_that_it_waits(message: str) -> Iterator[None]:
-    """Prints a line every half minute while the block is at work."""
+    """Prints a line every half minute until the block ends."""
     done = threading.Event()
 
     def say():

@@ -1,4 +1,4 @@
-"""What the processes of a run on several machines share out, and tell each other.
+"""How the processes of a run divide the data set, and what they exchange.
 
 All processes call these functions, in the same order. A run of one process calls them
 too, and they do next to nothing then.
@@ -19,14 +19,15 @@ _EXCHANGED_ROWS = 1 << 22  # labels at a time, so that no second table is made
 Result = TypeVar("Result")
 
 
-class Share(NamedTuple):
-    """The part of the data set that one process reads.
+class LocalData(NamedTuple):
+    """The part of the data set that this process reads.
 
     Attributes:
       number: of the process, from 0; the first is the chief, which writes the work
         directory.
       count: how many processes there are.
-      files: the files of records that this one reads, names in the data set's order.
+      files: names of the record files that this process reads, in the data set's
+        order.
       rows: [n] int64, ascending: the example_index of each row of its features. A
         single process has all of the manifest's rows, others those of their examples.
     """
@@ -44,9 +45,9 @@ def place(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     return replicas.place_among_processes(strategy)
 
 
-def share(
+def local_data(
     info: DatasetInfo, examples: Examples, strategy: tf.distribute.Strategy
-) -> Share:
+) -> LocalData:
     """This process's part of the data set: whole files, about as many examples each.
 
     Raises:
@@ -55,35 +56,36 @@ def share(
     number, count = place(strategy)
     names = [shard.file for shard in info.shards]
     if count == 1:
-        return Share(number, count, tuple(names), np.arange(info.num_rows))
+        return LocalData(number, count, tuple(names), np.arange(info.num_rows))
     if len(names) < count:
         raise ValueError(
-            f"The records have {len(names)} files for {count} workers, and each needs "
-            "one of its own; convert with a lower --rows_per_shard or use fewer "
-            "workers."
+            f"The records have {len(names)} files for {count} workers, and every "
+            "worker needs at least one; convert with a lower --rows_per_shard or use "
+            "fewer workers."
         )
     dealt = deal([shard.num_examples for shard in info.shards], count)[number]
-    own = {names[one] for one in dealt}
-    in_own = np.fromiter((name in own for name in examples.shards), bool)
-    return Share(
+    files = tuple(names[shard] for shard in dealt)
+    local_names = set(files)
+    is_local = np.fromiter((name in local_names for name in examples.shards), bool)
+    return LocalData(
         number,
         count,
-        tuple(names[one] for one in dealt),
-        np.sort(examples.example_indices[in_own]),
+        files,
+        np.sort(examples.example_indices[is_local]),
     )
 
 
 def deal(sizes: Sequence[int], num_hands: int) -> list[list[int]]:
     """Deals numbered things so that the sums of their sizes are about the same.
 
-    The largest first, each to whoever has least.
+    The largest first, always to the hand with the least.
 
     Returns:
       The numbers in each hand, ascending; no hand is empty if there are enough.
     """
     hands = [[] for _ in range(num_hands)]
     sums = [(0, 0, hand) for hand in range(num_hands)]  # size, things, whose
-    for number in sorted(range(len(sizes)), key=lambda one: (-sizes[one], one)):
+    for number in sorted(range(len(sizes)), key=lambda item: (-sizes[item], item)):
         total, things, hand = min(sums)
         hands[hand].append(number)
         sums[hand] = total + sizes[number], things + 1, hand
@@ -91,11 +93,11 @@ def deal(sizes: Sequence[int], num_hands: int) -> list[list[int]]:
 
 
 def gathered(strategy: tf.distribute.Strategy, value: np.ndarray | float) -> np.ndarray:
-    """[count, ...] numbers of all processes, each of which gives one array."""
+    """[count, ...] arrays of all processes, all of the same shape."""
     number, count = place(strategy)
-    own = np.asarray(value)
-    every = np.zeros([count, *own.shape], own.dtype)
-    every[number] = own
+    local = np.asarray(value)
+    every = np.zeros([count, *local.shape], local.dtype)
+    every[number] = local
     return replicas.sum_over_processes(strategy if count > 1 else None, every)
 
 
@@ -131,20 +133,20 @@ def on_chief(
     return result
 
 
-def told_by_chief(strategy: tf.distribute.Strategy, tell: Callable[[], str]) -> str:
-    """A text of the chief's, on all processes.
+def text_of_chief(strategy: tf.distribute.Strategy, read: Callable[[], str]) -> str:
+    """What `read` returns on the chief, on all processes.
 
     A file that the chief has just written may still be the one before on others: file
     systems over a network keep what they have read for a while.
     """
     _, count = place(strategy)
-    text = on_chief(strategy, tell)
+    text = on_chief(strategy, read)
     if count == 1:
         return text
-    told = np.frombuffer((text or "").encode(), np.uint8).astype(np.int32)
-    length = int(gathered(strategy, np.int64(len(told)))[0])
+    codes = np.frombuffer((text or "").encode(), np.uint8).astype(np.int32)
+    length = int(gathered(strategy, np.int64(len(codes)))[0])
     padded = np.zeros(length, np.int32)
-    padded[: len(told)] = told
+    padded[: len(codes)] = codes
     every = gathered(strategy, padded)
     return every[0].astype(np.uint8).tobytes().decode()
 
@@ -168,25 +170,28 @@ def check_same(
 
 
 def labels_of_all(
-    strategy: tf.distribute.Strategy, own: Share, labels: np.ndarray, num_rows: int
+    strategy: tf.distribute.Strategy,
+    local: LocalData,
+    labels: np.ndarray,
+    num_rows: int,
 ) -> np.ndarray:
     """[num_rows] int32 by example_index, from what each process has labelled.
 
     Args:
       strategy: of the run.
-      own: the share of this process.
-      labels: [len(own.rows)] int32 of its rows.
+      local: what this process reads.
+      labels: [len(local.rows)] int32 of its rows.
       num_rows: of the manifest; rows of no process get -1.
     """
-    if own.count == 1:
+    if local.count == 1:
         return labels
     every = np.empty(num_rows, np.int32)
     for start in range(0, num_rows, _EXCHANGED_ROWS):
         stop = min(start + _EXCHANGED_ROWS, num_rows)
-        first, last = np.searchsorted(own.rows, [start, stop])
+        first, last = np.searchsorted(local.rows, [start, stop])
         # No two processes have the same row, so that a sum is an exchange.
         part = np.zeros(stop - start, np.int32)
-        part[own.rows[first:last] - start] = labels[first:last] - NO_LABEL
+        part[local.rows[first:last] - start] = labels[first:last] - NO_LABEL
         every[start:stop] = replicas.sum_over_processes(strategy, part)
     every += NO_LABEL
     return every

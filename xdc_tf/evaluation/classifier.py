@@ -40,9 +40,9 @@ class Classifier(NamedTuple):
         return [self.encoder.get_weights(), self.head.get_weights()]
 
     def set_weights(self, weights: list[list[np.ndarray]]) -> None:
-        """Takes what `weights` gave."""
-        for part, own in zip((self.encoder, self.head), weights, strict=True):
-            part.set_weights(own)
+        """Sets what `weights` returned."""
+        for part, arrays in zip((self.encoder, self.head), weights, strict=True):
+            part.set_weights(arrays)
 
 
 def build(
@@ -136,9 +136,8 @@ def make_train_step(
 ) -> Callable[[dict, tf.Tensor], tf.Tensor]:
     """The function train_step(batch, step), traced once.
 
-    It takes a distributed batch and an int64 scalar that dropout follows from, updates,
-    and returns [2] float32: the summed cross-entropy over all devices and how many
-    examples the head got right, both from before the update.
+    It updates on a distributed batch; dropout follows from the int64 scalar. Returns
+    [2] float32 from before the update: summed cross-entropy and number of hits.
 
     Args:
       classifier: what is trained.
@@ -150,39 +149,35 @@ def make_train_step(
     """
     encoder, head, modality = classifier
     variables = trained_variables(classifier, frozen=settings.frozen)
-    watched = compat.tf_variables(variables)
+    tf_variables = compat.tf_variables(variables)
     penalized = [head] if settings.frozen else [encoder, head]
 
     def replica_step(batch, step):
         context = tf.distribute.get_replica_context()
         labels = tf.gather(label_table, batch["example_index"])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(watched)
-            seen = encoder(
+            tape.watch(tf_variables)
+            features = encoder(
                 clips.encoder_input(batch, modality), training=not settings.frozen
             )
             if settings.dropout:
-                seed = tf.random.experimental.stateless_fold_in(
-                    tf.stack([tf.constant(settings.seed, tf.int64), step]),
-                    tf.cast(context.replica_id_in_sync_group, tf.int64),
-                )
-                seen = drop(seen, seed, settings.dropout)
-            logits = head(seen)
+                features = _drop_on_replica(features, step, settings)
+            logits = head(features)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_sum(losses) / settings.batch_size
             penalties = [penalty for part in penalized for penalty in part.losses]
             if penalties:
-                # Every replica adds its share, since gradients are summed over them.
+                # Gradients are summed over the replicas.
                 loss += tf.add_n(penalties) / context.num_replicas_in_sync
             scaled_loss = compat.scale_loss(optimizer, loss)
-        gradients = tape.gradient(scaled_loss, watched)
+        gradients = tape.gradient(scaled_loss, tf_variables)
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        shares = tf.unstack(rate_multipliers)
-        changes = [one * share for one, share in zip(gradients, shares, strict=True)]
+        pairs = zip(gradients, tf.unstack(rate_multipliers), strict=True)
+        changes = [gradient * multiplier for gradient, multiplier in pairs]
         compat.apply_gradients(optimizer, zip(changes, variables, strict=True))
         best = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        right = tf.reduce_sum(tf.cast(best == labels, tf.float32))
-        return tf.stack([tf.reduce_sum(losses), right])
+        hits = tf.cast(best == labels, tf.float32)
+        return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(hits)])
 
     @tf.function(autograph=False)
     def train_step(batch, step):
@@ -192,8 +187,20 @@ def make_train_step(
     return train_step
 
 
+def _drop_on_replica(
+    features: tf.Tensor, step: tf.Tensor, settings: FinetuneSettings
+) -> tf.Tensor:
+    """Dropout by the step and the replica that this is traced in."""
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    seed = tf.random.experimental.stateless_fold_in(
+        tf.stack([tf.constant(settings.seed, tf.int64), step]),
+        tf.cast(replica, tf.int64),
+    )
+    return drop(features, seed, settings.dropout)
+
+
 def drop(values: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:
-    """Dropout: a random share `rate` is set to zero, the rest divided by 1 - rate."""
+    """Dropout: a random fraction `rate` becomes zero, the others x / (1 - rate)."""
     kept = tf.random.stateless_uniform(tf.shape(values), seed) >= rate
     return tf.where(kept, values / (1.0 - rate), 0.0)
 
@@ -229,16 +236,16 @@ def make_predict(
             classifier.head(classifier.encoder(inputs, training=training))
         )
 
-    # All that it asks of an encoder is to be called.
+    # make_extract_clips needs an encoder only to be callable.
     extract_clips = extraction.make_extract_clips(
         {_SCORES: scores}, {_SCORES: classifier.modality}, strategy=strategy
     )
 
     def predict(batches: Iterable[dict], *, num_rows: int) -> np.ndarray:
-        found = np.zeros([num_rows, classifier.head.units], np.float32)
-        each: Iterable[ClipFeatures] = extract_clips(batches)
-        for examples in extraction.average_clips(each):
-            found[examples.example_index] = examples.streams[_SCORES]
-        return found
+        rows = np.zeros([num_rows, classifier.head.units], np.float32)
+        clip_scores: Iterable[ClipFeatures] = extract_clips(batches)
+        for examples in extraction.average_clips(clip_scores):
+            rows[examples.example_index] = examples.streams[_SCORES]
+        return rows
 
     return predict

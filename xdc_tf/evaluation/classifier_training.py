@@ -1,12 +1,14 @@
 """Trains one encoder with one linear head on true labels, and finds its best epoch."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO
 from xdc_tf.distribution import devices
@@ -41,9 +43,9 @@ class Epoch(NamedTuple):
       epoch: from 1.
       learning_rate: of the head, in the last step.
       train_loss: mean cross-entropy over its clips, as they were trained on.
-      train_accuracy: the same of hits.
-      held_out_loss: mean cross-entropy of the videos' scores; None if not looked at.
-      held_out_accuracy: share of held-out videos; None if not looked at.
+      train_accuracy: fraction of its clips that were classified right.
+      held_out_loss: mean cross-entropy of the videos' scores; None if not measured.
+      held_out_accuracy: fraction of held-out videos; None if not measured.
     """
 
     epoch: int
@@ -55,7 +57,7 @@ class Epoch(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What a training came to; the classifier has the best epoch's weights.
+    """Result of a training; the classifier has the best epoch's weights.
 
     Attributes:
       best: the epoch that counts.
@@ -84,13 +86,13 @@ class Trained(NamedTuple):
         }
 
 
-def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Examples to be held out from training, of all classes alike.
 
     Args:
       labels: [N] int.
-      share: of all examples, rounded to a whole number of them. Each class gives the
-        same share of its own, rounded up or down, and keeps one example or more.
+      fraction: of all examples, rounded to a whole number of them. Each class gives the
+        same fraction of its examples, rounded up or down, and keeps one or more.
       seed: which ones.
 
     Returns:
@@ -98,27 +100,30 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     """
     rng = np.random.default_rng([seed, 2])
     counts = np.bincount(labels)
-    wanted = np.minimum(np.floor(share * counts + 1e-9), np.maximum(counts - 1, 0))
-    room = np.flatnonzero(counts - 1 > wanted)
+    numbers = np.minimum(np.floor(fraction * counts + 1e-9), np.maximum(counts - 1, 0))
+    room = np.flatnonzero(counts - 1 > numbers)
     # Largest remainders first; classes of equal ones in random order.
     rng.shuffle(room)
-    room = room[np.argsort(-(share * counts - wanted)[room], kind="stable")]
-    missing = max(round(share * len(labels)) - int(wanted.sum()), 0)
-    wanted[room[:missing]] += 1
-    chosen = np.zeros(len(labels), bool)
-    for label, number in enumerate(wanted.astype(int)):
-        own = np.flatnonzero(labels == label)
-        chosen[rng.permutation(own)[:number]] = True
-    return chosen
+    room = room[np.argsort(-(fraction * counts - numbers)[room], kind="stable")]
+    num_missing = max(round(fraction * len(labels)) - int(numbers.sum()), 0)
+    numbers[room[:num_missing]] += 1
+    return _choose(labels, dict(enumerate(numbers.astype(int))), rng)
 
 
 def few_per_class(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
     """[N] bool: so many examples of each class, or all that it has."""
     rng = np.random.default_rng([seed, 3])
+    return _choose(labels, dict.fromkeys(np.unique(labels), number), rng)
+
+
+def _choose(
+    labels: np.ndarray, numbers: Mapping[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """[N] bool: so many random examples of each label."""
     chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        chosen[rng.permutation(own)[:number]] = True
+    for label, number in numbers.items():
+        indices = np.flatnonzero(labels == label)
+        chosen[rng.permutation(indices)[:number]] = True
     return chosen
 
 
@@ -137,16 +142,13 @@ def training_batches(
     keep = records.keep
     times = -(-settings.batch_size // int(keep.sum()))
     dataset = pipeline.training_batches(
-        records.shards,
-        clip=clip,
+        ClipSource(records.shards, clip, (modality,), records.promised),
         augmentation=settings.augmentation,
         batch_size=settings.batch_size,
         keep=keep,
         draws=times * keep.astype(np.float64) if times > 1 else None,
         seed=settings.seed,
         shuffle_buffer=settings.shuffle_buffer,
-        modalities=(modality,),
-        promised=records.promised,
     )
     return devices.distribute(dataset, strategy)
 
@@ -178,14 +180,11 @@ def predict_scores(
       [N, K] float32 in the order of the records' examples; rows sum to 1.
     """
     batches = pipeline.evaluation_batches(
-        records.shards,
-        clip=clip,
+        ClipSource(records.shards, clip, (modality,), records.promised),
         batch_size=batch_size,
         num_clips=num_clips,
         num_crops=1 if modality == AUDIO else num_crops,
         keep=records.keep,
-        modalities=(modality,),
-        promised=records.promised,
     )
     rows = predict(
         devices.distribute(batches, strategy), num_rows=records.info.num_rows
@@ -224,74 +223,30 @@ def train(
       FloatingPointError: on a loss that is not finite; names epoch and step.
     """
     held_out = hold_out(records.labels, settings.held_out_share, settings.seed)
-    trained, kept_back = records.part(~held_out), records.part(held_out)
-    table = np.full(records.info.num_rows, -1, np.int32)
-    table[records.examples.example_indices] = records.labels
-    variables = classifiers.trained_variables(classifier, frozen=settings.frozen)
-    optimizer = classifiers.make_optimizer(classifier, settings, strategy)
-    with strategy.scope():
-        label_table = tf.Variable(table, trainable=False, name="labels")
-        multipliers = tf.Variable(tf.zeros([len(variables)]), trainable=False)
-    train_step = classifiers.make_train_step(
-        classifier,
-        label_table,
-        multipliers,
-        optimizer,
-        settings=settings,
-        strategy=strategy,
-    )
-    num_clips = settings.clips_per_epoch or int((~held_out).sum())
-    steps_per_epoch = max(num_clips // settings.batch_size, 1)
-    num_steps = steps_per_epoch * settings.num_epochs
-    schedule = settings.head_schedule(steps_per_epoch)
-    modality = classifier.modality
-    batches = iter(
-        training_batches(
-            trained, clip=clip, modality=modality, settings=settings, strategy=strategy
-        )
-    )
-
-    def measure(found: Epoch) -> Epoch:
-        scores = predict_scores(
-            predict,
-            kept_back,
-            clip=clip,
-            modality=modality,
-            num_clips=settings.held_out_clips,
-            batch_size=settings.eval_batch_size,
-            strategy=strategy,
-        )
-        if not np.isfinite(scores).all():
-            raise FloatingPointError(
-                f"Scores of held-out videos are not finite after epoch {found.epoch}, "
-                f"step {found.epoch * steps_per_epoch}. {_LOWER_RATES}"
+    trained, validation = records.part(~held_out), records.part(held_out)
+    steps = _make_steps(classifier, trained, clip, settings, strategy)
+    curve: list[Epoch] = []
+    best, best_weights = None, None
+    for index in range(settings.num_epochs):
+        epoch = steps.train_epoch(index)
+        is_last = epoch.epoch == settings.num_epochs
+        if held_out.any() and (is_last or epoch.epoch % settings.evaluate_every == 0):
+            scores = predict_scores(
+                predict,
+                validation,
+                clip=clip,
+                modality=classifier.modality,
+                num_clips=settings.held_out_clips,
+                batch_size=settings.eval_batch_size,
+                strategy=strategy,
             )
-        loss, accuracy = _measures(scores, kept_back.labels)
-        return found._replace(held_out_loss=loss, held_out_accuracy=accuracy)
-
-    curve, best, best_weights = [], None, None
-    for epoch in range(settings.num_epochs):
-        multipliers.assign(classifiers.multipliers(classifier, settings, epoch=epoch))
-        epoch_sums = _EpochSums(epoch)
-        for step in range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch):
-            rate = schedules.learning_rate(schedule, step, num_steps)
-            compat.set_learning_rate(optimizer, rate)
-            sums = train_step(next(batches), tf.constant(step, tf.int64))
-            epoch_sums.add(sums, step)
-        loss, accuracy = epoch_sums.means(steps_per_epoch * settings.batch_size)
-        if not settings.frozen:
-            two_stream.average_statistics([classifier.encoder], strategy)
-        found = Epoch(epoch + 1, rate, loss, accuracy, None, None)
-        is_last = epoch + 1 == settings.num_epochs
-        looks = is_last or (epoch + 1) % settings.evaluate_every == 0
-        if held_out.any() and looks:
-            found = measure(found)
-            if best is None or _is_better(found, best):
-                best, best_weights = found, classifier.weights()
-        curve.append(found)
+            epoch = _measured(epoch, scores, validation.labels, steps.steps_per_epoch)
+            if best is None or _is_better(epoch, best):
+                best, best_weights = epoch, classifier.weights()
+        curve.append(epoch)
         if on_epoch:
-            on_epoch(found)
-    if best is not None and best is not curve[-1]:
+            on_epoch(epoch)
+    if best_weights is not None and best is not curve[-1]:
         classifier.set_weights(best_weights)
     return Trained(
         best=best or curve[-1],
@@ -302,8 +257,115 @@ def train(
     )
 
 
+class _Steps(NamedTuple):
+    """The training steps of a classifier, in their order.
+
+    Attributes:
+      classifier: changed in place.
+      train_step: of classifier.make_train_step.
+      optimizer: of the steps.
+      multipliers: [number of trained variables] float32, the step's.
+      batches: endless, of the training clips.
+      steps_per_epoch: of a batch each.
+      settings: of the training.
+      strategy: the classifier's.
+    """
+
+    classifier: Classifier
+    train_step: Callable[[dict, tf.Tensor], tf.Tensor]
+    optimizer: keras.optimizers.Optimizer
+    multipliers: tf.Variable
+    batches: Iterator[dict[str, tf.Tensor]]
+    steps_per_epoch: int
+    settings: FinetuneSettings
+    strategy: tf.distribute.Strategy
+
+    def train_epoch(self, index: int) -> Epoch:
+        """Takes an epoch's steps, from index 0; held-out videos are not measured."""
+        settings, steps_per_epoch = self.settings, self.steps_per_epoch
+        schedule = settings.head_schedule(steps_per_epoch)
+        self.multipliers.assign(
+            classifiers.multipliers(self.classifier, settings, epoch=index)
+        )
+        epoch_sums = _EpochSums(index)
+        for step in range(index * steps_per_epoch, (index + 1) * steps_per_epoch):
+            rate = schedules.learning_rate(
+                schedule, step, steps_per_epoch * settings.num_epochs
+            )
+            compat.set_learning_rate(self.optimizer, rate)
+            sums = self.train_step(next(self.batches), tf.constant(step, tf.int64))
+            epoch_sums.add(sums, step)
+        loss, accuracy = epoch_sums.means(steps_per_epoch * settings.batch_size)
+        if not settings.frozen:
+            two_stream.average_statistics([self.classifier.encoder], self.strategy)
+        return Epoch(index + 1, rate, loss, accuracy, None, None)
+
+
+def _make_steps(
+    classifier: Classifier,
+    records: LabelledRecords,
+    clip: ClipSettings,
+    settings: FinetuneSettings,
+    strategy: tf.distribute.Strategy,
+) -> _Steps:
+    labels = np.full(records.info.num_rows, -1, np.int32)
+    labels[records.examples.example_indices] = records.labels
+    variables = classifiers.trained_variables(classifier, frozen=settings.frozen)
+    optimizer = classifiers.make_optimizer(classifier, settings, strategy)
+    with strategy.scope():
+        label_table = tf.Variable(labels, trainable=False, name="labels")
+        multipliers = tf.Variable(tf.zeros([len(variables)]), trainable=False)
+    train_step = classifiers.make_train_step(
+        classifier,
+        label_table,
+        multipliers,
+        optimizer,
+        settings=settings,
+        strategy=strategy,
+    )
+    batches = training_batches(
+        records,
+        clip=clip,
+        modality=classifier.modality,
+        settings=settings,
+        strategy=strategy,
+    )
+    num_clips = settings.clips_per_epoch or len(records.labels)
+    return _Steps(
+        classifier=classifier,
+        train_step=train_step,
+        optimizer=optimizer,
+        multipliers=multipliers,
+        batches=iter(batches),
+        steps_per_epoch=max(num_clips // settings.batch_size, 1),
+        settings=settings,
+        strategy=strategy,
+    )
+
+
+def _measured(
+    epoch: Epoch, scores: np.ndarray, labels: np.ndarray, steps_per_epoch: int
+) -> Epoch:
+    """The epoch with loss and accuracy of the held-out videos' [N, K] scores."""
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(
+            f"Scores of held-out videos are not finite after epoch {epoch.epoch}, "
+            f"step {epoch.epoch * steps_per_epoch}. {_LOWER_RATES}"
+        )
+    loss, accuracy = _measures(scores, labels)
+    return epoch._replace(held_out_loss=loss, held_out_accuracy=accuracy)
+
+
+def _measures(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Mean cross-entropy and fraction of hits."""
+    label_scores = scores[np.arange(len(labels)), labels].astype(np.float64)
+    # A score may round to zero in float32.
+    loss = -np.log(np.maximum(label_scores, np.finfo(np.float32).tiny)).mean()
+    return float(loss), float((scores.argmax(axis=1) == labels).mean())
+
+
 class _EpochSums:
-    """An epoch's sums, looked at a step late so that no device waits for the host."""
+    """An epoch's sums, read a step late so that no device waits for the host."""
 
     def __init__(self, epoch: int):
         self._epoch = epoch
@@ -311,16 +373,16 @@ class _EpochSums:
         self._total = np.zeros(2)
 
     def add(self, sums: tf.Tensor, step: int) -> None:
-        self._look()
+        self._read()
         self._newest = sums, step
 
     def means(self, num_clips: int) -> tuple[float, float]:
         """Loss and accuracy."""
-        self._look()
+        self._read()
         loss, accuracy = (self._total / num_clips).tolist()
         return loss, accuracy
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         if self._newest is None:
             return
         (sums, step), self._newest = self._newest, None
@@ -333,16 +395,9 @@ class _EpochSums:
         self._total += values
 
 
-def _is_better(found: Epoch, best: Epoch) -> bool:
-    return (found.held_out_accuracy, -found.held_out_loss) > (
+def _is_better(epoch: Epoch, best: Epoch) -> bool:
+    """Whether its held-out accuracy is higher, or as high with a lower loss."""
+    return (epoch.held_out_accuracy, -epoch.held_out_loss) > (
         best.held_out_accuracy,
         -best.held_out_loss,
     )
-
-
-def _measures(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Mean cross-entropy and share of hits."""
-    own = scores[np.arange(len(labels)), labels].astype(np.float64)
-    # A score may round to zero in float32.
-    loss = -np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()
-    return float(loss), float((scores.argmax(axis=1) == labels).mean())

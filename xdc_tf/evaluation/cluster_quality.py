@@ -1,5 +1,6 @@
 """Clusters protocol: how well a run's final clusters agree with the true labels."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,15 +10,33 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from xdc_tf.evaluation import frozen_features
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
+from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
+from xdc_tf.evaluation.protocols import Results, Settings, key
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.nearest import nearest
 from xdc_tf.labels.pseudo_labels import side_by_side
+from xdc_tf.runtime.typed_settings import Whole
 from xdc_tf.training import supervision, trained_run
+from xdc_tf.training.trained_run import FinalClusters, TrainedRun
 
 _BLOCK_ROWS = 8192
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterSettings(Settings):
+    """Of which features the clusters are.
+
+    Attributes:
+      num_clips: evenly spread clips per video, whose features are averaged; None for as
+        many as the run's clusters were made of.
+      batch_size: clips per batch over all devices; None for that of the run.
+    """
+
+    num_clips: int | None = key(Whole(1, 10_000), None)
+    batch_size: int | None = key(Whole(1), None, reported=False)
 
 
 class Quality(NamedTuple):
@@ -28,10 +47,10 @@ class Quality(NamedTuple):
       ami: the same, adjusted for chance: about 0 for random clusters, whatever their
         number.
       ari: adjusted Rand index, also about 0 for random clusters.
-      purity: share of the examples that are of the commonest class of their cluster.
-      hungarian: share that is right if each cluster is given a class, and no class to
-        two clusters, such that it is the highest; clusters beyond the number of classes
-        count as wrong.
+      purity: fraction of the examples that are of their cluster's commonest class.
+      hungarian: fraction that is right if each cluster is given a class, and no class
+        to two clusters, such that it is the highest; clusters beyond the number of
+        classes count as wrong.
     """
 
     nmi: float
@@ -41,25 +60,21 @@ class Quality(NamedTuple):
     hungarian: float
 
 
-def evaluate_splits(
+def run(
     source: Source,
     splits: Sequence[Split],
+    settings: ClusterSettings,
     *,
-    streams: Sequence[str] | None = None,
-    num_clips: int | None = None,
-    batch_size: int | None = None,
+    streams: Sequence[str],
     strategy: tf.distribute.Strategy | None = None,
-) -> list[list[SplitResult]]:
+) -> Results:
     """Labels training and test videos by a run's final clusters and compares.
 
     Args:
       source: a pretrained run of a method that clusters.
       splits: labelled records with their test records; nothing is fitted to either.
+      settings: of the features.
       streams: names of encoders; clusterings of the features of others are left out.
-        None for all.
-      num_clips: evenly spread clips per video, whose features are averaged; None for as
-        many as the run's clusters were made of.
-      batch_size: clips per batch over all devices; None for that of the run.
       strategy: the devices; None for the present one.
 
     Returns:
@@ -74,59 +89,75 @@ def evaluate_splits(
         enough for any of its clusterings; and see frozen_features.make_features_of.
       FloatingPointError: see there.
     """
-    run = source.run
     if source.kind != PRETRAINED:
         raise ValueError(
             f"{source.kind} encoders have no clusters; take a pretrained run's."
         )
-    final = trained_run.final_clusters(run)
+    final = trained_run.final_clusters(source.run)
+    clustered = _clustered_streams(source.run, final, streams)
+    extraction = ExtractionSettings(
+        tuple(dict.fromkeys(s for names in clustered.values() for s in names)),
+        num_clips=settings.num_clips or source.run.config.features.clips_per_video,
+        average=True,
+        batch_size=settings.batch_size,
+    )
+    features = frozen_features.of_splits(source, splits, extraction, strategy=strategy)
+    return Results(
+        [
+            [
+                _compare(name, clustered[name], final, split, split_features)
+                for name in clustered
+            ]
+            for split, split_features in zip(splits, features, strict=True)
+        ]
+    )
+
+
+def _clustered_streams(
+    run: TrainedRun, final: FinalClusters, streams: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """By clustering its streams, of those clusterings that these are enough for."""
     method = supervision.method(run.config.method)
-    allowed = set(run.streams if streams is None else streams)
     clustered = {
-        name: names
+        name: tuple(names)
         for name in final.clusterings
-        if allowed.issuperset(names := supervision.clustered_streams(method, name))
+        if set(streams).issuperset(names := supervision.clustered_streams(method, name))
     }
     if not clustered:
         raise ValueError(
-            f"streams={sorted(allowed)}: the clusterings {list(final.clusterings)} are "
+            f"streams={sorted(streams)}: the clusterings {list(final.clusterings)} are "
             "of features of others too; take all of the run's streams."
         )
-    if num_clips is None:
-        num_clips = run.config.features.clips_per_video
-    features = frozen_features.of_splits(
-        source,
-        splits,
-        streams=tuple(dict.fromkeys(s for names in clustered.values() for s in names)),
-        num_clips=num_clips,
-        average=True,
-        batch_size=batch_size,
-        strategy=strategy,
-    )
-    results: list[Any] = []
-    for split, of_split in zip(splits, features, strict=True):
-        results.append([])
-        for name in clustered:
-            clustering = final.clusterings[name]
-            train = assign(of_split.train, clustered[name], clustering)
-            test = assign(of_split.test, clustered[name], clustering)
-            of_train = of_labels(train, split.train.labels)._asdict()
-            values = of_labels(test, split.test.labels)._asdict()
-            values |= {f"train_{key}": value for key, value in of_train.items()}
-            names = split.train.class_names
-            details = {
-                "num_clusters": len(clustering.centroids),
-                "round": final.round_index,
-                "num_train": len(train),
-                "num_test": len(test),
-                "train_clusters": ranked(train, split.train.labels, names),
-                "test_clusters": ranked(test, split.test.labels, names),
-            }
-            results[-1].append(SplitResult(name, values, details))
-    return results
+    return clustered
 
 
-def assign(
+def _compare(
+    name: str,
+    streams: Sequence[str],
+    final: FinalClusters,
+    split: Split,
+    features: SplitFeatures,
+) -> SplitResult:
+    """A clustering of these streams against the classes of a split."""
+    clustering = final.clusterings[name]
+    train = assign_clusters(features.train, streams, clustering)
+    test = assign_clusters(features.test, streams, clustering)
+    values = of_labels(test, split.test.labels)._asdict()
+    train_values = of_labels(train, split.train.labels)._asdict()
+    values |= {f"train_{metric}": value for metric, value in train_values.items()}
+    class_names = split.train.class_names
+    details = {
+        "num_clusters": len(clustering.centroids),
+        "round": final.round_index,
+        "num_train": len(train),
+        "num_test": len(test),
+        "train_clusters": ranked(train, split.train.labels, class_names),
+        "test_clusters": ranked(test, split.test.labels, class_names),
+    }
+    return SplitResult(name, values, details)
+
+
+def assign_clusters(
     features: Mapping[str, np.ndarray], streams: Sequence[str], clustering: Clustering
 ) -> np.ndarray:
     """[N] int32 nearest clusters of features that are clustered side by side.
@@ -156,12 +187,12 @@ def of_labels(clusters: np.ndarray, classes: np.ndarray) -> Quality:
       ValueError: shapes differ or there is no example.
     """
     pairs = agreement.count_pairs(clusters, classes)
-    found = agreement.compare(pairs)
+    scores = agreement.compare(pairs)
     return Quality(
-        nmi=found.nmi,
+        nmi=scores.nmi,
         ami=float(adjusted_mutual_info_score(classes, clusters)),
-        ari=float(found.ari),
-        purity=found.purity,
+        ari=float(scores.ari),
+        purity=scores.purity,
         # What does not change, if clusters are renamed to classes one to one.
         hungarian=1 - agreement.churn(pairs),
     )
@@ -179,7 +210,7 @@ def ranked(
 
     Returns:
       "cluster", "size", "class" (the commonest, of equal ones the first) and "purity"
-      (its share) of each.
+      (its fraction) of each.
     """
     counts = agreement.count_pairs(clusters, classes)
     sizes, best = counts.sum(axis=1), counts.argmax(axis=1)

@@ -1,8 +1,8 @@
 """Similarity of videos across modalities, by the clusters of both.
 
 A video is described by a distribution over the final clusters of one modality. The
-pairs of labels of the run's own videos tell how clusters of the two go together, which
-turns a distribution over the one's clusters into one over the other's.
+pairs of labels of the run's videos say how clusters of the two go together, which turns
+a distribution over the clusters of one modality into one over those of the other.
 """
 
 from typing import Any, NamedTuple
@@ -52,10 +52,10 @@ class Bridge(NamedTuple):
 
     def carry_over(self, features: np.ndarray, stream: str, other: str) -> np.ndarray:
         """[N, k'] float64, the same over the clusters that the other stream has."""
-        of_stream = distributions(
+        weights = distributions(
             features, self.clusterings[stream], temperature=self.temperature
         )
-        return np.sqrt(of_stream @ self.conditionals[stream, other])
+        return np.sqrt(weights @ self.conditionals[stream, other])
 
 
 def lacks(source: Source) -> str:
@@ -113,9 +113,9 @@ def co_occurrences(
     first: np.ndarray, second: np.ndarray, *, shape: tuple[int, int]
 ) -> np.ndarray:
     """Of [N] int labels, negative for none, [k, k'] int64 numbers of pairs."""
-    found = agreement.count_pairs(first, second).toarray()
+    pairs = agreement.count_pairs(first, second).toarray()
     counts = np.zeros(shape, np.int64)
-    counts[: found.shape[0], : found.shape[1]] = found
+    counts[: pairs.shape[0], : pairs.shape[1]] = pairs
     return counts
 
 
@@ -138,19 +138,19 @@ def distributions(
     """[N, k] float64: softmax over the clusters of minus the squared distance.
 
     Squared distances are measured by `temperature` times their mean from the examples
-    that the centroids were fitted to, each to its own centroid. In a balanced
+    that the centroids were fitted to, each to its centroid. In a balanced
     clustering they are taken after its offsets.
 
     Args:
       features: [N, D] float32, as the encoder gives them.
       clustering: made of features of the same encoder.
-      temperature: positive; the lower, the more of it has the nearest cluster.
+      temperature: positive; the lower, the more goes to the nearest cluster.
     """
     mean_square = clustering.inertia / max(int(clustering.sizes.sum()), 1)
     # With a centroid on every example the mean is zero, and the nearest has it all.
     unit = max(temperature * mean_square, 1e-9)
     centroids = clustering.centroids.astype(np.float64)
-    found = np.empty([len(features), len(centroids)])
+    probabilities = np.empty([len(features), len(centroids)])
     for start in range(0, len(features), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
         rows = preprocess(
@@ -166,5 +166,5 @@ def distributions(
             squares -= clustering.offsets
         logits = -squares / unit
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found[block] = weights / weights.sum(axis=1, keepdims=True)
-    return found
+        probabilities[block] = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities

@@ -11,8 +11,7 @@ import keras
 
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.models import two_stream
-from xdc_tf.runtime import files, json_files
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import files, json_files, workdir
 from xdc_tf.runtime.typed_settings import Number
 from xdc_tf.training import configuration, settings, supervision, trained_run
 from xdc_tf.training.configuration import Config
@@ -51,14 +50,14 @@ def open_source(directory: str, *, initial: bool = False) -> Source:
         encoders are asked for where there are none.
     """
     card = os.path.join(directory, EXPORT_CARD)
-    if os.path.exists(os.path.join(directory, work.CONFIG_FILE)):
+    if os.path.exists(os.path.join(directory, workdir.CONFIG_FILE)):
         run = trained_run.open_run(directory)
     elif os.path.exists(card):
         run = _open_export(directory, card)
     else:
         raise FileNotFoundError(
-            f"{directory} holds neither a run nor an export, no {work.CONFIG_FILE} and "
-            f"no {EXPORT_CARD}; make a run with python -m xdc_tf.cli.pretrain."
+            f"{directory} holds neither a run nor an export, no {workdir.CONFIG_FILE} "
+            f"and no {EXPORT_CARD}; make a run with python -m xdc_tf.cli.pretrain."
         )
     if initial and run.info is None:
         raise ValueError(
@@ -70,7 +69,7 @@ def open_source(directory: str, *, initial: bool = False) -> Source:
 
 
 def check_streams(source: Source, streams: Sequence[str]) -> tuple[str, ...]:
-    """The streams wanted, in the run's order; all for none.
+    """The streams that are asked for, in the run's order; all of them for none.
 
     Raises:
       ValueError: the run has no such stream.
@@ -133,13 +132,13 @@ def encoder_path(source: Source, stream: str) -> str:
     """The file of a stream's encoder; "" for a scratch one."""
     if source.kind == SCRATCH:
         return ""
-    return work.encoder_file(
+    return workdir.encoder_file(
         source.run.directory, stream, initial=source.kind == INITIAL
     )
 
 
 def describe(source: Source, stream: str) -> dict[str, Any]:
-    """What a report says of an encoder: where it is from, and its hash."""
+    """What a report says of an encoder: its origin and its hash."""
     path = encoder_path(source, stream)
     return {
         "kind": source.kind,

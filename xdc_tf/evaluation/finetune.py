@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data.clips import ClipSettings
@@ -19,18 +20,14 @@ from xdc_tf.evaluation import classifier_training, encoder_sources, metrics
 from xdc_tf.evaluation.classifier import Classifier
 from xdc_tf.evaluation.classifier_training import Epoch, Trained
 from xdc_tf.evaluation.encoder_sources import SCRATCH, Source
-from xdc_tf.evaluation.finetune_settings import (
-    FinetuneSettings,
-    check,
-    check_devices,
-)
+from xdc_tf.evaluation.finetune_settings import FinetuneSettings, check_devices
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
+from xdc_tf.evaluation.protocols import Results
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.features import extraction
 from xdc_tf.models import encoder_files
 from xdc_tf.models.encoder_files import Head
-from xdc_tf.runtime import files
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import files, outputs, workdir
 from xdc_tf.training import supervision
 
 CLASSIFIER_FILE = "classifier.json"
@@ -38,38 +35,38 @@ CLASSIFIER_FILE = "classifier.json"
 _BATCH_NORM_BATCHES = 50
 
 
-def evaluate_splits(
+def run(
     source: Source,
     splits: Sequence[Split],
+    settings: FinetuneSettings,
     *,
     streams: Sequence[str],
-    settings: FinetuneSettings,
-    strategy: tf.distribute.Strategy,
-    save_dir: str | None = None,
-) -> list[list[SplitResult]]:
+    strategy: tf.distribute.Strategy | None = None,
+) -> Results:
     """Trains a classifier for every split and stream and scores it on the test videos.
 
     Args:
       source: of the encoders, each of which starts every split anew.
       splits: labelled records with their test records.
+      settings: of training and test. Their save_dir, if any, gets split_NAME/ with
+        STREAM_encoder.keras, STREAM_heads.npz and STREAM_classifier.json; it is made if
+        missing.
       streams: names of the encoders.
-      settings: of training and test.
-      strategy: the devices of this process.
-      save_dir: if given, gets split_NAME/ with STREAM_encoder.keras, STREAM_heads.npz
-        and STREAM_classifier.json; made if missing.
+      strategy: the devices of this process; None for the present one.
 
     Returns:
       For each split one result per stream: top1, top5 and mean_class; its details have
-      metrics.as_details and classifier_training.Trained.as_details.
+      metrics.as_details and classifier_training.Trained.as_details. A note says how the
+      epoch was chosen.
 
     Raises:
       FileNotFoundError: without an encoder.
-      ValueError: on settings that cannot be, an unknown stream, a batch that the
-        devices cannot share, or several worker processes.
+      ValueError: on an unknown stream, a batch that the devices cannot share, or
+        several worker processes.
       FloatingPointError: on a loss that is not finite; names epoch and step.
       OSError: if the disk fails.
     """
-    check(settings)
+    strategy = strategy or tf.distribute.get_strategy()
     check_devices(settings, strategy.num_replicas_in_sync)
     if workers.place(strategy)[1] > 1:
         raise ValueError(
@@ -77,40 +74,25 @@ def evaluate_splits(
             "TF_CONFIG."
         )
     encoder_sources.check_streams(source, streams)
-    return [
-        [
-            _evaluate(
-                source,
-                split,
-                stream,
-                settings=settings,
-                strategy=strategy,
-                save_dir=save_dir and os.path.join(save_dir, f"split_{split.name}"),
-            )
-            for stream in streams
-        ]
+    if settings.save_dir:
+        outputs.try_directory(settings.save_dir)
+    results = [
+        [_evaluate(source, split, stream, settings, strategy) for stream in streams]
         for split in splits
     ]
+    return Results(results, (results[0][0].details["selection"],))
 
 
 def _evaluate(
     source: Source,
     split: Split,
     stream: str,
-    *,
     settings: FinetuneSettings,
     strategy: tf.distribute.Strategy,
-    save_dir: str | None,
 ) -> SplitResult:
     modality = source.run.streams[stream]
     clip = settings.clip(source.run.clip)
-    train = split.train
-    if settings.num_train:
-        train = train.part(
-            classifier_training.few_per_class(
-                train.labels, settings.num_train, settings.seed
-            )
-        )
+    train = _training_part(split, settings)
     encoder = encoder_sources.load_encoder(source, stream)
     classifier = classifiers.build(
         encoder,
@@ -124,7 +106,7 @@ def _evaluate(
         _refresh(classifier, train, clip=clip, settings=settings, strategy=strategy)
     predict = classifiers.make_predict(classifier, strategy)
 
-    def tell(epoch: Epoch) -> None:
+    def print_epoch(epoch: Epoch) -> None:
         print(_line(epoch, settings, f"split {split.name}, {stream}"), flush=True)
 
     trained = classifier_training.train(
@@ -134,7 +116,7 @@ def _evaluate(
         clip=clip,
         settings=settings,
         strategy=strategy,
-        on_epoch=tell,
+        on_epoch=print_epoch,
     )
     scores = classifier_training.predict_scores(
         predict,
@@ -146,21 +128,37 @@ def _evaluate(
         batch_size=settings.eval_batch_size,
         strategy=strategy,
     )
-    found = metrics.accuracies(scores, split.test.labels)
+    result = _result(stream, split, scores, trained, clip)
+    if settings.save_dir:
+        encoder.set_weights(classifier.encoder.get_weights())
+        directory = os.path.join(settings.save_dir, f"split_{split.name}")
+        _save(encoder, classifier, stream, directory, train, clip, trained)
+    return result
+
+
+def _training_part(split: Split, settings: FinetuneSettings) -> LabelledRecords:
+    """The training videos, or so many of each class as the settings ask for."""
+    if not settings.num_train:
+        return split.train
+    return split.train.part(
+        classifier_training.few_per_class(
+            split.train.labels, settings.num_train, settings.seed
+        )
+    )
+
+
+def _result(
+    stream: str, split: Split, scores: np.ndarray, trained: Trained, clip: ClipSettings
+) -> SplitResult:
+    """What [N, K] scores of the test videos are worth."""
+    accuracies = metrics.accuracies(scores, split.test.labels)
     details = {
-        **metrics.as_details(found, split.test.class_names),
+        **metrics.as_details(accuracies, split.test.class_names),
         **trained.as_details(),
         "num_test": len(split.test.labels),
-        "clip": _told(clip),
+        "clip": _clip_as_json(clip),
     }
-    if save_dir:
-        encoder.set_weights(classifier.encoder.get_weights())
-        _save(encoder, classifier, stream, save_dir, train, clip, trained)
-    return SplitResult(
-        stream,
-        {"top1": found.top1, "top5": found.top5, "mean_class": found.mean_class},
-        details,
-    )
+    return SplitResult(stream, metrics.main_metrics(accuracies), details)
 
 
 def _refresh(
@@ -188,9 +186,9 @@ def _refresh(
     )
 
 
-def _line(epoch: Epoch, settings: FinetuneSettings, what: str) -> str:
+def _line(epoch: Epoch, settings: FinetuneSettings, classifier: str) -> str:
     line = (
-        f"{what}: epoch {epoch.epoch}/{settings.num_epochs}, rate "
+        f"{classifier}: epoch {epoch.epoch}/{settings.num_epochs}, rate "
         f"{epoch.learning_rate:.2g}, loss {epoch.train_loss:.3f}, accuracy "
         f"{100 * epoch.train_accuracy:.1f}%"
     )
@@ -202,10 +200,10 @@ def _line(epoch: Epoch, settings: FinetuneSettings, what: str) -> str:
     )
 
 
-def _told(clip: ClipSettings) -> dict[str, Any]:
+def _clip_as_json(clip: ClipSettings) -> dict[str, Any]:
     """A clip's shape, of types that JSON has."""
-    told = clip._asdict()
-    return told | {name: list(told[name]) for name in ("video_mean", "video_std")}
+    values = clip._asdict()
+    return values | {name: list(values[name]) for name in ("video_mean", "video_std")}
 
 
 def _save(
@@ -217,20 +215,20 @@ def _save(
     clip: ClipSettings,
     trained: Trained,
 ) -> None:
-    """Encoder and head as a run's files, and what they take and tell apart."""
-    encoder_files.save_encoder(encoder, work.encoder_file(directory, stream))
+    """Encoder and head as a run's files, and a JSON file of their clip and classes."""
+    encoder_files.save_encoder(encoder, workdir.encoder_file(directory, stream))
     kernel, bias = classifier.head.get_weights()
     encoder_files.save_heads(
         {supervision.TRUE_LABELS: Head(kernel, bias)},
-        work.heads_file(directory, stream),
+        workdir.heads_file(directory, stream),
     )
-    told = {
+    values = {
         "stream": stream,
         "modality": classifier.modality,
         "class_names": list(records.class_names),
-        "clip": _told(clip),
+        "clip": _clip_as_json(clip),
         "best_epoch": trained.best.epoch,
         "held_out_accuracy": trained.best.held_out_accuracy,
     }
     path = os.path.join(directory, f"{stream}_{CLASSIFIER_FILE}")
-    files.write_text(path, json.dumps(told, indent=2) + "\n")
+    files.write_text(path, json.dumps(values, indent=2) + "\n")

@@ -1,143 +1,122 @@
-"""How a classifier is trained and tested: named values, checked."""
+"""How a classifier is trained and tested: the keys of finetuning, checked."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clips import ClipSettings
+from xdc_tf.evaluation.protocols import Options, Settings, key
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime import typed_settings
 from xdc_tf.runtime.typed_settings import Choice, Kind, Number, Several, Whole
 from xdc_tf.training.configuration import PRECISIONS
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
-# Where configs/finetune/base.py has each key, but for seed, frozen and augmentation.
-_GROUPS = {
-    "clip": ("num_frames", "fps", "crop_size", "audio_secs"),
-    "model": ("dropout", "batch_norm_momentum", "synchronized_batch_norm", "precision"),
-    "optimizer": (
-        *("head_learning_rate", "encoder_learning_rate", "layer_decay", "momentum"),
-        *("weight_decay", "schedule", "warmup_epochs", "milestones", "decay_factor"),
-    ),
-    "training": (
-        *("num_train", "batch_size", "num_epochs", "clips_per_epoch", "head_epochs"),
-        *("shuffle_buffer", "held_out_share", "held_out_clips", "evaluate_every"),
-    ),
-    "test": ("num_clips", "num_crops", "eval_batch_size"),
-}
-
-_COUNT, _RATE = Whole(1), Number(0, 1e6)
+_RATE = Number(0, 1e6)
 _BELOW_ONE = Number(0, 1, below=True)
 _FACTOR = Number(0, 1, above=True)
-_RANGES: dict[str, Any] = {
-    "seed": Whole(),
-    "frozen": Kind(bool),
-    "num_frames": Whole(0, 4096),
-    "fps": Number(0, 1e4),
-    "crop_size": Whole(0, 4096),
-    "audio_secs": Number(0, 3600),
-    "dropout": _BELOW_ONE,
-    "batch_norm_momentum": Number(0, 1),
-    "synchronized_batch_norm": Kind(bool),
-    "precision": Choice(PRECISIONS),
-    "head_learning_rate": Number(0, 1e6, above=True),
-    "encoder_learning_rate": _RATE,
-    "layer_decay": _FACTOR,
-    "momentum": _BELOW_ONE,
-    "weight_decay": _RATE,
-    "schedule": Choice(tuple(SCHEDULES)),
-    "warmup_epochs": Number(0, 1e6),
-    "milestones": Several(Number(0, 1e6)),
-    "decay_factor": _FACTOR,
-    "num_train": Whole(),
-    "batch_size": _COUNT,
-    "num_epochs": Whole(1, 1_000_000),
-    "clips_per_epoch": Whole(),
-    "head_epochs": Whole(),
-    "shuffle_buffer": _COUNT,
-    "held_out_share": _BELOW_ONE,
-    "held_out_clips": Whole(1, 10_000),
-    "evaluate_every": _COUNT,
-    "num_clips": Whole(1, 10_000),
-    "num_crops": Choice((1, 3)),
-    "eval_batch_size": _COUNT,
-}
 
 
-class FinetuneSettings(NamedTuple):
-    """What is trained, how, and how it is tested; see configs/finetune/base.py.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(Settings):
+    """What is trained, how, and how it is tested.
+
+    Every key has its type, its range and its place in a configuration here;
+    configs/finetune/base.py has its default and says what it means.
 
     Attributes:
-      seed: of the head, held-out videos, clips, their order and dropout.
-      frozen: train the head alone, on an encoder in evaluation mode.
-      num_frames, fps, crop_size, audio_secs: of a clip; 0 as the encoder was trained.
-      augmentation: random changes of training clips.
-      dropout: share of the features that the head does not see in a step.
-      batch_norm_momentum: kept share of the moving statistics at each update.
-      synchronized_batch_norm: statistics over all devices.
-      precision: one of configuration.PRECISIONS.
-      head_learning_rate, encoder_learning_rate: peaks, for the whole batch.
-      layer_decay: each stage of the encoder has the rate of the one above times this.
-      momentum: of SGD.
-      weight_decay: coefficient of the L2 penalty on kernels.
-      schedule: one of schedules.SCHEDULES.
-      warmup_epochs: of linear growth; may be a part of an epoch.
-      milestones, decay_factor: for "steps": epochs done when the rate is multiplied.
-      num_train: training videos per class; 0: all.
-      batch_size: clips for one update, over all devices.
-      num_epochs: how often clips_per_epoch are trained on.
-      clips_per_epoch: 0: one of each training video.
-      head_epochs: the first so many train the head alone.
-      shuffle_buffer: clips.
-      held_out_share: of the training videos, by which the best epoch is chosen.
-      held_out_clips: clips per held-out video.
-      evaluate_every: epochs from one look at the held-out videos to the next.
-      num_clips: clips per test video, evenly spread.
-      num_crops: 1 or 3 per clip along the longer side; sound has 1.
-      eval_batch_size: clips per batch for held-out and test videos.
+      save_dir: directory that gets the classifiers; None to keep none.
+
+    Raises:
+      ValueError: on a value that cannot be; names key, value and remedy.
     """
 
-    seed: int = 0
-    frozen: bool = False
-    num_frames: int = 0
-    fps: float = 0.0
-    crop_size: int = 0
-    audio_secs: float = 0.0
-    augmentation: Augmentation = Augmentation()
-    dropout: float = 0.0
-    batch_norm_momentum: float = 0.9
-    synchronized_batch_norm: bool = False
-    precision: str = "float32"
-    head_learning_rate: float = 0.01
-    encoder_learning_rate: float = 0.001
-    layer_decay: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.0
-    milestones: tuple[float, ...] = ()
-    decay_factor: float = 0.1
-    num_train: int = 0
-    batch_size: int = 32
-    num_epochs: int = 12
-    clips_per_epoch: int = 0
-    head_epochs: int = 0
-    shuffle_buffer: int = 2048
-    held_out_share: float = 0.1
-    held_out_clips: int = 3
-    evaluate_every: int = 1
-    num_clips: int = 10
-    num_crops: int = 1
-    eval_batch_size: int = 32
+    seed: int = key(Whole(), group="")
+    frozen: bool = key(Kind(bool), group="")
+    num_frames: int = key(Whole(0, 4096), group="clip")
+    fps: float = key(Number(0, 1e4), group="clip")
+    crop_size: int = key(Whole(0, 4096), group="clip")
+    audio_secs: float = key(Number(0, 3600), group="clip")
+    augmentation: Augmentation = key(None, group="")
+    dropout: float = key(_BELOW_ONE, group="model")
+    batch_norm_momentum: float = key(Number(0, 1), group="model")
+    synchronized_batch_norm: bool = key(Kind(bool), group="model")
+    precision: str = key(Choice(PRECISIONS), group="model")
+    head_learning_rate: float = key(Number(0, 1e6, above=True), group="optimizer")
+    encoder_learning_rate: float = key(_RATE, group="optimizer")
+    layer_decay: float = key(_FACTOR, group="optimizer")
+    momentum: float = key(_BELOW_ONE, group="optimizer")
+    weight_decay: float = key(_RATE, group="optimizer")
+    schedule: str = key(Choice(SCHEDULES), group="optimizer")
+    warmup_epochs: float = key(Number(0, 1e6), group="optimizer")
+    milestones: tuple[float, ...] = key(Several(Number(0, 1e6)), group="optimizer")
+    decay_factor: float = key(_FACTOR, group="optimizer")
+    num_train: int = key(Whole(), group="training")
+    batch_size: int = key(Whole(1), group="training")
+    num_epochs: int = key(Whole(1, 1_000_000), group="training")
+    clips_per_epoch: int = key(Whole(), group="training")
+    head_epochs: int = key(Whole(), group="training")
+    shuffle_buffer: int = key(Whole(1), group="training")
+    held_out_share: float = key(_BELOW_ONE, group="training")
+    held_out_clips: int = key(Whole(1, 10_000), group="training")
+    evaluate_every: int = key(Whole(1), group="training")
+    num_clips: int = key(Whole(1, 10_000), group="test")
+    num_crops: int = key(Choice((1, 3)), group="test")
+    eval_batch_size: int = key(Whole(1), group="test")
+    save_dir: str | None = key(Kind(str), None, reported=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        typed_settings.check(self.augmentation, key="config.augmentation")
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError(
+                f"{self.shown('milestones')} must be the epochs at which "
+                "schedule='steps' goes down; give some."
+            )
+        late = [epoch for epoch in self.milestones if not 0 < epoch < self.num_epochs]
+        if late and self.schedule == "steps":
+            raise ValueError(
+                f"{self.shown('milestones')} must lie between 0 and "
+                f"{self.shown('num_epochs')}; take out {late} or train longer."
+            )
+        if self.warmup_epochs >= self.num_epochs:
+            raise ValueError(
+                f"{self.shown('warmup_epochs')} leaves none of "
+                f"{self.shown('num_epochs')} at the full learning rate; lower it."
+            )
+
+    @classmethod
+    def from_options(cls, options: Options) -> "FinetuneSettings":
+        """The settings of the recipe, with the options' clips and batch of the test.
+
+        Raises:
+          ValueError: see finetune_settings.
+        """
+        changes = {
+            "num_clips": options.num_clips,
+            "eval_batch_size": options.batch_size,
+            "save_dir": options.save_dir,
+        }
+        return dataclasses.replace(
+            finetune_settings(options.recipe or {}),
+            **{name: value for name, value in changes.items() if value},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What a report states of the settings, of types that JSON has."""
+        values = {"num_clips": self.num_clips} | super().as_json()
+        return values | {"augmentation": self.augmentation._asdict()}
 
     def clip(self, trained_on: ClipSettings) -> ClipSettings:
         """The clips to train and test on, by those of the encoder."""
-        wanted = {key: getattr(self, key) for key in _GROUPS["clip"]}
-        changes = {key: value for key, value in wanted.items() if value}
-        return trained_on._replace(**changes)
+        values = {name: getattr(self, name) for name in _keys_of("clip")}
+        return trained_on._replace(
+            **{name: value for name, value in values.items() if value}
+        )
 
     def layers(self) -> LayerSettings:
-        """What the layers of the classifier in training are made with."""
+        """The settings of the layers of a classifier in training."""
         return LayerSettings(
             batch_norm_momentum=self.batch_norm_momentum,
             synchronized_batch_norm=self.synchronized_batch_norm,
@@ -165,72 +144,53 @@ def finetune_settings(config: Mapping[str, Any]) -> FinetuneSettings:
       ValueError: on a key that is missing or unknown, or a value that cannot be.
     """
     config = dict(config)
+    values: dict[str, Any] = {}
+    for group in _GROUPS:
+        members = dict(config.pop(group, {}))
+        _check_keys(f"config.{group}", members, _keys_of(group))
+        values |= members
     augmentation = dict(config.pop("augmentation", {}))
     _check_keys("config.augmentation", augmentation, Augmentation._fields)
-    values = {"augmentation": Augmentation(**augmentation)}
-    for group, keys in _GROUPS.items():
-        found = dict(config.pop(group, {}))
-        _check_keys(f"config.{group}", found, keys)
-        values |= found
-    _check_keys("config", config, ("seed", "frozen"))
-    values |= config
+    _check_keys("config", config, set(_keys_of("")) - {"augmentation"})
+    values |= config | {"augmentation": Augmentation(**augmentation)}
     if isinstance(values["milestones"], list):
         values["milestones"] = tuple(values["milestones"])
-    return check(FinetuneSettings(**values))
-
-
-def _check_keys(name: str, found: Mapping[str, Any], wanted: Sequence[str]) -> None:
-    if set(found) != set(wanted):
-        raise ValueError(
-            f"{name} has the keys {sorted(found)} and needs {sorted(wanted)}; start "
-            "from configs/finetune/base.py."
-        )
-
-
-def check(settings: FinetuneSettings) -> FinetuneSettings:
-    """The same settings, which can be.
-
-    Raises:
-      ValueError: on a value that cannot be; names key, value and remedy.
-    """
-    s = settings
-    for key, key_range in _RANGES.items():
-        if not key_range.fits(getattr(s, key)):
-            raise ValueError(f"{_told(s, key)} must be {key_range}.")
-    typed_settings.check(s.augmentation, key="config.augmentation")
-    if s.schedule == "steps" and not s.milestones:
-        raise ValueError(
-            f"{_told(s, 'milestones')} must be the epochs at which schedule='steps' "
-            "goes down; give some."
-        )
-    late = [epoch for epoch in s.milestones if not 0 < epoch < s.num_epochs]
-    if late and s.schedule == "steps":
-        raise ValueError(
-            f"{_told(s, 'milestones')} must lie between 0 and "
-            f"{_told(s, 'num_epochs')}; take out {late} or train longer."
-        )
-    if s.warmup_epochs >= s.num_epochs:
-        raise ValueError(
-            f"{_told(s, 'warmup_epochs')} leaves none of {_told(s, 'num_epochs')} at "
-            "the full learning rate; lower it."
-        )
-    return settings
+    return FinetuneSettings(**values)
 
 
 def check_devices(settings: FinetuneSettings, num_devices: int) -> None:
     """Raises ValueError if a batch cannot be split over the devices."""
-    for key in ("batch_size", "eval_batch_size"):
-        if getattr(settings, key) % num_devices:
+    for name in ("batch_size", "eval_batch_size"):
+        if getattr(settings, name) % num_devices:
             raise ValueError(
-                f"{_told(settings, key)} is not a multiple of the {num_devices} "
+                f"{settings.shown(name)} is not a multiple of the {num_devices} "
                 "devices; change it, or use another number of devices."
             )
 
 
-def _told(settings: FinetuneSettings, key: str) -> str:
-    """A key as the command line has it, and its value."""
-    groups = [f"{group}." for group, keys in _GROUPS.items() if key in keys]
-    value = getattr(settings, key)
-    # Without the quotes of lists, so that the middle of long ones can be left out.
-    shown = str(value) if isinstance(value, list | tuple) else repr(value)
-    return f"config.{groups[0] if groups else ''}{key}={shown[:200]}"
+def _keys_of(group: str) -> list[str]:
+    """The keys of a part of the configuration, "" for its top."""
+    return [
+        field.name
+        for field in dataclasses.fields(FinetuneSettings)
+        if field.metadata["group"] == group
+    ]
+
+
+def _check_keys(
+    name: str, members: Mapping[str, Any], expected: Collection[str]
+) -> None:
+    if set(members) != set(expected):
+        raise ValueError(
+            f"{name} has the keys {sorted(members)} and needs {sorted(expected)}; "
+            "start from configs/finetune/base.py."
+        )
+
+
+_GROUPS = tuple(
+    dict.fromkeys(
+        field.metadata["group"]
+        for field in dataclasses.fields(FinetuneSettings)
+        if field.metadata["group"]
+    )
+)

@@ -4,10 +4,12 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.example_tables import Examples
 from xdc_tf.distribution import devices
 from xdc_tf.evaluation import encoder_sources, labelled_records
@@ -16,6 +18,25 @@ from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures
 from xdc_tf.models import folding
+
+
+class ExtractionSettings(NamedTuple):
+    """Which features are extracted.
+
+    Attributes:
+      streams: names of the encoders.
+      num_clips: evenly spread clips per video.
+      average: average a video's features over its clips.
+      with_initial: also extract with the encoders that the run started from, under
+        initial_name(stream).
+      batch_size: clips per batch over all devices; None for that of the run.
+    """
+
+    streams: Sequence[str]
+    num_clips: int
+    average: bool = False
+    with_initial: bool = False
+    batch_size: int | None = None
 
 
 class SplitFeatures(NamedTuple):
@@ -31,7 +52,7 @@ class SplitFeatures(NamedTuple):
 
 
 def initial_name(stream: str) -> str:
-    """Under which features of a stream's encoder as the run started are kept."""
+    """The name for features of a stream's encoder as it was before the run."""
     return f"initial_{stream}"
 
 
@@ -43,25 +64,21 @@ def has_initial(source: Source) -> bool:
 def of_splits(
     source: Source,
     splits: Sequence[Split],
+    settings: ExtractionSettings,
     *,
-    streams: Sequence[str],
-    num_clips: int,
-    average: bool,
-    with_initial: bool = False,
-    batch_size: int | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Iterator[SplitFeatures]:
     """Features of each split in turn; every video goes through the encoders once.
 
     A directory's features are kept until the last split that has it. Random encoders
-    are the exception: each split gives them batch-norm statistics of its own training
-    videos, and so features of its own.
+    are the exception: each split gives them batch-norm statistics of its training
+    videos, and so other features.
 
     Args:
       source: of the encoders.
       splits: labelled records.
-      streams: names of the encoders.
-      num_clips, average, with_initial, batch_size, strategy: see make_features_of.
+      settings: of the extraction.
+      strategy: the devices; None for the present one.
 
     Raises:
       FileNotFoundError, ValueError, FloatingPointError: see make_features_of.
@@ -69,18 +86,11 @@ def of_splits(
     groups = [[split] for split in splits] if source.kind == SCRATCH else [splits]
     for group in groups:
         features_of = make_features_of(
-            source,
-            streams,
-            num_clips=num_clips,
-            average=average,
-            with_initial=with_initial,
-            statistics_of=group[0].train,
-            batch_size=batch_size,
-            strategy=strategy,
+            source, settings, statistics_of=group[0].train, strategy=strategy
         )
         kept: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]] = {}
         for number, split in enumerate(group):
-            found = []
+            parts = []
             for part in (split.train, split.test):
                 if part.directory not in kept:
                     union = _union(group, part.directory)
@@ -88,42 +98,33 @@ def of_splits(
                     kept[part.directory] = indices, features_of(union)
                 indices, rows = kept[part.directory]
                 chosen = np.searchsorted(indices, part.examples.example_indices)
-                found.append({name: values[chosen] for name, values in rows.items()})
+                parts.append({name: values[chosen] for name, values in rows.items()})
             later = {
                 part.directory
                 for other in group[number + 1 :]
                 for part in (other.train, other.test)
             }
             kept = {name: values for name, values in kept.items() if name in later}
-            yield SplitFeatures(*found)
+            yield SplitFeatures(*parts)
 
 
 def make_features_of(
     source: Source,
-    streams: Sequence[str],
+    settings: ExtractionSettings,
     *,
-    num_clips: int,
-    average: bool = False,
-    with_initial: bool = False,
     statistics_of: LabelledRecords | None = None,
-    batch_size: int | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Callable[[LabelledRecords], dict[str, np.ndarray]]:
     """Loads encoders and makes the function features_of(records).
 
     It gives for each stream [N, C, D] float32 in the order of records.examples, of C
-    evenly spread clips in evaluation mode; batch norm is folded into the convolutions.
+    evenly spread clips in evaluation mode, or [N, D] of their average; batch norm is
+    folded into the convolutions.
 
     Args:
       source: of the encoders.
-      streams: names of the encoders.
-      num_clips: C.
-      average: give [N, D], the mean over the clips.
-      with_initial: also those of the encoders that the run started from, under
-        initial_name(stream).
-      statistics_of: the videos that give random encoders their batch-norm statistics;
-        others have them.
-      batch_size: clips per batch over all devices; None for that of the run.
+      settings: of the extraction.
+      statistics_of: videos that give random encoders their batch-norm statistics.
       strategy: the devices; None for the present one.
 
     Raises:
@@ -133,28 +134,9 @@ def make_features_of(
       FloatingPointError: when called, on features that are not finite.
     """
     run, strategy = source.run, strategy or tf.distribute.get_strategy()
-    batch_size = batch_size or run.batch_size
-    encoder_sources.check_streams(source, streams)
-    if not streams:
-        raise ValueError(f"no streams are given; choose of {list(run.streams)}.")
-    if batch_size % strategy.num_replicas_in_sync:
-        raise ValueError(
-            f"batch_size={batch_size} must be a multiple of the "
-            f"{strategy.num_replicas_in_sync} devices."
-        )
-    with strategy.scope():
-        encoders = {
-            stream: encoder_sources.load_encoder(source, stream) for stream in streams
-        }
-        if with_initial:
-            initial = source._replace(kind=encoder_sources.INITIAL)
-            encoders |= {
-                initial_name(stream): encoder_sources.load_encoder(initial, stream)
-                for stream in streams
-            }
-    modalities = {stream: run.streams[stream] for stream in streams}
-    if with_initial:
-        modalities |= {initial_name(name): seen for name, seen in modalities.items()}
+    batch_size = settings.batch_size or run.batch_size
+    _check(source, settings.streams, batch_size, strategy.num_replicas_in_sync)
+    encoders, modalities = _load_encoders(source, settings, strategy)
     if source.kind == SCRATCH and statistics_of is not None:
         extraction.refresh_batch_norm(
             encoders,
@@ -168,25 +150,61 @@ def make_features_of(
 
     def features_of(records: LabelledRecords) -> dict[str, np.ndarray]:
         batches = pipeline.evaluation_batches(
-            records.shards,
-            clip=run.clip,
+            ClipSource(
+                records.shards,
+                run.clip,
+                tuple(dict.fromkeys(modalities.values())),
+                records.promised,
+            ),
             batch_size=batch_size,
-            num_clips=num_clips,
+            num_clips=settings.num_clips,
             keep=records.keep,
-            modalities=tuple(dict.fromkeys(modalities.values())),
-            promised=records.promised,
         )
-        found = extract_clips(devices.distribute(batches, strategy))
-        if average:
-            return {
-                name: rows[:, 0]
-                for name, rows in _in_order(
-                    extraction.average_clips(found), records, folded, num_clips=1
-                ).items()
-            }
-        return _in_order(found, records, folded, num_clips=num_clips)
+        clip_features = extract_clips(devices.distribute(batches, strategy))
+        if not settings.average:
+            return _in_order(
+                clip_features, records, folded, num_clips=settings.num_clips
+            )
+        means = extraction.average_clips(clip_features)
+        rows = _in_order(means, records, folded, num_clips=1)
+        return {name: features[:, 0] for name, features in rows.items()}
 
     return features_of
+
+
+def _check(
+    source: Source, streams: Sequence[str], batch_size: int, num_devices: int
+) -> None:
+    encoder_sources.check_streams(source, streams)
+    if not streams:
+        raise ValueError(f"no streams are given; choose of {list(source.run.streams)}.")
+    if batch_size % num_devices:
+        raise ValueError(
+            f"batch_size={batch_size} must be a multiple of the {num_devices} devices."
+        )
+
+
+def _load_encoders(
+    source: Source, settings: ExtractionSettings, strategy: tf.distribute.Strategy
+) -> tuple[dict[str, keras.Model], dict[str, str]]:
+    """Encoders and their modalities, by stream and by initial_name."""
+    with strategy.scope():
+        encoders = {
+            stream: encoder_sources.load_encoder(source, stream)
+            for stream in settings.streams
+        }
+        if settings.with_initial:
+            initial = source._replace(kind=encoder_sources.INITIAL)
+            encoders |= {
+                initial_name(stream): encoder_sources.load_encoder(initial, stream)
+                for stream in settings.streams
+            }
+    modalities = {stream: source.run.streams[stream] for stream in settings.streams}
+    if settings.with_initial:
+        modalities |= {
+            initial_name(stream): modality for stream, modality in modalities.items()
+        }
+    return encoders, modalities
 
 
 def _in_order(
@@ -254,15 +272,17 @@ def _training_clips(
             f"{num_devices} devices; use fewer devices."
         )
     batches = pipeline.training_batches(
-        records.shards,
-        clip=source.run.clip,
+        ClipSource(
+            records.shards,
+            source.run.clip,
+            tuple(dict.fromkeys(modalities.values())),
+            records.promised,
+        ),
         augmentation=config.augmentation,
         batch_size=batch_size,
         keep=records.keep,
         seed=source.seed,
         shuffle_buffer=config.training.shuffle_buffer,
-        modalities=tuple(dict.fromkeys(modalities.values())),
-        promised=records.promised,
     )
     number = min(config.features.batch_norm_batches, num_examples // batch_size)
     return itertools.islice(devices.distribute(batches, strategy), number)

@@ -5,13 +5,13 @@ directory and a pair of manifests for each.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_prep.manifest import read_manifest
-from xdc_tf.data import content_hashes, dataset_info, record_directory
+from xdc_tf.data import dataset_info, record_directory, record_index
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
@@ -62,11 +62,11 @@ class LabelledRecords(NamedTuple):
     @property
     def shards(self) -> list[str]:
         """Paths of the files of records that hold an example of these, in order."""
-        wanted = set(self.examples.shards.tolist())
+        file_names = set(self.examples.shards.tolist())
         return [
             os.path.join(self.directory, shard.file)
             for shard in self.info.shards
-            if shard.file in wanted
+            if shard.file in file_names
         ]
 
     def part(self, chosen: np.ndarray) -> "LabelledRecords":
@@ -92,15 +92,15 @@ class Split(NamedTuple):
 
 def describe(records: LabelledRecords) -> dict[str, Any]:
     """Where the records are, and what chose them, of types that JSON has."""
-    told = {
+    values = {
         "directory": records.directory,
         "manifest_sha256": records.info.manifest_sha256,
         "num_examples": len(records.examples.labels),
     }
     if records.manifest:
-        told["chosen_by"] = records.manifest
-        told["chosen_by_sha256"] = records.chosen_by_sha256
-    return told
+        values["chosen_by"] = records.manifest
+        values["chosen_by_sha256"] = records.chosen_by_sha256
+    return values
 
 
 def check_filled(records: LabelledRecords, filled: np.ndarray) -> None:
@@ -154,9 +154,33 @@ def open_splits(
         without labels or of fewer than two classes, test classes without a training
         example, a split without examples, or videos in both parts.
     """
-    if bool(train_manifests) != bool(test_manifests) or (
-        len(train_manifests) != len(test_manifests)
-    ):
+    _check_numbers(train_dirs, test_dirs, train_manifests, test_manifests)
+    opened = {
+        directory: _open(directory, run, modalities)
+        for directory in dict.fromkeys((*train_dirs, *test_dirs))
+    }
+    trains = [opened[directory] for directory in train_dirs]
+    tests = [opened[directory] for directory in test_dirs] or trains
+    if train_manifests:
+        trains = [_select(trains[0], manifest) for manifest in train_manifests]
+        tests = [_select(tests[0], manifest) for manifest in test_manifests]
+    clip_secs = _clip_secs(clip or run.clip, modalities)
+    return [
+        _pair(
+            str(number), train, test, clip_secs=clip_secs, allow_overlap=allow_overlap
+        )
+        for number, (train, test) in enumerate(zip(trains, tests, strict=True), start=1)
+    ]
+
+
+def _check_numbers(
+    train_dirs: Sequence[str],
+    test_dirs: Sequence[str],
+    train_manifests: Sequence[str],
+    test_manifests: Sequence[str],
+) -> None:
+    """Raises ValueError unless directories, or manifests, pair up."""
+    if len(train_manifests) != len(test_manifests):
         raise ValueError(
             f"{len(train_manifests)} training and {len(test_manifests)} test manifests "
             "make no splits; give one of each for every split."
@@ -173,41 +197,11 @@ def open_splits(
             "--test_records is missing, the labelled records to be tested on; or "
             "--train_manifests and --test_manifests, which choose of --records."
         )
-    test_dirs = test_dirs or train_dirs
-    if len(train_dirs) != len(test_dirs):
+    if test_dirs and len(train_dirs) != len(test_dirs):
         raise ValueError(
             f"{len(train_dirs)} directories to train on and {len(test_dirs)} to test "
             "on make no splits; give as many of each."
         )
-    opened = {
-        directory: _open(directory, run, modalities)
-        for directory in dict.fromkeys((*train_dirs, *test_dirs))
-    }
-    if train_manifests:
-        pairs = [
-            (
-                _select(opened[train_dirs[0]], train_manifest),
-                _select(opened[test_dirs[0]], test_manifest),
-            )
-            for train_manifest, test_manifest in zip(
-                train_manifests, test_manifests, strict=True
-            )
-        ]
-    else:
-        pairs = [
-            (opened[train], opened[test])
-            for train, test in zip(train_dirs, test_dirs, strict=True)
-        ]
-    return [
-        _pair(
-            str(number),
-            train,
-            test,
-            clip_secs=_clip_secs(clip or run.clip, modalities),
-            allow_overlap=allow_overlap,
-        )
-        for number, (train, test) in enumerate(pairs, start=1)
-    ]
 
 
 def _open(
@@ -224,8 +218,8 @@ def _open(
             f"{directory} has no labelled video; convert a manifest with a column "
             "label."
         )
-    found = LabelledRecords(directory, info, examples, (), opened.promised)
-    return found.part(labelled)
+    records = LabelledRecords(directory, info, examples, (), opened.promised)
+    return records.part(labelled)
 
 
 def _select(records: LabelledRecords, manifest: str) -> LabelledRecords:
@@ -269,13 +263,6 @@ def _pair(
             f"{train.directory} has no example to learn from; use records of the same "
             "classes."
         )
-    warnings = []
-    absent = [label for label in classes if label not in _names(test)]
-    if absent:
-        warnings.append(
-            f"{len(absent)} of {len(classes)} classes have no test video: "
-            f"{_few(absent)}"
-        )
     both = _in_both(train, test)
     if both and not allow_overlap:
         raise ValueError(
@@ -283,28 +270,45 @@ def _pair(
             f"also in training, by id or content, such as {both[0]!r}; take them out, "
             "or allow it (--allow_overlap)."
         )
-    if both:
-        warnings.append(f"{len(both)} test videos are also in training")
-    for part, what in ((train, "training"), (test, "test")):
+    class_names = tuple(classes)
+    return Split(
+        name,
+        train._replace(class_names=class_names),
+        test._replace(class_names=class_names),
+        tuple(_warnings(train, test, classes, len(both), clip_secs)),
+    )
+
+
+def _warnings(
+    train: LabelledRecords,
+    test: LabelledRecords,
+    classes: Sequence[str],
+    num_in_both: int,
+    clip_secs: float,
+) -> Iterator[str]:
+    """What the reader of a result should know of a split, in words."""
+    test_classes = _names(test)
+    absent = [label for label in classes if label not in test_classes]
+    if absent:
+        yield (
+            f"{len(absent)} of {len(classes)} classes have no test video: "
+            f"{_few(absent)}"
+        )
+    if num_in_both:
+        yield f"{num_in_both} test videos are also in training"
+    for part, name in ((train, "training"), (test, "test")):
         if part.num_absent:
-            warnings.append(
+            yield (
                 f"{part.num_absent} videos of {part.manifest} have no labelled record "
                 f"in {part.directory}"
             )
         secs = part.examples.end_secs - part.examples.start_secs
         num_short = int((secs < clip_secs - 1e-6).sum())
         if num_short:
-            warnings.append(
-                f"{num_short} {what} videos are shorter than a clip of "
+            yield (
+                f"{num_short} {name} videos are shorter than a clip of "
                 f"{clip_secs:g} s, which repeats their beginning"
             )
-    class_names = tuple(classes)
-    return Split(
-        name,
-        train._replace(class_names=class_names),
-        test._replace(class_names=class_names),
-        tuple(warnings),
-    )
 
 
 def _clip_secs(clip: ClipSettings, modalities: Sequence[str]) -> float:
@@ -329,14 +333,14 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
     """Ids of test examples whose id or content is in training.
 
     Names may be the same in two folders: where the conversion was the same, contents
-    tell. Where it was not, the same name is taken for the same video.
+    are compared. Where it was not, the same name is taken for the same video.
     """
     by_content = train.info.manifest_sha256 != test.info.manifest_sha256 and all(
         getattr(train.info, name) == getattr(test.info, name) for name in _CONVERSION
     )
     known_ids = set() if by_content else set(train.examples.video_ids.tolist())
     known, contents = (
-        content_hashes.of_examples(
+        record_index.content_hashes(
             part.shards, part.examples.example_indices, part.promised
         )
         for part in (train, test)

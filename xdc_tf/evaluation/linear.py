@@ -1,5 +1,6 @@
-"""Linear protocol: logistic regression on the features of a frozen encoder."""
+"""Linear protocol: a linear classifier on the features of a frozen encoder."""
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,12 +13,70 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from xdc_tf.evaluation import frozen_features, metrics
+from xdc_tf.data.clips import ClipSettings
+from xdc_tf.evaluation import finetune, frozen_features, metrics
 from xdc_tf.evaluation.encoder_sources import Source
+from xdc_tf.evaluation.finetune_settings import FinetuneSettings
+from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
+from xdc_tf.evaluation.metrics import Accuracies
+from xdc_tf.evaluation.protocols import (
+    LOGISTIC,
+    SGD,
+    Options,
+    Results,
+    Settings,
+    key,
+)
 from xdc_tf.evaluation.reports import SplitResult
+from xdc_tf.runtime.typed_settings import Choice, Kind, Number, Whole
 
 _MAX_ITERATIONS = 2000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearSettings(Settings):
+    """How the features of a frozen encoder are classified.
+
+    Attributes:
+      num_clips: evenly spread clips per video; of SGD the recipe's.
+      solver: LOGISTIC, a regression on the features, or SGD, a head that is trained on
+        random clips, see finetune.
+      c: inverse strength of the regression's L2 penalty, as scikit-learn has it.
+      with_initial: of a pretrained run also score the encoders that it started from;
+        not of SGD.
+      batch_size: clips per batch over all devices; None for that of the run.
+      recipe: of SGD, with a frozen encoder.
+    """
+
+    num_clips: int = key(Whole(1, 10_000), 3)
+    solver: str = key(Choice((LOGISTIC, SGD)), LOGISTIC)
+    c: float = key(Number(0, 1e9, above=True), 1.0, reported=False)
+    with_initial: bool = key(Kind(bool), True, reported=False)
+    batch_size: int | None = key(Whole(1), None, reported=False)
+    recipe: FinetuneSettings | None = key(None, None, reported=False)
+
+    @classmethod
+    def from_options(cls, options: Options) -> "LinearSettings":
+        """The settings with the options, and of SGD with their recipe.
+
+        Raises:
+          ValueError: see finetune_settings.finetune_settings.
+        """
+        if options.solver != SGD:
+            return super().from_options(options._replace(recipe=None))
+        recipe = FinetuneSettings.from_options(options._replace(save_dir=None))
+        recipe = dataclasses.replace(recipe, frozen=True)
+        return cls(num_clips=recipe.num_clips, solver=SGD, recipe=recipe)
+
+    def clip(self, trained_on: ClipSettings) -> ClipSettings:
+        """The clips that recordings are cut into, by the encoder's."""
+        return self.recipe.clip(trained_on) if self.recipe else trained_on
+
+    def as_json(self) -> dict[str, Any]:
+        """What a report states of the settings, of types that JSON has."""
+        recipe = self.recipe.as_json() if self.recipe else {}
+        return {"num_clips": self.num_clips, **recipe, "solver": self.solver}
 
 
 class Scores(NamedTuple):
@@ -32,30 +91,24 @@ class Scores(NamedTuple):
     converged: bool
 
 
-def evaluate_splits(
+def run(
     source: Source,
     splits: Sequence[Split],
+    settings: LinearSettings,
     *,
     streams: Sequence[str],
-    num_clips: int = 3,
-    c: float = 1.0,
-    with_initial: bool = True,
-    batch_size: int | None = None,
     strategy: tf.distribute.Strategy | None = None,
-) -> list[list[SplitResult]]:
+) -> Results:
     """Fits a classifier to the training videos' features and scores the test videos.
 
-    A video's feature is the mean over its clips; features are standardised by the
-    training videos' mean and deviation.
+    By regression a video's feature is the mean over its clips; features are
+    standardised by the training videos' mean and deviation. For SGD see finetune.run.
 
     Args:
       source: of the encoders.
       splits: labelled records with their test records.
+      settings: of the classifier.
       streams: names of the encoders.
-      num_clips: evenly spread clips per video.
-      c: inverse strength of the L2 penalty, as scikit-learn has it.
-      with_initial: of a pretrained run also the encoders that it started from.
-      batch_size: clips per batch over all devices; None for that of the run.
       strategy: the devices; None for the present one.
 
     Returns:
@@ -65,41 +118,54 @@ def evaluate_splits(
 
     Raises:
       FileNotFoundError, ValueError, FloatingPointError: see
-        frozen_features.make_features_of.
+        frozen_features.make_features_of, or finetune.run.
     """
-    with_initial = with_initial and frozen_features.has_initial(source)
-    features = frozen_features.of_splits(
-        source,
-        splits,
-        streams=streams,
-        num_clips=num_clips,
+    if settings.recipe is not None:
+        return finetune.run(
+            source, splits, settings.recipe, streams=streams, strategy=strategy
+        )
+    with_initial = settings.with_initial and frozen_features.has_initial(source)
+    extraction = ExtractionSettings(
+        streams,
+        num_clips=settings.num_clips,
         average=True,
         with_initial=with_initial,
-        batch_size=batch_size,
-        strategy=strategy,
+        batch_size=settings.batch_size,
+    )
+    features = frozen_features.of_splits(source, splits, extraction, strategy=strategy)
+    return Results(
+        [
+            [
+                _score(stream, split, split_features, settings.c, with_initial)
+                for stream in streams
+            ]
+            for split, split_features in zip(splits, features, strict=True)
+        ]
     )
 
-    def accuracies(split, of_split, name):
-        fitted = class_scores(
-            of_split.train[name], split.train.labels, of_split.test[name], c=c
-        )
-        return metrics.accuracies(fitted.scores, split.test.labels), fitted.converged
 
-    results: list[Any] = []
-    for split, of_split in zip(splits, features, strict=True):
-        results.append([])
-        for stream in streams:
-            found, converged = accuracies(split, of_split, stream)
-            details = describe(found, split) | {"converged": converged}
-            values = main_metrics(found)
-            if with_initial:
-                initial, converged = accuracies(
-                    split, of_split, frozen_features.initial_name(stream)
-                )
-                values["initial_top1"] = initial.top1
-                details["initial_converged"] = converged
-            results[-1].append(SplitResult(stream, values, details))
-    return results
+def _score(
+    stream: str, split: Split, features: SplitFeatures, c: float, with_initial: bool
+) -> SplitResult:
+    accuracies, converged = _accuracies(stream, split, features, c)
+    values = metrics.main_metrics(accuracies)
+    details = describe(accuracies, split) | {"converged": converged}
+    if with_initial:
+        name = frozen_features.initial_name(stream)
+        initial, converged = _accuracies(name, split, features, c)
+        values["initial_top1"] = initial.top1
+        details["initial_converged"] = converged
+    return SplitResult(stream, values, details)
+
+
+def _accuracies(
+    name: str, split: Split, features: SplitFeatures, c: float
+) -> tuple[Accuracies, bool]:
+    """Accuracies of one encoder's features, and whether the fit converged."""
+    fitted = class_scores(
+        features.train[name], split.train.labels, features.test[name], c=c
+    )
+    return metrics.accuracies(fitted.scores, split.test.labels), fitted.converged
 
 
 def class_scores(
@@ -161,19 +227,10 @@ def fit_quietly(estimator: BaseEstimator, *data: np.ndarray) -> bool:
     return converged
 
 
-def main_metrics(found: metrics.Accuracies) -> dict[str, float]:
-    """The metrics of a classification, as a SplitResult has them."""
-    return {
-        "top1": found.top1,
-        "top5": found.top5,
-        "mean_class": found.mean_class,
-    }
-
-
-def describe(found: metrics.Accuracies, split: Split) -> dict[str, Any]:
+def describe(accuracies: Accuracies, split: Split) -> dict[str, Any]:
     """The details of a classification that do not depend on the classifier."""
     return {
-        **metrics.as_details(found, split.train.class_names),
+        **metrics.as_details(accuracies, split.train.class_names),
         "num_train": len(split.train.labels),
         "num_test": len(split.test.labels),
     }

@@ -7,13 +7,13 @@ import numpy as np
 
 
 class Accuracies(NamedTuple):
-    """What scores are worth.
+    """Accuracies of classification scores.
 
     Attributes:
-      top1: share of examples whose highest score is their class's.
-      top5: share of examples whose class is among the five highest scores, or among
+      top1: fraction of examples whose highest score is their class's.
+      top5: fraction of examples whose class is among the five highest scores, or among
         all if there are fewer.
-      mean_class: mean over the classes that have an example of their own top1.
+      mean_class: mean of the top1 of all classes that have an example.
       per_class: [K] float64 top1 of each class; NaN without an example.
       confusion: [K, K] int64, number of examples by true class (row) and best score.
     """
@@ -61,12 +61,23 @@ def accuracies(scores: np.ndarray, labels: np.ndarray) -> Accuracies:
     )
 
 
-def as_details(found: Accuracies, class_names: Sequence[str]) -> dict[str, Any]:
+def main_metrics(accuracies: Accuracies) -> dict[str, float]:
+    """The metrics of a classification, as a SplitResult has them."""
+    return {
+        "top1": accuracies.top1,
+        "top5": accuracies.top5,
+        "mean_class": accuracies.mean_class,
+    }
+
+
+def as_details(accuracies: Accuracies, class_names: Sequence[str]) -> dict[str, Any]:
     """Per class and confusion, as JSON holds them; null where there is no example."""
     return {
         "class_names": list(class_names),
-        "per_class": [None if np.isnan(value) else value for value in found.per_class],
-        "confusion": found.confusion.tolist(),
+        "per_class": [
+            None if np.isnan(value) else value for value in accuracies.per_class
+        ],
+        "confusion": accuracies.confusion.tolist(),
     }
 
 
@@ -77,6 +88,6 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
-def are_shares(values: Sequence[float]) -> bool:
-    """Whether all values are parts of one, to be shown in percent."""
+def are_fractions(values: Sequence[float]) -> bool:
+    """Whether all values are within [0, 1], to be shown in percent."""
     return all(0 <= value <= 1 for value in values)

@@ -86,8 +86,8 @@ def read(path: str) -> dict[str, dict[str, Any]]:
     for number, entry in enumerate(values["reports"]):
         where = f"{path}: reports[{number}]"
         json_files.check(entry, _ENTRY, where)
-        template, own_path = entry["template"], os.path.join(path, entry["name"])
-        if own_path in reports_by_path:
+        template, report_path = entry["template"], os.path.join(path, entry["name"])
+        if report_path in reports_by_path:
             raise ValueError(
                 f"{where} has the name of another report, {entry['name'][:80]!a}."
             )
@@ -102,7 +102,7 @@ def read(path: str) -> dict[str, dict[str, Any]]:
                 "collect fewer in a file."
             )
         report = _merge(templates[template], entry["values"], where)
-        reports_by_path[own_path] = reports.check(report, where)
+        reports_by_path[report_path] = reports.check(report, where)
     return reports_by_path
 
 

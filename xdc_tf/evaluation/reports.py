@@ -1,4 +1,4 @@
-"""What an evaluation leaves: JSON, a line of results.csv, TensorBoard, a table.
+"""Reports of evaluations: JSON, a line of results.csv, TensorBoard, a table.
 
 TensorFlow is imported where it is used, so that reading reports does not wait for it.
 """
@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xdc_tf.evaluation.metrics import are_shares, mean_and_std
+from xdc_tf.evaluation.metrics import are_fractions, mean_and_std
 from xdc_tf.runtime import escaping, files, json_files, outputs
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime.workdir import TENSORBOARD_DIR
 
 RESULTS_DIR = "results"
 RESULTS_FILE = "results.csv"
@@ -62,7 +62,7 @@ class SplitResult(NamedTuple):
 
     Attributes:
       stream: name of the encoder, or of what is compared, such as "video_to_audio".
-      metrics: by name, the main one first; shares are in [0, 1].
+      metrics: by name, the main one first; fractions are in [0, 1].
       details: more, of types that JSON has.
     """
 
@@ -100,36 +100,40 @@ def make_report(
     """
     from xdc_tf.runtime import compat
 
-    results = []
-    for of_stream in zip(*splits, strict=True):
-        names = list(of_stream[0].metrics)
-        moments = {
-            name: mean_and_std([result.metrics[name] for result in of_stream])
-            for name in names
-        }
-        results.append(
-            {
-                "stream": of_stream[0].stream,
-                "metric": names[0],
-                "mean": {name: mean for name, (mean, _) in moments.items()},
-                "std": {name: std for name, (_, std) in moments.items()},
-                "splits": [
-                    {"split": name, "metrics": one.metrics, "details": one.details}
-                    for name, one in zip(split_names, of_stream, strict=True)
-                ],
-            }
-        )
     return {
         "format_version": FORMAT_VERSION,
         "protocol": protocol,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "source": {stream: dict(values) for stream, values in source.items()},
-        "results": results,
+        "results": [
+            _summarize(results, split_names) for results in zip(*splits, strict=True)
+        ],
         "settings": dict(settings),
         "records": dict(records),
         "notes": list(notes),
         "config": dict(config),
         "versions": compat.versions(),
+    }
+
+
+def _summarize(
+    results: Sequence[SplitResult], split_names: Sequence[str]
+) -> dict[str, Any]:
+    """What a report says of a stream: its results on all splits, means, deviations."""
+    names = list(results[0].metrics)
+    moments = {
+        name: mean_and_std([result.metrics[name] for result in results])
+        for name in names
+    }
+    return {
+        "stream": results[0].stream,
+        "metric": names[0],
+        "mean": {name: mean for name, (mean, _) in moments.items()},
+        "std": {name: std for name, (_, std) in moments.items()},
+        "splits": [
+            {"split": name, "metrics": result.metrics, "details": result.details}
+            for name, result in zip(split_names, results, strict=True)
+        ],
     }
 
 
@@ -144,7 +148,7 @@ def try_places(workdir: str, path: str | None = None) -> None:
       OSError: if one of the files cannot be written.
       ValueError: if one of them is a link, which could lead out of the directory.
     """
-    tensorboard = os.path.join(workdir, work.TENSORBOARD_DIR)
+    tensorboard = os.path.join(workdir, TENSORBOARD_DIR)
     results_dir = os.path.join(workdir, RESULTS_DIR)
     table_path = os.path.join(workdir, RESULTS_FILE)
     for place in (tensorboard, results_dir, table_path):
@@ -163,8 +167,8 @@ def write(report: Mapping[str, Any], *, workdir: str, path: str | None = None) -
     Args:
       report: of make_report.
       workdir: whose results.csv and TensorBoard get it; made if missing.
-      path: of the JSON; None for one in RESULTS_DIR of the work directory that tells
-        protocol and time.
+      path: of the JSON; None for one in RESULTS_DIR of the work directory that is named
+        by protocol and time.
 
     Returns:
       The JSON's path.
@@ -182,7 +186,7 @@ def write(report: Mapping[str, Any], *, workdir: str, path: str | None = None) -
         path = _free_name(os.path.join(folder, name), ".json")
     files.write_text(path, text)
     _append_csv(os.path.join(workdir, RESULTS_FILE), report, path)
-    _log(os.path.join(workdir, work.TENSORBOARD_DIR), report)
+    _log(os.path.join(workdir, TENSORBOARD_DIR), report)
     return path
 
 
@@ -262,20 +266,20 @@ def _check_parts(report: dict[str, Any], path: str) -> None:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The results for the terminal; shares in percent."""
+    """The results for the terminal; fractions in percent."""
     lines = []
     for result in report["results"]:
         values = []
         for name, mean in result["mean"].items():
             std = result["std"][name]
-            factor, form = (100, ".1f") if are_shares([mean]) else (1, ".4g")
+            factor, form = (100, ".1f") if are_fractions([mean]) else (1, ".4g")
             value = f"{name} {factor * mean:{form}}"
             if std is not None:
                 value += f" +- {factor * std:{form}}"
             values.append(value)
         lines.append(escaping.terminal(f"{result['stream']}: {', '.join(values)}"))
     num_splits = len(report["results"][0]["splits"])
-    title = f"{report['protocol']}, shares in percent"
+    title = f"{report['protocol']}, fractions in percent"
     if num_splits > 1:
         title += f", mean +- standard deviation of {num_splits} splits"
     return "\n".join([title, *lines, *map(escaping.terminal, report["notes"])])

@@ -3,10 +3,11 @@
 How XDC's authors evaluate audio encoders on ESC-50 and DCASE.
 """
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,22 +19,23 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from xdc_tf.evaluation import frozen_features, metrics
 from xdc_tf.evaluation.encoder_sources import Source
+from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
-from xdc_tf.evaluation.linear import (
-    by_class,
-    check_classes,
-    describe,
-    main_metrics,
-)
+from xdc_tf.evaluation.linear import by_class, check_classes, describe
+from xdc_tf.evaluation.protocols import NonEmpty, Results, Settings, key
 from xdc_tf.evaluation.reports import SplitResult
+from xdc_tf.runtime.typed_settings import Number, Whole
 
 CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
-class SvmSettings(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SvmSettings(Settings):
     """How the SVM is fitted.
 
     Attributes:
+      num_clips: evenly spread clips per example; the authors take 10 for ESC-50 and 60
+        for DCASE.
       cs: penalties to choose from; a single one is taken as it is.
       num_folds: of the cross-validation that chooses; fewer if the smallest class has
         fewer recordings.
@@ -41,13 +43,16 @@ class SvmSettings(NamedTuple):
       seed: of the folds and the solver.
       num_jobs: fits at a time, in threads; each takes 16 bytes per number of the
         training features.
+      batch_size: clips per batch over all devices; None for that of the run.
     """
 
-    cs: tuple[float, ...] = CS
-    num_folds: int = 5
-    max_iterations: int = 1000
-    seed: int = 0
-    num_jobs: int = 1
+    num_clips: int = key(Whole(1, 10_000), 10)
+    cs: tuple[float, ...] = key(NonEmpty(Number(0, 1e9, above=True)), CS)
+    num_folds: int = key(Whole(), 5)
+    max_iterations: int = key(Whole(1), 1000)
+    seed: int = key(Whole(), 0)
+    num_jobs: int = key(Whole(1), 1)
+    batch_size: int | None = key(Whole(1), None, reported=False)
 
 
 DEFAULTS = SvmSettings()
@@ -60,10 +65,10 @@ class Scores(NamedTuple):
       scores: [M, K] float64, decisions averaged over each recording's clips.
       c: the penalty that was chosen, the smallest of the best.
       cv_accuracy: for each penalty in ascending order, the mean over the folds of the
-        share of recordings that are right when left out; empty without a choice.
+        fraction of recordings that are right when left out; empty without a choice.
       num_folds: of the cross-validation, 0 if there was none.
       converged: whether the fit whose scores these are ended by itself.
-      cv_converged: the share of the cross-validation's fits that did; 1 without any.
+      cv_converged: the fraction of the cross-validation's fits that did; 1 without any.
     """
 
     scores: np.ndarray
@@ -80,16 +85,14 @@ class _Fitted(NamedTuple):
     converged: bool
 
 
-def evaluate_splits(
+def run(
     source: Source,
     splits: Sequence[Split],
+    settings: SvmSettings,
     *,
     streams: Sequence[str],
-    num_clips: int = 10,
-    settings: SvmSettings = DEFAULTS,
-    batch_size: int | None = None,
     strategy: tf.distribute.Strategy | None = None,
-) -> list[list[SplitResult]]:
+) -> Results:
     """Fits an SVM to the training recordings' clips and scores the test recordings.
 
     Segments of one file count as one recording when training examples are dealt to the
@@ -98,11 +101,8 @@ def evaluate_splits(
     Args:
       source: of the encoders.
       splits: labelled records with their test records.
-      streams: names of the encoders.
-      num_clips: evenly spread clips per example; the authors take 10 for ESC-50 and 60
-        for DCASE.
       settings: of the SVM.
-      batch_size: clips per batch over all devices; None for that of the run.
+      streams: names of the encoders.
       strategy: the devices; None for the present one.
 
     Returns:
@@ -115,39 +115,40 @@ def evaluate_splits(
       FileNotFoundError, FloatingPointError: see frozen_features.make_features_of.
       ValueError: there, or see class_scores.
     """
-    features = frozen_features.of_splits(
-        source,
-        splits,
-        streams=streams,
-        num_clips=num_clips,
-        average=False,
-        batch_size=batch_size,
-        strategy=strategy,
+    extraction = ExtractionSettings(
+        streams, num_clips=settings.num_clips, batch_size=settings.batch_size
     )
-    results: list[Any] = []
-    for split, of_split in zip(splits, features, strict=True):
-        results.append([])
-        for stream in streams:
-            fitted = class_scores(
-                of_split.train[stream],
-                split.train.labels,
-                of_split.test[stream],
-                groups=recordings(split.train),
-                settings=settings,
-            )
-            found = metrics.accuracies(fitted.scores, split.test.labels)
-            edges = (min(settings.cs), max(settings.cs))
-            details = describe(found, split) | {
-                "c": fitted.c,
-                "cs": sorted(settings.cs),
-                "cv_accuracy": list(fitted.cv_accuracy),
-                "c_is_at_edge": len(settings.cs) > 1 and fitted.c in edges,
-                "num_folds": fitted.num_folds,
-                "converged": fitted.converged,
-                "cv_converged": fitted.cv_converged,
-            }
-            results[-1].append(SplitResult(stream, main_metrics(found), details))
-    return results
+    features = frozen_features.of_splits(source, splits, extraction, strategy=strategy)
+    return Results(
+        [
+            [_score(stream, split, split_features, settings) for stream in streams]
+            for split, split_features in zip(splits, features, strict=True)
+        ]
+    )
+
+
+def _score(
+    stream: str, split: Split, features: SplitFeatures, settings: SvmSettings
+) -> SplitResult:
+    fitted = class_scores(
+        features.train[stream],
+        split.train.labels,
+        features.test[stream],
+        groups=recordings(split.train),
+        settings=settings,
+    )
+    accuracies = metrics.accuracies(fitted.scores, split.test.labels)
+    edges = (min(settings.cs), max(settings.cs))
+    details = describe(accuracies, split) | {
+        "c": fitted.c,
+        "cs": sorted(settings.cs),
+        "cv_accuracy": list(fitted.cv_accuracy),
+        "c_is_at_edge": len(settings.cs) > 1 and fitted.c in edges,
+        "num_folds": fitted.num_folds,
+        "converged": fitted.converged,
+        "cv_converged": fitted.cv_converged,
+    }
+    return SplitResult(stream, metrics.main_metrics(accuracies), details)
 
 
 def recordings(records: LabelledRecords) -> np.ndarray:
@@ -177,12 +178,10 @@ def class_scores(
       settings: of the SVM.
 
     Raises:
-      ValueError: a class without an example, fewer than two classes, no penalty or one
-        that is not positive, or a choice among several where a class is of one group.
+      ValueError: a class without an example, fewer than two classes, or a choice among
+        several penalties where a class is of one group.
     """
     check_classes(train_labels)
-    if not settings.cs or min(settings.cs) <= 0:
-        raise ValueError(f"cs={settings.cs} must be one or more positive numbers.")
     if groups is None:
         groups = np.arange(len(train_labels))
     cs = sorted(settings.cs)
@@ -223,14 +222,14 @@ def _folds(labels, groups, settings: SvmSettings) -> list[tuple]:
 
 
 def _cross_validate(features, labels, cs, folds, settings: SvmSettings):
-    """Mean accuracy of each of the cs on what is left out; share that converged."""
+    """Mean accuracy of each of the cs on what is left out; fraction that converged."""
     accuracy, converged = np.zeros([2, len(cs), len(folds)])
     for number, (fitted_to, left_out) in enumerate(folds):
         train, test = _standardised(features[fitted_to], features[left_out])
-        found = Parallel(settings.num_jobs, prefer="threads")(
+        fits = Parallel(settings.num_jobs, prefer="threads")(
             delayed(_fit)(train, test, labels[fitted_to], c, settings) for c in cs
         )
-        for row, fitted in enumerate(found):
+        for row, fitted in enumerate(fits):
             best = fitted.classes[np.argmax(fitted.scores, axis=1)]
             accuracy[row, number] = np.mean(best == labels[left_out])
             converged[row, number] = fitted.converged

@@ -94,15 +94,15 @@ def _write(
     table.writerow(CountResult._fields)
     table.writerows(results)
     files.write_text(os.path.join(directory, CSV_FILE), text.getvalue())
-    told = {**made_with, "results": [result._asdict() for result in results]}
+    values = {**made_with, "results": [result._asdict() for result in results]}
     files.write_text(
-        os.path.join(directory, JSON_FILE), json.dumps(told, indent=2) + "\n"
+        os.path.join(directory, JSON_FILE), json.dumps(values, indent=2) + "\n"
     )
     _plot(results, os.path.join(directory, PLOT_FILE))
 
 
 def _plot(results: Sequence[CountResult], path: str) -> None:
-    # Imported late, since it takes a second; a Figure of its own needs no display.
+    # Imported late, since it takes a second; without pyplot it needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -122,9 +122,9 @@ def _plot(results: Sequence[CountResult], path: str) -> None:
         axes.set_title(title)
         axes.legend()
     sizes.set_yscale("symlog")
-    shares = [result.effective_clusters / result.num_clusters for result in results]
-    effective.plot(counts, shares, "o-")
-    effective.set_title("effective share of the clusters")
+    fractions = [result.effective_clusters / result.num_clusters for result in results]
+    effective.plot(counts, fractions, "o-")
+    effective.set_title("effective fraction of the clusters")
     effective.set_ylim(0, 1.05)
     for axes in (fit, stability, sizes, effective):
         axes.set_xscale("log", base=2)

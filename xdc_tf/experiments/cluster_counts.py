@@ -1,4 +1,4 @@
-"""What numbers of clusters do to features: fit, stability, sizes and time."""
+"""k-means with several numbers of clusters: fit, stability, sizes and time."""
 
 import functools
 import itertools
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xdc_tf.features import feature_store
+from xdc_tf.features import row_arrays
 from xdc_tf.features.feature_store import ROWS_FILE, RowState
 from xdc_tf.inference import feature_files
 from xdc_tf.kmeans import kmeans, row_files
@@ -18,7 +18,7 @@ from xdc_tf.runtime import arrays
 
 
 class CountResult(NamedTuple):
-    """What k-means does with one number of clusters, over some seeds.
+    """k-means with one number of clusters, over some seeds.
 
     Attributes:
       num_clusters: k.
@@ -88,7 +88,7 @@ def open_features(path: str, *, max_rows: int = 0, memory_gib: float = 4.0) -> F
                 f"{states_path}: none of the {len(rows)} rows of {path} is filled; let "
                 "the run finish a clustering."
             )
-    damaged = feature_store.damaged_rows(path, present)
+    damaged = row_arrays.damaged_rows(path, present)
     if damaged.any():
         raise ValueError(
             f"{path}: {damaged.sum()} rows have changed since they were written, first "
@@ -111,14 +111,14 @@ def _read_states(path: str, num_rows: int) -> np.ndarray:
         raise ValueError(f"{path}: no .npy array ({error}); {remedy}") from error
     if (states.shape, states.dtype) != ((num_rows,), np.uint8):
         raise ValueError(
-            f"{path}: {states.dtype} {states.shape} does not tell which of {num_rows} "
+            f"{path}: {states.dtype} {states.shape} does not say which of {num_rows} "
             f"rows are filled; {remedy}"
         )
     return np.array(states)
 
 
 def check_candidates(candidates: Sequence[str], *, num_rows: int) -> list[int]:
-    """Numbers of clusters as they were given -> as integers, in ascending order.
+    """Parses and checks numbers of clusters; gives them in ascending order.
 
     Raises:
       ValueError: something that is no number of clusters for so many rows, or twice the
@@ -185,20 +185,23 @@ def try_counts(
         yield _result(fits, total=total, secs=min(secs))
 
 
-def _result(fits: list[kmeans.KMeansResult], *, total, secs) -> CountResult:
+def _result(
+    fits: list[kmeans.KMeansResult], *, total: float, secs: float
+) -> CountResult:
+    """Statistics of fits from several seeds; `total` is the inertia of a cluster."""
     best = min(fits, key=lambda fit: fit.inertia)
     sizes = health.measures_of_sizes(best.sizes)
     agreements = [
-        agreement.compare(agreement.count_pairs(one.labels, other.labels))
-        for one, other in itertools.combinations(fits, 2)
+        agreement.compare(agreement.count_pairs(first.labels, second.labels))
+        for first, second in itertools.combinations(fits, 2)
     ]
     return CountResult(
         num_clusters=len(best.sizes),
         inertia=best.inertia,
         mean_inertia=float(np.mean([fit.inertia for fit in fits])),
         variance_explained=1 - best.inertia / total,
-        nmi=float(np.mean([one.nmi for one in agreements])),
-        ari=float(np.mean([one.ari for one in agreements])),
+        nmi=float(np.mean([scores.nmi for scores in agreements])),
+        ari=float(np.mean([scores.ari for scores in agreements])),
         size_min=sizes["size_min"],
         size_median=sizes["size_median"],
         size_max=sizes["size_max"],

@@ -82,17 +82,17 @@ def collect(reports_read: Sequence[Report], metrics: Sequence[str] = ()) -> list
 
     Args:
       reports_read: of `read`.
-      metrics: names of those wanted; none for all.
+      metrics: names of those to collect; none for all.
     """
     rows = []
     for path, report in reports_read:
         source = report["source"]
         for result in report["results"]:
             # Of what takes two encoders, both are of one run.
-            about = source.get(result["stream"]) or next(iter(source.values()))
-            own = report["settings"].get("seed", about["seed"])
-            method = report["settings"].get("row", about["method"])
-            seed = " and ".join(dict.fromkeys((str(about["seed"]), str(own))))
+            encoder = source.get(result["stream"]) or next(iter(source.values()))
+            method = report["settings"].get("row", encoder["method"])
+            seeds = encoder["seed"], report["settings"].get("seed", encoder["seed"])
+            seed = " and ".join(dict.fromkeys(map(str, seeds)))
             for split in result["splits"]:
                 for metric, value in split["metrics"].items():
                     if metrics and metric not in metrics:
@@ -111,19 +111,19 @@ def find_differences(reports_read: Sequence[Report]) -> list[str]:
     That is their settings, except for seeds and the names of their rows, and the
     SHA-256 of their data.
     """
-    found: dict[tuple[str, str], dict[str, None]] = {}
+    values: dict[tuple[str, str], dict[str, None]] = {}
     for _, report in reports_read:
         settings = {k: v for k, v in report["settings"].items() if k != "row"}
-        told = [
-            *(one for one in _leaves(settings) if "seed" not in one[0]),
-            *(one for one in _leaves(report["records"]) if "sha256" in one[0]),
+        stated = [
+            *(leaf for leaf in _leaves(settings) if "seed" not in leaf[0]),
+            *(leaf for leaf in _leaves(report["records"]) if "sha256" in leaf[0]),
         ]
-        for key, value in told:
-            found.setdefault((report["protocol"], key), {})[value] = None
+        for key, text in stated:
+            values.setdefault((report["protocol"], key), {})[text] = None
     return [
-        f"{protocol}: {key} is {' or '.join(values)}"
-        for (protocol, key), values in found.items()
-        if len(values) > 1
+        f"{protocol}: {key} is {' or '.join(texts)}"
+        for (protocol, key), texts in values.items()
+        if len(texts) > 1
     ]
 
 
@@ -154,7 +154,28 @@ def summarize(
         )
     first = [name for name in dict.fromkeys(order) if name in methods]
     methods = [*first, *(name for name in methods if name not in first)]
-    values: dict[Column, dict[str, dict[tuple[str, str], float]]] = {}
+    columns = _by_column(rows)
+    cells = {}
+    for column, by_method in columns.items():
+        differences = paired_tests.correct(
+            {
+                method: paired_tests.compare(values, by_method[reference])
+                for method, values in by_method.items()
+                if method != reference and reference in by_method
+            }
+        )
+        for method, values in by_method.items():
+            mean, std = mean_and_std(list(values.values()))
+            difference = differences.get(method)
+            cells[method, column] = Cell(mean, std, len(values), difference)
+    return Table(reference, tuple(methods), tuple(columns), cells)
+
+
+def _by_column(
+    rows: Sequence[Row],
+) -> dict[Column, dict[str, dict[tuple[str, str], float]]]:
+    """Values by column, then by method, then by seed and split."""
+    columns: dict[Column, dict[str, dict[tuple[str, str], float]]] = {}
     path_of: dict[tuple, str] = {}
     for row in rows:
         if row[:6] in path_of:
@@ -164,22 +185,9 @@ def summarize(
                 f"{row.stream}; leave out one of them, or give names, NAME=FILE."
             )
         path_of[row[:6]] = row.json
-        of_column = values.setdefault(Column(*row[3:6]), {})
-        of_column.setdefault(row.method, {})[row.seed, row.split] = row.value
-    cells = {}
-    for column, of_column in values.items():
-        differences = paired_tests.correct(
-            {
-                method: paired_tests.compare(of_method, of_column[reference])
-                for method, of_method in of_column.items()
-                if method != reference and reference in of_column
-            }
-        )
-        for method, of_method in of_column.items():
-            mean, std = mean_and_std(list(of_method.values()))
-            difference = differences.get(method)
-            cells[method, column] = Cell(mean, std, len(of_method), difference)
-    return Table(reference, tuple(methods), tuple(values), cells)
+        by_method = columns.setdefault(Column(*row[3:6]), {})
+        by_method.setdefault(row.method, {})[row.seed, row.split] = row.value
+    return columns
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ _DIFFERENCE_HEADER = (
 
 
 class _Unit(NamedTuple):
-    """What values are multiplied by to be shown, and with how many decimals."""
+    """The factor and the number of decimals that values are printed with."""
 
     factor: float
     decimals: int
@@ -47,7 +47,7 @@ class Cell(NamedTuple):
       mean: over seeds and splits.
       std: sample standard deviation, with n - 1; None of a single value.
       num_runs: n, how many pairs of a seed and a split.
-      difference: from the reference; None in the reference's own row, or where the
+      difference: from the reference; None in the reference's row, or where the
         reference has no value.
     """
 
@@ -162,7 +162,7 @@ def _grids(table: Table) -> list[list[list[str]]]:
 
 def _unit(table: Table, column: Column) -> _Unit:
     means = [cell.mean for _, other, cell in _cells(table) if other == column]
-    return _PERCENT if metrics.are_shares(means) else _PLAIN
+    return _PERCENT if metrics.are_fractions(means) else _PLAIN
 
 
 def _mean(cell: Cell, unit: _Unit) -> str:

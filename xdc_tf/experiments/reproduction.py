@@ -1,7 +1,7 @@
-"""Running the comparison of the methods on the embedded benchmark.
+"""Runs the comparison of the methods on the embedded benchmark.
 
-Each task is pretrained and evaluated in a process of its own. Reports are files, so
-that what is there is not done again.
+Each task is pretrained and evaluated in another process. Reports are files, so that
+what is there is not done again.
 """
 
 import concurrent.futures
@@ -91,8 +91,8 @@ def make_tasks(
 
 def make_data(tasks: Sequence[Task], *, num_workers: int) -> None:
     """Draws and converts the videos that tasks need, unless they are there."""
-    wanted = {directory: spec for task in tasks for directory, spec in _data(task)}
-    for directory, spec in wanted.items():
+    videos = {directory: spec for task in tasks for directory, spec in _data(task)}
+    for directory, spec in videos.items():
         _make_records(directory, spec, num_workers=num_workers)
 
 
@@ -112,28 +112,29 @@ def read_reports(
     Raises:
       ValueError: one of a task is of another scale, or damaged.
     """
-    found = {}
+    reports_by_path = {}
     if collection and os.path.exists(collection):
         for path, report in report_collections.read(collection).items():
-            found[os.path.join(tasks[0].out_dir, os.path.basename(path))] = report
+            name = os.path.basename(path)
+            reports_by_path[os.path.join(tasks[0].out_dir, name)] = report
     for task in tasks:
         for path in task.reports.values():
             if os.path.exists(path):
-                found[path] = reports.read(path)
-            if path not in found:
+                reports_by_path[path] = reports.read(path)
+            if path not in reports_by_path:
                 continue
-            scale = found[path]["settings"].get("scale")
+            scale = reports_by_path[path]["settings"].get("scale")
             if scale != task.scale._asdict():
                 place = path if os.path.exists(path) else f"{path} in {collection}"
                 raise ValueError(
                     f"{place} is of another scale, {scale}; choose another --out, or "
                     "delete it."
                 )
-    return found
+    return reports_by_path
 
 
 def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
-    """Runs each task in a process of its own; yields what is finished.
+    """Runs each task in another process; yields what is finished.
 
     Raises:
       ChildProcessError: a run failed; those beside it are finished first.
@@ -143,9 +144,9 @@ def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
     try:
         futures = {pool.submit(_run_apart, task, num_jobs): task for task in tasks}
         for future in concurrent.futures.as_completed(futures):
-            task, trouble = futures[future], future.result()
-            if trouble:
-                failed.append(f"{task.variant.row}, seed {task.seed}: {trouble}")
+            task, error = futures[future], future.result()
+            if error:
+                failed.append(f"{task.variant.row}, seed {task.seed}: {error}")
             else:
                 yield task
     finally:
@@ -155,13 +156,13 @@ def run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> Iterator[Task]:
 
 
 def _run_apart(task: Task, num_jobs: int) -> str:
-    """Runs a task in a process; what went wrong, or nothing.
+    """Runs a task in a process; returns an error in words, or "".
 
     A process each, since TensorFlow keeps the graphs of what a process has run.
     """
     # Forked from one that has imported TensorFlow, which takes a tenth of a short run.
     _CONTEXT.set_forkserver_preload(["xdc_tf.evaluation.task_imports"])
-    # Each tells of its progress where nobody else does.
+    # One per task: several run at a time.
     log = task.reports[PROTOCOLS[0]].removesuffix(".json") + ".log"
     process = _CONTEXT.Process(
         target=_run_logged, args=(task, num_jobs, log), daemon=True
@@ -178,7 +179,7 @@ def _run_apart(task: Task, num_jobs: int) -> str:
 
 
 def _run_logged(task: Task, num_jobs: int, log: str) -> None:
-    """The main function of a task's process, which has its share of the cores."""
+    """The main function of a task's process, which uses 1 / num_jobs of the cores."""
     import threadpoolctl
 
     from xdc_tf.evaluation import task_imports  # noqa: F401
@@ -245,17 +246,15 @@ def run(task: Task) -> None:
         run=source.run,
         modalities=variant.streams,
     )
+    options = protocols.Options(
+        recipe=make_recipe(task),
+        num_clips=_NUM_CLIPS,
+        with_initial=False,  # The table has a row of random encoders.
+    )
     for protocol, path in task.reports.items():
+        settings = protocols.load(protocol).settings.from_options(options)
         report = protocols.evaluate(
-            protocol,
-            source,
-            splits,
-            protocols.Options(
-                streams=variant.streams,
-                recipe=make_recipe(task),
-                num_clips=_NUM_CLIPS,
-                with_initial=False,  # A row of its own tells what random ones are.
-            ),
+            protocol, source, splits, settings, streams=variant.streams
         )
         report["settings"]["row"] = variant.row
         report["settings"]["scale"] = scale._asdict()
@@ -289,10 +288,9 @@ def make_config(task: Task) -> dict[str, Any]:
     return config.to_dict()
 
 
-def make_recipe(task: Task):
-    """The FinetuneSettings of a task."""
+def make_recipe(task: Task) -> dict[str, Any]:
+    """The finetuning configuration of a task."""
     from xdc_tf.configs.finetune import synthetic
-    from xdc_tf.evaluation.finetune_settings import finetune_settings
 
     config = synthetic.get_config()
     config.seed = task.seed
@@ -300,7 +298,7 @@ def make_recipe(task: Task):
     config.training.num_epochs = task.scale.finetune_epochs
     # A tenth of so few could choose nothing: the last epoch counts.
     config.training.held_out_share = 0.0
-    return finetune_settings(config.to_dict())
+    return config.to_dict()
 
 
 class _Videos(NamedTuple):
@@ -337,15 +335,14 @@ def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
     manifest = os.path.join(directory, "manifest.csv")
     if not os.path.exists(manifest):
         # By its command: a module with flags of its own.
-        given = {
-            name: value for name, value in spec._asdict().items() if value is not None
-        }
-        given |= {"out": directory, "num_workers": num_workers}
+        values = {**spec._asdict(), "out": directory, "num_workers": num_workers}
         command = [sys.executable, "-m", "data_prep.synthetic"]
-        command += [f"--{name}={value}" for name, value in given.items()]
-        done = subprocess.run(command, check=False)
-        if done.returncode:
-            sys.exit(done.returncode)  # it has said why
+        command += [
+            f"--{name}={value}" for name, value in values.items() if value is not None
+        ]
+        process = subprocess.run(command, check=False)
+        if process.returncode:
+            sys.exit(process.returncode)  # it has printed its error
     conversion.convert_manifest(
         manifest,
         os.path.join(directory, "records"),
@@ -354,14 +351,14 @@ def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
     )
 
 
-def tell(task: Task, reports_by_path: Mapping[str, Mapping[str, Any]]) -> str:
+def summarize(task: Task, reports_by_path: Mapping[str, Mapping[str, Any]]) -> str:
     """The results of a task that is done, in a line."""
-    told = []
+    accuracies = []
     for protocol, path in task.reports.items():
         for result in reports_by_path[path]["results"]:
             stream = escaping.terminal(result["stream"])
-            told.append(f"{protocol} {stream} {100 * result['mean']['top1']:.1f}")
-    return ", ".join(told)
+            accuracies.append(f"{protocol} {stream} {100 * result['mean']['top1']:.1f}")
+    return ", ".join(accuracies)
 
 
 def _file_name(text: str) -> str:

@@ -58,9 +58,33 @@ def write(
             for path in dict.fromkeys([*paths, *reports])
         },
     )
+    page = _page(table_name, tasks, text, reference, title=title, command=command)
+    page += [
+        f"Each number is the mean of `results[].mean.{_METRIC}` of the reports in "
+        f"[{table_name}.json]({table_name}.json), a line for each row, seed and "
+        "protocol with what it differs in from its template. Tables of that file:",
+        "",
+        f"    python -m xdc_tf.cli.compare {shlex.quote(collection)} "
+        f"--metrics={_METRIC} --reference={shlex.quote(reference)}",
+        "",
+    ]
+    files.write_text(os.path.join(out_dir, f"{table_name}.md"), "\n".join(page))
+    return text
+
+
+def _page(
+    table_name: str,
+    tasks: Sequence[Task],
+    text: str,
+    reference: str,
+    *,
+    title: str,
+    command: str,
+) -> list[str]:
+    """Lines: the table, its plot, what it is of, and the command that makes it."""
     seeds = sorted({task.seed for task in tasks})
     heading = escaping.markdown(title[0].upper() + title[1:])
-    page = [
+    return [
         f"# {heading}, on the embedded benchmark",
         "",
         text,
@@ -75,16 +99,7 @@ def write(
         "",
         f"    {command}",
         "",
-        f"Each number is the mean of `results[].mean.{_METRIC}` of the reports in "
-        f"[{table_name}.json]({table_name}.json), a line for each row, seed and "
-        "protocol with what it differs in from its template. Tables of that file:",
-        "",
-        f"    python -m xdc_tf.cli.compare {shlex.quote(collection)} "
-        f"--metrics={_METRIC} --reference={shlex.quote(reference)}",
-        "",
     ]
-    files.write_text(os.path.join(out_dir, f"{table_name}.md"), "\n".join(page))
-    return text
 
 
 def _describe(scale: Scale) -> str:

@@ -1,4 +1,4 @@
-"""What the comparison of the methods compares: tables, their rows, and how large.
+"""The tables of the comparison of the methods: their rows and their scale.
 
 A table is a list of variants; each is pretrained and evaluated once per seed, all with
 the same data, number of clusters and number of updates unless that is what varies.
@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 SCRATCH, SUPERVISED = "scratch", "supervised"
-# Of the control both modalities, each of a run of its own.
+# The control of both modalities, each by another run.
 SAME_MODALITY = "same_modality"
 CONTROLS = {"same_video": ("video",), "same_audio": ("audio",)}
 BOTH = ("video", "audio")
 
 
 class Scale(NamedTuple):
-    """How large a comparison is.
+    """Scale of a comparison.
 
     Attributes:
       num_unlabelled: videos to pretrain on; supervised training has their labels.
@@ -56,12 +56,12 @@ class Variant(NamedTuple):
     """A row of a table.
 
     Attributes:
-      row: what the table calls it.
+      row: its name in the table.
       method: of supervision.METHODS, or SCRATCH.
       config: values of the pretraining configuration, by dotted key.
       num_unlabelled: videos to pretrain on; None for those of the scale.
-      shared: share of them whose sound has the picture's class.
-      microphone_db: strength of a nuisance of their sound.
+      shared: fraction of them whose audio has the frames' class.
+      microphone_db: strength of a nuisance of their audio.
       streams: that are evaluated.
     """
 
@@ -118,10 +118,10 @@ def _along_data(field: str, values: Callable[[Scale], Sequence]) -> Callable:
 
 
 class Table(NamedTuple):
-    """What a table compares.
+    """A table: its rows by scale and methods.
 
     Attributes:
-      title: for people.
+      title: what it compares, for the page.
       methods: that it has unless others are asked for.
       variants: function of scale and methods.
     """
@@ -189,7 +189,7 @@ TABLES = {
         _num_unlabelled,
     ),
     "shared": Table(
-        "the share of videos whose sound has the picture's class",
+        "the fraction of videos whose audio has the frames' class",
         ("xdc",),
         _along_data("shared", lambda scale: (0.0, 0.25, 0.5, 0.75, 1.0)),
     ),

@@ -7,14 +7,16 @@ from typing import Any
 
 from xdc_tf.export import interchange, model_card, saved_model
 from xdc_tf.export.raw_input import raw_input
+from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import encoder_files
+from xdc_tf.models.encoder_files import Head
 from xdc_tf.runtime import files
 from xdc_tf.training import supervision, trained_run
 from xdc_tf.training.trained_run import TrainedRun
 
 CARD_FILE = "export.json"
 README_FILE = "README.md"
-# What is made beside SavedModel and .keras file: format -> (ending, writer).
+# Formats that are made beside SavedModel and .keras file: (ending, writer).
 FORMATS = {
     "tflite": (".tflite", interchange.save_tflite),
     "onnx": (".onnx", interchange.save_onnx),
@@ -50,6 +52,41 @@ def export(
         path that TensorFlow would take for a pattern.
       RuntimeError: if a file read back gives other features.
     """
+    _check(out_dir, formats)
+    run = trained_run.open_run(run_dir)
+    encoders = trained_run.load_encoders(run)
+    clusters = _clusters_if_any(run)
+    with files.new_directory(out_dir) as directory:
+        signatures = {}
+        for stream, encoder in encoders.items():
+            path = os.path.join(directory, f"{stream}_encoder")
+            heads = trained_run.load_heads(run, stream)
+            clustering = clusters.clusterings.get(stream) if clusters else None
+            raw = raw_input(run.streams[stream], run.clip, run.log_mel)
+            saved_model.save(encoder, path, raw=raw, heads=heads, clustering=clustering)
+            # Saved anew: only the arrays of the run's file were checked.
+            encoder_files.save_encoder(encoder, f"{path}.keras")
+            for name in formats:
+                ending, write = FORMATS[name]
+                write(encoder, path + ending)
+            signatures[stream] = _describe_signatures(run, heads, clustering)
+        card = model_card.card(
+            run,
+            encoders,
+            signatures=signatures,
+            clusters=clusters,
+            licence=licence,
+            results=results,
+        )
+        card_path = os.path.join(directory, CARD_FILE)
+        files.write_text(card_path, json.dumps(card, indent=2) + "\n")
+        readme_path = os.path.join(directory, README_FILE)
+        files.write_text(readme_path, model_card.markdown(card))
+    return [os.path.join(out_dir, f"{stream}_encoder") for stream in run.streams]
+
+
+def _check(out_dir: str, formats: Sequence[str]) -> None:
+    """Raises before an export what would fail in it; see export."""
     if "://" in out_dir:
         raise ValueError(f"--out={out_dir} must be a local directory; copy it then.")
     files.check_free(out_dir)
@@ -63,38 +100,7 @@ def export(
     if unknown:
         raise ValueError(f"--formats={','.join(unknown)}: choose of {list(FORMATS)}.")
     if "onnx" in formats:
-        interchange.onnx_packages()  # before all that takes its time
-    run = trained_run.open_run(run_dir)
-    encoders = trained_run.load_encoders(run)
-    clusters = _clusters_if_any(run)
-    with files.new_directory(out_dir) as directory:
-        signatures = {}
-        for stream, encoder in encoders.items():
-            path = os.path.join(directory, f"{stream}_encoder")
-            heads = trained_run.load_heads(run, stream)
-            clustering = clusters.clusterings.get(stream) if clusters else None
-            raw = raw_input(run.streams[stream], run.clip, run.log_mel)
-            saved_model.save(encoder, path, raw=raw, heads=heads, clustering=clustering)
-            # Saved anew: only arrays of the run's file have been looked at.
-            encoder_files.save_encoder(encoder, f"{path}.keras")
-            for name in formats:
-                ending, write = FORMATS[name]
-                write(encoder, path + ending)
-            signatures[stream] = _signatures_told(run, heads, clustering)
-        card = model_card.card(
-            run,
-            encoders,
-            signatures=signatures,
-            clusters=clusters,
-            licence=licence,
-            results=results,
-        )
-        for name, text in (
-            (CARD_FILE, json.dumps(card, indent=2) + "\n"),
-            (README_FILE, model_card.markdown(card)),
-        ):
-            files.write_text(os.path.join(directory, name), text)
-    return [os.path.join(out_dir, f"{stream}_encoder") for stream in run.streams]
+        interchange.onnx_packages()
 
 
 def _clusters_if_any(run: TrainedRun) -> trained_run.FinalClusters | None:
@@ -104,11 +110,13 @@ def _clusters_if_any(run: TrainedRun) -> trained_run.FinalClusters | None:
         return None
 
 
-def _signatures_told(run: TrainedRun, heads, clustering) -> dict[str, str]:
-    """What each signature of saved_model.signatures gives here."""
-    told = {"serving_default": "features [B, D] float32"}
+def _describe_signatures(
+    run: TrainedRun, heads: Mapping[str, Head], clustering: Clustering | None
+) -> dict[str, str]:
+    """By signature of saved_model.signatures what it returns for this run."""
+    outputs = {"serving_default": "features [B, D] float32"}
     if heads:
-        told["probabilities"] = ", ".join(
+        outputs["probabilities"] = ", ".join(
             f"{source} [B, {len(head.bias)}] float32: "
             + (
                 "the labels in the order of data.label_names"
@@ -120,8 +128,8 @@ def _signatures_told(run: TrainedRun, heads, clustering) -> dict[str, str]:
             for source, head in heads.items()
         )
     if clustering is not None:
-        told["clusters"] = (
+        outputs["clusters"] = (
             f"cluster [B] int32 of {len(clustering.centroids)}, distance and margin "
             "[B] float32: the nearest centroid, and how much farther the next is"
         )
-    return told
+    return outputs

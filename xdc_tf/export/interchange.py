@@ -15,8 +15,8 @@ _ONNX_OPSET = 17
 def save_tflite(encoder: keras.Model, path: str) -> None:
     """Writes a TensorFlow Lite model, and runs it.
 
-    It takes normalised float32 input like the encoder; its interpreter wants the size
-    by `resize_tensor_input`.
+    It takes normalised float32 input like the encoder; its interpreter needs
+    the size by `resize_tensor_input`.
 
     Raises:
       RuntimeError: if its features differ from the encoder's.
@@ -35,8 +35,8 @@ def save_tflite(encoder: keras.Model, path: str) -> None:
     interpreter.allocate_tensors()
     interpreter.set_tensor(entry["index"], sample)
     interpreter.invoke()
-    found = interpreter.get_tensor(result[0]["index"])
-    check_features(encoder(sample, training=False), found, path)
+    features = interpreter.get_tensor(result[0]["index"])
+    check_features(encoder(sample, training=False), features, path)
 
 
 def save_onnx(encoder: keras.Model, path: str) -> None:
@@ -57,8 +57,8 @@ def save_onnx(encoder: keras.Model, path: str) -> None:
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     sample = sample_input(encoder)
-    (found,) = session.run(["features"], {"inputs": np.asarray(sample)})
-    check_features(encoder(sample, training=False), found, path)
+    (features,) = session.run(["features"], {"inputs": np.asarray(sample)})
+    check_features(encoder(sample, training=False), features, path)
 
 
 def onnx_packages() -> tuple[types.ModuleType, types.ModuleType]:
@@ -74,14 +74,14 @@ def _spec(encoder: keras.Model) -> tf.TensorSpec:
     return tf.TensorSpec(encoder.inputs[0].shape, tf.float32, name="inputs")
 
 
-def _function(encoder: keras.Model):
+def _function(encoder: keras.Model) -> tf.types.experimental.GenericFunction:
     return tf.function(
         lambda inputs: {"features": encoder(inputs, training=False)},
         input_signature=[_spec(encoder)],
     )
 
 
-def _import(name: str):
+def _import(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:

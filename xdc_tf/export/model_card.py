@@ -1,4 +1,4 @@
-"""What an export says about itself: for programs (JSON) and for people (Markdown)."""
+"""The card of an export, as JSON and as Markdown."""
 
 import json
 import os
@@ -9,8 +9,7 @@ import keras
 
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.labels import agreement
-from xdc_tf.runtime import compat, escaping, json_files
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import compat, escaping, json_files, workdir
 from xdc_tf.training import supervision
 from xdc_tf.training.trained_run import FinalClusters, TrainedRun
 
@@ -31,7 +30,7 @@ def card(
     Args:
       run: the run.
       encoders: by stream.
-      signatures: for each stream, what its SavedModel's signatures give.
+      signatures: for each stream, what its SavedModel's signatures return.
       clusters: of the encoders' features.
       licence: of the weights.
       results: of evaluations, reports as xdc_tf.cli.evaluate writes them; what they
@@ -52,7 +51,7 @@ def card(
             for stream, encoder in encoders.items()
         },
         "data": _data(run),
-        "progress": _json_of(run, work.ENCODERS_FILE),
+        "progress": _json_of(run, workdir.ENCODERS_FILE),
         "metrics": {
             "clusters": _cluster_metrics(clusters),
             "evaluations": [_without_details(report) for report in results],
@@ -74,7 +73,7 @@ def _without_details(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input_contract(run: TrainedRun, modality: str) -> dict[str, Any]:
-    """What goes into an encoder, called and served."""
+    """The inputs of an encoder, called and served."""
     if modality == VIDEO:
         return {
             "call": "[B, T, H, W, 3] float32, RGB in [0, 1] minus mean, by std",
@@ -99,7 +98,7 @@ def _input_contract(run: TrainedRun, modality: str) -> dict[str, Any]:
 def _data(run: TrainedRun) -> dict[str, Any]:
     """The records that the encoders were trained on, or the file they came from."""
     if run.config.method == supervision.IMPORTED:
-        report = _json_of(run, work.IMPORT_FILE)
+        report = _json_of(run, workdir.IMPORT_FILE)
         return {key: report.get(key) for key in ("file", "sha256", "layout", "prefix")}
     return {
         "videos": run.info.num_examples,

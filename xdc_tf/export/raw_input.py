@@ -80,7 +80,7 @@ def prepare_frames(frames: tf.Tensor, clip: ClipSettings) -> tf.Tensor:
         tf.reshape(frames, tf.concat([[-1], shape[2:]], axis=0)),
         top=half,
         left=half,
-        share=tf.constant(clip.crop_share),
+        fraction=tf.constant(clip.crop_share),
         crop_size=size,
     )
     cropped = tf.reshape(images, [shape[0], shape[1], size, size, 3])

@@ -90,9 +90,9 @@ def signatures(
         return encoder(raw.prepare(raw_values), training=False)
 
     def probabilities(raw_values):
-        found = features(raw_values)
+        inputs = features(raw_values)
         return {
-            source: tf.nn.softmax(tf.matmul(found, head.kernel) + head.bias)
+            source: tf.nn.softmax(tf.matmul(inputs, head.kernel) + head.bias)
             for source, head in heads.items()
         }
 
@@ -116,13 +116,18 @@ def sample_input(encoder: keras.Model) -> tf.Tensor:
     return tf.random.stateless_normal(sizes, seed=[0, 0])
 
 
-def check_features(expected: tf.Tensor, found: tf.Tensor, path: str) -> None:
+def check_features(expected: tf.Tensor, exported: tf.Tensor, path: str) -> None:
     """Checks that an exported file computes what the encoder does.
+
+    Args:
+      expected: [B, D] features of the encoder.
+      exported: [B, D] features of the file.
+      path: of the file.
 
     Raises:
       RuntimeError: if it does not.
     """
-    difference = float(tf.reduce_max(tf.abs(found - expected)))
+    difference = float(tf.reduce_max(tf.abs(exported - expected)))
     if not difference <= TOLERANCE * max(1.0, float(tf.reduce_max(tf.abs(expected)))):
         raise RuntimeError(
             f"{path} gives features that differ by {difference:.3g} from the encoder's."

@@ -2,7 +2,10 @@
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.models.two_stream import EncoderSettings
@@ -24,7 +27,7 @@ _TORCHVISION = {
 
 
 def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
-    """Writes an encoder's weights as `path`, and what to know of them beside as JSON.
+    """Writes an encoder's weights as `path`, and beside it a JSON file about them.
 
     The classifier becomes fc.weight and fc.bias if the encoder has exactly one.
 
@@ -61,30 +64,40 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     if len(heads) == 1:
         ((labels, head),) = heads.items()
         tensors |= {"fc.weight": head.kernel.T, "fc.bias": head.bias}
-    built_as = run.architectures[run.streams[stream]]
+    architecture = run.architectures[run.streams[stream]]
     description = {
         "stream": stream,
         "method": run.config.method,
-        **built_as._asdict(),
+        **architecture._asdict(),
         "batch_norm_epsilon": encoder.get_layer("stage1_block1_norm1").epsilon,
-        "torchvision": _TORCHVISION.get(built_as),
+        "torchvision": _TORCHVISION.get(architecture),
         "num_features": encoder.output_shape[-1],
         "num_classes": len(tensors["fc.bias"]) if labels else None,
         "classes": labels,
         "input": _input(run, stream),
     }
+    _write(path, description_path, tensors, description)
+    return description
+
+
+def _write(
+    path: str,
+    description_path: str,
+    tensors: Mapping[str, np.ndarray],
+    description: dict[str, Any],
+) -> None:
+    """Writes both files; the description gets the SHA-256 of the weights."""
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     with files.scratch_directory(path) as temporary:
-        made = os.path.join(temporary, "tensors"), os.path.join(temporary, "text")
-        torch_files.write(made[0], tensors)
-        description["sha256"] = files.sha256(made[0])
-        files.write_text(made[1], json.dumps(description, indent=2) + "\n")
+        weights, text = (os.path.join(temporary, name) for name in ("tensors", "text"))
+        torch_files.write(weights, tensors)
+        description["sha256"] = files.sha256(weights)
+        files.write_text(text, json.dumps(description, indent=2) + "\n")
         # The weights last: where they are, the description is.
-        os.replace(made[1], description_path)
-        os.replace(made[0], path)
+        os.replace(text, description_path)
+        os.replace(weights, path)
         files.sync(folder)
-    return description
 
 
 def _is_remainder(description_path: str) -> bool:

@@ -195,11 +195,17 @@ def refresh_batch_norm(
     *,
     strategy: tf.distribute.Strategy,
 ) -> None:
-    """Gives batch norm statistics of data alone, leaving all weights as they are.
+    """Sets batch norm's moving statistics to those of `batches`; weights stay.
 
     A randomly initialised encoder needs it before its features mean anything in
     evaluation mode: its moving statistics are still 0 and 1. What remains of these
-    after n batches, a share of momentum ** n, is taken out.
+    after n batches, a fraction of momentum ** n, is taken out.
+
+    Args:
+      encoders: by stream.
+      modalities: the modality that each stream sees, a key of the batches.
+      batches: a distributed data set of training or evaluation batches.
+      strategy: where the encoders live.
     """
     norms = [
         layer
@@ -225,10 +231,13 @@ def refresh_batch_norm(
         step(batch)
         num_batches += 1
     for layer, (mean, variance) in zip(norms, initial, strict=True):
-        share = layer.momentum**num_batches
-        if share < 1:
+        remaining = layer.momentum**num_batches
+        if remaining < 1:
             for statistic, start in (
                 (layer.moving_mean, mean),
                 (layer.moving_variance, variance),
             ):
-                statistic.assign((statistic.numpy() - share * start) / (1 - share))
+                data_statistic = (statistic.numpy() - remaining * start) / (
+                    1 - remaining
+                )
+                statistic.assign(data_statistic)

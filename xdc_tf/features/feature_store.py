@@ -7,11 +7,9 @@ A store is a directory:
     rows.npy            [num_rows] uint8, a RowState each
     store.json          what the rows belong to; written last
 
-Rows are written by ordinary writes and read through memory maps: neither takes memory
-that grows with their number, and a full disk is an error instead of a signal. A row is
-marked as filled after its features and their CRC-32 are on disk, so that a process
-killed at any moment loses what it wrote since the last commit and nothing else. A row
-that has changed since it was written is emptied before rows are used.
+A row is marked as filled after its features and their CRC-32 are on disk, so that a
+process killed at any moment loses what it wrote since the last commit and nothing else.
+A row that has changed since it was written is emptied before rows are used.
 """
 
 import enum
@@ -20,21 +18,26 @@ import os
 import shutil
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from xdc_tf.features.extraction import ExampleFeatures, Features
-from xdc_tf.kmeans import row_files
-from xdc_tf.runtime import arrays, files, json_files, signals
+from xdc_tf.features.row_arrays import (
+    CheckedMatrix,
+    RowFile,
+    damaged_error,
+    damaged_rows,
+    make_matrix,
+    make_zeros,
+)
+from xdc_tf.runtime import files, json_files, signals
 
 DTYPES = ("float32", "float16")
 COMMIT_SECS = 10.0  # what a killed pass may lose; a commit waits for the disk
 ROWS_FILE = "rows.npy"
 _RECORD_FILE = "store.json"
-_CHECKED_BYTES = 1 << 24
 
 
 class RowState(enum.IntEnum):
@@ -98,13 +101,12 @@ class FeatureStore:
             self._record = {"form": form, "harvested_in": None, "extracted_by": None}
             _write_record(directory, self._record)
         self._streams = {
-            stream: _Rows(_path(directory, stream), (num_rows, width), np.dtype(dtype))
+            stream: CheckedMatrix(
+                _path(directory, stream), (num_rows, width), np.dtype(dtype)
+            )
             for stream, width in widths.items()
         }
-        self._checksums = {
-            stream: _open_checksums(directory, stream, num_rows) for stream in widths
-        }
-        self._rows = _Rows(
+        self._rows = RowFile(
             os.path.join(directory, ROWS_FILE), (num_rows,), np.dtype(np.uint8)
         )
         self._states = np.array(self._rows.open())
@@ -125,7 +127,7 @@ class FeatureStore:
           harvested_in: the round whose training steps gave the HARVESTED rows.
           extracted_by: SHA-256 by stream of the encoders that gave the EXTRACTED rows.
         """
-        wanted = {
+        provenance = {
             "harvested_in": harvested_in,
             "extracted_by": None if extracted_by is None else dict(extracted_by),
         }
@@ -134,13 +136,13 @@ class FeatureStore:
             ("harvested_in", RowState.HARVESTED),
             ("extracted_by", RowState.EXTRACTED),
         ):
-            if wanted[key] is None or wanted[key] != self._record[key]:
+            if provenance[key] is None or provenance[key] != self._record[key]:
                 self._states[self._states == state] = RowState.EMPTY
         # Killed after this, the store has fewer rows of what it had before.
         self._rows.write_run(0, self._states)
         self._rows.sync()
-        if self._record != self._record | wanted:
-            self._record |= wanted
+        if self._record != self._record | provenance:
+            self._record |= provenance
             _write_record(self._directory, self._record)
 
     def write(self, examples: ExampleFeatures, state: RowState) -> None:
@@ -153,10 +155,10 @@ class FeatureStore:
         index = examples.example_index
         if self._example_indices is not None:
             index = np.searchsorted(self._example_indices, index)
-        for stream, file in self._streams.items():
+        for stream, matrix in self._streams.items():
             features = examples.streams[stream]
             with np.errstate(over="ignore"):
-                rows = features.astype(file.dtype)
+                rows = features.astype(matrix.dtype)
             finite = np.isfinite(rows).all(axis=1)
             if not finite.all():
                 first = int(np.argmin(finite))
@@ -166,13 +168,12 @@ class FeatureStore:
                     else "lower config.optimizer.learning_rate"
                 )
                 raise FloatingPointError(
-                    f"The {stream} encoder gives features that {file.dtype} cannot "
+                    f"The {stream} encoder gives features that {matrix.dtype} cannot "
                     f"hold for {np.sum(~finite)} of {len(finite)} examples, first for "
                     f"example_index {examples.example_index[first]}, up to "
                     f"{np.abs(features[first]).max()}; {remedy}."
                 )
-            file.write(index, rows)
-            self._checksums[stream].write(index, row_checksums(rows))
+            matrix.write(index, rows)
         if len(index):
             self._states[index] = state
             self._uncommitted.append((int(index.min()), int(index.max())))
@@ -191,16 +192,16 @@ class FeatureStore:
         damaged = np.zeros(len(self._states), bool)
         for stream in self._streams:
             path = _path(self._directory, stream)
-            of_stream = damaged_rows(path, self._states != RowState.EMPTY)
-            if of_stream.any():
+            changed = damaged_rows(path, self._states != RowState.EMPTY)
+            if changed.any():
                 print(
-                    f"warning: {path}: {of_stream.sum()} rows have changed on disk "
-                    f"since they were written, first row {np.argmax(of_stream)}; they "
+                    f"warning: {path}: {changed.sum()} rows have changed on disk "
+                    f"since they were written, first row {np.argmax(changed)}; they "
                     "are computed again.",
                     file=sys.stderr,
                     flush=True,
                 )
-            damaged |= of_stream
+            damaged |= changed
         if damaged.any():
             self._states[damaged] = RowState.EMPTY
             self._rows.write_run(0, self._states)
@@ -250,8 +251,8 @@ class FeatureStore:
         self._uncommitted.clear()
 
         def commit() -> None:
-            for file in (*self._streams.values(), *self._checksums.values()):
-                file.sync()
+            for matrix in self._streams.values():
+                matrix.sync()
             self._rows.write_run(first, states)
             self._rows.sync()
 
@@ -260,136 +261,13 @@ class FeatureStore:
     def features(self) -> Features:
         """All rows, as read-only memory maps, and which of them are filled."""
         return Features(
-            streams={stream: file.open() for stream, file in self._streams.items()},
+            streams={name: matrix.open() for name, matrix in self._streams.items()},
             present=self._states != RowState.EMPTY,
         )
 
 
-class _Rows:
-    """A .npy file whose rows are overwritten in place."""
-
-    def __init__(self, path: str, shape: tuple[int, ...], dtype: np.dtype):
-        self.dtype = dtype
-        self._path = path
-        try:
-            array = arrays.open_npy(path)
-        except (OSError, ValueError) as error:
-            raise _damaged(path, error) from error
-        if (array.shape, array.dtype) != (shape, dtype):
-            raise _damaged(
-                path, f"{array.dtype} {array.shape} instead of {dtype} {shape}"
-            )
-        self._offset = array.offset
-        self._row_bytes = array.strides[0]
-        self._file = open(path, "r+b", opener=_open_here)
-
-    def open(self) -> np.memmap:
-        """All rows, read-only, as they are and will be."""
-        return arrays.open_npy(self._path)
-
-    def write(self, index: np.ndarray, rows: np.ndarray) -> None:
-        """Overwrites rows, in order; neighbours in one go."""
-        breaks = np.flatnonzero(np.diff(index) != 1) + 1
-        for numbers, run in zip(
-            np.split(index, breaks), np.split(rows, breaks), strict=True
-        ):
-            if len(numbers):
-                self.write_run(int(numbers[0]), run)
-
-    def write_run(self, first: int, rows: np.ndarray) -> None:
-        """Overwrites the rows from `first` on."""
-        try:
-            self._file.seek(self._offset + first * self._row_bytes)
-            self._file.write(rows.tobytes())
-            self._file.flush()
-        except OSError as error:
-            raise OSError(f"{self._path} cannot be written: {error}.") from error
-
-    def sync(self) -> None:
-        """Returns when all that was written is on disk."""
-        try:
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise OSError(f"{self._path} cannot be written: {error}.") from error
-
-
-def row_checksums(rows: np.ndarray) -> np.ndarray:
-    """[num_rows] uint32, the CRC-32 of the bytes of each row of a matrix."""
-    contiguous = np.ascontiguousarray(rows)
-    return np.fromiter(map(zlib.crc32, contiguous), np.uint32, len(contiguous))
-
-
-def damaged_rows(path: str, present: np.ndarray) -> np.ndarray:
-    """Finds the rows of a store's file that have changed since they were written.
-
-    Args:
-      path: STREAM.npy; without checksums beside it, as in stores of earlier versions,
-        nothing is known to have changed.
-      present: [num_rows] bool, the rows that are filled; others are not looked at.
-
-    Returns:
-      [num_rows] bool.
-
-    Raises:
-      ValueError: if a file is damaged beyond its rows.
-    """
-    damaged = np.zeros(len(present), bool)
-    checksums_path = _checksums_path(path)
-    if not os.path.exists(checksums_path):
-        return damaged
-    extent = row_files.extent(row_files.open_rows(path))
-    expected = arrays.open_npy(checksums_path)
-    if (expected.shape, expected.dtype) != (present.shape, np.uint32):
-        raise _damaged(checksums_path, f"{expected.dtype} {expected.shape}")
-    block_rows = max(1, _CHECKED_BYTES // extent.row_bytes)
-    for start in range(0, len(present), block_rows):
-        rows = slice(start, min(start + block_rows, len(present)))
-        if present[rows].any():
-            numbers = row_files.read_numbers(
-                path,
-                extent.offset + start * extent.row_bytes,
-                (rows.stop - start) * extent.width,
-                extent.dtype,
-            )
-            actual = row_checksums(numbers.reshape(-1, extent.width))
-            damaged[rows] = present[rows] & (actual != expected[rows])
-    return damaged
-
-
-def _open_checksums(directory: str, stream: str, num_rows: int) -> _Rows:
-    """The checksums of a stream's rows; made of the rows where a store has none."""
-    path = _path(directory, stream)
-    checksums_path = _checksums_path(path)
-    if not os.path.exists(checksums_path):
-        rows = arrays.open_npy(path)
-        with files.placing(checksums_path) as partial:
-            _make_zeros(partial, (num_rows,), np.dtype(np.uint32))
-            checksums = _Rows(partial, (num_rows,), np.dtype(np.uint32))
-            block_rows = max(1, _CHECKED_BYTES // rows.strides[0])
-            for start in range(0, num_rows, block_rows):
-                block = rows[start : start + block_rows]
-                checksums.write_run(start, row_checksums(block))
-    return _Rows(checksums_path, (num_rows,), np.dtype(np.uint32))
-
-
 def _path(directory: str, stream: str) -> str:
     return os.path.join(directory, f"{stream}.npy")
-
-
-def _checksums_path(path: str) -> str:
-    return f"{os.path.splitext(path)[0]}.crc32.npy"
-
-
-def _open_here(path: str, flags: int) -> int:
-    """Opens a file, but not where a link leads."""
-    return os.open(path, flags | os.O_NOFOLLOW)
-
-
-def _damaged(path: str, what: object) -> ValueError:
-    return ValueError(
-        f"{path} is damaged ({what}); remove {os.path.dirname(path)}, and the features "
-        "are computed again."
-    )
 
 
 def _read_record(directory: str) -> dict[str, Any]:
@@ -405,7 +283,7 @@ def _read_record(directory: str) -> dict[str, Any]:
     try:
         return json_files.check(json_files.read_object(path), checks, _RECORD_FILE)
     except ValueError as error:
-        raise _damaged(path, error) from error
+        raise damaged_error(path, error) from error
 
 
 def _write_record(directory: str, record: Mapping[str, Any]) -> None:
@@ -425,9 +303,8 @@ def _make_files(
     shapes = {_path(directory, stream): (num_rows, n) for stream, n in widths.items()}
     try:
         for path, shape in shapes.items():
-            _make_zeros(path, shape, np.dtype(dtype))
-            _make_zeros(_checksums_path(path), (num_rows,), np.dtype(np.uint32))
-        _make_zeros(os.path.join(directory, ROWS_FILE), (num_rows,), np.dtype(np.uint8))
+            make_matrix(path, shape, np.dtype(dtype))
+        make_zeros(os.path.join(directory, ROWS_FILE), (num_rows,), np.dtype(np.uint8))
     except OSError as error:
         shutil.rmtree(directory)
         size = sum(widths.values()) * num_rows * np.dtype(dtype).itemsize
@@ -437,22 +314,3 @@ def _make_files(
             f"{free / 1e9:.2f} GB are free ({error}); free some, use another --workdir"
             + (", or set config.features.dtype=float16." if dtype == "float32" else ".")
         ) from error
-
-
-def _make_zeros(path: str, shape: Sequence[int], dtype: np.dtype) -> None:
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file,
-            {
-                "descr": np.lib.format.dtype_to_descr(dtype),
-                "fortran_order": False,
-                "shape": tuple(shape),
-            },
-        )
-        file.flush()
-        size = file.tell() + int(np.prod(shape)) * dtype.itemsize
-        if hasattr(os, "posix_fallocate"):
-            # Its blocks too, so that a full disk is found before any work is done.
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            os.ftruncate(file.fileno(), size)

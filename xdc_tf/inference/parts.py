@@ -20,6 +20,7 @@ from data_prep.datasets.annotated_media import AUDIO_SUFFIXES
 from data_prep.manifest import ManifestRow
 from data_prep.worker_processes import Limits
 from xdc_tf.data import dataset_info, example_tables, pipeline
+from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
 from xdc_tf.data.example_tables import Promised
 from xdc_tf.inference import new_videos
@@ -264,13 +265,10 @@ def _batches(
     promised: Promised | None,
 ) -> tf.data.Dataset:
     batches = pipeline.evaluation_batches(
-        paths,
-        clip=run.clip,
+        ClipSource(paths, run.clip, run.modalities, promised),
         batch_size=sampling.batch_size or run.batch_size,
         num_clips=sampling.num_clips,
         stride_secs=sampling.stride_secs,
-        modalities=run.modalities,
-        promised=promised,
     )
 
     def count_from_first_row(batch):

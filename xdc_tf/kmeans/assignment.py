@@ -1,10 +1,8 @@
 """Labels of blocks of rows: in an iteration, with what they add to sums, and finally.
 
-An iteration's products may be of half the width; the final labels, their inertia and
-the labels of further rows are in float32, whatever the products of the fit.
+An iteration's matrix products may be of half the width; the final labels, their inertia
+and the labels of further rows are in float32, whatever the precision of the fit.
 """
-
-from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -17,86 +15,60 @@ from xdc_tf.kmeans.distances import (
     scores_of,
     squared_distances,
 )
-from xdc_tf.kmeans.rows import Products, Rows, over_blocks
+from xdc_tf.kmeans.fit_settings import FitContext, TraceSettings
+from xdc_tf.kmeans.rows import Rows, over_blocks
 
 
-class Settings(NamedTuple):
-    """What a fit is traced for.
-
-    Attributes:
-      num_fits: R, clusterings in one loop.
-      num_clusters: k.
-      tolerance: relative decrease of the objective at which a fit is done; 0 for a
-        fixed point.
-      spherical: centroids of length one about `origin`.
-      balanced: assign by prices that even out the sizes.
-      block_rows: rows per block.
-      on_gpu: in the form for GPUs: no shape depends on values, for which the host would
-        have to wait, and labels are int64, since TensorFlow has int32 tensors of loops
-        and of most operations on the host.
-    """
-
-    num_fits: int
-    num_clusters: int
-    tolerance: float
-    spherical: bool
-    balanced: bool
-    block_rows: int
-    on_gpu: bool = False
-
-    @property
-    def label_dtype(self) -> tf.DType:
-        return tf.int64 if self.on_gpu else tf.int32
-
-
-def no_labels(own: Rows, settings: Settings) -> tf.Tensor:
+def no_labels(shard: Rows, settings: TraceSettings) -> tf.Tensor:
     """[n, R] of -1, the labels before the first iteration."""
     return tf.fill(
-        [own.fitted.shape[0], settings.num_fits],
+        [shard.fitted.shape[0], settings.num_fits],
         tf.constant(-1, settings.label_dtype),
     )
 
 
-def in_iteration(
-    own: Rows,
-    labels: tf.Tensor,
+def assign_in_iteration(
+    shard: Rows,
+    labels_before: tf.Tensor,
     centroids: tf.Tensor,
     offsets: tf.Tensor,
     few_changed: tf.Tensor | None,
-    step: tf.Tensor,
-    variance: tf.Tensor,
-    products: Products,
-    settings: Settings,
+    iteration: tf.Tensor,
+    context: FitContext,
 ) -> tuple[tf.Tensor, Sums]:
     """Labels [n, R] of a replica's rows, and what its fitted rows add to the sums.
 
-    In iteration `step`, from 0. Without `few_changed`, sums are not relative to the
-    labels before and no shape depends on values.
+    Args:
+      shard: the replica's rows.
+      labels_before: [n, R], of the iteration before; -1 in the first.
+      centroids: [R, k, d] float32.
+      offsets: [R, k] float32.
+      few_changed: [] bool, whether sums are relative to the labels before. None: they
+        never are, and no shape depends on values.
+      iteration: [] int32, from 0.
+      context: of the fits.
     """
-    columns = columns_of(centroids, products)
-    temperature = sinkhorn.temperature_of(variance)
+    settings, matmul_format = context.settings, context.matmul_format
+    columns = columns_of(centroids, matmul_format)
+    temperature = sinkhorn.temperature_of(context.variance)
 
-    def assign(block, sums):
-        scores = scores_of(block.factors, columns, offsets, products)
-        before = labels[block.start : block.stop]
-        found = _largest(scores, before, few_changed)  # [b, R]
-        fitted = own.fitted[block.start : block.stop]
-        parts = [
-            cluster_sums.block_sums(
-                block.rows, found[:, fit], before[:, fit], fitted, few_changed, k
-            )
-            for fit in range(settings.num_fits)
-        ]
-        rows, counts, changed = (tf.stack(part) for part in zip(*parts, strict=True))
+    def assign_block(block, sums):
+        scores = scores_of(block.factors, columns, offsets, matmul_format)
+        before = labels_before[block.start : block.stop]
+        labels = _largest(scores, before, few_changed)  # [b, R]
+        fitted = shard.fitted[block.start : block.stop]
+        rows, counts, changed = cluster_sums.block_sums(
+            block.rows, labels, before, fitted, few_changed, settings.num_clusters
+        )
         squares = tf.cond(
-            tf.equal(step, 0),
+            tf.equal(iteration, 0),
             lambda: cluster_sums.square_sum(block.rows, fitted),
             lambda: tf.zeros([], tf.float64),
         )
         masses = sums.masses
         if settings.balanced:
             masses += sinkhorn.soft_sizes(scores, fitted, temperature)
-        return (found,), Sums(
+        return (labels,), Sums(
             sums.rows + tf.cast(rows, tf.float64),
             sums.counts + counts,
             masses,
@@ -104,16 +76,15 @@ def in_iteration(
             sums.squares + squares,
         )
 
-    k = settings.num_clusters
-    (found,), sums = over_blocks(
-        own,
-        assign,
+    (labels,), sums = over_blocks(
+        shard,
+        assign_block,
         cluster_sums.no_sums(centroids),
         block_rows=settings.block_rows,
-        products=products,
+        matmul_format=matmul_format,
         values=[tf.TensorSpec([None, settings.num_fits], settings.label_dtype)],
     )
-    return found, sums
+    return labels, sums
 
 
 def _largest(
@@ -132,38 +103,46 @@ def _largest(
 def _corrected(scores: tf.Tensor, before: tf.Tensor) -> tf.Tensor:
     """Labels [b, R] of the largest of scores [b, R, k], fast where few have changed.
 
-    A label stays where no score is larger than its own: the largest score is found
+    A label stays where no score is larger than the label's: the largest score is found
     several times faster than its place.
     """
-    own = tf.gather(scores, before, axis=2, batch_dims=2)
-    places = tf.where(tf.reduce_max(scores, axis=2) > own)  # [m, 2]
-    found = tf.argmax(tf.gather_nd(scores, places), axis=1, output_type=before.dtype)
-    return tf.tensor_scatter_nd_update(before, places, found)
+    score_before = tf.gather(scores, before, axis=2, batch_dims=2)
+    places = tf.where(tf.reduce_max(scores, axis=2) > score_before)  # [m, 2]
+    labels = tf.argmax(tf.gather_nd(scores, places), axis=1, output_type=before.dtype)
+    return tf.tensor_scatter_nd_update(before, places, labels)
 
 
-def final(
-    own: Rows,
-    before: tf.Tensor,
+def assign_finally(
+    shard: Rows,
+    labels_before: tf.Tensor,
     centroids: tf.Tensor,
     offsets: tf.Tensor,
-    settings: Settings,
+    settings: TraceSettings,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Labels [n, R], sizes [R, k] and inertia [R] in float32, whatever the products.
+    """Labels of a replica's rows, by float32 scores whatever the fit's precision.
 
-    Of a replica's rows, whose labels [n, R] `before` are those of the last iteration.
+    Args:
+      shard: the replica's rows.
+      labels_before: [n, R], of the last iteration.
+      centroids: [R, k, d] float32.
+      offsets: [R, k] float32.
+      settings: of the fits.
+
+    Returns:
+      Labels [n, R], sizes [R, k] int64 and inertia [R] float64 of the fitted rows.
     """
     columns = columns_of(centroids, EXACT)
     num_fits, num_clusters = settings.num_fits, settings.num_clusters
 
-    def assign(block, carry):
+    def assign_block(block, carry):
         sizes, inertia = carry
         scores = scores_of(block.rows, columns, offsets, EXACT)
-        labels = before[block.start : block.stop]
+        labels = labels_before[block.start : block.stop]
         if settings.on_gpu:
             labels = _largest(scores, labels, None)
         else:
             labels = _corrected(scores, labels)
-        fitted = own.fitted[block.start : block.stop, tf.newaxis]
+        fitted = shard.fitted[block.start : block.stop, tf.newaxis]
         first_labels = num_clusters * tf.range(num_fits, dtype=labels.dtype)
         counted = tf.where(fitted, labels + first_labels, -1)
         counts = tf.cast(
@@ -175,8 +154,8 @@ def final(
         return (labels,), (sizes, inertia + tf.reduce_sum(distances, axis=0))
 
     (labels,), (sizes, inertia) = over_blocks(
-        own,
-        assign,
+        shard,
+        assign_block,
         (
             tf.zeros([num_fits, num_clusters], tf.int64),
             tf.zeros([num_fits], tf.float64),
@@ -188,7 +167,7 @@ def final(
 
 
 @tf.function(autograph=False, reduce_retracing=True)
-def nearest(
+def assign_prepared(
     rows: tf.Tensor, centroids: tf.Tensor, offsets: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Labels [b] int32 and squared distances [b] float32 of prepared rows [b, d].

@@ -27,28 +27,49 @@ def no_sums(centroids: tf.Tensor) -> Sums:
 
 def block_sums(
     rows: tf.Tensor,
-    found: tf.Tensor,
+    labels: tf.Tensor,
     before: tf.Tensor,
     fitted: tf.Tensor,
     few_changed: tf.Tensor | None,
     num_clusters: int,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """What a block adds to the sums and counts of one fit, and its changed labels.
+    """What a block adds to the sums and counts of R fits, and its changed labels.
 
-    With few_changed that is relative to the labels before; otherwise to nothing. None:
-    it never is.
+    Args:
+      rows: [b, d] float32.
+      labels: [b, R], now.
+      before: [b, R], in the iteration before.
+      fitted: [b] bool.
+      few_changed: [] bool, whether to give the difference to the sums by the labels
+        before, instead of sums anew; None: never.
+      num_clusters: k.
+
+    Returns:
+      Sums [R, k, d] float32, counts [R, k] float64 and numbers of rows with another
+      label than before [R] int64.
     """
-    changed = fitted & tf.not_equal(found, before)
+    parts = [
+        _block_sums_of_fit(
+            rows, labels[:, fit], before[:, fit], fitted, few_changed, num_clusters
+        )
+        for fit in range(labels.shape[1])
+    ]
+    sums, counts, changed = (tf.stack(part) for part in zip(*parts, strict=True))
+    return sums, counts, changed
+
+
+def _block_sums_of_fit(rows, labels, before, fitted, few_changed, num_clusters):
+    changed = fitted & tf.not_equal(labels, before)
 
     def moves():
         moved = tf.where(changed)[:, 0]
         moved_rows = tf.gather(rows, moved)
-        gains = segment_sums(moved_rows, tf.gather(found, moved), num_clusters)
+        gains = segment_sums(moved_rows, tf.gather(labels, moved), num_clusters)
         losses = segment_sums(moved_rows, tf.gather(before, moved), num_clusters)
         return gains[0] - losses[0], gains[1] - losses[1]
 
     def everything():
-        return segment_sums(rows, tf.where(fitted, found, -1), num_clusters)
+        return segment_sums(rows, tf.where(fitted, labels, -1), num_clusters)
 
     if few_changed is None:
         sums, counts = everything()
@@ -81,7 +102,7 @@ def square_sum(rows: tf.Tensor, fitted: tf.Tensor) -> tf.Tensor:
 def objectives_of(centroids: tf.Tensor, sums: Sums) -> tf.Tensor:
     """[R] sums of |x - c|^2 from the sums alone: no row is read a second time."""
     wide = tf.cast(centroids, tf.float64)
-    products = tf.reduce_sum(wide * sums.rows, axis=[1, 2])
+    inner = tf.reduce_sum(wide * sums.rows, axis=[1, 2])  # sums of x . c
     norms = tf.reduce_sum(wide**2, axis=2) * sums.counts
-    objectives = sums.squares - 2.0 * products + tf.reduce_sum(norms, axis=1)
+    objectives = sums.squares - 2.0 * inner + tf.reduce_sum(norms, axis=1)
     return tf.maximum(objectives, 0.0)

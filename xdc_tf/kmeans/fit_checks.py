@@ -1,4 +1,4 @@
-"""What can be wrong with the arguments of a fit, said before any work."""
+"""What can be wrong with the arguments of a fit, reported before it starts."""
 
 import operator
 from typing import Any
@@ -6,149 +6,156 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.kmeans import replicas, sources, survey
+from xdc_tf.kmeans import matrices, replicas, survey
+from xdc_tf.kmeans.fit_settings import ArgumentError, Options
+from xdc_tf.kmeans.matrices import FeatureMatrix
 from xdc_tf.kmeans.rows import Rows
-from xdc_tf.kmeans.sources import Source
 
 PRECISIONS = ("float32", "mixed")
-
-
-def checked_mask(name: str, mask: np.ndarray | None, num_rows: int) -> np.ndarray:
-    """[num_rows] bool; all True for None.
-
-    Raises:
-      ValueError: on another shape or type.
-    """
-    if mask is None:
-        return np.ones(num_rows, bool)
-    mask = np.asarray(mask)
-    if mask.shape != (num_rows,) or mask.dtype != bool:
-        raise ValueError(
-            f"{name} has shape {mask.shape} and type {mask.dtype} for {num_rows} rows "
-            "of features; give one truth value per row."
-        )
-    return mask
+_COUNTS = ("num_clusters", "num_iterations", "num_restarts")
+_PROBLEMS = {
+    survey.NOT_FINITE: (
+        "rows with NaN or infinity in float32, {}; look for a diverged encoder or "
+        "unfilled rows."
+    ),
+    survey.ALL_ZERO: (
+        "all-zero rows, {}, which cannot be scaled to length one; look for unfilled "
+        "rows or dead units, or set normalize=False."
+    ),
+    survey.TOO_LARGE: (
+        f"rows longer than {survey.MAX_SQUARE**0.5:g}, {{}}, whose squares float32 "
+        "cannot add up; scale the features down."
+    ),
+}
 
 
 def whole_number(name: str, value: Any, *, least: int) -> int:
     """The value as an int, which NumPy's integers are not.
 
     Raises:
-      ValueError: if it is no whole number, or less than `least`.
+      ArgumentError: if it is no whole number, or less than `least`.
     """
     try:
         number = operator.index(value)
     except TypeError:
-        raise ValueError(f"{name}={value!r} must be a whole number.") from None
+        raise ArgumentError(name, f"{name}={value!r} must be a whole number.") from None
     if not least <= number < 2**63:
-        raise ValueError(
-            f"{name}={number} must be from {least} to 2^63 - 1; change "
-            f"config.kmeans.{name}."
+        raise ArgumentError(
+            name, f"{name}={number} must be from {least} to 2^63 - 1; change {name}."
         )
     return number
 
 
-def check_settings(
-    *,
-    num_fitted: int,
-    num_clusters: int,
-    precision: str,
-    normalize: bool,
-    spherical: bool,
-    tolerance: float,
-) -> None:
-    """Raises a ValueError that names a setting of kmeans.fit_heads which cannot be."""
+def check_options(options: Options) -> Options:
+    """The options with counts as ints.
+
+    Raises:
+      ArgumentError: on an option without meaning, whatever the features.
+    """
+    options = options._replace(
+        **{
+            name: whole_number(name, getattr(options, name), least=1)
+            for name in _COUNTS
+        }
+    )
+    if options.precision not in PRECISIONS:
+        raise ArgumentError(
+            "precision",
+            f"precision={options.precision!r} is unknown; set precision to one of "
+            f"{', '.join(PRECISIONS)}.",
+        )
+    if options.spherical and not options.normalize:
+        raise ArgumentError(
+            "spherical",
+            "spherical=True needs rows of length one; set normalize=True or "
+            "spherical=False.",
+        )
+    if not 0 <= options.tolerance < 1:
+        raise ArgumentError(
+            "tolerance",
+            f"tolerance={options.tolerance} must be in [0, 1), a fraction of the "
+            "objective; change tolerance.",
+        )
+    return options
+
+
+def check_num_clusters(num_clusters: int, *, num_fitted: int) -> None:
+    """Raises an ArgumentError if there are fewer fitted rows than clusters."""
     if num_clusters > num_fitted:
-        raise ValueError(
-            f"num_clusters={num_clusters} exceeds the {num_fitted} examples with "
-            f"features; lower config.kmeans.num_clusters."
-        )
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"precision={precision!r} is unknown; set config.kmeans.precision to one "
-            f"of {', '.join(PRECISIONS)}."
-        )
-    if spherical and not normalize:
-        raise ValueError(
-            "spherical=True needs rows of length one; set config.kmeans.normalize=True "
-            "or config.kmeans.spherical=False."
-        )
-    if not 0 <= tolerance < 1:
-        raise ValueError(
-            f"tolerance={tolerance} must be in [0, 1), a part of the objective; change "
-            "config.kmeans.tolerance."
+        raise ArgumentError(
+            "num_clusters",
+            f"num_clusters={num_clusters} exceeds the {num_fitted} rows that centroids "
+            "are fitted to; lower num_clusters.",
         )
 
 
 def check_rows(
     shards: Rows,
-    source: Source,
-    fitted: np.ndarray,
+    matrix: FeatureMatrix,
     *,
     num_clusters: int,
     normalize: bool,
     block_rows: int,
     strategy: tf.distribute.Strategy | None,
 ) -> None:
-    """Raises a ValueError that names rows which cannot be clustered.
+    """Checks the values of all rows.
 
     Args:
       shards: the rows on their replicas, not prepared.
-      source: the same rows.
-      fitted: [N] bool.
+      matrix: the same rows.
       num_clusters: distinct fitted rows that there must be.
       normalize: whether all-zero rows are wrong.
       block_rows: rows per block.
       strategy: the one that the rows were sharded for.
+
+    Raises:
+      ArgumentError: on fewer distinct rows than clusters, or all-zero rows.
+      ValueError: on other rows that cannot be clustered; names some.
     """
     faults, num_faults, num_large_enough = survey.find_faults(
         shards, normalize, block_rows, strategy
     )
     if int(num_faults):
-        found = replicas.local_rows(strategy, faults, source.num_rows)
-        for fault, problem in (
-            (
-                survey.NOT_FINITE,
-                "rows with NaN or infinity in float32, {}; look for a diverged encoder "
-                "or unfilled rows.",
-            ),
-            (
-                survey.ALL_ZERO,
-                "all-zero rows, {}, which cannot be scaled to length one; look for "
-                "unfilled rows or dead units, or set config.kmeans.normalize=False.",
-            ),
-            (
-                survey.TOO_LARGE,
-                f"rows longer than {survey.MAX_SQUARE**0.5:g}, {{}}, whose squares "
-                "float32 cannot add up; scale the features down.",
-            ),
-        ):
-            numbers = np.flatnonzero(found == fault)
-            if numbers.size:
-                named = "the first are " + ", ".join(str(row) for row in numbers[:5])
-                raise ValueError(
-                    f"features have {numbers.size} " + problem.format(named)
-                )
-        raise ValueError(
-            f"features of other processes have {int(num_faults)} rows that cannot be "
-            "clustered; their messages name them."
-        )
+        local_faults = replicas.local_rows(strategy, faults, matrix.num_rows)
+        raise _error_of_faults(local_faults, int(num_faults))
     if num_clusters and not normalize and not int(num_large_enough):
         raise ValueError(
-            f"all {source.num_rows} rows of the features are shorter than "
+            f"all {matrix.num_rows} rows of the features are shorter than "
             f"{survey.MIN_SQUARE**0.5:g}, so that float32 cannot hold their squares; "
             "scale the features up."
         )
-    distinct = sources.count_distinct(
-        source, fitted, at_most=num_clusters, block_rows=block_rows
+    distinct = matrices.count_distinct(
+        matrix, at_most=num_clusters, block_rows=block_rows
     )
     distinct = int(replicas.sum_over_processes(strategy, np.int64(distinct)))
     if distinct < num_clusters:
-        raise ValueError(
+        raise ArgumentError(
+            "num_clusters",
             f"num_clusters={num_clusters} exceeds the {distinct} distinct rows of the "
-            "features; lower config.kmeans.num_clusters, or look for an encoder that "
-            "gives many examples the same features."
+            "features; lower num_clusters, or look for an encoder that gives many "
+            "examples the same features.",
         )
+
+
+def _error_of_faults(faults: np.ndarray, num_faults: int) -> ValueError:
+    """The error that names rows of this process, or of others if these are in order.
+
+    Args:
+      faults: [N] int8, of the rows of this process.
+      num_faults: of all processes.
+    """
+    for fault, problem in _PROBLEMS.items():
+        numbers = np.flatnonzero(faults == fault)
+        if numbers.size:
+            first_rows = "the first are " + ", ".join(str(row) for row in numbers[:5])
+            message = f"features have {numbers.size} " + problem.format(first_rows)
+            if fault == survey.ALL_ZERO:
+                return ArgumentError("normalize", message)
+            return ValueError(message)
+    return ValueError(
+        f"features of other processes have {num_faults} rows that cannot be "
+        "clustered; their messages name them."
+    )
 
 
 def checked_initial_centroids(

@@ -5,11 +5,11 @@ preprocessing and centroids. One `tf.function` (in `lloyd`) holds a whole fit:
 initialisation, iterations, final assignment; the host waits once, at its end. Under a
 distribution strategy every replica keeps its own rows, and only sums, counts and
 candidates for empty clusters travel. Rows of memory-mapped arrays stay in their files:
-every pass reads them by blocks, ahead of the work on them.
+every pass reads them by blocks, ahead of their assignment.
 
 Distances are taken about a point near the mean of the rows. Features after a ReLU point
-in much the same direction, and products of such vectors lose to rounding what tells
-them apart.
+in much the same direction, and inner products of such vectors lose to rounding what
+sets them apart.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -21,16 +21,27 @@ from xdc_tf.kmeans import (
     assignment,
     distances,
     fit_checks,
-    fit_sizes,
+    fit_settings,
     lloyd,
+    matrices,
     replicas,
     rows,
-    sources,
     survey,
     whitening,
 )
-from xdc_tf.kmeans.rows import Preparation
-from xdc_tf.kmeans.sources import Features
+from xdc_tf.kmeans.fit_settings import ArgumentError, FitContext, Options
+from xdc_tf.kmeans.matrices import FeatureMatrix, MatrixLike
+from xdc_tf.kmeans.rows import Preparation, Rows
+
+__all__ = [
+    "ArgumentError",
+    "Fitted",
+    "KMeansResult",
+    "Options",
+    "assign",
+    "fit",
+    "fit_heads",
+]
 
 _NO_LABEL = -1  # of a row that takes no part
 
@@ -67,7 +78,7 @@ class KMeansResult(NamedTuple):
 
 
 class Fitted(Protocol):
-    """What `assign` needs of a clustering, as KMeansResult has it."""
+    """A clustering as `assign` needs it, such as a KMeansResult."""
 
     @property
     def centroids(self) -> np.ndarray: ...
@@ -82,34 +93,17 @@ class Fitted(Protocol):
 
 
 def fit(
-    features: Features, *, num_clusters: int, seed: int, **options: Any
-) -> KMeansResult:
-    """Clusters the rows of `features`: `fit_heads` with one head and its arguments."""
-    return fit_heads(
-        features, num_heads=1, num_clusters=num_clusters, seed=seed, **options
-    )[0]
-
-
-def fit_heads(
-    features: Features,
+    features: MatrixLike,
     *,
-    num_heads: int,
     num_clusters: int,
     seed: int,
-    num_iterations: int = 20,
-    num_restarts: int = 1,
-    precision: str = "float32",
-    normalize: bool = True,
-    spherical: bool = False,
-    balanced: bool = False,
-    tolerance: float = 0.0,
-    pca_components: int | None = None,
     fitted_rows: np.ndarray | None = None,
     present_rows: np.ndarray | None = None,
     initial_centroids: np.ndarray | tf.Tensor | None = None,
     strategy: tf.distribute.Strategy | None = None,
-) -> list[KMeansResult]:
-    """Clusters the rows of `features` several times, independently, in one loop.
+    **options: Any,
+) -> KMeansResult:
+    """Clusters the rows of `features`.
 
     Lloyd's iterations from greedy k-means++. The objective does not increase from one
     iteration to the next, unless balanced: a cluster left empty is placed on a point
@@ -124,142 +118,172 @@ def fit_heads(
       features: [N, D] numbers, taken as float32, in memory or on a device. Rows of a
         float32 or float16 `np.memmap`, or of several one after the other, stay in their
         files. Under a strategy of several processes, the rows of this process.
-      num_heads: clusterings wanted; each starts from other centroids.
       num_clusters: k, at most the number of distinct fitted rows.
-      seed: of the initialisation; heads and restarts derive theirs from it.
-      num_iterations: at most so many iterations; a fixed point ends them earlier.
-      num_restarts: fits from so many initialisations for each head, the lowest inertia
-        is kept.
-      precision: "float32", or "mixed" for products of half the width in the
-        iterations: bfloat16, or float16 on a GPU without it (sums and the final
-        assignment are float32).
-      normalize: scale rows to length one, after PCA-whitening if there is any.
-      spherical: scale centroids to length one too, which needs `normalize`; the
-        nearest centroid is then the one of the largest cosine.
-      balanced: clusters of about N / k rows. Squared distances are compared after
-        offsets were subtracted, one per cluster, which Sinkhorn's iteration finds.
-      tolerance: a fit is done when an iteration lowers its objective by no more than
-        this part; 0 for a fixed point.
-      pca_components: whiten to so many principal components first.
+      seed: of the initialisation; restarts derive theirs from it.
       fitted_rows: [N] bool, the rows that centroids are fitted to; others that are
         present are labelled only. None for all.
       present_rows: [N] bool, False for rows that hold no example. None for all.
       initial_centroids: [k, d] in the space of the preprocessed features, instead of
         k-means++.
-      strategy: whose replicas share the rows: MirroredStrategy, or
-        MultiWorkerMirroredStrategy, where every process calls this with its own rows;
-        None for the one device that holds the features.
+      strategy: over whose replicas the rows are spread: MirroredStrategy, or
+        MultiWorkerMirroredStrategy, where every process calls this with its rows; None
+        for the one device that holds the features.
+      **options: further fields of `Options`: num_iterations, num_restarts, precision,
+        normalize, spherical, balanced, tolerance and pca_components.
 
     Returns:
-      num_heads KMeansResults, labels in the order of the rows.
+      A KMeansResult, labels in the order of the rows.
 
     Raises:
-      ValueError: features that are not a finite matrix, all-zero rows with `normalize`,
-        fewer distinct rows than clusters, or a setting that does not fit them.
+      ArgumentError: a setting without meaning, or one that does not suit the features,
+        such as more clusters than distinct rows, or all-zero rows with `normalize`.
+      ValueError: features that are not a finite matrix.
     """
-    num_heads, num_clusters, num_iterations, num_restarts = (
-        fit_checks.whole_number(name, value, least=1)
-        for name, value in (
-            ("num_heads", num_heads),
-            ("num_clusters", num_clusters),
-            ("num_iterations", num_iterations),
-            ("num_restarts", num_restarts),
-        )
+    (result,) = fit_heads(
+        features,
+        Options(num_clusters=num_clusters, **options),
+        num_heads=1,
+        seed=seed,
+        fitted_rows=fitted_rows,
+        present_rows=present_rows,
+        initial_centroids=initial_centroids,
+        strategy=strategy,
     )
+    return result
+
+
+def fit_heads(
+    features: MatrixLike,
+    options: Options,
+    *,
+    num_heads: int,
+    seed: int,
+    fitted_rows: np.ndarray | None = None,
+    present_rows: np.ndarray | None = None,
+    initial_centroids: np.ndarray | tf.Tensor | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+) -> list[KMeansResult]:
+    """Clusters the rows of `features` several times, independently, in one loop.
+
+    Args:
+      features: see `fit`, as the other arguments.
+      options: of every clustering.
+      num_heads: number of clusterings; each starts from other centroids.
+      seed: of the initialisation; heads and restarts derive theirs from it.
+      fitted_rows: [N] bool, or None.
+      present_rows: [N] bool, or None.
+      initial_centroids: [k, d], or None.
+      strategy: over whose replicas the rows are spread, or None.
+
+    Returns:
+      num_heads KMeansResults.
+
+    Raises:
+      ArgumentError, ValueError: see `fit`.
+    """
+    options = fit_checks.check_options(options)
+    num_heads = fit_checks.whole_number("num_heads", num_heads, least=1)
     seed = fit_checks.whole_number("seed", seed, least=0)
-    source = sources.open_source(features)
-    present = fit_checks.checked_mask("present_rows", present_rows, source.num_rows)
-    fitted = (
-        fit_checks.checked_mask("fitted_rows", fitted_rows, source.num_rows) & present
+    matrix = matrices.open_matrix(
+        features, fitted_rows=fitted_rows, present_rows=present_rows
     )
     if strategy is not None and strategy.num_replicas_in_sync == 1:
         strategy = None
-    num_fitted = int(replicas.sum_over_processes(strategy, np.sum(fitted)))
-    num_fits = num_heads * num_restarts
-    on_gpu = fit_sizes.works_on_gpu(source.device, strategy)
-    fit_checks.check_settings(
-        num_fitted=num_fitted,
-        num_clusters=num_clusters,
-        precision=precision,
-        normalize=normalize,
-        spherical=spherical,
-        tolerance=tolerance,
-    )
-    settings = assignment.Settings(
-        num_fits=num_fits,
-        num_clusters=num_clusters,
-        tolerance=tolerance,
-        spherical=spherical,
-        balanced=balanced,
-        block_rows=fit_sizes.block_rows(num_fits * num_clusters, on_gpu=on_gpu),
-        on_gpu=on_gpu,
-    )
-    with tf.device(source.device), distances.full_float32():
-        shards = sources.shard(
-            source,
-            block_rows=settings.block_rows,
-            fitted=fitted,
-            present=present,
-            strategy=strategy,
+    num_fits = num_heads * options.num_restarts
+    with tf.device(matrix.device), distances.full_float32():
+        shards, sample, preparation, context = _prepare_fit(
+            matrix, options, num_fits=num_fits, seed=seed, strategy=strategy
         )
-        fit_checks.check_rows(
-            shards,
-            source,
-            fitted,
-            num_clusters=num_clusters,
-            normalize=normalize and pca_components is None,
-            block_rows=settings.block_rows,
-            strategy=strategy,
-        )
-        sample = sources.sample(
-            source,
-            fitted,
-            size=fit_sizes.sample_rows(num_fitted, num_clusters),
-            seed=seed,
-            strategy=strategy,
-        )
-        preparation, sample = whitening.fit_preparation(
-            shards,
-            sample,
-            normalize=normalize,
-            pca_components=pca_components,
-            block_rows=settings.block_rows,
-            strategy=strategy,
-        )
-        initial = None
         if initial_centroids is not None:
-            initial = fit_checks.checked_initial_centroids(
-                initial_centroids,
-                shape=(num_clusters, sample.shape[1]),
-                num_fits=num_fits,
+            shape = (options.num_clusters, sample.shape[1])
+            initial_centroids = fit_checks.checked_initial_centroids(
+                initial_centroids, shape=shape, num_fits=num_fits
             )
-            initial = (initial - preparation.origin)[tf.newaxis]
-        products = fit_sizes.products_of(precision, sample)
-        shards = survey.prepare_rows(
-            shards, preparation, products, settings.block_rows, strategy
-        )
-        outcome = lloyd.fit_rows(
+            initial_centroids = (initial_centroids - preparation.origin)[tf.newaxis]
+        fits = lloyd.fit_rows(
             shards,
             tf.constant([[seed, number] for number in range(num_fits)], tf.int64),
             sample,
-            initial,
-            preparation.origin,
-            tf.constant(num_fitted, tf.float64),
-            products,
-            tf.constant(num_iterations),
-            settings=settings,
-            strategy=strategy,
+            initial_centroids,
+            tf.constant(options.num_iterations),
+            context,
         )
-        labels = replicas.local_rows(strategy, outcome.labels, source.num_rows)
-    inertia = outcome.inertia.numpy().reshape(num_heads, num_restarts)
-    best = np.arange(num_heads) * num_restarts + inertia.argmin(axis=1)
+        labels = replicas.local_rows(strategy, fits.labels, matrix.num_rows)
+    inertia = fits.inertia.numpy().reshape(num_heads, options.num_restarts)
+    best = np.arange(num_heads) * options.num_restarts + inertia.argmin(axis=1)
     return [
-        _result(outcome, labels, present, settings, preparation, fit=fit)
+        _result_of_fit(
+            fits,
+            fit,
+            labels=np.where(matrix.present, labels[:, fit], _NO_LABEL),
+            preparation=preparation,
+            balanced=options.balanced,
+        )
         for fit in best
     ]
 
 
-def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
+def _prepare_fit(
+    matrix: FeatureMatrix,
+    options: Options,
+    *,
+    num_fits: int,
+    seed: int,
+    strategy: tf.distribute.Strategy | None,
+) -> tuple[Rows, tf.Tensor, Preparation, FitContext]:
+    """Checks the rows and prepares them: whitened, normalised, about their mean.
+
+    Returns:
+      The prepared rows on their replicas, a sample [s, d] float32 of them, their
+      preparation, and the context of the fits.
+    """
+    num_fitted = int(replicas.sum_over_processes(strategy, np.sum(matrix.fitted)))
+    fit_checks.check_num_clusters(options.num_clusters, num_fitted=num_fitted)
+    settings = fit_settings.trace_settings(
+        options,
+        num_fits=num_fits,
+        on_gpu=fit_settings.works_on_gpu(matrix.device, strategy),
+    )
+    block_rows = settings.block_rows
+    shards = matrices.shard(matrix, block_rows=block_rows, strategy=strategy)
+    fit_checks.check_rows(
+        shards,
+        matrix,
+        num_clusters=options.num_clusters,
+        normalize=options.normalize and options.pca_components is None,
+        block_rows=block_rows,
+        strategy=strategy,
+    )
+    sample = matrices.sample(
+        matrix,
+        size=fit_settings.sample_rows(num_fitted, options.num_clusters),
+        seed=seed,
+        strategy=strategy,
+    )
+    preparation, sample = whitening.fit_preparation(
+        shards,
+        sample,
+        normalize=options.normalize,
+        pca_components=options.pca_components,
+        block_rows=block_rows,
+        strategy=strategy,
+    )
+    squares = tf.square(tf.cast(sample, tf.float64))
+    context = FitContext(
+        origin=preparation.origin,
+        variance=tf.reduce_mean(tf.reduce_sum(squares, axis=1)),
+        num_fitted=tf.constant(num_fitted, tf.float64),
+        matmul_format=fit_settings.matmul_format(options.precision, sample),
+        settings=settings,
+        strategy=strategy,
+    )
+    shards = survey.prepare_rows(
+        shards, preparation, context.matmul_format, block_rows, strategy
+    )
+    return shards, sample, preparation, context
+
+
+def assign(features: MatrixLike, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
     """Labels rows, seen in the fit or not, with their nearest centroids.
 
     Args:
@@ -273,78 +297,66 @@ def assign(features: Features, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
       ValueError: features that are not a finite matrix as wide as those of the fit, or
         all-zero rows where the fit normalised.
     """
-    source = sources.open_source(features)
-    centroids = tf.constant(fitted.centroids, tf.float32)
-    width = (
-        centroids.shape[1]
-        if fitted.pca_projection is None
-        else np.shape(fitted.pca_projection)[0]
-    )
-    if source.width != width:
+    matrix = matrices.open_matrix(features)
+    num_clusters, width = fitted.centroids.shape
+    if fitted.pca_projection is not None:
+        width = len(fitted.pca_projection)
+    if matrix.width != width:
         raise ValueError(
-            f"features have {source.width} columns but the clustering was fitted "
-            f"on {width}; extract them with the encoder of the same round."
+            f"features have {matrix.width} columns but the clustering was fitted "
+            f"on {width}; pass features of the same encoder."
         )
-    with tf.device(source.device), distances.full_float32():
-        everything = np.ones(source.num_rows, bool)
+    offsets = fitted.offsets
+    if offsets is None:
+        offsets = np.zeros(num_clusters, np.float32)
+    with tf.device(matrix.device), distances.full_float32():
+        block_rows = fit_settings.MOST_BLOCK_ROWS
         fit_checks.check_rows(
-            sources.shard(
-                source,
-                block_rows=fit_sizes.MOST_BLOCK_ROWS,
-                fitted=everything,
-                present=everything,
-                strategy=None,
-            ),
-            source,
-            everything,
+            matrices.shard(matrix, block_rows=block_rows, strategy=None),
+            matrix,
             num_clusters=0,
             normalize=fitted.normalize and fitted.pca_projection is None,
-            block_rows=fit_sizes.MOST_BLOCK_ROWS,
+            block_rows=block_rows,
             strategy=None,
         )
-        # Around the middle of the centroids, where products lose the fewest digits.
+        centroids = tf.constant(fitted.centroids, tf.float32)
+        # Around the middle of the centroids, where inner products lose the fewest
+        # digits.
         origin = tf.reduce_mean(centroids, axis=0)
         preparation = Preparation(
             fitted.normalize, fitted.pca_mean, fitted.pca_projection, origin
         )
-        offsets = fitted.offsets
-        if offsets is None:
-            offsets = np.zeros(len(fitted.centroids), np.float32)
         parts = [
-            assignment.nearest(
+            assignment.assign_prepared(
                 rows.prepare(tf.constant(block), preparation),
                 centroids - origin,
                 tf.constant(offsets),
             )
-            for block in sources.blocks(
-                source, fit_sizes.block_rows(len(fitted.centroids))
-            )
+            for block in matrices.blocks(matrix, fit_settings.block_rows(num_clusters))
         ]
     labels, squared = zip(*parts, strict=True)
     return np.concatenate(labels), np.concatenate(squared)
 
 
-def _result(
-    outcome: lloyd.Outcome,
-    labels: np.ndarray,
-    present: np.ndarray,
-    settings: assignment.Settings,
-    preparation: Preparation,
-    *,
+def _result_of_fit(
+    fits: lloyd.Fits,
     fit: int,
+    *,
+    labels: np.ndarray,
+    preparation: Preparation,
+    balanced: bool,
 ) -> KMeansResult:
+    """One of several fits, as arrays about the origin of the preprocessed features."""
     whitened = preparation.pca_projection is not None
     return KMeansResult(
-        centroids=(outcome.centroids[fit] + preparation.origin).numpy(),
-        labels=np.where(present, labels[:, fit], _NO_LABEL).astype(
-            np.int32, copy=False
-        ),
-        inertia=float(outcome.inertia[fit]),
-        sizes=outcome.sizes[fit].numpy(),
-        inertia_history=outcome.history[: outcome.iterations, fit].numpy(),
-        num_reseeded=int(outcome.num_reseeded[fit]),
+        centroids=(fits.centroids[fit] + preparation.origin).numpy(),
+        labels=labels.astype(np.int32, copy=False),
+        inertia=float(fits.inertia[fit]),
+        sizes=fits.sizes[fit].numpy(),
+        inertia_history=fits.history[: fits.iterations, fit].numpy(),
+        num_reseeded=int(fits.num_reseeded[fit]),
         normalize=preparation.normalize,
         pca_mean=preparation.pca_mean.numpy() if whitened else None,
         pca_projection=preparation.pca_projection.numpy() if whitened else None,
-        offsets=outcome.offsets[fit].numpy() if settings.balanced else None,
+        offsets=fits.offsets[fit].numpy() if balanced else None,
     )

@@ -1,4 +1,4 @@
-"""The compiled core of k-means: one or several fits in one loop over blocks of rows.
+"""Lloyd's algorithm, compiled: one or several fits in one loop over blocks of rows.
 
 Everything here expects rows with an origin near their mean and validated settings; the
 public functions are in `kmeans`. Rows pass in blocks, so that no [rows, clusters]
@@ -9,19 +9,25 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.kmeans import assignment, cluster_sums, reseeding, seeding, sinkhorn
-from xdc_tf.kmeans.assignment import Settings
+from xdc_tf.kmeans import (
+    assignment,
+    cluster_sums,
+    empty_clusters,
+    seeding,
+    sinkhorn,
+)
 from xdc_tf.kmeans.cluster_sums import Sums
+from xdc_tf.kmeans.fit_settings import FitContext
 from xdc_tf.kmeans.replicas import on_replicas, total
-from xdc_tf.kmeans.rows import Products, Rows
+from xdc_tf.kmeans.rows import Rows
 
-# Up to this share of rows that changed their cluster, moving their part of the sums is
-# faster than adding up all rows anew.
+# Up to this fraction of rows that changed their cluster, moving their part of the sums
+# is faster than adding up all rows anew.
 _FEW_CHANGED = 0.3
 
 
-class Outcome(NamedTuple):
-    """Tensors of R fits.
+class Fits(NamedTuple):
+    """Tensors of R finished fits.
 
     Attributes:
       centroids: [R, k, d] float32.
@@ -45,172 +51,236 @@ class Outcome(NamedTuple):
     num_reseeded: tf.Tensor
 
 
+class _State(NamedTuple):
+    """Where R fits stand between two iterations.
+
+    Attributes:
+      iteration: [] int32, iterations done.
+      centroids: [R, k, d] float32, for the next assignment.
+      offsets: [R, k] float32, for the next assignment.
+      labels: [n, R] per replica, of the last assignment; -1 before the first.
+      sums: over the fitted rows by these labels.
+      history: [num_iterations, R] float64, objectives so far.
+      num_reseeded: [R] int32, so far.
+      converged: [] bool, whether no fit would change any more.
+    """
+
+    iteration: tf.Tensor
+    centroids: tf.Tensor
+    offsets: tf.Tensor
+    labels: tf.Tensor
+    sums: Sums
+    history: tf.Tensor
+    num_reseeded: tf.Tensor
+    converged: tf.Tensor
+
+
 @tf.function(autograph=False)
 def fit_rows(
     rows: Rows,
     seeds: tf.Tensor,
     sample: tf.Tensor,
-    initial: tf.Tensor | None,
-    origin: tf.Tensor,
-    num_fitted: tf.Tensor,
-    products: Products,
+    initial_centroids: tf.Tensor | None,
     num_iterations: tf.Tensor,
-    *,
-    settings: Settings,
-    strategy: tf.distribute.Strategy | None,
-) -> Outcome:
+    context: FitContext,
+) -> Fits:
     """R fits, traced once per shape and settings.
 
     Args:
       rows: prepared, on the replicas.
       seeds: [R, 2] int64.
       sample: [s, d] float32 prepared rows for k-means++.
-      initial: [R, k, d] centroids, or None for k-means++.
-      origin: [d] float32, what the preparation has subtracted.
-      num_fitted: [] float64, fitted rows of all replicas.
-      products: of the iterations.
+      initial_centroids: [R, k, d] float32, or None for k-means++.
       num_iterations: [] int32, most iterations.
-      settings: of the fits.
-      strategy: the one that the rows were sharded for.
+      context: of the fits.
 
     Returns:
-      An Outcome; labels, sizes and inertia belong to the centroids returned.
+      Fits; labels, sizes and inertia belong to the centroids returned.
     """
-    num_fits, num_clusters = settings.num_fits, settings.num_clusters
-    if initial is None:
-        initial = tf.map_fn(
-            lambda seed: seeding.plus_plus(sample, seed, num_clusters),
-            seeds,
-            fn_output_signature=tf.float32,
-        )
-    if settings.spherical:
-        initial = _on_the_sphere(initial, initial, origin)
-    initial = tf.ensure_shape(initial, [num_fits, num_clusters, sample.shape[1]])
-    # Of a sample: it serves as a scale only.
-    variance = tf.reduce_mean(tf.reduce_sum(tf.cast(sample, tf.float64) ** 2, axis=1))
+    centroids = _initialise(seeds, sample, initial_centroids, context)
 
-    def assign(own, labels, centroids, offsets, few_changed, step):
-        return assignment.in_iteration(
-            own,
-            labels,
-            centroids,
-            offsets,
-            few_changed,
-            step,
-            variance,
-            products,
-            settings,
+    def iterate(state: _State) -> tuple[_State]:
+        labels, sums = _assign(rows, state, context)
+        objectives = cluster_sums.objectives_of(state.centroids, sums)
+        history = tf.tensor_scatter_nd_update(
+            state.history, [[state.iteration]], [objectives]
         )
-
-    def iterate(step, centroids, offsets, labels, sums, history, num_reseeded, _):
-        few_changed, kept_of_sums = None, 0.0
-        if not settings.on_gpu:
-            few_changed = tf.cast(sums.changed, tf.float64) < _FEW_CHANGED * num_fitted
-            few_changed = tf.reduce_all(few_changed) & (step > 0)
-            kept_of_sums = tf.cast(few_changed, tf.float64)
-        labels, moved = on_replicas(
-            strategy,
-            assign,
-            rows,
-            labels,
-            centroids,
-            offsets,
-            few_changed,
-            step,
+        filled, num_reseeded = _reassign_empty_clusters(
+            rows, labels, state.centroids, sums, context
         )
-        moved = total(strategy, moved)
-        sums = Sums(
-            kept_of_sums * sums.rows + moved.rows,
-            kept_of_sums * sums.counts + moved.counts,
-            moved.masses,
-            moved.changed,
-            sums.squares + moved.squares,
-        )
-        objectives = cluster_sums.objectives_of(centroids, sums)
-        history = tf.tensor_scatter_nd_update(history, [[step]], [objectives])
-        kept, reseeded = sums, tf.zeros([num_fits], tf.int32)
-        if not settings.balanced:
-            kept, reseeded = tf.cond(
-                tf.reduce_any(tf.equal(sums.counts, 0)),
-                lambda: reseeding.reseed(
-                    rows,
-                    labels,
-                    centroids,
-                    sums,
-                    variance,
-                    settings.block_rows,
-                    strategy,
-                ),
-                lambda: (sums, tf.zeros([num_fits], tf.int32)),
-            )
-        size = kept.counts[..., tf.newaxis]
-        means = tf.cast(kept.rows / tf.maximum(size, 1.0), tf.float32)
-        means = tf.where(size > 0, means, centroids)
-        if settings.spherical:
-            means = _on_the_sphere(means, centroids, origin)
-        means = tf.ensure_shape(means, centroids.shape)
-        if settings.balanced:
-            offsets = sinkhorn.balance(offsets, sums.masses, variance, num_fitted)
-        settled = tf.equal(sums.changed, 0) & tf.equal(reseeded, 0)
-        if settings.tolerance:
-            before = history[tf.maximum(step - 1, 0)]
-            settled |= (step > 0) & (before - objectives <= settings.tolerance * before)
-        go_on = ~tf.reduce_all(settled)
-        return (
-            step + 1,
-            means,
-            offsets,
-            labels,
-            sums,
-            history,
-            num_reseeded + reseeded,
-            go_on,
-        )
-
-    no_offsets = tf.zeros([num_fits, num_clusters], tf.float32)
-    iterations, centroids, offsets, last, _, history, num_reseeded, _ = tf.while_loop(
-        lambda step, *state: (step < num_iterations) & state[-1],
-        iterate,
-        (
-            0,
-            initial,
-            no_offsets,
-            on_replicas(
-                strategy, lambda own: assignment.no_labels(own, settings), rows
+        new_state = _State(
+            iteration=state.iteration + 1,
+            centroids=_update_centroids(filled, state.centroids, context),
+            offsets=_update_offsets(state.offsets, sums, context),
+            labels=labels,
+            sums=sums,
+            history=history,
+            num_reseeded=state.num_reseeded + num_reseeded,
+            converged=_have_converged(
+                state, sums, num_reseeded, history, objectives, context
             ),
-            cluster_sums.no_sums(initial),
-            tf.zeros([num_iterations, num_fits], tf.float64),
-            tf.zeros([num_fits], tf.int32),
-            True,
-        ),
-    )
-    if settings.balanced:
-        offsets = sinkhorn.balance_finally(
-            rows,
-            centroids,
-            offsets,
-            variance,
-            num_fitted,
-            products,
-            settings.block_rows,
-            strategy,
         )
+        return (new_state,)
+
+    (state,) = tf.while_loop(
+        lambda state: (state.iteration < num_iterations) & ~state.converged,
+        iterate,
+        (_initial_state(rows, centroids, num_iterations, context),),
+    )
+    return _finish(rows, state, context)
+
+
+def _finish(rows: Rows, state: _State, context: FitContext) -> Fits:
+    """The final assignment, so that labels match the centroids returned."""
+    strategy, offsets = context.strategy, state.offsets
+    if context.settings.balanced:
+        offsets = sinkhorn.final_offsets(rows, state.centroids, offsets, context)
     labels, sizes, inertia = on_replicas(
         strategy,
-        lambda own, before: assignment.final(own, before, centroids, offsets, settings),
+        lambda shard, before: assignment.assign_finally(
+            shard, before, state.centroids, offsets, context.settings
+        ),
         rows,
-        last,
+        state.labels,
     )
-    return Outcome(
-        centroids=centroids,
+    return Fits(
+        centroids=state.centroids,
         offsets=offsets,
         labels=labels,
         inertia=total(strategy, inertia),
         sizes=total(strategy, sizes),
-        history=history,
-        iterations=iterations,
-        num_reseeded=num_reseeded,
+        history=state.history,
+        iterations=state.iteration,
+        num_reseeded=state.num_reseeded,
     )
+
+
+def _initialise(
+    seeds: tf.Tensor,
+    sample: tf.Tensor,
+    initial_centroids: tf.Tensor | None,
+    context: FitContext,
+) -> tf.Tensor:
+    """Centroids [R, k, d] to start from: the given ones, or those of k-means++."""
+    settings = context.settings
+    centroids = initial_centroids
+    if centroids is None:
+        centroids = tf.map_fn(
+            lambda seed: seeding.plus_plus(sample, seed, settings.num_clusters),
+            seeds,
+            fn_output_signature=tf.float32,
+        )
+    if settings.spherical:
+        centroids = _on_the_sphere(centroids, centroids, context.origin)
+    shape = [settings.num_fits, settings.num_clusters, sample.shape[1]]
+    return tf.ensure_shape(centroids, shape)
+
+
+def _initial_state(
+    rows: Rows, centroids: tf.Tensor, num_iterations: tf.Tensor, context: FitContext
+) -> _State:
+    settings = context.settings
+    return _State(
+        iteration=tf.constant(0),
+        centroids=centroids,
+        offsets=tf.zeros(centroids.shape[:2], tf.float32),
+        labels=on_replicas(
+            context.strategy, lambda shard: assignment.no_labels(shard, settings), rows
+        ),
+        sums=cluster_sums.no_sums(centroids),
+        history=tf.zeros([num_iterations, settings.num_fits], tf.float64),
+        num_reseeded=tf.zeros([settings.num_fits], tf.int32),
+        converged=tf.constant(False),
+    )
+
+
+def _assign(rows: Rows, state: _State, context: FitContext) -> tuple[tf.Tensor, Sums]:
+    """The assignment step: labels [n, R] per replica, and the sums by them."""
+    few_changed, kept = None, 0.0
+    if not context.settings.on_gpu:
+        limit = _FEW_CHANGED * context.num_fitted
+        few_changed = tf.cast(state.sums.changed, tf.float64) < limit
+        few_changed = tf.reduce_all(few_changed) & (state.iteration > 0)
+        kept = tf.cast(few_changed, tf.float64)
+
+    def assign(shard, labels, centroids, offsets, few_changed, iteration):
+        return assignment.assign_in_iteration(
+            shard, labels, centroids, offsets, few_changed, iteration, context
+        )
+
+    labels, added = on_replicas(
+        context.strategy,
+        assign,
+        rows,
+        state.labels,
+        state.centroids,
+        state.offsets,
+        few_changed,
+        state.iteration,
+    )
+    added = total(context.strategy, added)
+    sums = Sums(
+        kept * state.sums.rows + added.rows,
+        kept * state.sums.counts + added.counts,
+        added.masses,
+        added.changed,
+        state.sums.squares + added.squares,
+    )
+    return labels, sums
+
+
+def _reassign_empty_clusters(
+    rows: Rows,
+    labels: tf.Tensor,
+    centroids: tf.Tensor,
+    sums: Sums,
+    context: FitContext,
+) -> tuple[Sums, tf.Tensor]:
+    """Sums without empty clusters, as far as rows are to be had, and how many [R]."""
+    none_reseeded = tf.zeros([context.settings.num_fits], tf.int32)
+    if context.settings.balanced:
+        return sums, none_reseeded
+    return tf.cond(
+        tf.reduce_any(tf.equal(sums.counts, 0)),
+        lambda: empty_clusters.reassign(rows, labels, centroids, sums, context),
+        lambda: (sums, none_reseeded),
+    )
+
+
+def _update_centroids(
+    sums: Sums, centroids: tf.Tensor, context: FitContext
+) -> tf.Tensor:
+    """The update step: means [R, k, d]; the centroid stays where a cluster is empty."""
+    sizes = sums.counts[..., tf.newaxis]
+    means = tf.cast(sums.rows / tf.maximum(sizes, 1.0), tf.float32)
+    means = tf.where(sizes > 0, means, centroids)
+    if context.settings.spherical:
+        means = _on_the_sphere(means, centroids, context.origin)
+    return tf.ensure_shape(means, centroids.shape)
+
+
+def _update_offsets(offsets: tf.Tensor, sums: Sums, context: FitContext) -> tf.Tensor:
+    if not context.settings.balanced:
+        return offsets
+    return sinkhorn.balance(offsets, sums.masses, context.variance, context.num_fitted)
+
+
+def _have_converged(
+    state: _State,
+    sums: Sums,
+    num_reseeded: tf.Tensor,
+    history: tf.Tensor,
+    objectives: tf.Tensor,
+    context: FitContext,
+) -> tf.Tensor:
+    """Whether every fit is at a fixed point, or improves by less than the tolerance."""
+    settled = tf.equal(sums.changed, 0) & tf.equal(num_reseeded, 0)
+    tolerance = context.settings.tolerance
+    if tolerance:
+        before = history[tf.maximum(state.iteration - 1, 0)]
+        small = before - objectives <= tolerance * before
+        settled |= (state.iteration > 0) & small
+    return tf.reduce_all(settled)
 
 
 def _on_the_sphere(

@@ -28,10 +28,10 @@ def preprocess(
     rows = features
     if pca_projection is not None:
         rows = tf.matmul(rows - pca_mean, pca_projection)
-    return to_length_one(rows) if normalize else rows
+    return normalize_rows(rows) if normalize else rows
 
 
-def to_length_one(rows: tf.Tensor) -> tf.Tensor:
+def normalize_rows(rows: tf.Tensor) -> tf.Tensor:
     """Scales [N, d] float32 rows to length one; all-zero rows stay."""
     squares = tf.reduce_sum(tf.square(rows), axis=1, keepdims=True)
     safe = tf.reduce_all((squares > _SMALLEST_SQUARE) & (squares < _LARGEST_SQUARE))

@@ -74,14 +74,14 @@ def extent(rows: np.memmap) -> Extent:
     # A selection keeps the offset of the whole, so it is found by the addresses.
     offset = whole.offset + rows.ctypes.data - whole.ctypes.data
     num_rows, width = rows.shape
-    found = Extent(path, offset, num_rows, width, rows.dtype)
-    needed = offset + found.num_rows * found.row_bytes
+    row_extent = Extent(path, offset, num_rows, width, rows.dtype)
+    needed = offset + num_rows * row_extent.row_bytes
     if os.path.getsize(path) < needed:
         raise ValueError(
             f"{path}: has {os.path.getsize(path)} bytes where its rows end at {needed};"
             " it was cut short after it was opened. Write it again."
         )
-    return found
+    return row_extent
 
 
 def read_rows(where: Extent, start: int, count: int) -> np.ndarray:

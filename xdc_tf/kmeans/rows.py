@@ -1,7 +1,7 @@
 """Rows on the replicas of a distribution strategy, in memory or in files, by blocks.
 
 Without a strategy (None) everything runs on the one device that holds the rows. Every
-process brings its own rows, which its replicas share among them.
+process brings its own rows, which are spread over its replicas.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +13,14 @@ import tensorflow as tf
 from xdc_tf.kmeans import row_files
 from xdc_tf.kmeans.preprocessing import preprocess
 from xdc_tf.kmeans.row_files import Extent
-from xdc_tf.runtime.untuned import untuned
+from xdc_tf.runtime.tuning import without_autotuning
 
-# Blocks that are read ahead while one is worked on.
+# Blocks that are read ahead of the one that is being assigned.
 _READ_AHEAD = 2
-# One's products run while another's labels are found; more take more memory.
+# The inner products of a block run while the labels of another are found; more blocks
+# take more memory.
 _BLOCKS_IN_FLIGHT = 4
+_ALIGNMENT = 64  # bytes, of tensors
 
 
 class Preparation(NamedTuple):
@@ -94,24 +96,24 @@ class Block(NamedTuple):
     stop: tf.Tensor
 
 
-class Products(NamedTuple):
-    """How rows enter matrix products with centroids.
+class MatmulFormat(NamedTuple):
+    """How rows and centroids enter matrix products.
 
     Attributes:
       dtype: float32, bfloat16 or float16.
-      scale: [] float32, what numbers are multiplied with so that float16 can hold
-        their products; not used with other types.
+      scale: [] float32, what both are multiplied with so that float16 can hold their
+        inner products; not used with other types.
     """
 
     dtype: tf.DType
     scale: tf.Tensor
 
 
-def as_factors(values: tf.Tensor, products: Products) -> tf.Tensor:
-    """Float32 rows or centroids -> factors of products."""
-    if products.dtype == tf.float16:
-        values *= products.scale
-    return tf.cast(values, products.dtype)
+def as_factors(values: tf.Tensor, matmul_format: MatmulFormat) -> tf.Tensor:
+    """Float32 rows or centroids -> factors of a matrix product."""
+    if matmul_format.dtype == tf.float16:
+        values *= matmul_format.scale
+    return tf.cast(values, matmul_format.dtype)
 
 
 def prepare(features: tf.Tensor, preparation: Preparation) -> tf.Tensor:
@@ -123,6 +125,23 @@ def prepare(features: tf.Tensor, preparation: Preparation) -> tf.Tensor:
         pca_projection=preparation.pca_projection,
     )
     return rows - preparation.origin
+
+
+def empty_rows(shape: Sequence[int]) -> np.ndarray:
+    """An array of float32 that `as_tensor` takes as it is.
+
+    NumPy allocates large arrays in large pages, TensorFlow in small ones; to touch the
+    small ones for the first time can take longer than what is then done with them.
+    """
+    num_bytes = 4 * int(np.prod(shape))
+    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + num_bytes].view(np.float32).reshape(shape)
+
+
+def as_tensor(array: np.ndarray) -> tf.Tensor:
+    """The same memory as a tensor on the CPU; the array must not change any more."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def shard_tensor(
@@ -186,13 +205,13 @@ def _blocks_between(
 ) -> Iterator[tuple[str, int, int]]:
     """Path, offset in bytes and count of numbers of each block of rows."""
     first = 0
-    for one in extents:
-        begin, end = max(start - first, 0), min(stop - first, one.num_rows)
+    for extent in extents:
+        begin, end = max(start - first, 0), min(stop - first, extent.num_rows)
         for number in range(begin, end, block_rows):
             rows = min(block_rows, end - number)
-            offset = one.offset + number * one.row_bytes
-            yield one.path, offset, rows * one.width
-        first += one.num_rows
+            offset = extent.offset + number * extent.row_bytes
+            yield extent.path, offset, rows * extent.width
+        first += extent.num_rows
 
 
 def _distribute(
@@ -203,54 +222,55 @@ def _distribute(
 ) -> Rows:
     if strategy is None:
         return part(0, num_rows, 0)
-    # The strategy's devices in this process; they share the rows of this process.
+    # The strategy's devices in this process, over which its rows are spread.
     devices = strategy.extended.worker_devices
     # Whole blocks, the same as on one device: their sums are then equal to the bit.
     num_blocks = -(-num_rows // block_rows)
-    each = min(-(-num_blocks // len(devices)) * block_rows, num_rows)
+    rows_per_device = min(-(-num_blocks // len(devices)) * block_rows, num_rows)
 
     def value(context: tf.distribute.experimental.ValueContext) -> Rows:
-        local = context.replica_id_in_sync_group % len(devices)
-        start, stop = min(local * each, num_rows), min((local + 1) * each, num_rows)
+        number = context.replica_id_in_sync_group % len(devices)
+        start = min(number * rows_per_device, num_rows)
+        stop = min(start + rows_per_device, num_rows)
         # Placed here, once, or every step would copy the rows to the replica anew.
-        with tf.device(devices[local]):
-            return part(start, stop, each - (stop - start))
+        with tf.device(devices[number]):
+            return part(start, stop, rows_per_device - (stop - start))
 
     return strategy.experimental_distribute_values_from_function(value)
 
 
 def over_blocks(
-    own: Rows,
+    shard: Rows,
     function: Callable[[Block, Any], tuple[tuple[tf.Tensor, ...], Any]],
     carry: Any,
     *,
     block_rows: int,
-    products: Products | None = None,
+    matmul_format: MatmulFormat | None = None,
     values: Sequence[tf.TensorSpec] = (),
 ) -> tuple[tuple[tf.Tensor, ...], Any]:
     """Runs a function over all of a replica's rows, in order, inside a `tf.function`.
 
     Args:
-      own: the replica's rows.
+      shard: the replica's rows.
       function: (block, carry) -> values of the block's rows, and the carry for the
         next block.
       carry: what the first block gets.
       block_rows: rows per block.
-      products: of the blocks' factors; None if these are not used.
-      values: of the values, shapes [None, ...].
+      matmul_format: of the blocks' factors; None if these are not used.
+      values: specs of the values, of shapes [None, ...].
 
     Returns:
       The values, each [n, ...] and zero for padding, and the last carry.
     """
-    num_rows = own.fitted.shape[0]
-    in_files = isinstance(own, InFiles)
-    num_blocks = tf.size(own.offsets) if in_files else -(-num_rows // block_rows)
-    read_block = _file_reader(own) if in_files else _slicer(own, block_rows)
+    num_rows = shard.fitted.shape[0]
+    in_files = isinstance(shard, InFiles)
+    num_blocks = tf.size(shard.offsets) if in_files else -(-num_rows // block_rows)
+    read_block = _file_reader(shard) if in_files else _slicer(shard, block_rows)
 
     def step(number, start, arrays, carry):
         rows, factors = read_block(start)
-        if products is not None and factors is None:
-            factors = as_factors(rows, products)
+        if matmul_format is not None and factors is None:
+            factors = as_factors(rows, matmul_format)
         block = Block(rows, factors, start, start + tf.shape(rows)[0])
         parts, carry = function(block, carry)
         arrays = tuple(
@@ -273,16 +293,16 @@ def over_blocks(
     return tuple(_filled_up(array.concat(), stop, num_rows) for array in arrays), carry
 
 
-def _slicer(own: InMemory, block_rows: int) -> Callable:
+def _slicer(shard: InMemory, block_rows: int) -> Callable:
     def read_block(start):
         chosen = slice(start, start + block_rows)
-        return own.rows[chosen], own.factors[chosen]
+        return shard.rows[chosen], shard.factors[chosen]
 
     return read_block
 
 
-def _file_reader(own: InFiles) -> Callable:
-    width, dtype = own.like.shape[1], own.like.dtype
+def _file_reader(shard: InFiles) -> Callable:
+    width, dtype = shard.like.shape[1], shard.like.dtype
 
     def read(path, offset, count):
         # NumPy reads several times faster than tf.data's readers of binary records,
@@ -296,16 +316,16 @@ def _file_reader(own: InFiles) -> Callable:
 
     with tf.device("/device:CPU:0"):
         places = tf.data.Dataset.from_tensor_slices(
-            (own.paths, own.offsets, own.counts)
+            (shard.paths, shard.offsets, shard.counts)
         )
-        iterator = iter(untuned(places.map(read).prefetch(_READ_AHEAD)))
+        iterator = iter(without_autotuning(places.map(read).prefetch(_READ_AHEAD)))
 
     def read_block(_):
         with tf.device("/device:CPU:0"):
             content = next(iterator)
         rows = tf.cast(content, tf.float32)
-        if own.preparation is not None:
-            rows = prepare(rows, own.preparation)
+        if shard.preparation is not None:
+            rows = prepare(rows, shard.preparation)
         return rows, None
 
     return read_block

@@ -3,12 +3,12 @@
 Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
 Greedy: of several rows drawn by squared distance, the one that lowers the objective
 most is taken. Candidates of several steps are drawn together, so that their distances
-are one matrix product; those of later steps come from slightly older distances.
+come from a single matmul; those of later steps come from slightly older distances.
 """
 
 import tensorflow as tf
 
-# Steps whose candidates are drawn together, as a part of all.
+# Steps whose candidates are drawn together, as a fraction of all: one in so many.
 _STEPS_AT_ONCE = 32
 _MOST_STEPS_AT_ONCE = 16
 
@@ -34,8 +34,8 @@ def plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
     )
 
     def distances_to(indices):
-        products = tf.matmul(tf.gather(rows, indices), rows, transpose_b=True)
-        squared = norms - 2.0 * products + tf.gather(norms, indices)[:, tf.newaxis]
+        inner = tf.matmul(tf.gather(rows, indices), rows, transpose_b=True)
+        squared = norms - 2.0 * inner + tf.gather(norms, indices)[:, tf.newaxis]
         return tf.maximum(squared, 0.0)  # [candidates, s]
 
     def draw_together(number, chosen, closest):
@@ -51,10 +51,10 @@ def plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
         distances = distances_to(drawn)
         picked = []
         for step in range(steps):
-            own = slice(step * num_candidates, (step + 1) * num_candidates)
-            reduced = tf.minimum(distances[own], closest)
+            candidates = slice(step * num_candidates, (step + 1) * num_candidates)
+            reduced = tf.minimum(distances[candidates], closest)
             best = tf.argmin(tf.reduce_sum(reduced, axis=1))
-            picked.append(tf.gather(drawn[own], best))
+            picked.append(tf.gather(drawn[candidates], best))
             closest = tf.gather(reduced, best)
         return number + 1, chosen.write(number, tf.stack(picked)), closest
 

@@ -1,13 +1,14 @@
-"""Clusters of nearly equal size: offsets of distances, by Sinkhorn's iteration."""
+"""Clusters of nearly equal size: Sinkhorn offsets of squared distances."""
 
 import tensorflow as tf
 
 from xdc_tf.kmeans.distances import columns_of, scores_of
+from xdc_tf.kmeans.fit_settings import FitContext
 from xdc_tf.kmeans.replicas import on_replicas, total
-from xdc_tf.kmeans.rows import Products, Rows, over_blocks
+from xdc_tf.kmeans.rows import Rows, over_blocks
 
-# Softness of the assignment, as a part of the variance. Less makes rounded sizes more
-# even and takes more passes.
+# Softness of the assignment, as a fraction of the variance. Less makes rounded sizes
+# more even and takes more passes.
 _TEMPERATURE = 0.02
 _FINAL_PASSES = 20
 
@@ -20,9 +21,9 @@ def soft_sizes(
     scores: tf.Tensor, fitted: tf.Tensor, temperature: tf.Tensor
 ) -> tf.Tensor:
     """[R, k] float64 sums of the fitted rows' soft assignments."""
-    shares = tf.nn.softmax(scores * (2.0 / temperature))
-    shares = tf.where(fitted[:, tf.newaxis, tf.newaxis], shares, 0.0)
-    return tf.cast(tf.reduce_sum(shares, axis=0), tf.float64)
+    probabilities = tf.nn.softmax(scores * (2.0 / temperature))
+    probabilities = tf.where(fitted[:, tf.newaxis, tf.newaxis], probabilities, 0.0)
+    return tf.cast(tf.reduce_sum(probabilities, axis=0), tf.float64)
 
 
 def balance(
@@ -40,41 +41,44 @@ def balance(
     return offsets - tf.reduce_mean(offsets, axis=1, keepdims=True)
 
 
-def balance_finally(
-    rows: Rows,
-    centroids: tf.Tensor,
-    offsets: tf.Tensor,
-    variance: tf.Tensor,
-    num_fitted: tf.Tensor,
-    products: Products,
-    block_rows: int,
-    strategy: tf.distribute.Strategy | None,
+def final_offsets(
+    rows: Rows, centroids: tf.Tensor, offsets: tf.Tensor, context: FitContext
 ) -> tf.Tensor:
-    """Offsets [R, k] for centroids that stay as they are."""
-    columns = columns_of(centroids, products)
+    """Offsets [R, k] for centroids that stay as they are.
 
-    def masses(own, offsets):
-        def add(block, masses):
-            scores = scores_of(block.factors, columns, offsets, products)
-            fitted = own.fitted[block.start : block.stop]
-            return (), masses + soft_sizes(scores, fitted, temperature_of(variance))
+    Args:
+      rows: prepared, on the replicas.
+      centroids: [R, k, d] float32.
+      offsets: [R, k] float32, to start from.
+      context: of the fits.
+    """
+    matmul_format, temperature = context.matmul_format, temperature_of(context.variance)
+    columns = columns_of(centroids, matmul_format)
 
-        nothing = tf.zeros(offsets.shape, tf.float64)
-        return over_blocks(
-            own,
-            add,
-            nothing,
-            block_rows=block_rows,
-            products=products,
-        )[1]
+    def soft_sizes_of_replica(shard, offsets):
+        def add_block(block, masses):
+            scores = scores_of(block.factors, columns, offsets, matmul_format)
+            fitted = shard.fitted[block.start : block.stop]
+            return (), masses + soft_sizes(scores, fitted, temperature)
+
+        _, masses = over_blocks(
+            shard,
+            add_block,
+            tf.zeros(offsets.shape, tf.float64),
+            block_rows=context.settings.block_rows,
+            matmul_format=matmul_format,
+        )
+        return masses
 
     def step(number, offsets):
-        found = total(
-            strategy,
-            on_replicas(strategy, lambda own: masses(own, offsets), rows),
+        masses = on_replicas(
+            context.strategy, lambda shard: soft_sizes_of_replica(shard, offsets), rows
         )
-        return number + 1, balance(offsets, found, variance, num_fitted)
+        masses = total(context.strategy, masses)
+        offsets = balance(offsets, masses, context.variance, context.num_fitted)
+        return number + 1, offsets
 
-    return tf.while_loop(lambda number, _: number < _FINAL_PASSES, step, (0, offsets))[
-        1
-    ]
+    _, offsets = tf.while_loop(
+        lambda number, _: number < _FINAL_PASSES, step, (0, offsets)
+    )
+    return offsets

@@ -4,14 +4,15 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.kmeans import host_memory
 from xdc_tf.kmeans.replicas import on_replicas, total
 from xdc_tf.kmeans.rows import (
     InFiles,
+    MatmulFormat,
     Preparation,
-    Products,
     Rows,
     as_factors,
+    as_tensor,
+    empty_rows,
     over_blocks,
     prepare,
 )
@@ -28,12 +29,12 @@ class Moments(NamedTuple):
     Attributes:
       count: [] float64.
       sums: [D] float64.
-      products: [D, D] float64, sums of x x^T.
+      scatter: [D, D] float64, sums of x x^T.
     """
 
     count: tf.Tensor
     sums: tf.Tensor
-    products: tf.Tensor
+    scatter: tf.Tensor
 
 
 @tf.function(autograph=False)
@@ -57,48 +58,50 @@ def find_faults(
       replicas, how many are not 0, and how many rows' squares are not below MIN_SQUARE.
     """
 
-    def look_closely(block):
-        finite = tf.reduce_all(tf.math.is_finite(block.rows), axis=1)
-        zero = tf.reduce_all(tf.equal(block.rows, 0.0), axis=1) & normalize
-        large = tf.reduce_sum(tf.square(block.rows), axis=1) > MAX_SQUARE
-        large &= not normalize
-        return tf.where(
-            finite,
-            tf.where(zero, ALL_ZERO, tf.where(large, TOO_LARGE, 0)),
-            NOT_FINITE,
-        )
-
-    def faults(own):
+    def faults_of_replica(shard):
         def look(block, counts):
             squares = tf.reduce_sum(tf.square(block.rows), axis=1)
             extreme = tf.equal(squares, 0.0) | (squares > MAX_SQUARE)
             suspicious = ~tf.math.is_finite(squares) | extreme
-            found = tf.cond(
+            faults = tf.cond(
                 tf.reduce_any(suspicious),
-                lambda: look_closely(block),
+                lambda: _faults_of_block(block.rows, normalize),
                 lambda: tf.zeros_like(squares, tf.int32),
             )
-            present = own.present[block.start : block.stop]
-            found = tf.where(present, found, 0)
+            present = shard.present[block.start : block.stop]
+            faults = tf.where(present, faults, 0)
             large_enough = present & (squares >= MIN_SQUARE)
             counts += tf.stack(
-                [tf.math.count_nonzero(found), tf.math.count_nonzero(large_enough)]
+                [tf.math.count_nonzero(faults), tf.math.count_nonzero(large_enough)]
             )
-            return (tf.cast(found, tf.int8),), counts
+            return (tf.cast(faults, tf.int8),), counts
 
         values = [tf.TensorSpec([None], tf.int8)]
-        (found,), counts = over_blocks(
-            own,
+        (faults,), counts = over_blocks(
+            shard,
             look,
             tf.zeros([2], tf.int64),
             block_rows=block_rows,
             values=values,
         )
-        return found, counts
+        return faults, counts
 
-    found, counts = on_replicas(strategy, faults, rows)
+    faults, counts = on_replicas(strategy, faults_of_replica, rows)
     num_faults, num_large_enough = tf.unstack(total(strategy, counts))
-    return found, num_faults, num_large_enough
+    return faults, num_faults, num_large_enough
+
+
+def _faults_of_block(rows: tf.Tensor, normalize: bool) -> tf.Tensor:
+    """[b] int32 faults of rows [b, D], one of which has a suspicious square."""
+    finite = tf.reduce_all(tf.math.is_finite(rows), axis=1)
+    zero = tf.reduce_all(tf.equal(rows, 0.0), axis=1) & normalize
+    large = tf.reduce_sum(tf.square(rows), axis=1) > MAX_SQUARE
+    large &= not normalize
+    return tf.where(
+        finite,
+        tf.where(zero, ALL_ZERO, tf.where(large, TOO_LARGE, 0)),
+        NOT_FINITE,
+    )
 
 
 @tf.function(autograph=False)
@@ -116,18 +119,18 @@ def moments(
         tf.zeros([width, width], tf.float64),
     )
 
-    def of_replica(own):
+    def of_replica(shard):
         def add(block, sums):
-            fitted = own.fitted[block.start : block.stop]
+            fitted = shard.fitted[block.start : block.stop]
             centred = tf.where(fitted[:, tf.newaxis], block.rows - origin, 0.0)
-            products = tf.matmul(centred, centred, transpose_a=True)
+            scatter = tf.matmul(centred, centred, transpose_a=True)
             return (), Moments(
                 sums.count + tf.reduce_sum(tf.cast(fitted, tf.float64)),
                 sums.sums + tf.cast(tf.reduce_sum(centred, axis=0), tf.float64),
-                sums.products + tf.cast(products, tf.float64),
+                sums.scatter + tf.cast(scatter, tf.float64),
             )
 
-        return over_blocks(own, add, nothing, block_rows=block_rows)[1]
+        return over_blocks(shard, add, nothing, block_rows=block_rows)[1]
 
     return total(strategy, on_replicas(strategy, of_replica, rows))
 
@@ -135,7 +138,7 @@ def moments(
 def prepare_rows(
     rows: Rows,
     preparation: Preparation,
-    products: Products,
+    matmul_format: MatmulFormat,
     block_rows: int,
     strategy: tf.distribute.Strategy | None,
 ) -> Rows:
@@ -144,35 +147,37 @@ def prepare_rows(
         return rows._replace(preparation=preparation)
     if strategy is None and not tf.config.list_logical_devices("GPU"):
         prepared = _prepare_on_host(rows.rows, preparation, block_rows)
-        return rows._replace(rows=prepared, factors=as_factors(prepared, products))
-    return _prepare_in_memory(rows, preparation, products, block_rows, strategy)
+        return rows._replace(rows=prepared, factors=as_factors(prepared, matmul_format))
+    return _prepare_in_memory(rows, preparation, matmul_format, block_rows, strategy)
 
 
 def _prepare_on_host(
     features: tf.Tensor, preparation: Preparation, block_rows: int
 ) -> tf.Tensor:
-    array = host_memory.empty([len(features), preparation.origin.shape[0]])
+    array = empty_rows([len(features), preparation.origin.shape[0]])
     for start in range(0, len(features), block_rows):
-        own = slice(start, start + block_rows)
-        array[own] = _prepare_block(features[own], preparation).numpy()
-    return host_memory.as_tensor(array)
+        chosen = slice(start, start + block_rows)
+        array[chosen] = _prepare_block(features[chosen], preparation).numpy()
+    return as_tensor(array)
 
 
 _prepare_block = tf.function(prepare, autograph=False, reduce_retracing=True)
 
 
 @tf.function(autograph=False)
-def _prepare_in_memory(rows, preparation, products, block_rows, strategy):
+def _prepare_in_memory(rows, preparation, matmul_format, block_rows, strategy):
     width = preparation.origin.shape[0]
 
     def convert(block, carry):
         return (prepare(block.rows, preparation),), carry
 
-    def of_replica(own):
+    def of_replica(shard):
         values = [tf.TensorSpec([None, width], tf.float32)]
         (prepared,), _ = over_blocks(
-            own, convert, (), block_rows=block_rows, values=values
+            shard, convert, (), block_rows=block_rows, values=values
         )
-        return own._replace(rows=prepared, factors=as_factors(prepared, products))
+        return shard._replace(
+            rows=prepared, factors=as_factors(prepared, matmul_format)
+        )
 
     return on_replicas(strategy, of_replica, rows)

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from xdc_tf.kmeans import survey
 from xdc_tf.kmeans.distances import RELATIVE_RESOLUTION
+from xdc_tf.kmeans.fit_settings import ArgumentError
 from xdc_tf.kmeans.preprocessing import preprocess
 from xdc_tf.kmeans.rows import Preparation, Rows
 
@@ -29,7 +30,7 @@ def fit_preparation(
       strategy: the one that the rows were sharded for.
 
     Raises:
-      ValueError: on more components than the rows vary along.
+      ArgumentError: on more components than the rows vary along.
     """
     mean = projection = None
     if pca_components is not None:
@@ -53,20 +54,21 @@ def _whitening(
     num_rows, width = int(moments.count), len(shift)
     limit = min(width, num_rows - 1)
     if not 1 <= num_components <= limit:
-        raise ValueError(
+        raise ArgumentError(
+            "pca_components",
             f"pca_components={num_components} must lie between 1 and {limit} for "
-            f"{num_rows} examples of {width} dimensions; change "
-            f"config.kmeans.pca_components."
+            f"{num_rows} rows of {width} dimensions.",
         )
     mean = moments.sums.numpy() / num_rows
-    covariance = moments.products.numpy() - num_rows * np.outer(mean, mean)
+    covariance = moments.scatter.numpy() - num_rows * np.outer(mean, mean)
     variances, directions = np.linalg.eigh(covariance / (num_rows - 1))
     variances, directions = variances[::-1], directions[:, ::-1]  # largest first
     rank = int(np.sum(variances > max(variances[0], 0.0) * RELATIVE_RESOLUTION))
     if rank < num_components:
-        raise ValueError(
+        raise ArgumentError(
+            "pca_components",
             f"pca_components={num_components} but the features vary along {rank} "
-            f"directions only; lower config.kmeans.pca_components."
+            "directions only; lower pca_components.",
         )
     scales = np.sqrt(variances[:num_components])
     projection = directions[:, :num_components] / scales

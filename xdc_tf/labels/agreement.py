@@ -3,7 +3,7 @@
 Every comparison follows from the counts of the pairs of labels. `count_pairs` takes
 them a block of examples at a time, so labels may be memory maps of any length, and
 keeps the pairs that occur, at most one per example: 16 bytes each while it counts, 8
-afterwards, beside 0.3 GiB of its own. Positions where either labelling has no label (a
+afterwards, beside a fixed 0.3 GiB. Positions where either labelling has no label (a
 negative one) are left out.
 """
 
@@ -33,9 +33,9 @@ class Agreement(NamedTuple):
         where both labellings have a single class, as in scikit-learn.
       ari: adjusted Rand index, 1 for the same classes and 0 on average for unrelated
         ones, whatever their numbers.
-      purity: share of the examples that are of the commonest second label of their
-        first one.
-      first_given_second: conditional entropy in nats, what is left to tell about the
+      purity: fraction of the examples whose second label is the commonest one among
+        the examples with their first label.
+      first_given_second: conditional entropy in nats, what remains unknown of the
         first label of an example whose second one is known.
       second_given_first: the same the other way round.
     """
@@ -76,11 +76,12 @@ def count_pairs(first: np.ndarray, second: np.ndarray) -> sparse.csr_array:
     for row in range(0, num_rows, rows_at_once):
         end = min(row + rows_at_once, num_rows)
         cells = np.zeros((end - row) * num_columns, np.int32)
-        for one, other in zip(
+        for row_block, column_block in zip(
             label_arrays.blocks(first), label_arrays.blocks(second), strict=True
         ):
-            here = (one >= row) & (one < end) & (other >= 0)
-            codes = (one[here].astype(np.int64) - row) * num_columns + other[here]
+            here = (row_block >= row) & (row_block < end) & (column_block >= 0)
+            row_numbers = row_block[here].astype(np.int64) - row
+            codes = row_numbers * num_columns + column_block[here]
             # A number of another type than the cells' takes twenty times as long.
             np.add.at(cells, codes, np.int32(1))
         occurring = np.flatnonzero(cells)
@@ -136,7 +137,7 @@ def normalized_mutual_information(first: np.ndarray, second: np.ndarray) -> floa
 
 
 def churn(pairs: sparse.csr_array) -> float:
-    """The share of examples whose label changed, apart from a renaming.
+    """The fraction of examples whose label changed, apart from a renaming.
 
     Labels of the first labelling are renamed to labels of the second, one to one, such
     that as many examples as possible keep theirs (Hungarian method on the pairs that
@@ -185,8 +186,8 @@ def entropy(sizes: np.ndarray) -> float:
     total = int(sizes.sum())
 
     def surprise(block: np.ndarray) -> float:
-        shares = block[block > 0] / total
-        return -float(np.sum(shares * np.log(shares)))
+        probabilities = block[block > 0] / total
+        return -float(np.sum(probabilities * np.log(probabilities)))
 
     return _sum_of_blocks(surprise, sizes)
 
@@ -223,8 +224,10 @@ def _num_couples(sizes: np.ndarray) -> int:
     return _sum_of_blocks(couples, sizes)
 
 
-def _adjusted_rand_index(total: int, in_both: int, in_first: int, in_second: int):
-    """Of so many examples, and couples that share labels."""
+def _adjusted_rand_index(
+    total: int, in_both: int, in_first: int, in_second: int
+) -> float:
+    """From numbers of examples, and of couples of them with a label in common."""
     mean = (in_first + in_second) / 2
     expected = in_first * in_second / max(1, total * (total - 1) // 2)
     return (in_both - expected) / (mean - expected) if mean != expected else 1.0

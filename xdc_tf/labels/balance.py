@@ -27,9 +27,9 @@ def expected_draws(labels: Mapping[str, np.ndarray], trained: np.ndarray) -> np.
       ValueError: if a source has no label for any trained example.
     """
     draws = np.zeros(len(trained))
-    for source, of_source in labels.items():
-        counted = trained & (of_source >= 0)
-        clusters = of_source[counted]
+    for source, source_labels in labels.items():
+        counted = trained & (source_labels >= 0)
+        clusters = source_labels[counted]
         if not len(clusters):
             raise ValueError(
                 f"none of the {trained.sum()} examples to train on has a label of "
@@ -37,6 +37,6 @@ def expected_draws(labels: Mapping[str, np.ndarray], trained: np.ndarray) -> np.
                 "config.training.balance_clusters=False or give labels."
             )
         sizes = np.bincount(clusters)
-        share = trained.sum() / np.count_nonzero(sizes)
-        draws[counted] += share / sizes[clusters] / len(labels)
+        draws_per_cluster = trained.sum() / np.count_nonzero(sizes)
+        draws[counted] += draws_per_cluster / sizes[clusters] / len(labels)
     return draws

@@ -49,7 +49,7 @@ class CollapseError(ValueError):
     """Clusters that are not worth a round of training."""
 
 
-def report(
+def build_report(
     clusterings: Mapping[str, Clustering],
     *,
     previous: Callable[[str], np.ndarray],
@@ -70,15 +70,18 @@ def report(
     """
     measures, collapses = {}, {}
     for name, clustering in clusterings.items():
-        one = measures_of_sizes(clustering.sizes)
-        one["empty_reseeded"] = int(clustering.num_reseeded)
-        one["inertia"] = float(clustering.inertia)
-        one["mean_squared_distance"] = one["inertia"] / one["num_examples"]
-        one |= _with_previous_round(clustering.labels, previous(name))
-        one |= _with_true_labels(clustering.labels, true_labels)
-        measures[name] = one
-        if found := _collapse(one, settings):
-            collapses[name] = found
+        measures[name] = measures_of_sizes(clustering.sizes)
+        measures[name] |= {
+            "empty_reseeded": int(clustering.num_reseeded),
+            "inertia": float(clustering.inertia),
+            "mean_squared_distance": (
+                float(clustering.inertia) / measures[name]["num_examples"]
+            ),
+            **_with_previous_round(clustering.labels, previous(name)),
+            **_with_true_labels(clustering.labels, true_labels),
+        }
+        if collapse := _describe_collapse(measures[name], settings):
+            collapses[name] = collapse
     between: dict[str, float] = {}
     for name, other in itertools.combinations(filter(is_first_head, clusterings), 2):
         pair = _agreement(clusterings[name].labels, clusterings[other].labels)[0]
@@ -132,31 +135,32 @@ def measures_of_sizes(sizes: np.ndarray) -> dict[str, float]:
     }
 
 
-def check(found: Mapping[str, Any], settings: HealthSettings) -> None:
-    """Refuses a round on collapsed clusters, if the settings want that.
+def check_collapses(report: Mapping[str, Any], settings: HealthSettings) -> None:
+    """Refuses a round on collapsed clusters, if on_collapse is STOP.
 
     Args:
-      found: by report.
+      report: by build_report.
       settings: what happens on a collapse.
 
     Raises:
       CollapseError: names round, clusterings, values and remedies.
     """
-    if settings.on_collapse == STOP and found["collapses"]:
+    if settings.on_collapse == STOP and report["collapses"]:
         raise CollapseError(
-            f"{told(found)} The round is not trained, and its labels and health.json "
-            "are written. Start again with a lower config.optimizer.learning_rate or "
-            "fewer config.training.epochs_per_round; or go on by --allow_config_change "
-            "with config.kmeans.balanced or config.kmeans.pca_components, with fewer "
-            "config.kmeans.num_clusters, or with another config.health."
+            f"{describe_collapses(report)} The round is not trained, and its labels "
+            "and health.json are written. Start again with a lower "
+            "config.optimizer.learning_rate or fewer config.training.epochs_per_round; "
+            "or go on by --allow_config_change with config.kmeans.balanced or "
+            "config.kmeans.pca_components, with fewer config.kmeans.num_clusters, or "
+            "with another config.health."
         )
 
 
-def told(found: Mapping[str, Any]) -> str:
+def describe_collapses(report: Mapping[str, Any]) -> str:
     """The collapses of a report in a sentence each; empty if there is none."""
     return " ".join(
-        f"Round {found['round'] + 1}: the clustering {name} has collapsed: {collapse}."
-        for name, collapse in found["collapses"].items()
+        f"Round {report['round'] + 1}: the clustering {name} has collapsed: {collapse}."
+        for name, collapse in report["collapses"].items()
     )
 
 
@@ -165,7 +169,7 @@ def is_first_head(name: str) -> bool:
     return label_tables.source_of(name) == name
 
 
-def _collapse(measures: Mapping[str, float], settings: HealthSettings) -> str:
+def _describe_collapse(measures: Mapping[str, float], settings: HealthSettings) -> str:
     """How a clustering has collapsed, or nothing."""
     reasons = []
     if measures["effective_share"] < settings.min_effective_share:
@@ -190,22 +194,22 @@ def _agreement(first, second) -> tuple[Agreement | None, Any]:
 
 
 def _with_previous_round(labels, previous) -> dict[str, float]:
-    found, pairs = _agreement(previous, labels)
-    if found is None:
+    with_previous, pairs = _agreement(previous, labels)
+    if with_previous is None:
         return {}
     return {
         "churn": agreement.churn(pairs),
-        "nmi_with_previous_round": found.nmi,
-        "ari_with_previous_round": found.ari,
+        "nmi_with_previous_round": with_previous.nmi,
+        "ari_with_previous_round": with_previous.ari,
     }
 
 
 def _with_true_labels(labels, true_labels) -> dict[str, float]:
-    found, _ = _agreement(labels, true_labels)
-    if found is None:
+    with_true, _ = _agreement(labels, true_labels)
+    if with_true is None:
         return {}
     return {
-        "purity": found.purity,
-        "nmi_with_true_labels": found.nmi,
-        "ari_with_true_labels": found.ari,
+        "purity": with_true.purity,
+        "nmi_with_true_labels": with_true.nmi,
+        "ari_with_true_labels": with_true.ari,
     }

@@ -92,7 +92,7 @@ class Clustering(NamedTuple):
 
 
 class LabelTable(NamedTuple):
-    """The clusterings of one round; `read_video_ids` tells whose labels they are.
+    """The clusterings of one round; `read_video_ids` says whose labels they are.
 
     Attributes:
       clusterings: by name; all have the same number of labels.
@@ -270,11 +270,11 @@ def _present(path: Path) -> Path:
 def _intact(directory: Path, name: str, record: _Record) -> Path:
     """The path of a file, which is as it was written."""
     path = _present(directory / name)
-    found, expected = files.sha256(path), record.sha256.get(name)
-    if found != expected:
+    actual, expected = files.sha256(path), record.sha256.get(name)
+    if actual != expected:
         raise ValueError(
-            f"{path}: damaged, SHA-256 is {found} but {SETTINGS_FILE} says {expected}; "
-            f"{_REMEDY}"
+            f"{path}: damaged, SHA-256 is {actual} but {SETTINGS_FILE} says "
+            f"{expected}; {_REMEDY}"
         )
     return path
 
@@ -328,7 +328,7 @@ def _write_csv(
             if num_rows is not None and done > num_rows:
                 break
             labels = [next(column).tolist() for column in columns]
-            # Labels that are left over are too few ids, which is told below.
+            # Labels that are left over are too few ids, an error below.
             writer.writerows(zip(rows, block, *labels, strict=False))
     if num_rows not in (None, done):
         raise ValueError(

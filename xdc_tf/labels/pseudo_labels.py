@@ -19,15 +19,15 @@ _BLOCK_ROWS = 8192
 
 
 class KMeansSettings(NamedTuple):
-    """Arguments of kmeans.fit_heads that all clusterings of a run share.
+    """How all clusterings of a run are fitted; fields are keys of config.kmeans.
 
     Attributes:
       num_clusters: of each clustering.
       num_iterations: the most.
-      num_restarts: fits from other starts, of which the one of least inertia counts.
-      num_heads: independent clusterings of each source, a head for each.
-      tolerance: an iteration that lowers the objective by no more than this part is the
-        last; 0: labels that do not change any more.
+      num_restarts: fits from other centroids, of which that of least inertia counts.
+      num_heads: clusterings of each source, from different initial centroids.
+      tolerance: an iteration that lowers the objective by no more than this fraction is
+        the last; 0: labels that do not change any more.
       precision: one of kmeans.fit_checks.PRECISIONS.
       normalize: L2-normalise the features.
       spherical: L2-normalise the centroids too.
@@ -68,26 +68,39 @@ def cluster(
         examples that are present get the label of their nearest centroid; rows without
         an example get -1.
       settings: of k-means.
-      seed: one for the round; each source derives its own.
+      seed: of the round; every source derives another one from it.
       strategy: devices to spread the rows over.
 
     Returns:
       For each source settings.num_heads clusterings, by name
       (label_tables.clustering_name).
+
+    Raises:
+      ValueError: see kmeans.fit; names the key of an unusable setting.
     """
-    options = settings._asdict()
-    options["pca_components"] = settings.pca_components or None
-    limit = options.pop("memory_gib") * 2**30
+    options = kmeans.Options(
+        *(getattr(settings, name) for name in kmeans.Options._fields)
+    )._replace(pca_components=settings.pca_components or None)
+    limit = settings.memory_gib * 2**30
     clusterings = {}
     for number, (source, streams) in enumerate(sources.items()):
-        heads = kmeans.fit_heads(
-            side_by_side([features.streams[name] for name in streams], memory=limit),
-            fitted_rows=fitted_rows & features.present,
-            present_rows=features.present,
-            seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1),
-            strategy=strategy,
-            **options,
-        )
+        source_seed = np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1
+        try:
+            heads = kmeans.fit_heads(
+                side_by_side(
+                    [features.streams[name] for name in streams], memory=limit
+                ),
+                options,
+                num_heads=settings.num_heads,
+                seed=int(source_seed),
+                fitted_rows=fitted_rows & features.present,
+                present_rows=features.present,
+                strategy=strategy,
+            )
+        except kmeans.ArgumentError as error:
+            raise ValueError(
+                f"{source}: {error} The key is config.kmeans.{error.argument}."
+            ) from error
         for head, result in enumerate(heads):
             clusterings[clustering_name(source, head)] = Clustering(
                 labels=result.labels,
@@ -133,7 +146,7 @@ def side_by_side(
         rows = slice(start, start + _BLOCK_ROWS)
         joined[rows] = np.concatenate(
             [
-                preprocessing.to_length_one(tf.constant(stream[rows], tf.float32))
+                preprocessing.normalize_rows(tf.constant(stream[rows], tf.float32))
                 for stream in streams
             ],
             axis=1,

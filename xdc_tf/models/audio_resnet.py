@@ -91,40 +91,59 @@ def build(
         settings or LayerSettings(), batch_norm_epsilon=form.batch_norm_epsilon
     )
 
-    def conv(x, planes, size, stride, name, **arguments):
-        sizes, strides = (size,) * 2, (stride,) * 2
-        return make.conv(
-            x, planes, kernel_size=sizes, strides=strides, name=name, **arguments
-        )
-
-    def block(x, planes, stride, name):
-        y = conv(x, planes, 3, stride, f"{name}_conv1")
-        y = make.relu(make.norm(y, name=f"{name}_norm1"), name=f"{name}_relu1")
-        y = conv(y, planes, 3, 1, f"{name}_conv2")
-        y = make.norm(y, name=f"{name}_norm2")
-        if stride > 1 or x.shape[-1] != planes:
-            x = conv(x, planes, 1, stride, f"{name}_shortcut")
-            x = make.norm(x, name=f"{name}_shortcut_norm")
-        return make.relu(make.add(x, y, name=f"{name}_add"), name=f"{name}_relu2")
-
     log_mel = keras.Input((None, None, 1), name="audio")
-    if form.stem_blocks:
-        x = conv(log_mel, planes // 4, 3, 1, "stem_conv", use_bias=True)
-        for number in range(1, form.stem_blocks + 1):
-            stride = 2 if number == 1 else 1
-            x = block(x, planes // 2, stride, f"stem_block{number}")
-    else:
-        x = conv(log_mel, planes, 7, 2, "stem_conv")
-        x = make.relu(make.norm(x, name="stem_norm"), name="stem_relu")
-    if form.stem_pool:
-        x = make.max_pool(x, name="stem_pool")
+    x = _stem(make, form, log_mel, planes)
     strides = (form.first_stage_stride, 2, 2, 2)
     for stage, num_blocks in enumerate(BLOCKS_PER_STAGE[depth], start=1):
         for number in range(1, num_blocks + 1):
-            x = block(
+            x = _block(
+                make,
                 x,
                 planes * 2 ** (stage - 1),
                 strides[stage - 1] if number == 1 else 1,
                 f"stage{stage}_block{number}",
             )
     return keras.Model(log_mel, make.features(x, pool=form.pool), name=name)
+
+
+def _stem(make: LayerMaker, form: Architecture, x, planes: int):
+    if form.stem_blocks:
+        x = _conv(make, x, planes // 4, 3, 1, "stem_conv", use_bias=True)
+        for number in range(1, form.stem_blocks + 1):
+            stride = 2 if number == 1 else 1
+            x = _block(make, x, planes // 2, stride, f"stem_block{number}")
+    else:
+        x = _conv(make, x, planes, 7, 2, "stem_conv")
+        x = make.relu(make.norm(x, name="stem_norm"), name="stem_relu")
+    return make.max_pool(x, name="stem_pool") if form.stem_pool else x
+
+
+def _block(make: LayerMaker, x, planes: int, stride: int, name: str):
+    y = _conv(make, x, planes, 3, stride, f"{name}_conv1")
+    y = make.relu(make.norm(y, name=f"{name}_norm1"), name=f"{name}_relu1")
+    y = _conv(make, y, planes, 3, 1, f"{name}_conv2")
+    y = make.norm(y, name=f"{name}_norm2")
+    if stride > 1 or x.shape[-1] != planes:
+        x = _conv(make, x, planes, 1, stride, f"{name}_shortcut")
+        x = make.norm(x, name=f"{name}_shortcut_norm")
+    return make.relu(make.add(x, y, name=f"{name}_add"), name=f"{name}_relu2")
+
+
+def _conv(
+    make: LayerMaker,
+    x,
+    planes: int,
+    size: int,
+    stride: int,
+    name: str,
+    use_bias: bool = False,
+):
+    """Convolution with a square kernel."""
+    return make.conv(
+        x,
+        planes,
+        kernel_size=(size, size),
+        strides=(stride, stride),
+        name=name,
+        use_bias=use_bias,
+    )

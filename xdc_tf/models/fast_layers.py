@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.runtime import onednn
+from xdc_tf.runtime import tuning
 
 # How a convolution is computed.
 PLANAR = "2d"  # output and gradients as 2-d convolutions
 SPATIAL = "3d"  # as 3-d ones
 MIXED = "mixed"  # output and the kernel's gradient in 2-d, the input's in 3-d
-PRODUCTS = "products"  # as 3-d ones; the kernel's gradient by matrix products
+MATMUL = "matmul"  # as 3-d ones; the kernel's gradient by matrix products
 
 # On CPUs with oneDNN, by compute type and rank of the layer, of clips or of images;
 # other types and devices take what Keras does. Without oneDNN the gradients of 3-d
@@ -26,12 +26,13 @@ PRODUCTS = "products"  # as 3-d ones; the kernel's gradient by matrix products
 FORMS = {
     ("float32", 3): MIXED,
     ("float32", 2): SPATIAL,
-    ("bfloat16", 3): PRODUCTS,
-    ("bfloat16", 2): PRODUCTS,
+    ("bfloat16", 3): MATMUL,
+    ("bfloat16", 2): MATMUL,
 }
 # On GPUs, likewise.
 FORMS_ON_GPUS: dict[tuple[str, int], str] = {}
-# Gradients of kernels in space are faster as products where a channel has few numbers.
+# Gradients of kernels in space are faster as matrix products where a channel has few
+# numbers.
 _MOST_POSITIONS = 1024
 
 
@@ -45,7 +46,7 @@ def convolve(
       clips: [B, T, H, W, C].
       kernel: [t, h, w, C, D], odd sizes; t or h and w are 1 in PLANAR and MIXED.
       strides: in time, height and width.
-      form: PLANAR, SPATIAL, MIXED or PRODUCTS.
+      form: PLANAR, SPATIAL, MIXED or MATMUL.
 
     Returns:
       [B, ceil(T / strides[0]), ceil(H / strides[1]), ceil(W / strides[2]), D].
@@ -56,8 +57,8 @@ def convolve(
     time, height, width = kernel.shape[:3]
     if form == SPATIAL:
         return _convolve_spatial(clips, kernel, strides)
-    if form == PRODUCTS:
-        return _convolve_products(clips, kernel, strides)
+    if form == MATMUL:
+        return _convolve_matmul(clips, kernel, strides)
     if time > 1 and max(height, width) > 1:
         raise ValueError(
             f"A kernel of {time} x {height} x {width} has no 2-d form; use {SPATIAL!r}."
@@ -80,7 +81,7 @@ def _convolve_spatial(clips, kernel, strides):
     return tf.nn.conv3d(clips, kernel, [1, *strides, 1], "VALID")
 
 
-def _convolve_products(clips, kernel, strides):
+def _convolve_matmul(clips, kernel, strides):
     in_space = max(kernel.shape[1:3]) > 1
     positions = clips.shape[:4].num_elements() or 2 * _MOST_POSITIONS
     if max(strides) > 1 or in_space and positions > _MOST_POSITIONS:
@@ -108,7 +109,7 @@ def _kernel_gradient(clips, upstream, kernel):
     in_channels, out_channels = kernel.shape[3:]
     sizes = _shape(clips)[1:4]
 
-    def product(place):
+    def gradient(place):
         reach = [at - size // 2 for at, size in zip(place, kernel.shape, strict=False)]
         seen, by = (
             [
@@ -123,8 +124,8 @@ def _kernel_gradient(clips, upstream, kernel):
             transpose_a=True,
         )
 
-    products = [product(place) for place in np.ndindex(*kernel.shape[:3])]
-    return tf.reshape(tf.stack(products), kernel.shape)
+    gradients = [gradient(place) for place in np.ndindex(*kernel.shape[:3])]
+    return tf.reshape(tf.stack(gradients), kernel.shape)
 
 
 def _convolve_planar(clips, kernel, strides):
@@ -163,7 +164,7 @@ def _convolve_mixed(clips, kernel, strides):
                 out_backprop=_images(upstream, kernel),
                 strides=[1, *planar_strides, 1],
                 padding="EXPLICIT",
-                explicit_paddings=[one for pad in planar_pads for one in pad],
+                explicit_paddings=[width for pad in planar_pads for width in pad],
             )
             return of_clips, tf.reshape(of_kernel, kernel.shape)
 
@@ -219,7 +220,7 @@ def choose_form(layer: keras.layers.Layer) -> str:
     stock = PLANAR if len(size) == 2 else SPATIAL
     if tf.config.list_physical_devices("GPU"):
         return FORMS_ON_GPUS.get((layer.compute_dtype, len(size)), stock)
-    if not onednn.is_used():
+    if not tuning.uses_onednn():
         return PLANAR
     return FORMS.get((layer.compute_dtype, len(size)), stock)
 
@@ -287,10 +288,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             is_training=by_batch,
         )
         if by_batch:
-            for statistic, before, found in (
+            for moving, before, of_batch in (
                 (self.moving_mean, mean, batch_mean),
                 (self.moving_variance, variance, batch_variance),
             ):
-                share = 1.0 - self.momentum
-                statistic.assign_sub((before - found) * share)
+                moving.assign_sub((before - of_batch) * (1.0 - self.momentum))
         return tf.reshape(normalized, shape)

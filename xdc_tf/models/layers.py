@@ -16,7 +16,7 @@ class LayerSettings(NamedTuple):
     """What every layer of an encoder shares.
 
     Attributes:
-      batch_norm_momentum: kept share of the moving statistics at each update.
+      batch_norm_momentum: fraction of the moving statistics kept at an update.
       synchronized_batch_norm: statistics over all replicas instead of each alone.
       weight_decay: coefficient of an L2 penalty on kernels, w/2 * ||kernel||^2, whose
         gradient is w * kernel as in SGD with weight decay.

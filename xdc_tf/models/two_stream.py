@@ -168,7 +168,7 @@ def average_statistics(
 ) -> None:
     """Gives all replicas the mean of their batch-norm statistics, in place.
 
-    Each replica moves its own, from its own part of a batch. Until they are averaged an
+    Each replica updates its copy from its part of a batch. Until they are averaged an
     example's features depend on the replica that computes them. Replicas of other
     processes are averaged over too, so that all processes call it together. Call it
     outside of `strategy.run`; works inside a `tf.function`.
@@ -181,12 +181,14 @@ def average_statistics(
         for statistic in compat.tf_variables(encoder.non_trainable_variables)
     ]
 
-    def own_values():
-        return tf.concat([tf.reshape(one, [-1]) for one in statistics], axis=0)
+    def local_statistics():
+        return tf.concat(
+            [tf.reshape(statistic, [-1]) for statistic in statistics], axis=0
+        )
 
     # One reduction for all of them.
     means = strategy.reduce(
-        tf.distribute.ReduceOp.MEAN, strategy.run(own_values), axis=None
+        tf.distribute.ReduceOp.MEAN, strategy.run(local_statistics), axis=None
     )
     sizes = [statistic.shape.num_elements() for statistic in statistics]
     for statistic, mean in zip(statistics, tf.split(means, sizes), strict=True):

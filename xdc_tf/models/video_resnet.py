@@ -22,7 +22,7 @@ BLOCKS_PER_STAGE = {
 # What stands for a 3x3x3 convolution.
 SPLIT, WHOLE, SPATIAL = "split", "whole", "spatial"
 # What decides how many channels lie between the halves of a split one.
-OWN, FIRST_OF_BLOCK, AS_OUTPUT = "own", "first_of_block", "as_output"
+EACH_CONV, FIRST_OF_BLOCK, AS_OUTPUT = "each_conv", "first_of_block", "as_output"
 
 
 class Architecture(NamedTuple):
@@ -31,9 +31,9 @@ class Architecture(NamedTuple):
     Attributes:
       convs: of the stem and the four stages. SPLIT: (1, 3, 3), batch norm, ReLU,
         (3, 1, 1). WHOLE: (3, 3, 3). SPATIAL: (1, 3, 3). The stem has 7 for 3 in space.
-      mid_planes: OWN: by the rule `mid_planes` for each convolution. FIRST_OF_BLOCK: a
-        block's second convolution takes the number of its first. AS_OUTPUT: as many as
-        come out.
+      mid_planes: EACH_CONV: by the rule `mid_planes` for each convolution.
+        FIRST_OF_BLOCK: a block's second convolution takes the number of its first.
+        AS_OUTPUT: as many as come out.
       batch_norm_epsilon: added to the variance.
       stem_pool: 3 x 3 max-pooling of space after the stem.
       norm_after_sum: a block's last batch norm follows the sum of its branches, and the
@@ -42,7 +42,7 @@ class Architecture(NamedTuple):
     """
 
     convs: tuple[str, str, str, str, str]
-    mid_planes: str = OWN
+    mid_planes: str = EACH_CONV
     batch_norm_epsilon: float = 1e-5
     stem_pool: bool = False
     norm_after_sum: bool = False
@@ -50,7 +50,7 @@ class Architecture(NamedTuple):
 
 
 ARCHITECTURES = {
-    # As XDC's authors train it (PAPER: Inputs), and Facebook's Caffe2 models before.
+    # As XDC's authors released it, and Facebook's Caffe2 models before.
     "r2plus1d": Architecture((SPLIT,) * 5, batch_norm_epsilon=1e-3),
     # As torchvision has it; the two differ by 1.9 million parameters at depth 18.
     "r2plus1d_torchvision": Architecture((SPLIT,) * 5, FIRST_OF_BLOCK),
@@ -102,81 +102,16 @@ def build(
       ValueError: on an unknown architecture or depth, or a width that leaves a stage
         without channels.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"video_encoder.architecture={architecture!r} is not one of "
-            f"{', '.join(ARCHITECTURES)}."
-        )
-    if depth not in BLOCKS_PER_STAGE:
-        raise ValueError(
-            f"video_encoder.depth={depth} is not one of {sorted(BLOCKS_PER_STAGE)}."
-        )
+    _check(architecture, depth, width)
     planes = int(64 * width)
-    if planes < 2:
-        raise ValueError(f"video_encoder.width={width} leaves fewer than 2 channels.")
     form = ARCHITECTURES[architecture]
     make = LayerMaker(
         settings or LayerSettings(), batch_norm_epsilon=form.batch_norm_epsilon
     )
 
-    def conv(kind, x, planes, *, mid, strides, name, size=3):
-        """`strides` in time and in space."""
-        in_time, in_space = strides
-        kernel = {WHOLE: (3, size, size), SPATIAL: (1, size, size)}
-        if kind != SPLIT:
-            return make.conv(
-                x,
-                planes,
-                kernel_size=kernel[kind],
-                strides=(1 if kind == SPATIAL else in_time, in_space, in_space),
-                name=name,
-            )
-        x = make.conv(
-            x,
-            mid,
-            kernel_size=kernel[SPATIAL],
-            strides=(1, in_space, in_space),
-            name=f"{name}_spatial",
-        )
-        x = make.relu(make.norm(x, name=f"{name}_mid_norm"), name=f"{name}_mid_relu")
-        return make.conv(
-            x,
-            planes,
-            kernel_size=(3, 1, 1),
-            strides=(in_time, 1, 1),
-            name=f"{name}_temporal",
-        )
-
-    def block(kind, x, planes, stride, name):
-        strides = (1 if kind == SPATIAL else stride, stride)
-        first_mid = mid_planes(x.shape[-1], planes)
-        first_mid, second_mid = {
-            OWN: (first_mid, mid_planes(planes, planes)),
-            FIRST_OF_BLOCK: (first_mid, first_mid),
-            AS_OUTPUT: (planes, planes),
-        }[form.mid_planes]
-        y = conv(kind, x, planes, mid=first_mid, strides=strides, name=f"{name}_conv1")
-        y = make.relu(make.norm(y, name=f"{name}_norm1"), name=f"{name}_relu1")
-        y = conv(kind, y, planes, mid=second_mid, strides=(1, 1), name=f"{name}_conv2")
-        if not form.norm_after_sum:
-            y = make.norm(y, name=f"{name}_norm2")
-        if stride > 1 or x.shape[-1] != planes:
-            x = make.conv(
-                x,
-                planes,
-                kernel_size=(1, 1, 1),
-                strides=(strides[0], stride, stride),
-                name=f"{name}_shortcut",
-            )
-            if not form.norm_after_sum:
-                x = make.norm(x, name=f"{name}_shortcut_norm")
-        y = make.add(x, y, name=f"{name}_add")
-        if form.norm_after_sum:
-            y = make.norm(y, name=f"{name}_norm2")
-        return make.relu(y, name=f"{name}_relu2")
-
     clips = keras.Input((None, None, None, 3), name="video")
-    x = conv(
+    x = _conv(
+        make,
         form.convs[0],
         clips,
         planes,
@@ -190,7 +125,9 @@ def build(
         x = make.max_pool(x, name="stem_pool")
     for stage, num_blocks in enumerate(BLOCKS_PER_STAGE[depth], start=1):
         for number in range(1, num_blocks + 1):
-            x = block(
+            x = _block(
+                make,
+                form,
                 form.convs[stage],
                 x,
                 planes * 2 ** (stage - 1),
@@ -198,3 +135,110 @@ def build(
                 f"stage{stage}_block{number}",
             )
     return keras.Model(clips, make.features(x, pool=form.pool), name=name)
+
+
+def _check(architecture: str, depth: int, width: float) -> None:
+    """See build."""
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"video_encoder.architecture={architecture!r} is not one of "
+            f"{', '.join(ARCHITECTURES)}."
+        )
+    if depth not in BLOCKS_PER_STAGE:
+        raise ValueError(
+            f"video_encoder.depth={depth} is not one of {sorted(BLOCKS_PER_STAGE)}."
+        )
+    if int(64 * width) < 2:
+        raise ValueError(f"video_encoder.width={width} leaves fewer than 2 channels.")
+
+
+def _block(
+    make: LayerMaker,
+    form: Architecture,
+    kind: str,
+    x,
+    planes: int,
+    stride: int,
+    name: str,
+):
+    """A residual block; its first convolution has the stride, in time if it can."""
+    strides = (1 if kind == SPATIAL else stride, stride)
+    first_mid = mid_planes(x.shape[-1], planes)
+    first_mid, second_mid = {
+        EACH_CONV: (first_mid, mid_planes(planes, planes)),
+        FIRST_OF_BLOCK: (first_mid, first_mid),
+        AS_OUTPUT: (planes, planes),
+    }[form.mid_planes]
+    y = _conv(
+        make, kind, x, planes, mid=first_mid, strides=strides, name=f"{name}_conv1"
+    )
+    y = make.relu(make.norm(y, name=f"{name}_norm1"), name=f"{name}_relu1")
+    y = _conv(
+        make, kind, y, planes, mid=second_mid, strides=(1, 1), name=f"{name}_conv2"
+    )
+    if not form.norm_after_sum:
+        y = make.norm(y, name=f"{name}_norm2")
+    if stride > 1 or x.shape[-1] != planes:
+        x = make.conv(
+            x,
+            planes,
+            kernel_size=(1, 1, 1),
+            strides=(strides[0], stride, stride),
+            name=f"{name}_shortcut",
+        )
+        if not form.norm_after_sum:
+            x = make.norm(x, name=f"{name}_shortcut_norm")
+    y = make.add(x, y, name=f"{name}_add")
+    if form.norm_after_sum:
+        y = make.norm(y, name=f"{name}_norm2")
+    return make.relu(y, name=f"{name}_relu2")
+
+
+def _conv(
+    make: LayerMaker,
+    kind: str,
+    x,
+    planes: int,
+    *,
+    mid: int,
+    strides: tuple[int, int],
+    name: str,
+    size: int = 3,
+):
+    """What stands for a 3 x size x size convolution.
+
+    Args:
+      make: makes the layers.
+      kind: SPLIT, WHOLE or SPATIAL.
+      x: [B, T, H, W, C].
+      planes: channels of the output.
+      mid: channels between the two halves of SPLIT.
+      strides: in time and in space.
+      name: of the layer, or what the names of both halves begin with.
+      size: of the kernel in space.
+    """
+    in_time, in_space = strides
+    whole, spatial = (3, size, size), (1, size, size)
+    if kind != SPLIT:
+        return make.conv(
+            x,
+            planes,
+            kernel_size=spatial if kind == SPATIAL else whole,
+            strides=(1 if kind == SPATIAL else in_time, in_space, in_space),
+            name=name,
+        )
+    x = make.conv(
+        x,
+        mid,
+        kernel_size=spatial,
+        strides=(1, in_space, in_space),
+        name=f"{name}_spatial",
+    )
+    x = make.relu(make.norm(x, name=f"{name}_mid_norm"), name=f"{name}_mid_relu")
+    return make.conv(
+        x,
+        planes,
+        kernel_size=(3, 1, 1),
+        strides=(in_time, 1, 1),
+        name=f"{name}_temporal",
+    )

@@ -1,21 +1,32 @@
-"""Ceilings of devices, from their vendors' data sheets."""
+"""Ceilings of devices: of data sheets, or measured on this machine."""
 
+import os
+import time
+from collections.abc import Callable
 from typing import NamedTuple
+
+import tensorflow as tf
+from tensorflow.python.client import device_lib
 
 _GB, _GIB = 10**9, 2**30
 
-# What the products of each precision run in: TensorFlow's float32 convolutions and
-# matrix products use TF32 where a GPU has it.
-PRODUCT_TYPES = ("float32", "bfloat16", "float16")
+# TensorFlow's float32 convolutions and matrix products use TF32 where a GPU has it.
+MATMUL_DTYPES = ("float32", "bfloat16", "float16")
+# Of the measurement.
+_MATRIX_SIDE = 3072
+# A processor without a fast form of a type would take minutes for a large product.
+_PROBE_SIDE = 256
+_COPIED_NUMBERS = 1 << 26  # 256 MiB of float32
+_REPEATS = 5
 
 
 class Device(NamedTuple):
-    """What one device can do at most.
+    """Ceilings of one device.
 
     Attributes:
       name: as `find` takes it.
-      product_flops: operations per second of dense products by type, one of
-        PRODUCT_TYPES; two per multiplication and addition. A type that is missing has
+      product_flops: operations per second of dense matrix products by dtype, one of
+        MATMUL_DTYPES; two per multiplication and addition. A dtype that is missing has
         no fast form on the device.
       bytes_per_sec: read and written in its memory.
       memory_bytes: of that memory.
@@ -40,12 +51,12 @@ def _gpu(
     link_gb_per_sec: float,
     source: str,
 ) -> Device:
-    """`tflops` are those of PRODUCT_TYPES, dense; 0 for none."""
+    """`tflops` are those of MATMUL_DTYPES, dense; 0 for none."""
     return Device(
         name=name,
         product_flops={
             kind: value * 1e12
-            for kind, value in zip(PRODUCT_TYPES, tflops, strict=True)
+            for kind, value in zip(MATMUL_DTYPES, tflops, strict=True)
             if value
         },
         bytes_per_sec=memory_gb_per_sec * _GB,
@@ -129,9 +140,7 @@ def find(name: str) -> Device:
       ValueError: if the name is unknown.
     """
     if name == THIS:
-        from xdc_tf.planning import this_machine  # TensorFlow is slow to import.
-
-        return this_machine.measure()
+        return measure()
     if name not in DEVICES:
         raise ValueError(
             f"--gpu={name} is unknown; choose one of {', '.join(sorted(DEVICES))}, or "
@@ -140,20 +149,70 @@ def find(name: str) -> Device:
     return DEVICES[name]
 
 
-def product_flops(device: Device, kind: str, *, key: str) -> float:
-    """Operations per second of products of a type.
+def matmul_flops(device: Device, dtype: str, *, key: str) -> float:
+    """Operations per second of matrix products.
 
     Args:
       device: where.
-      kind: one of PRODUCT_TYPES.
+      dtype: one of MATMUL_DTYPES.
       key: of the configuration, that chose it.
 
     Raises:
       ValueError: if the device has no fast form of it.
     """
-    if kind not in device.product_flops:
+    if dtype not in device.product_flops:
         raise ValueError(
-            f"{device.name} has no fast products in {kind}, only in "
+            f"{device.name} has no fast matrix products in {dtype}, only in "
             f"{', '.join(device.product_flops)}; change config.{key}."
         )
-    return device.product_flops[kind]
+    return device.product_flops[dtype]
+
+
+def measure() -> Device:
+    """Measures the first GPU, or all cores of the CPU without one, in some seconds.
+
+    The fastest of a few large matrix products for each type, and of a few sums of a
+    large vector and a number.
+    """
+    probed = {dtype: _measured_flops(dtype, _PROBE_SIDE) for dtype in MATMUL_DTYPES}
+    flops = {
+        dtype: _measured_flops(dtype, _MATRIX_SIDE)
+        for dtype, rate in probed.items()
+        if rate >= 0.1 * probed["float32"]
+    }
+    vector = tf.zeros([_COPIED_NUMBERS])
+    secs = _fastest(tf.function(lambda a: a + 1.0), vector)
+    bytes_per_sec = 2 * 4 * _COPIED_NUMBERS / secs
+    return Device(
+        name=THIS,
+        product_flops=flops,
+        bytes_per_sec=bytes_per_sec,
+        memory_bytes=_memory_bytes(),
+        link_bytes_per_sec=bytes_per_sec / 2,  # through memory that both share
+        source="measured on this machine",
+    )
+
+
+def _measured_flops(dtype: str, side: int) -> float:
+    matrix = tf.cast(tf.random.normal([side, side]), dtype)
+    product = tf.function(lambda a: tf.matmul(a, a))
+    return 2 * side**3 / _fastest(product, matrix)
+
+
+def _fastest(function: Callable, argument: tf.Tensor) -> float:
+    function(argument)  # traces, and takes memory for the first time
+    secs = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        # Fetching one number waits for a GPU, and costs next to nothing.
+        tf.reshape(function(argument), [-1])[0].numpy()
+        secs.append(time.perf_counter() - start)
+    return min(secs)
+
+
+def _memory_bytes() -> float:
+    """What TensorFlow may take of the first GPU's memory, or the machine's."""
+    if tf.config.list_logical_devices("GPU"):
+        devices = device_lib.list_local_devices()
+        return next(d.memory_limit for d in devices if d.device_type == "GPU")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""Memory of a device and room on disk that a run takes, in bytes."""
+"""Bytes that a run takes in the memory of a device and on disk."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from xdc_tf.planning.times import CLUSTERING, EXTRACTION, TRAINING, Cluster
 
 # Driver, libraries, workspaces of convolutions, gaps in TensorFlow's memory pool.
 RESERVE_BYTES = 2**30
-# Batches that wait on the device while one is worked on.
+# Batches that wait on the device during a step.
 _BATCHES_AHEAD = 2
 # The latest two, and the one that is being written.
 _CHECKPOINTS = 3
@@ -17,7 +17,7 @@ VIDEO_ID_BYTES = 20  # assumed, in labels.csv
 
 
 class Memory(NamedTuple):
-    """What is held on one device, by what it is for; see `total_bytes`.
+    """Bytes held on one device, by purpose; see `total_bytes`.
 
     Attributes:
       weights: float32, three times: in training, with batch norm folded for extraction
@@ -70,7 +70,7 @@ class Storage(NamedTuple):
 
 
 def memory(size: RunSize, cluster: Cluster) -> Memory:
-    """Of one device."""
+    """Memory of one device, in bytes."""
     encoders = size.encoders.values()
     batch = size.batch_size // cluster.num_devices
     num_parts = size.accumulate_steps
@@ -78,7 +78,7 @@ def memory(size: RunSize, cluster: Cluster) -> Memory:
     saved = sum(encoder.num_parameters for encoder in encoders) + size.num_head_weights
     folded = sum(encoder.num_parameters for encoder in size.folded.values())
     weights = 4 * (2 * saved + folded)
-    if size.product_type != "float32":
+    if size.matmul_dtype != "float32":
         weights += 2 * size.num_weights
     return Memory(
         weights=weights,
@@ -142,7 +142,7 @@ def largest_batch(size: RunSize, cluster: Cluster, *, usable_bytes: float) -> in
 
 
 def storage(size: RunSize, *, bytes_per_video: float) -> Storage:
-    """On disk, of the whole run.
+    """Bytes on disk that the whole run takes.
 
     Args:
       size: of the run.

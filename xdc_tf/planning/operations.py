@@ -1,4 +1,4 @@
-"""What an encoder computes, moves and keeps for one clip, counted from its layers."""
+"""Operations and bytes of an encoder for one clip, counted from its layers."""
 
 import math
 from collections.abc import Sequence
@@ -8,20 +8,20 @@ import keras
 import tensorflow as tf
 
 
-class LayerWork(NamedTuple):
-    """One layer's work on one clip.
+class LayerCost(NamedTuple):
+    """What one layer computes and moves for one clip.
 
     A backward pass takes twice the operations of the forward one: gradients of the
     layer's input and of its kernel.
 
     Attributes:
       name: of the layer.
-      flops: of the forward pass, two per multiplication and addition; those of the
-        products with a kernel, which are all that count.
+      flops: of the forward pass, two per multiplication and addition; those of
+        convolutions and matrix products, which are all that count.
       inference_bytes: activations read and written in evaluation mode.
       forward_bytes: the same in training mode.
       backward_bytes: activations and their gradients read and written.
-      kernel_bytes: of the products' weights, read once per batch and pass.
+      kernel_bytes: of the kernel, read once per batch and pass.
     """
 
     name: str
@@ -32,8 +32,8 @@ class LayerWork(NamedTuple):
     kernel_bytes: int
 
 
-class EncoderWork(NamedTuple):
-    """An encoder's work on one clip.
+class EncoderCost(NamedTuple):
+    """What an encoder computes, moves and keeps for one clip.
 
     Attributes:
       layers: in the order in which they compute, without the input.
@@ -47,7 +47,7 @@ class EncoderWork(NamedTuple):
       inference_peak_bytes: the most activations that are held in evaluation mode.
     """
 
-    layers: tuple[LayerWork, ...]
+    layers: tuple[LayerCost, ...]
     num_parameters: int
     num_trainable: int
     width: int
@@ -71,8 +71,8 @@ class _Node(NamedTuple):
     kept: dict[int, int]  # what the gradient needs, as `inputs`
 
 
-def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderWork:
-    """Counts an encoder's work on a clip of that shape.
+def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderCost:
+    """Counts what an encoder computes, moves and keeps for a clip of that shape.
 
     Nothing is computed: shapes go through the layers. Convolutions and dense layers
     are recognised by their kernels; a layer of a kind unknown here counts as one that
@@ -95,7 +95,7 @@ def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderWork:
         )
     shapes: dict[int, tuple[int, ...]] = {}
     sizes: dict[int, int] = {}
-    works, nodes = [], []
+    costs, nodes = [], []
     for layer in encoder.layers:
         output = id(layer.output)
         if isinstance(layer, keras.layers.InputLayer):
@@ -109,13 +109,15 @@ def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderWork:
         nodes.append(
             _Node(read, output, sizes[output], _kept(layer, read, output, sizes))
         )
-        works.append(
-            _work(layer, shapes[output], sum(read.values()), sizes[output], item_bytes)
+        costs.append(
+            _layer_cost(
+                layer, shapes[output], sum(read.values()), sizes[output], item_bytes
+            )
         )
     (clip,) = (id(tensor) for tensor in tf.nest.flatten(encoder.input))
     kept = {key: size for node in nodes for key, size in node.kept.items()}
-    return EncoderWork(
-        layers=tuple(works),
+    return EncoderCost(
+        layers=tuple(costs),
         num_parameters=encoder.count_params(),
         num_trainable=sum(math.prod(v.shape) for v in encoder.trainable_variables),
         width=shapes[id(encoder.output)][-1],
@@ -142,7 +144,7 @@ def _output_shape(layer, input_shapes) -> tuple[int, ...]:
 
 def _kept(layer, read, output, sizes) -> dict[int, int]:
     """The tensors that the gradient of a layer needs."""
-    if _is_product(layer) or isinstance(layer, keras.layers.BatchNormalization):
+    if _has_kernel(layer) or isinstance(layer, keras.layers.BatchNormalization):
         return read
     if isinstance(layer, keras.layers.ReLU):
         return {output: sizes[output]}
@@ -151,21 +153,20 @@ def _kept(layer, read, output, sizes) -> dict[int, int]:
     return {}
 
 
-def _is_product(layer) -> bool:
+def _has_kernel(layer) -> bool:
     return getattr(layer, "kernel", None) is not None
 
 
-def _work(layer, output_shape, read, written, item_bytes) -> LayerWork:
-    kernel_size = math.prod(layer.kernel.shape) if _is_product(layer) else 0
+def _layer_cost(layer, output_shape, read, written, item_bytes) -> LayerCost:
+    kernel_size = math.prod(layer.kernel.shape) if _has_kernel(layer) else 0
     forward, backward = read + written, read + 2 * written
     if kernel_size:
-        backward = (
-            2 * read + 2 * written
-        )  # two products that read the output's gradient
+        # Two matrix products read the output's gradient.
+        backward = 2 * read + 2 * written
     elif isinstance(layer, keras.layers.BatchNormalization):
         forward = 2 * read + written  # once for the statistics
         backward = 5 * read  # the same for their gradients; input and gradient each
-    return LayerWork(
+    return LayerCost(
         name=layer.name,
         # Every place of the output takes one multiplication per weight.
         flops=2 * kernel_size * math.prod(output_shape[1:-1]),

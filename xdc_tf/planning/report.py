@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from xdc_tf.planning.needs import VIDEO_ID_BYTES
-from xdc_tf.planning.plan import USABLE_SHARE, Plan
+from xdc_tf.planning.needs import VIDEO_ID_BYTES, Storage
+from xdc_tf.planning.plan import USABLE_FRACTION, Plan
+from xdc_tf.planning.run_size import RunSize
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -18,12 +19,12 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "num_machines": cluster.num_machines,
         "encoders": {
             stream: {
-                "num_parameters": work.num_parameters,
-                "num_trainable": work.num_trainable,
-                "flops_per_clip": work.flops,
-                "kept_bytes_per_clip": work.kept_bytes,
+                "num_parameters": encoder.num_parameters,
+                "num_trainable": encoder.num_trainable,
+                "flops_per_clip": encoder.flops,
+                "kept_bytes_per_clip": encoder.kept_bytes,
             }
-            for stream, work in size.encoders.items()
+            for stream, encoder in size.encoders.items()
         },
         "memory_bytes_per_device": plan.memory._asdict()
         | {"total": plan.memory.total_bytes, "usable": plan.usable_bytes},
@@ -48,7 +49,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def as_text(plan: Plan) -> str:
     """The tables, the assumptions and the warnings."""
-    size, cluster, memory = plan.size, plan.cluster, plan.memory
+    size, cluster = plan.size, plan.cluster
     per_device = size.batch_size // cluster.num_devices
     lines = [
         f"{size.num_videos:,} videos, {size.num_rounds} rounds of "
@@ -56,66 +57,14 @@ def as_text(plan: Plan) -> str:
         f"{cluster.num_devices} x {cluster.device.name} in {cluster.num_machines} "
         f"{'machine' if cluster.num_machines == 1 else 'machines'}",
         "",
-        *_table(
-            ["encoder", "parameters", "GFLOP/clip", "kept, MB/clip"],
-            (
-                [
-                    stream,
-                    f"{work.num_parameters:,}",
-                    f"{work.flops / 1e9:.4g}",
-                    f"{work.kept_bytes / 1e6:.1f}",
-                ]
-                for stream, work in size.encoders.items()
-            ),
-        ),
+        *_encoder_table(size),
         "",
-        *_table(
-            ["memory per device", "GiB"],
-            [
-                *(
-                    [name.replace("_", " "), f"{value / 2**30:.3f}"]
-                    for name, value in memory._asdict().items()
-                ),
-                ["most at a time", f"{memory.total_bytes / 2**30:.3f}"],
-                ["usable", f"{plan.usable_bytes / 2**30:.3f}"],
-            ],
-        ),
+        *_memory_table(plan),
         f"clips per device and step: {per_device}, at most {plan.largest_batch} fit",
         "",
-        *_table(
-            ["storage", "GB"],
-            (
-                [name.replace("_", " "), f"{value / 1e9:,.3f}"]
-                for name, value in plan.storage._asdict().items()
-            ),
-        ),
+        *_storage_table(plan.storage),
         "",
-        *_table(
-            [
-                "part",
-                "per round",
-                "in all",
-                "bound by",
-                "clips/s",
-                "read, GB/s",
-                "decoding cores",
-            ],
-            [
-                *(
-                    [
-                        part.name,
-                        _duration(part.secs_per_round),
-                        _duration(part.total_secs),
-                        part.bound,
-                        f"{part.clips_per_sec:,.1f}",
-                        f"{part.bytes_per_sec / 1e9:,.3f}",
-                        f"{plan.decoding_cores[part.name]:,.1f}",
-                    ]
-                    for part in plan.parts
-                ),
-                ["all", "", _duration(plan.total_secs), "", "", "", ""],
-            ],
-        ),
+        *_part_table(plan),
         f"training step: {1e3 * plan.step_secs:.4g} ms; device hours: "
         f"{plan.device_hours:,.2f}"
         + ("" if plan.cost is None else f"; cost: {plan.cost:,.2f}"),
@@ -127,18 +76,69 @@ def as_text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _encoder_table(size: RunSize) -> list[str]:
+    rows = [
+        [
+            stream,
+            f"{encoder.num_parameters:,}",
+            f"{encoder.flops / 1e9:.4g}",
+            f"{encoder.kept_bytes / 1e6:.1f}",
+        ]
+        for stream, encoder in size.encoders.items()
+    ]
+    return _table(["encoder", "parameters", "GFLOP/clip", "kept, MB/clip"], rows)
+
+
+def _memory_table(plan: Plan) -> list[str]:
+    sizes = {
+        **{
+            name.replace("_", " "): size for name, size in plan.memory._asdict().items()
+        },
+        "most at a time": plan.memory.total_bytes,
+        "usable": plan.usable_bytes,
+    }
+    rows = [[name, f"{num_bytes / 2**30:.3f}"] for name, num_bytes in sizes.items()]
+    return _table(["memory per device", "GiB"], rows)
+
+
+def _storage_table(storage: Storage) -> list[str]:
+    rows = [
+        [name.replace("_", " "), f"{num_bytes / 1e9:,.3f}"]
+        for name, num_bytes in storage._asdict().items()
+    ]
+    return _table(["storage", "GB"], rows)
+
+
+def _part_table(plan: Plan) -> list[str]:
+    header = ["part", "per round", "in all", "bound by", "clips/s", "read, GB/s"]
+    rows = [
+        [
+            part.name,
+            _duration(part.secs_per_round),
+            _duration(part.total_secs),
+            part.bound,
+            f"{part.clips_per_sec:,.1f}",
+            f"{part.bytes_per_sec / 1e9:,.3f}",
+            f"{plan.decoding_cores[part.name]:,.1f}",
+        ]
+        for part in plan.parts
+    ]
+    total = ["all", "", _duration(plan.total_secs), "", "", "", ""]
+    return _table([*header, "decoding cores"], [*rows, total])
+
+
 def assumptions(plan: Plan) -> list[str]:
     """What the figures rest on, beside counted operations."""
     device, efficiency = plan.cluster.device, plan.efficiency
     rates = ", ".join(
-        f"{rate / 1e12:.4g} TFLOP/s {name}"
-        for name, rate in device.product_flops.items()
+        f"{rate / 1e12:.4g} TFLOP/s {dtype}"
+        for dtype, rate in device.product_flops.items()
     )
     return [
         f"{device.name}: {rates}, {device.bytes_per_sec / 1e9:.4g} GB/s, "
-        f"{device.memory_bytes / 2**30:.4g} GiB, of which {USABLE_SHARE:.0%} are "
+        f"{device.memory_bytes / 2**30:.4g} GiB, of which {USABLE_FRACTION:.0%} are "
         f"usable ({device.source})",
-        f"products reach {efficiency.training:.0%} of that in training, "
+        f"matrix products reach {efficiency.training:.0%} of that in training, "
         f"{efficiency.extraction:.0%} in extraction and {efficiency.kmeans:.0%} in "
         "k-means; the defaults are of a CPU: measure yours with benchmarks.plan_check",
         "a layer takes as long as its operations or its bytes, whichever is longer; "

@@ -1,4 +1,4 @@
-"""A configuration and a number of videos -> how much of everything a run has."""
+"""A configuration and a number of videos -> the sizes of a run."""
 
 import math
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import folding, two_stream
 from xdc_tf.planning import operations
-from xdc_tf.planning.operations import EncoderWork
+from xdc_tf.planning.operations import EncoderCost
 from xdc_tf.runtime import compat
 from xdc_tf.training import optimizers, settings, supervision
-from xdc_tf.training.configuration import Config
+from xdc_tf.training.configuration import Config, TrainingConfig
 
-PRODUCT_TYPES = {
+_MATMUL_DTYPES = {
     "float32": "float32",
     "mixed_bfloat16": "bfloat16",
     "mixed_float16": "float16",
@@ -25,7 +25,7 @@ _ASPECT_RATIO = 16 / 9
 
 
 class Recordings(NamedTuple):
-    """What a video is like on average.
+    """Averages of the videos.
 
     Attributes:
       bytes_per_video: of its record.
@@ -66,7 +66,7 @@ class RunSize(NamedTuple):
         before every round and one after the last.
       clips_per_video: of a pass.
       clip_frames: frames that are decoded for a clip; 0 without video.
-      product_type: of the encoders' convolutions.
+      matmul_dtype: of the encoders' convolutions, one of device_table.MATMUL_DTYPES.
       encoders: by stream.
       folded: the same in the form that features are extracted with.
       num_head_weights: of all heads.
@@ -88,9 +88,9 @@ class RunSize(NamedTuple):
     num_extracted: tuple[int, ...]
     clips_per_video: int
     clip_frames: int
-    product_type: str
-    encoders: dict[str, EncoderWork]
-    folded: dict[str, EncoderWork]
+    matmul_dtype: str
+    encoders: dict[str, EncoderCost]
+    folded: dict[str, EncoderCost]
     num_head_weights: int
     slots_per_weight: float
     batch_size: int
@@ -112,7 +112,7 @@ class RunSize(NamedTuple):
     @property
     def num_weights(self) -> int:
         """What a training step updates."""
-        trainable = sum(work.num_trainable for work in self.encoders.values())
+        trainable = sum(encoder.num_trainable for encoder in self.encoders.values())
         return trainable + self.num_head_weights
 
 
@@ -129,52 +129,34 @@ def measure(
       config: of the run.
       num_videos: examples of the data set.
       num_devices: that share every batch.
-      num_classes: of the records' own labels, for the method "supervised"; None: as
+      num_classes: of the records' labels, for the method "supervised"; None: as
         many as clusters.
 
     Raises:
       ValueError: on settings that do not fit each other, the number of videos or that
         of the devices.
     """
-    method = supervision.method(config.method)
-    method = supervision.with_heads(method, config.kmeans.num_heads)
     _check(config, num_videos=num_videos, num_devices=num_devices)
+    method = supervision.with_heads(
+        supervision.method(config.method), config.kmeans.num_heads
+    )
     training, kmeans = config.training, config.kmeans
     features = config.features
-    clip = settings.clip(config, None)
-    clip_shapes = {
-        VIDEO: (clip.num_frames, clip.crop_size, clip.crop_size, 3),
-        AUDIO: (clip.num_mel_frames, clip.num_mels, 1),
-    }
-    encoders, folded = {}, {}
-    counted = {}  # by modality: streams of one have equal encoders
-    for stream, modality in method.streams.items():
-        if modality not in counted:
-            counted[modality] = _count(config, modality, clip_shapes[modality])
-        encoders[stream], folded[stream] = counted[modality]
-    num_labels = {
-        source: (num_classes or kmeans.num_clusters)
-        if source == supervision.TRUE_LABELS
-        else kmeans.num_clusters
-        for source in supervision.label_sources(method)
-    }
+    encoders, folded = _count_encoders(config, method)
+    num_labels = _num_labels(method, kmeans.num_clusters, num_classes)
     num_trained = num_videos - round(training.held_out_share * num_videos)
-    steps_per_epoch = num_trained // training.batch_size
-    if training.max_steps_per_epoch:
-        steps_per_epoch = min(steps_per_epoch, training.max_steps_per_epoch)
-    steps_per_round = steps_per_epoch * training.epochs_per_round
+    steps_per_round = _steps_per_round(training, num_trained)
     clusterings = _clusterings(method, encoders, kmeans, num_videos)
-    num_extracted = [num_videos] * (config.num_rounds + 1) if clusterings else []
-    if features.from_training:
-        seen = min(num_trained, steps_per_round * training.batch_size)
-        num_extracted[1:-1] = [num_trained - seen] * (config.num_rounds - 1)
+    has_video = VIDEO in method.streams.values()
     return RunSize(
         num_videos=num_videos,
         num_trained=num_trained,
-        num_extracted=tuple(num_extracted),
+        num_extracted=_num_extracted(config, num_videos, num_trained)
+        if clusterings
+        else (),
         clips_per_video=features.clips_per_video,
-        clip_frames=clip.num_frames if VIDEO in counted else 0,
-        product_type=PRODUCT_TYPES[config.precision],
+        clip_frames=config.clip.num_frames if has_video else 0,
+        matmul_dtype=_MATMUL_DTYPES[config.precision],
         encoders=encoders,
         folded=folded,
         num_head_weights=sum(
@@ -196,6 +178,41 @@ def measure(
     )
 
 
+def _num_labels(
+    method: supervision.Method, num_clusters: int, num_classes: int | None
+) -> dict[str, int]:
+    """By label source its number of clusters, or classes."""
+    return {
+        source: (num_classes or num_clusters)
+        if source == supervision.TRUE_LABELS
+        else num_clusters
+        for source in supervision.label_sources(method)
+    }
+
+
+def _steps_per_round(training: TrainingConfig, num_trained: int) -> int:
+    steps_per_epoch = num_trained // training.batch_size
+    if training.max_steps_per_epoch:
+        steps_per_epoch = min(steps_per_epoch, training.max_steps_per_epoch)
+    return steps_per_epoch * training.epochs_per_round
+
+
+def _num_extracted(
+    config: Config, num_videos: int, num_trained: int
+) -> tuple[int, ...]:
+    """Rows of features that passes compute, by clustering.
+
+    Where training steps give features, a pass computes those of the videos that were
+    not trained on; before the first round and after the last it computes all.
+    """
+    num_rounds, training = config.num_rounds, config.training
+    between = num_videos
+    if config.features.from_training:
+        num_clips = _steps_per_round(training, num_trained) * training.batch_size
+        between = num_trained - min(num_trained, num_clips)
+    return (num_videos, *[between] * (num_rounds - 1), num_videos)
+
+
 def _check(config, *, num_videos, num_devices) -> None:
     if not supervision.method(config.method).supervision:
         raise ValueError(f"config.method={config.method} trains nothing.")
@@ -214,8 +231,8 @@ def _check(config, *, num_videos, num_devices) -> None:
                 f"config.{key}={size} is not a multiple of the {num_devices} devices; "
                 f"set it to {up}, for example."
             )
-    share = config.training.held_out_share
-    num_trained = num_videos - round(share * num_videos)
+    num_held_out = round(config.training.held_out_share * num_videos)
+    num_trained = num_videos - num_held_out
     needed = {
         "training.batch_size": sizes["training.batch_size"],
         "kmeans.num_clusters": config.kmeans.num_clusters,
@@ -228,7 +245,26 @@ def _check(config, *, num_videos, num_devices) -> None:
             )
 
 
-def _count(config, modality, clip_shape) -> tuple[EncoderWork, EncoderWork]:
+def _count_encoders(
+    config: Config, method: supervision.Method
+) -> tuple[dict[str, EncoderCost], dict[str, EncoderCost]]:
+    """Costs of the encoders by stream, as trained and as features are extracted."""
+    clip = settings.clip(config, None)
+    clip_shapes = {
+        VIDEO: (clip.num_frames, clip.crop_size, clip.crop_size, 3),
+        AUDIO: (clip.num_mel_frames, clip.num_mels, 1),
+    }
+    # Streams of one modality have equal encoders.
+    costs = {
+        modality: _count(config, modality, clip_shapes[modality])
+        for modality in dict.fromkeys(method.streams.values())
+    }
+    encoders = {stream: costs[name][0] for stream, name in method.streams.items()}
+    folded = {stream: costs[name][1] for stream, name in method.streams.items()}
+    return encoders, folded
+
+
+def _count(config, modality, clip_shape) -> tuple[EncoderCost, EncoderCost]:
     encoder = two_stream.build_encoder(
         modality,
         settings.architectures(config)[modality],
@@ -257,10 +293,10 @@ def _slots_per_weight(config) -> float:
 
 
 def _clusterings(method, encoders, kmeans, num_videos) -> tuple[ClusteringSize, ...]:
-    found = []
+    sizes = []
     for source, streams in supervision.clustered_sources(method).items():
         width = sum(encoders[stream].width for stream in streams)
-        found.append(
+        sizes.append(
             ClusteringSize(
                 source=source,
                 width=width,
@@ -268,11 +304,11 @@ def _clusterings(method, encoders, kmeans, num_videos) -> tuple[ClusteringSize, 
                 from_files=4 * num_videos * width > kmeans.memory_gib * 2**30,
             )
         )
-    return tuple(found)
+    return tuple(sizes)
 
 
 def recordings_of(config: Config, records_dir: str, info: DatasetInfo) -> Recordings:
-    """What the records of a directory are like, from its files' sizes and an index."""
+    """Averages over the records of a directory, from its files' sizes and an index."""
     compat.enable_remote_paths(records_dir)
     paths = dataset_info.shard_paths(records_dir, info)
     num_bytes = sum(map(record_framing.size, paths))
@@ -297,8 +333,8 @@ def assumed_recordings(
     short_side: int,
     jpeg_bytes_per_pixel: float,
 ) -> Recordings:
-    """Records of videos of that length, frames 16:9, with all that a method needs."""
-    wanted = supervision.modalities(supervision.method(config.method))
+    """Records of videos of that length, frames 16:9, with the method's modalities."""
+    modalities = supervision.modalities(supervision.method(config.method))
     pixels = short_side**2 * _ASPECT_RATIO
     frame_bytes = pixels * jpeg_bytes_per_pixel
     bytes_per_sec = {
@@ -306,7 +342,7 @@ def assumed_recordings(
         AUDIO: _log_mel_bytes_per_sec(config),
     }
     return Recordings(
-        bytes_per_video=video_secs * sum(bytes_per_sec[name] for name in wanted),
+        bytes_per_video=video_secs * sum(bytes_per_sec[name] for name in modalities),
         bytes_per_clip=_bytes_per_clip(
             config, frame_bytes=frame_bytes, frames_per_sec=frames_per_sec
         ),
@@ -322,12 +358,12 @@ def _log_mel_bytes_per_sec(config) -> float:
 
 
 def _bytes_per_clip(config, *, frame_bytes: float, frames_per_sec: float) -> float:
-    """From the first frame of the clip to the last, and its sound."""
+    """Bytes from the first frame of the clip to the last, and of its audio."""
     clip = config.clip
-    wanted = supervision.modalities(supervision.method(config.method))
+    modalities = supervision.modalities(supervision.method(config.method))
     num_frames = 1 + (clip.num_frames - 1) * max(1.0, frames_per_sec / clip.fps)
     num_bytes = {
         VIDEO: num_frames * frame_bytes,
         AUDIO: clip.audio_secs * _log_mel_bytes_per_sec(config),
     }
-    return sum(num_bytes[name] for name in wanted)
+    return sum(num_bytes[name] for name in modalities)

@@ -1,6 +1,6 @@
 """How long the parts of a round take: what bounds them, and the time at that bound.
 
-A layer takes as long as its operations at a share of the device's peak, or as its
+A layer takes as long as its operations at a fraction of the device's peak, or as its
 activations at the rate of the device's memory, whichever is longer; layers follow one
 another. A part whose records or features come slower than that takes as long as they.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from xdc_tf.planning import device_table
 from xdc_tf.planning.device_table import Device
-from xdc_tf.planning.operations import EncoderWork
+from xdc_tf.planning.operations import EncoderCost
 from xdc_tf.planning.run_size import RunSize
 
 EXTRACTION, CLUSTERING, TRAINING, HELD_OUT = (
@@ -25,7 +25,7 @@ _BALANCING_PASSES = 20
 
 
 class Efficiency(NamedTuple):
-    """Share of a device's peak that products reach, by part of a round."""
+    """Fraction of a device's peak that matrix products reach, by part of a round."""
 
     training: float
     extraction: float
@@ -45,15 +45,15 @@ def parse_efficiency(texts: Sequence[str] | None) -> Efficiency:
     if texts is None:
         return DEFAULT_EFFICIENCY
     try:
-        shares = [float(text) for text in texts]
+        fractions = [float(text) for text in texts]
     except ValueError:
-        shares = []
-    if len(shares) not in (1, 3) or not all(0 < share <= 1 for share in shares):
+        fractions = []
+    if len(fractions) not in (1, 3) or not all(0 < value <= 1 for value in fractions):
         raise ValueError(
             f"--efficiency={','.join(texts)} must be one number in (0, 1], or three: "
             "for training, extraction and k-means."
         )
-    return Efficiency(*(shares * 3)[:3])
+    return Efficiency(*(fractions * 3)[:3])
 
 
 class Cluster(NamedTuple):
@@ -100,14 +100,14 @@ class Part(NamedTuple):
 
 
 def forward_secs(
-    encoder: EncoderWork, batch: int, *, flops: float, bytes_per_sec: float
+    encoder: EncoderCost, batch: int, *, flops: float, bytes_per_sec: float
 ) -> float:
     """Seconds of a batch in evaluation mode.
 
     Args:
-      encoder: its work on one clip.
+      encoder: its cost for one clip.
       batch: clips.
-      flops: operations per second that products reach.
+      flops: operations per second that matrix products reach.
       bytes_per_sec: of the device's memory.
     """
     return sum(
@@ -120,7 +120,7 @@ def forward_secs(
 
 
 def gradient_secs(
-    encoder: EncoderWork, batch: int, *, flops: float, bytes_per_sec: float
+    encoder: EncoderCost, batch: int, *, flops: float, bytes_per_sec: float
 ) -> float:
     """Seconds of a batch's forward and backward pass in training mode.
 
@@ -152,7 +152,7 @@ def exchange_secs(cluster: Cluster, num_bytes: int) -> float:
 def step_secs(size: RunSize, cluster: Cluster, efficiency: Efficiency) -> float:
     """Seconds of a training step."""
     device = cluster.device
-    peak = device_table.product_flops(device, size.product_type, key="precision")
+    peak = device_table.matmul_flops(device, size.matmul_dtype, key="precision")
     batch = size.batch_size // cluster.num_devices
     encoders = sum(
         gradient_secs(
@@ -173,15 +173,13 @@ def step_secs(size: RunSize, cluster: Cluster, efficiency: Efficiency) -> float:
 
 
 def clips_secs(
-    encoders: Iterable[EncoderWork],
+    encoders: Iterable[EncoderCost],
     size: RunSize,
     cluster: Cluster,
     efficiency: Efficiency,
 ) -> float:
     """Seconds per clip in evaluation mode, over all devices."""
-    peak = device_table.product_flops(
-        cluster.device, size.product_type, key="precision"
-    )
+    peak = device_table.matmul_flops(cluster.device, size.matmul_dtype, key="precision")
     batch = size.features_batch_size // cluster.num_devices
     return (
         sum(
@@ -206,10 +204,10 @@ def kmeans_secs(
     """
     kmeans, device = size.kmeans, cluster.device
     half = "bfloat16" if "bfloat16" in device.product_flops else "float16"
-    single = device_table.product_flops(device, "float32", key="kmeans.precision")
+    single = device_table.matmul_flops(device, "float32", key="kmeans.precision")
     peak = single
     if kmeans.precision == "mixed":
-        peak = device_table.product_flops(device, half, key="kmeans.precision")
+        peak = device_table.matmul_flops(device, half, key="kmeans.precision")
     num_fits = kmeans.num_heads * kmeans.num_restarts
     iterations = kmeans.num_iterations + (_BALANCING_PASSES if kmeans.balanced else 0)
     # The rows are checked before the iterations and labelled after them.
@@ -217,8 +215,8 @@ def kmeans_secs(
     device_secs = storage_secs = 0.0
     for clustering in size.clusterings:
         width = clustering.fitted_width
-        products = 2.0 * size.num_videos * width * kmeans.num_clusters * num_fits
-        secs = iterations * products / peak + products / single
+        flops = 2.0 * size.num_videos * width * kmeans.num_clusters * num_fits
+        secs = iterations * flops / peak + flops / single
         if kmeans.pca_components:
             projections = passes if clustering.from_files else 1
             secs += (
@@ -247,57 +245,53 @@ def parts(
     Args:
       size: of the run.
       cluster: its machines.
-      efficiency: of products.
+      efficiency: of matrix products.
       bytes_per_clip: that are read of a record.
     """
-    found = []
-    if size.num_extracted:
-        found.append(
-            _part_of_clips(
-                EXTRACTION,
-                clips_secs(size.folded.values(), size, cluster, efficiency),
-                num_clips=sum(size.num_extracted) * size.clips_per_video,
-                bytes_per_clip=bytes_per_clip,
-                times=len(size.num_extracted),
-                cluster=cluster,
-            )
-        )
-        by_devices, by_storage = kmeans_secs(size, cluster, efficiency)
-        secs = max(by_devices, by_storage)
-        found.append(
-            Part(
-                CLUSTERING,
-                secs,
-                secs * (size.num_rounds + 1),
-                "storage" if by_storage > by_devices else "devices",
-                0.0,
-                by_storage * _storage(cluster) / by_devices,
-            )
-        )
-    num_trained = size.steps_per_round * size.batch_size * size.num_rounds
-    found.append(
-        _part_of_clips(
-            TRAINING,
-            step_secs(size, cluster, efficiency) / size.batch_size,
-            num_clips=num_trained,
-            bytes_per_clip=bytes_per_clip,
-            times=size.num_rounds,
-            cluster=cluster,
-        )
+    extraction = _part_of_clips(
+        EXTRACTION,
+        clips_secs(size.folded.values(), size, cluster, efficiency),
+        num_clips=sum(size.num_extracted) * size.clips_per_video,
+        bytes_per_clip=bytes_per_clip,
+        times=len(size.num_extracted) or 1,
+        cluster=cluster,
     )
+    training = _part_of_clips(
+        TRAINING,
+        step_secs(size, cluster, efficiency) / size.batch_size,
+        num_clips=size.steps_per_round * size.batch_size * size.num_rounds,
+        bytes_per_clip=bytes_per_clip,
+        times=size.num_rounds,
+        cluster=cluster,
+    )
+    held_out = _part_of_clips(
+        HELD_OUT,
+        clips_secs(size.encoders.values(), size, cluster, efficiency),
+        num_clips=size.num_held_out * size.epochs_per_round * size.num_rounds,
+        bytes_per_clip=bytes_per_clip,
+        times=size.num_rounds,
+        cluster=cluster,
+    )
+    run_parts = [training]
+    if size.num_extracted:
+        clustering = _clustering(size, cluster, efficiency)
+        run_parts = [extraction, clustering, training]
     if size.num_held_out:
-        times = size.epochs_per_round * size.num_rounds
-        found.append(
-            _part_of_clips(
-                HELD_OUT,
-                clips_secs(size.encoders.values(), size, cluster, efficiency),
-                num_clips=size.num_held_out * times,
-                bytes_per_clip=bytes_per_clip,
-                times=size.num_rounds,
-                cluster=cluster,
-            )
-        )
-    return found
+        run_parts.append(held_out)
+    return run_parts
+
+
+def _clustering(size: RunSize, cluster: Cluster, efficiency: Efficiency) -> Part:
+    by_devices, by_storage = kmeans_secs(size, cluster, efficiency)
+    secs = max(by_devices, by_storage)
+    return Part(
+        name=CLUSTERING,
+        secs_per_round=secs,
+        total_secs=secs * (size.num_rounds + 1),
+        bound="storage" if by_storage > by_devices else "devices",
+        clips_per_sec=0.0,
+        bytes_per_sec=by_storage * _storage(cluster) / by_devices,
+    )
 
 
 def _part_of_clips(

@@ -108,13 +108,13 @@ def mapping_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def check(
-    values: Any, wanted: dict[str, Callable[[Any], bool]], where: str
+    values: Any, checks: dict[str, Callable[[Any], bool]], where: str
 ) -> dict[str, Any]:
     """Checks an object's values; keys beyond those of the table may be there.
 
     Args:
       values: of JSON.
-      wanted: a check for each key that must be there.
+      checks: a check for each key that must be there.
       where: the file, and the place in it, for errors.
 
     Returns:
@@ -125,7 +125,7 @@ def check(
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where} is no JSON object, but {ascii(values)[:80]}.")
-    for key, passes in wanted.items():
+    for key, passes in checks.items():
         if key not in values:
             raise ValueError(f"{where} lacks {key}.")
         if not passes(values[key]):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from absl import app, flags
 
-from xdc_tf.runtime import escaping, onednn, signals
+from xdc_tf.runtime import escaping, signals, tuning
 
 _MAX_ERROR_CHARS = 2000  # values in messages may be a stranger's, and of any length
 # What bad input raises: wrong values, a loss that is not finite, missing files, ...
@@ -50,7 +50,7 @@ def run(
     TensorFlow, if `main` imports it, is quiet, uses oneDNN and takes no more of a GPU's
     memory than it needs.
 
-    0 for success and for `--help`; 1 for a mistake in flags or input, told in one
+    0 for success and for `--help`; 1 for a mistake in flags or input, reported in one
     `error: ...` line; 130 for Ctrl-C; 75 after SIGTERM or SIGUSR1 (see signals). Any
     other exception is a bug and shows its traceback. The flag `--debug` shows the
     traceback of mistakes too, and the messages of TensorFlow that are otherwise
@@ -67,7 +67,7 @@ def run(
     if "debug" not in flags.FLAGS:
         flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's messages.")
     _describe_in_help(main)
-    onednn.ask_for()
+    tuning.ask_for_onednn()
     # Of a GPU only the memory that is needed, not nearly all at once: what else runs on
     # it, such as another command, gets its part. TensorFlow reads it at its start.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -129,7 +129,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         cause = "" if isinstance(error, flags.Error) else "in the configuration: "
         if isinstance(error, AttributeError | KeyError):
             cause += "no such key: "
-        print_error(f"{cause}{_one_line(error)} (--help lists the flags)")
+        print_error(f"{cause}{_message_line(error)} (--help lists the flags)")
         raise SystemExit(1) from None
 
 
@@ -144,7 +144,7 @@ def _guarded(
     try:
         return main(argv)
     except USER_ERRORS as error:
-        print_error(_one_line(error))
+        print_error(_message_line(error))
     except Exception as error:
         message = tensorflow_user_error(error)
         if message is None:
@@ -160,25 +160,25 @@ def tensorflow_user_error(error: Exception) -> str | None:
         return None
     # MESSAGE of "{{graph node}} Error in ... iterator: NAME: MESSAGE [Op:NAME]" and
     # whether a Python traceback follows, as from a function inside a data set.
-    told, *python_traceback = error.message.split("\nTraceback", 1)
-    told = re.sub(r"^(\{\{.*?\}\} )?(Error in .*? iterator: \S+ )?", "", told)
-    told = " ".join(re.sub(r"\[Op:.*", "", told, flags=re.DOTALL).split())
+    message, *python_traceback = error.message.split("\nTraceback", 1)
+    message = re.sub(r"^(\{\{.*?\}\} )?(Error in .*? iterator: \S+ )?", "", message)
+    message = " ".join(re.sub(r"\[Op:.*", "", message, flags=re.DOTALL).split())
     errors = tensorflow.errors
     files = errors.NotFoundError, errors.PermissionDeniedError, errors.DataLossError
-    if python_traceback and told.startswith("ValueError: "):
-        return told.removeprefix("ValueError: ")
-    if no_room := _NO_ROOM.match(told):
+    if python_traceback and message.startswith("ValueError: "):
+        return message.removeprefix("ValueError: ")
+    if no_room := _NO_ROOM.match(message):
         return no_room[0]
-    if "JPEG" in told:
-        reason = told.partition(" [[")[0]
+    if "JPEG" in message:
+        reason = message.partition(" [[")[0]
         return (
             f"a frame of the records cannot be decoded ({reason}); python -m "
             "data_prep.inspect --verify names it."
         )
-    return told if isinstance(error, files) else None
+    return message if isinstance(error, files) else None
 
 
-def _one_line(error: Exception) -> str:
+def _message_line(error: Exception) -> str:
     # str() of a KeyError, and of what wraps one, would put its message in quotes.
     while isinstance(error, AttributeError | KeyError) and error.args:
         error = error.args[0]

@@ -62,8 +62,10 @@ class Stop:
             os._exit(EXIT_CODE)
         self._signal = signal.Signals(number).name
         if self._deferring:
-            told = f"{self._signal}: saving after this step; once more leaves at once."
-            os.write(2, f"{told}\n".encode())
+            message = (
+                f"{self._signal}: saving after this step; once more leaves at once."
+            )
+            os.write(2, f"{message}\n".encode())
         else:
             self._deadline = threading.Timer(GRACE_SECS, os._exit, [EXIT_CODE])
             self._deadline.daemon = True

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import pipeline
+from xdc_tf.data.clip_reading import ClipSource
+from xdc_tf.data.pipeline import EpochPosition
 from xdc_tf.distribution import devices, workers
 from xdc_tf.labels import balance
 from xdc_tf.training import settings, supervision
@@ -35,7 +37,7 @@ def training_batches(
     Raises:
       ValueError: if they are to be balanced and there are no labels.
     """
-    training, local = run.config.training, run.records.share
+    training, local = run.config.training, run.records.local
     trained = np.zeros_like(run.records.trained)
     trained[local.rows] = run.records.trained[local.rows]
     draws = None
@@ -49,18 +51,14 @@ def training_batches(
         int(run.state.progress.step), int(trained.sum()) // batch_size
     )
     dataset = pipeline.training_batches(
-        _local_files(run),
-        clip=settings.clip(run.config, run.records.info),
+        _clip_source(run),
         augmentation=run.config.augmentation,
         batch_size=batch_size,
         keep=trained,
         draws=draws,
         seed=run.config.seed,
         shuffle_buffer=training.shuffle_buffer,
-        first_epoch=passes,
-        modalities=supervision.modalities(run.method),
-        promised=run.records.promised,
-        skip_batches=batches,
+        start=EpochPosition(passes, batches),
     )
     return iter(_distribute(run, dataset, batch_size))
 
@@ -73,16 +71,13 @@ def evaluation_batches(
     Every process sees the examples of its own files, and all get the same number of
     batches, the last of padding alone where a process has fewer examples.
     """
-    local = run.records.share
+    local = run.records.local
     batch_size = run.config.features.batch_size // local.count
     dataset = pipeline.evaluation_batches(
-        _local_files(run),
-        clip=settings.clip(run.config, run.records.info),
+        _clip_source(run),
         batch_size=batch_size,
         num_clips=num_clips,
         keep=keep,
-        modalities=supervision.modalities(run.method),
-        promised=run.records.promised,
     )
     if local.count == 1:
         return _distribute(run, dataset, batch_size)
@@ -115,15 +110,20 @@ class _First:
         return itertools.islice(self._batches, self._number)
 
 
-def _local_files(run: Run) -> list[str]:
-    return [
-        os.path.join(run.records.directory, name) for name in run.records.share.files
-    ]
+def _clip_source(run: Run) -> ClipSource:
+    """Clips of the files of this process."""
+    records = run.records
+    return ClipSource(
+        [os.path.join(records.directory, name) for name in records.local.files],
+        clip=settings.clip(run.config, records.info),
+        modalities=supervision.modalities(run.method),
+        promised=records.promised,
+    )
 
 
 def _distribute(run: Run, dataset: tf.data.Dataset, batch_size: int):
     """Splits this process's batches over its devices."""
-    local = run.records.share
+    local = run.records.local
     if local.count == 1:
         return devices.distribute(dataset, run.strategy)
     per_device = batch_size * local.count // run.strategy.num_replicas_in_sync

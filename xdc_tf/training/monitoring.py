@@ -183,7 +183,7 @@ class Monitor:
 
         Args:
           clusterings: by name.
-          health_report: their health.report, whose round is the step of these curves.
+          health_report: of health.build_report; its round is the step of these curves.
         """
         scalars = dict(health_report["between"])
         for name, measures in health_report["clusterings"].items():
@@ -213,7 +213,11 @@ class Monitor:
             flush=True,
         )
         if health_report["collapses"]:
-            print(f"warning: {health.told(health_report)}", file=sys.stderr, flush=True)
+            print(
+                f"warning: {health.describe_collapses(health_report)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     @contextlib.contextmanager
     def _events(self, *, step: int) -> Iterator[None]:

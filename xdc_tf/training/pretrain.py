@@ -196,7 +196,7 @@ def cluster(
     clusterings = pseudo_labels.cluster(
         features,
         supervision.clustered_sources(run.method),
-        fitted_rows=records.trained[records.share.rows],
+        fitted_rows=records.trained[records.local.rows],
         settings=run.config.kmeans,
         seed=_round_seed(run, round_index, "clustering"),
         strategy=run.strategy,
@@ -204,7 +204,7 @@ def cluster(
     return {
         name: clustering._replace(
             labels=workers.labels_of_all(
-                run.strategy, records.share, clustering.labels, records.info.num_rows
+                run.strategy, records.local, clustering.labels, records.info.num_rows
             )
         )
         for name, clustering in clusterings.items()
@@ -220,7 +220,7 @@ def report_clusterings(
       CollapseError: see start_round; when all has been written.
     """
     criteria = run.config.health
-    health_report = health.report(
+    health_report = health.build_report(
         clusterings,
         previous=lambda name: run.state.label_tables[name].numpy(),
         true_labels=run.records.true_labels,
@@ -233,7 +233,7 @@ def report_clusterings(
         lambda: write_label_tables(run, round_index, clusterings, health_report),
     )
     if round_index < run.config.num_rounds:
-        health.check(health_report, criteria)
+        health.check_collapses(health_report, criteria)
 
 
 def load_labels(run: Run, clusterings: Mapping[str, label_tables.Clustering]) -> None:

@@ -38,7 +38,7 @@ class Records(NamedTuple):
     true_labels: np.ndarray  # [num_rows] int32, -1 where unknown
     trained: np.ndarray  # [num_rows] bool
     held_out: np.ndarray  # [num_rows] bool, labelled but never trained on
-    share: workers.Share  # what this process reads of them
+    local: workers.LocalData  # what this process reads of them
 
 
 class RunState(NamedTuple):
@@ -97,7 +97,7 @@ def prepare(
         strategy,
         lambda: _claim_workdir(workdir, config, records, allow_config_change),
     )
-    is_chief = records.share.number == 0
+    is_chief = records.local.number == 0
     log_dir = os.path.join(workdir, run_directory.TENSORBOARD_DIR)
     return Run(
         config=config,
@@ -242,7 +242,7 @@ def _read_records(
         true_labels=true_labels,
         trained=trained,
         held_out=held_out,
-        share=workers.share(info, examples, strategy),
+        local=workers.local_data(info, examples, strategy),
     )
 
 
@@ -291,9 +291,9 @@ def _check_sizes(config, records: Records, strategy) -> None:
             f"{records.directory} has {num_trained} examples to train on, fewer than "
             f"config.training.batch_size={batch_size}; lower it or convert more videos."
         )
-    share = records.share
-    fewest = workers.gathered(strategy, records.trained[share.rows].sum()).min()
-    if fewest < batch_size // share.count:
+    local = records.local
+    fewest = workers.gathered(strategy, records.trained[local.rows].sum()).min()
+    if fewest < batch_size // local.count:
         raise ValueError(
             f"A worker's files of {records.directory} have {fewest} examples to train "
             f"on, fewer than its part of config.training.batch_size={batch_size}; "

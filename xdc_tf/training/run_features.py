@@ -29,7 +29,7 @@ def open_store(run: Run) -> FeatureStore | None:
     if not supervision.clustered_sources(run.method):
         return None
     features = run.config.features
-    info, local = run.records.info, run.records.share
+    info, local = run.records.info, run.records.local
     several = local.count > 1
     return FeatureStore(
         run_directory.features_dir(
@@ -128,7 +128,7 @@ def to_cluster(
       ValueError: if the records did not give all of their examples.
       OSError: if the disk fails.
     """
-    encoders = workers.told_by_chief(
+    encoders = workers.text_of_chief(
         run.strategy, lambda: json.dumps(_encoders_sha256(run, round_index))
     )
     store.keep_only(
@@ -136,7 +136,7 @@ def to_cluster(
         extracted_by=json.loads(encoders),
     )
     store.drop_damaged()
-    local = run.records.share.rows
+    local = run.records.local.rows
     examples = np.zeros_like(run.records.trained)
     examples[local] = (run.records.trained | run.records.held_out)[local]
     before = store.states[examples[local]]
@@ -168,7 +168,7 @@ def _check_complete(run: Run, store: FeatureStore, expected: np.ndarray) -> None
       store: of this process's rows.
       expected: [n] bool, which of them have an example.
     """
-    empty = run.records.share.rows[expected & (store.states == RowState.EMPTY)]
+    empty = run.records.local.rows[expected & (store.states == RowState.EMPTY)]
     num_empty = int(workers.gathered(run.strategy, len(empty)).sum())
     if not num_empty:
         return

@@ -14,8 +14,7 @@ from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.models import encoder_files, video_resnet
 from xdc_tf.models.encoder_files import Head
-from xdc_tf.runtime import files, outputs
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import files, outputs, workdir
 from xdc_tf.training import configuration, supervision
 from xdc_tf.weights import layouts, networks, weight_files
 from xdc_tf.weights.networks import Network
@@ -58,11 +57,17 @@ class Account(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """What import_weights found and did."""
+    """What import_weights has read and written.
+
+    Attributes:
+      network: the video network in the file.
+      account: where each of the file's tensors went.
+      num_classes: of the classifier in the file; None if there is none.
+    """
 
     network: Network
     account: Account
-    num_classes: int | None  # of the classifier in the file
+    num_classes: int | None
 
 
 def import_weights(
@@ -81,8 +86,8 @@ def import_weights(
       path: PyTorch state dict (either format, bare or inside a checkpoint) or Caffe2
         blobs.
       out_dir: made here, whole or not at all.
-      architecture: key of video_resnet.ARCHITECTURES, or AUTO to tell by the names and
-        shapes of the tensors.
+      architecture: key of video_resnet.ARCHITECTURES, or AUTO to recognise it by the
+        names and shapes of the tensors.
       prefix: what comes before the video encoder's names; None to find it.
       partial: load what fits and leave the rest as initialised.
       with_torch: read with PyTorch's own loader, restricted to weights.
@@ -96,15 +101,7 @@ def import_weights(
       ValueError: on a file that cannot be read, is refused, holds no known network, or
         whose tensors do not all fit.
     """
-    if "://" in out_dir:
-        raise ValueError(f"--out={out_dir} must be a local directory; copy it then.")
-    files.check_free(out_dir)
-    outputs.try_file(out_dir)
-    if architecture not in (AUTO, *video_resnet.ARCHITECTURES):
-        raise ValueError(
-            f"--arch={architecture} is not one of {AUTO}, "
-            f"{', '.join(video_resnet.ARCHITECTURES)}."
-        )
+    _check_arguments(out_dir, architecture)
     content = weight_files.read(path, with_torch=with_torch)
     tensors = weight_files.flatten_tensors(content)
     network = networks.find(tensors, path, prefix=prefix)
@@ -116,20 +113,40 @@ def import_weights(
         network.architecture, depth=network.depth, width=network.width
     )
     account, head = load(encoder, tensors, network, path)
-    if not partial and (account.missing or account.mismatched or account.unused):
-        raise ValueError(
-            f"{path} does not fit {network.architecture} of depth {network.depth}: "
-            f"{_told(account)} --arch chooses another architecture, --partial loads "
-            "what fits."
-        )
+    if not partial:
+        _check_fit(account, network, path)
     report = {
         "file": os.path.basename(path),
         "sha256": files.sha256(path),
         **network._asdict(),
         **account._asdict(),
     }
-    _write(out_dir, encoder, head, {work.CONFIG_FILE: config, work.IMPORT_FILE: report})
+    texts = {workdir.CONFIG_FILE: config, workdir.IMPORT_FILE: report}
+    _write(out_dir, encoder, head, texts)
     return Imported(network, account, None if head is None else len(head.bias))
+
+
+def _check_arguments(out_dir: str, architecture: str) -> None:
+    """See import_weights."""
+    if "://" in out_dir:
+        raise ValueError(f"--out={out_dir} must be a local directory; copy it then.")
+    files.check_free(out_dir)
+    outputs.try_file(out_dir)
+    if architecture not in (AUTO, *video_resnet.ARCHITECTURES):
+        raise ValueError(
+            f"--arch={architecture} is not one of {AUTO}, "
+            f"{', '.join(video_resnet.ARCHITECTURES)}."
+        )
+
+
+def _check_fit(account: Account, network: Network, path: str) -> None:
+    """Raises ValueError unless every tensor of the network went into the encoder."""
+    if account.missing or account.mismatched or account.unused:
+        raise ValueError(
+            f"{path} does not fit {network.architecture} of depth {network.depth}: "
+            f"{_describe_misfits(account)} --arch chooses another architecture, "
+            "--partial loads what fits."
+        )
 
 
 def _write(
@@ -137,10 +154,10 @@ def _write(
 ) -> None:
     """Writes the work directory; `texts` are written as JSON."""
     with files.new_directory(out_dir) as made:
-        encoder_files.save_encoder(encoder, work.encoder_file(made, VIDEO))
+        encoder_files.save_encoder(encoder, workdir.encoder_file(made, VIDEO))
         if head is not None:
             heads = {supervision.TRUE_LABELS: head}
-            encoder_files.save_heads(heads, work.heads_file(made, VIDEO))
+            encoder_files.save_heads(heads, workdir.heads_file(made, VIDEO))
         for name, value in texts.items():
             text = json.dumps(value, indent=2, sort_keys=True) + "\n"
             files.write_text(os.path.join(made, name), text)
@@ -236,18 +253,18 @@ def _checked(tensor: np.ndarray, name: str, path: str) -> np.ndarray:
     return tensor
 
 
-def _told(account: Account) -> str:
+def _describe_misfits(account: Account) -> str:
     """What does not fit, in words; names are a stranger's, and so escaped."""
-    told = {
+    misfits = {
         "missing from the file": [f"{n!a} {s}" for n, s in account.missing.items()],
         "of another shape": [
-            f"{name!a} {found} for {wanted}"
-            for name, (found, wanted) in account.mismatched.items()
+            f"{name!a} {shape} for {expected}"
+            for name, (shape, expected) in account.mismatched.items()
         ],
         "without a place": [f"{n!a} {s}" for n, s in account.unused.items()],
     }
     parts = []
-    for kind, entries in told.items():
+    for kind, entries in misfits.items():
         if entries:
             more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
             parts.append(f"{len(entries)} {kind} ({', '.join(entries[:3])}{more})")

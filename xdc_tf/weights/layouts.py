@@ -183,7 +183,7 @@ def weights(encoder: keras.Model, layout: Layout) -> dict[str, Weight]:
       layout: one that has its layers.
     """
     count = -1
-    found = {}
+    named = {}
     for layer in encoder.layers:
         if not layer.variables:
             continue
@@ -200,8 +200,8 @@ def weights(encoder: keras.Model, layout: Layout) -> dict[str, Weight]:
                 # [T, H, W, inputs, outputs] -> [outputs, inputs, T, H, W].
                 rank = len(variable.shape)
                 axes = (rank - 1, rank - 2, *range(rank - 2)) if rank > 1 else (0,)
-                found[module + suffix] = Weight(variable, axes)
-    return found
+                named[module + suffix] = Weight(variable, axes)
+    return named
 
 
 def state_dict(encoder: keras.Model) -> dict[str, np.ndarray]:

@@ -28,6 +28,16 @@ _LITERALS = frozenset(
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _CONTAINERS = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+_STACK_OPCODES = frozenset(
+    "BINPUT LONG_BINPUT PUT MEMOIZE BINGET LONG_BINGET GET MARK POP POP_MARK "
+    "DUP".split()
+)
+_ITEM_OPCODES = frozenset(
+    "TUPLE TUPLE1 TUPLE2 TUPLE3 LIST APPEND APPENDS DICT SETITEM SETITEMS ADDITEMS "
+    "FROZENSET".split()
+)
+_OBJECT_OPCODES = frozenset("GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID".split())
+_NOTHING_TO_DO = frozenset("PROTO FRAME STOP".split())
 
 
 class Pending:
@@ -81,17 +91,11 @@ def read(
     position: int | None = start
     end = file.seek(0, os.SEEK_END)
     file.seek(start)
-    # Whatever length a pickle declares, no more is asked for than the file has.
-    bounded: Any = types.SimpleNamespace(
-        read=lambda count: file.read(min(count, end - file.tell())),
-        readline=file.readline,
-        tell=file.tell,
-    )
     max_copies = MAX_COPIES_PER_BYTE * (end - start) + MAX_FREE_COPIES
     machine = _Machine(table, persistent, max_copies=max_copies)
-    instructions = enumerate(pickletools.genops(bounded))
+    instructions = pickletools.genops(_bounded(file, end))
     try:
-        for count, (opcode, argument, offset) in instructions:
+        for count, (opcode, argument, offset) in enumerate(instructions):
             position = offset
             if count == MAX_INSTRUCTIONS:
                 raise ValueError(
@@ -114,6 +118,15 @@ def read(
             f"{name}, byte {position}: not a sound pickle "
             f"({type(error).__name__}: {str(error)[:500]}); fetch the file again."
         ) from error
+
+
+def _bounded(file: IO[bytes], end: int) -> Any:
+    """The file, of which no more is read than it has, whatever a pickle declares."""
+    return types.SimpleNamespace(
+        read=lambda count: file.read(min(count, end - file.tell())),
+        readline=file.readline,
+        tell=file.tell,
+    )
 
 
 def checked_key(key: Any) -> Any:
@@ -159,7 +172,7 @@ def _num_copied(value: Any) -> int:
 
 
 class _Machine:
-    """The stack, the memo, and one method per kind of instruction."""
+    """The stack, the memo, and a method for each group of instructions."""
 
     def __init__(
         self,
@@ -179,13 +192,23 @@ class _Machine:
         """Runs one instruction."""
         if opcode in _LITERALS:
             self._stack.append(argument)
-            return
-        if opcode in _CONSTANTS:
+        elif opcode in _CONSTANTS:
             self._stack.append(_CONSTANTS[opcode])
-            return
-        if opcode in _CONTAINERS:
+        elif opcode in _CONTAINERS:
             self._stack.append(_CONTAINERS[opcode]())
-            return
+        elif opcode in _STACK_OPCODES:
+            self._run_on_stack(opcode, argument)
+        elif opcode in _ITEM_OPCODES:
+            self._run_on_items(opcode)
+        elif opcode in _OBJECT_OPCODES:
+            self._run_on_objects(opcode, argument)
+        elif opcode not in _NOTHING_TO_DO:
+            raise ValueError(
+                f"refuses the instruction {opcode}; a weight file does not need it"
+            )
+
+    def _run_on_stack(self, opcode: str, argument: Any) -> None:
+        """Moves values between the stack and the memo, or over a mark."""
         match opcode:
             case "BINPUT" | "LONG_BINPUT" | "PUT":
                 self._memo[argument] = self._stack[-1]
@@ -196,6 +219,16 @@ class _Machine:
             case "MARK":
                 self._below_marks.append(self._stack)
                 self._stack = []
+            case "POP" if self._stack:
+                self._stack.pop()
+            case "POP" | "POP_MARK":
+                self._stack = self._below_marks.pop()
+            case "DUP":
+                self._stack.append(self._stack[-1])
+
+    def _run_on_items(self, opcode: str) -> None:
+        """Makes a container of items, or adds items to one."""
+        match opcode:
             case "TUPLE":
                 items = self._pop_to_mark()
                 self._stack.append(tuple(items))
@@ -226,6 +259,10 @@ class _Machine:
             case "FROZENSET":
                 items = self._pop_to_mark()
                 self._stack.append(frozenset(map(checked_key, items)))
+
+    def _run_on_objects(self, opcode: str, argument: Any) -> None:
+        """Looks a name up, or makes an object by what a name stands for."""
+        match opcode:
             case "GLOBAL":
                 module, _, attribute = argument.partition(" ")
                 self._stack.append(self._look_up(module, attribute))
@@ -239,18 +276,6 @@ class _Machine:
                 self._build(self._pop())
             case "BINPERSID":
                 self._stack.append(self._load(self._pop()))
-            case "POP" if self._stack:
-                self._stack.pop()
-            case "POP" | "POP_MARK":
-                self._stack = self._below_marks.pop()
-            case "DUP":
-                self._stack.append(self._stack[-1])
-            case "PROTO" | "FRAME" | "STOP":
-                pass
-            case _:
-                raise ValueError(
-                    f"refuses the instruction {opcode}; a weight file does not need it"
-                )
 
     def result(self) -> Any:
         """What is left when the pickle has ended."""

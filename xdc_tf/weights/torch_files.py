@@ -166,15 +166,15 @@ def _read_zip(path: str, file: IO[bytes]) -> Any:
     storages: dict[str, tuple[StorageId, np.ndarray]] = {}
 
     def load(persistent_id: Any) -> np.ndarray:
-        wanted = torch_tensors.storage_id(persistent_id)
-        if wanted.key not in storages:
-            raw = content(f"data/{wanted.key}")
-            storages[wanted.key] = wanted, torch_tensors.decode(raw, wanted.dtype)
-        known, values = storages[wanted.key]
-        if wanted != known or wanted.part or wanted.num_elements != values.size:
+        storage = torch_tensors.storage_id(persistent_id)
+        if storage.key not in storages:
+            raw = content(f"data/{storage.key}")
+            storages[storage.key] = storage, torch_tensors.decode(raw, storage.dtype)
+        known, values = storages[storage.key]
+        if storage != known or storage.part or storage.num_elements != values.size:
             raise ValueError(
-                f"storage {ascii(wanted.key)[:40]} is not the {wanted.num_elements} "
-                f"elements of {wanted.dtype} that a tensor takes it for"
+                f"storage {ascii(storage.key)[:40]} is not the {storage.num_elements} "
+                f"elements of {storage.dtype} that a tensor takes it for"
             )
         return values
 
@@ -253,22 +253,22 @@ def _read_legacy(path: str, file: IO[bytes]) -> Any:
     def load(persistent_id: Any) -> np.ndarray:
         """An array of the right size; the values follow behind the pickles."""
         nonlocal bytes_left
-        wanted = torch_tensors.storage_id(persistent_id)
-        whole = wanted._replace(part=None)
-        if wanted.key not in storages:
+        storage = torch_tensors.storage_id(persistent_id)
+        whole = storage._replace(part=None)
+        if storage.key not in storages:
             bytes_left -= torch_tensors.num_bytes(whole)
             if bytes_left < 0:
                 raise ValueError("storages are declared larger than the file")
             dtype = torch_tensors.decode(b"", whole.dtype).dtype
-            storages[wanted.key] = whole, np.empty(whole.num_elements, dtype)
-        known, values = storages[wanted.key]
+            storages[storage.key] = whole, np.empty(whole.num_elements, dtype)
+        known, values = storages[storage.key]
         if whole != known:
             raise ValueError(
-                f"storage {ascii(wanted.key)[:40]} is declared in two ways"
+                f"storage {ascii(storage.key)[:40]} is declared in two ways"
             )
-        if wanted.part is None:
+        if storage.part is None:
             return values
-        offset, size = wanted.part
+        offset, size = storage.part
         return torch_tensors.view(values, offset, (size,), (1,))
 
     value = pickles.read(file, torch_tensors.TABLE, name=path, persistent=load)

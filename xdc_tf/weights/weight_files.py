@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xdc_tf.runtime import files
-from xdc_tf.weights import caffe2_files, torch_files
+from xdc_tf.weights import known_globals, pickles, torch_files
 
 _HEAD_LENGTH = 512
 _LEGACY_MAGIC = torch_files.LEGACY_MAGIC.to_bytes(10, "little")
@@ -31,7 +31,7 @@ def read(path: str, *, with_torch: bool = False) -> Any:
       with_torch: let PyTorch read its files; Caffe2's are read as always.
 
     Returns:
-      As `torch_files.read` or `caffe2_files.read` do.
+      As `torch_files.read` or `read_caffe2` do.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -56,8 +56,41 @@ def read(path: str, *, with_torch: bool = False) -> Any:
     if head.startswith(torch_files.ZIP_START) or _LEGACY_MAGIC in head[:32]:
         return torch_files.read(path, with_torch=with_torch)
     if head.startswith((b"\x80", b"(", b"}")):
-        return caffe2_files.read(path)
+        return read_caffe2(path)
     raise ValueError(f"{path} is {_kind(head)}.")
+
+
+def read_caffe2(path: str) -> dict[str, np.ndarray]:
+    """Reads weights of Caffe2 as they were released.
+
+    That is a pickle of {"blobs": {name: array}}, or of {name: array}.
+
+    Args:
+      path: a file written by Python 2 or 3, with NumPy of any version.
+
+    Returns:
+      Name -> read-only array. What is not an array is left out.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is damaged, holds other things than numbers, text and plain
+        containers, or no arrays.
+    """
+    with files.open_regular(path) as file:
+        table = known_globals.CONTAINERS | known_globals.ARRAYS
+        value = pickles.read(file, table, name=path)
+    blobs = value.get("blobs", value) if isinstance(value, dict) else None
+    arrays = {
+        name: blob
+        for name, blob in (blobs.items() if isinstance(blobs, dict) else ())
+        if isinstance(name, str) and isinstance(blob, np.ndarray)
+    }
+    if not arrays:
+        raise ValueError(
+            f"{path} is a pickle without arrays by name; give a .pkl file of Caffe2's "
+            "blobs, or a file that torch.save wrote."
+        )
+    return arrays
 
 
 def flatten_tensors(value: Any) -> dict[str, np.ndarray]:

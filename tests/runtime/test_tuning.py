@@ -7,7 +7,7 @@ import keras
 import pytest
 
 from xdc_tf.models import fast_layers
-from xdc_tf.runtime import onednn
+from xdc_tf.runtime import tuning
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="TensorFlow for x86 has oneDNN"
@@ -28,8 +28,8 @@ def printed(code: str, **environment: str) -> str:
 COMMAND = """
 from xdc_tf.runtime import program
 def main(argv):
-    from xdc_tf.runtime import onednn
-    print(onednn.is_used())
+    from xdc_tf.runtime import tuning
+    print(tuning.uses_onednn())
 program.run(main)
 """
 
@@ -46,6 +46,6 @@ def test_a_command_leaves_what_the_environment_says():
     ("used", "form"), [(True, fast_layers.MIXED), (False, fast_layers.PLANAR)]
 )
 def test_convolutions_of_clips_are_all_2d_where_it_is_not_used(monkeypatch, used, form):
-    monkeypatch.setattr(onednn, "is_used", lambda: used)
+    monkeypatch.setattr(tuning, "uses_onednn", lambda: used)
     layer = keras.layers.Conv3D(4, (1, 3, 3), padding="same", dtype="float32")
     assert fast_layers.choose_form(layer) == form

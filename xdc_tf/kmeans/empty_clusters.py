@@ -1,4 +1,4 @@
-"""New places for empty clusters: the rows farthest from their centroids."""
+"""Empty-cluster reassignment: to the rows farthest from their centroids."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,12 @@ import tensorflow as tf
 
 from xdc_tf.kmeans.cluster_sums import Sums, segment_sums
 from xdc_tf.kmeans.distances import RELATIVE_RESOLUTION, squared_distances
+from xdc_tf.kmeans.fit_settings import FitContext
 from xdc_tf.kmeans.replicas import on_replicas
 from xdc_tf.kmeans.rows import Rows, over_blocks
 
 # Empty clusters filled in one iteration, which bounds the memory for candidates.
-_MOST_RESEEDED = 1024
+_MOST_FILLED = 1024
 
 
 class Far(NamedTuple):
@@ -21,30 +22,40 @@ class Far(NamedTuple):
     labels: tf.Tensor  # [R, m], of the type of the labels
 
 
-def reseed(
+def reassign(
     rows: Rows,
     labels: tf.Tensor,
     centroids: tf.Tensor,
     sums: Sums,
-    variance: tf.Tensor,
-    block_rows: int,
-    strategy: tf.distribute.Strategy | None,
+    context: FitContext,
 ) -> tuple[Sums, tf.Tensor]:
-    """Moves one of the farthest rows into each empty cluster: sums, and how many [R].
+    """Moves one of the farthest rows into each empty cluster.
 
     The objective falls by it: the new cluster fits its row, and the old one is fitted
-    to those that stay. A pass over the rows of its own, as empty clusters are rare.
+    to those that stay. This takes a further pass over the rows, as empty clusters are
+    rare.
+
+    Args:
+      rows: prepared, on the replicas.
+      labels: [n, R] per replica.
+      centroids: [R, k, d] float32, by which the labels were found.
+      sums: by these labels.
+      context: of the fits.
+
+    Returns:
+      Sums after the moves, and how many clusters were filled [R] int32.
     """
 
-    def farthest(own, labels):
-        return _farthest(own, labels, centroids, block_rows)
+    def farthest(shard, labels):
+        return _farthest(shard, labels, centroids, context.settings.block_rows)
 
+    strategy = context.strategy
     far = on_replicas(strategy, farthest, rows, labels)
     if strategy is not None:
         far = tf.nest.map_structure(lambda part: strategy.gather(part, axis=1), far)
-    resolution = RELATIVE_RESOLUTION * tf.cast(variance, tf.float32)
+    resolution = RELATIVE_RESOLUTION * tf.cast(context.variance, tf.float32)
     parts = [
-        _reseed_empty(
+        _fill_empty(
             sums.rows[fit],
             sums.counts[fit],
             Far(*(part[fit] for part in far)),
@@ -57,15 +68,15 @@ def reseed(
 
 
 def _farthest(
-    own: Rows, labels: tf.Tensor, centroids: tf.Tensor, block_rows: int
+    shard: Rows, labels: tf.Tensor, centroids: tf.Tensor, block_rows: int
 ) -> Far:
     num_fits, num_clusters, width = centroids.shape
-    most = min(num_clusters, own.fitted.shape[0], _MOST_RESEEDED)
+    most = min(num_clusters, shard.fitted.shape[0], _MOST_FILLED)
 
     def keep(block, far):
-        own_labels = labels[block.start : block.stop]
-        fitted = own.fitted[block.start : block.stop, tf.newaxis]
-        distances = squared_distances(block, own_labels, centroids)
+        block_labels = labels[block.start : block.stop]
+        fitted = shard.fitted[block.start : block.stop, tf.newaxis]
+        distances = squared_distances(block, block_labels, centroids)
         distances = tf.where(fitted, distances, 0.0)
         parts = []
         for fit in range(num_fits):
@@ -74,7 +85,7 @@ def _farthest(
             )
             kept_rows = tf.gather(tf.concat([far.rows[fit], block.rows], 0), numbers)
             kept_labels = tf.gather(
-                tf.concat([far.labels[fit], own_labels[:, fit]], 0), numbers
+                tf.concat([far.labels[fit], block_labels[:, fit]], 0), numbers
             )
             parts.append((kept, kept_rows, kept_labels))
         return (), Far(*(tf.stack(part) for part in zip(*parts, strict=True)))
@@ -84,10 +95,10 @@ def _farthest(
         tf.zeros([num_fits, most, width], tf.float32),
         tf.zeros([num_fits, most], labels.dtype),
     )
-    return over_blocks(own, keep, nothing, block_rows=block_rows)[1]
+    return over_blocks(shard, keep, nothing, block_rows=block_rows)[1]
 
 
-def _reseed_empty(
+def _fill_empty(
     sums: tf.Tensor, counts: tf.Tensor, far: Far, resolution: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """One fit's sums [k, d], counts [k] and number of rows moved.

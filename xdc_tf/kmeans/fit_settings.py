@@ -1,0 +1,172 @@
+"""Settings of a fit: those a caller chooses, and those that follow from the machine."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.kmeans.rows import MatmulFormat
+
+# More clusters get smaller blocks, so that a block's scores stay within 32 MB.
+MOST_BLOCK_ROWS, _FEWEST_BLOCK_ROWS = 8192, 512
+_BLOCK_SCORES = 1 << 23
+# On a GPU blocks are large, so that starting its kernels does not take longer than they
+# do: scores within 256 MB.
+_MOST_BLOCK_ROWS_ON_GPU, _BLOCK_SCORES_ON_GPU = 1 << 18, 1 << 26
+# k-means++ chooses from a sample of the rows. Twice as many cost twice the time, for
+# 0.2% less inertia in the end (docs/clustering.md, 400,000 rows).
+_MIN_SAMPLE_ROWS = 4096
+_SAMPLE_ROWS_PER_CLUSTER = 8
+
+
+class ArgumentError(ValueError):
+    """An argument of a fit that is unusable, or does not suit the features.
+
+    Attributes:
+      argument: its name.
+    """
+
+    def __init__(self, argument: str, message: str):
+        super().__init__(message)
+        self.argument = argument
+
+
+class Options(NamedTuple):
+    """How to cluster; each is a keyword argument of `kmeans.fit`.
+
+    Attributes:
+      num_clusters: k, at most the number of distinct fitted rows.
+      num_iterations: at most so many iterations; a fixed point ends them earlier.
+      num_restarts: fits from so many initialisations for each head, of which the one
+        with the lowest inertia is kept.
+      precision: "float32", or "mixed" for matrix products of half the width in the
+        iterations: bfloat16, or float16 on a GPU without it (sums and the final
+        assignment are float32).
+      normalize: scale rows to length one, after PCA-whitening if there is any.
+      spherical: scale centroids to length one too, which needs `normalize`; the
+        nearest centroid is then the one of the largest cosine.
+      balanced: clusters of about N / k rows. Sinkhorn's iteration finds an offset for
+        each cluster, which is subtracted from its squared distances.
+      tolerance: a fit is done when an iteration lowers its objective by no more than
+        this fraction, in [0, 1); 0 for a fixed point.
+      pca_components: whiten to so many principal components first; None for none.
+    """
+
+    num_clusters: int
+    num_iterations: int = 20
+    num_restarts: int = 1
+    precision: str = "float32"
+    normalize: bool = True
+    spherical: bool = False
+    balanced: bool = False
+    tolerance: float = 0.0
+    pca_components: int | None = None
+
+
+class TraceSettings(NamedTuple):
+    """What a fit is traced for.
+
+    Attributes:
+      num_fits: R, clusterings in one loop.
+      num_clusters: k.
+      tolerance: see Options.
+      spherical: centroids of length one about `FitContext.origin`.
+      balanced: assign by Sinkhorn offsets, which even out the sizes.
+      block_rows: rows per block.
+      on_gpu: in the form for GPUs: no shape depends on values, for which the host would
+        have to wait, and labels are int64, since TensorFlow has int32 tensors of loops
+        and of most operations on the host.
+    """
+
+    num_fits: int
+    num_clusters: int
+    tolerance: float
+    spherical: bool
+    balanced: bool
+    block_rows: int
+    on_gpu: bool = False
+
+    @property
+    def label_dtype(self) -> tf.DType:
+        return tf.int64 if self.on_gpu else tf.int32
+
+
+class FitContext(NamedTuple):
+    """What stays the same through all iterations of R fits.
+
+    Attributes:
+      origin: [d] float32, what the preparation has subtracted from rows.
+      variance: [] float64, mean squared length of the sample's prepared rows; serves
+        as a scale only.
+      num_fitted: [] float64, fitted rows of all replicas.
+      matmul_format: of rows and centroids in the iterations' matrix products.
+      settings: what the fits are traced for.
+      strategy: the one that the rows were sharded for.
+    """
+
+    origin: tf.Tensor
+    variance: tf.Tensor
+    num_fitted: tf.Tensor
+    matmul_format: MatmulFormat
+    settings: TraceSettings
+    strategy: tf.distribute.Strategy | None
+
+
+def trace_settings(options: Options, *, num_fits: int, on_gpu: bool) -> TraceSettings:
+    """What `num_fits` fits with these options are traced for."""
+    return TraceSettings(
+        num_fits=num_fits,
+        num_clusters=options.num_clusters,
+        tolerance=options.tolerance,
+        spherical=options.spherical,
+        balanced=options.balanced,
+        block_rows=block_rows(num_fits * options.num_clusters, on_gpu=on_gpu),
+        on_gpu=on_gpu,
+    )
+
+
+def matmul_dtype(precision: str) -> tf.DType:
+    """Type of both factors of the matrix products of a precision on this machine."""
+    if precision == "float32":
+        return tf.float32
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    # Before Ampere, NVIDIA's tensor cores have float16 only.
+    if any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in details):
+        return tf.float16
+    return tf.bfloat16
+
+
+def matmul_format(precision: str, sample: tf.Tensor) -> MatmulFormat:
+    """The format for prepared rows like those of the sample [s, d] float32."""
+    squares = tf.reduce_mean(tf.reduce_sum(tf.square(sample), axis=1))
+    scale = tf.math.rsqrt(tf.maximum(squares, 1e-30))
+    return MatmulFormat(matmul_dtype(precision), scale)
+
+
+def works_on_gpu(device: str | None, strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether GPUs compute a fit.
+
+    Args:
+      device: that holds the rows; None for the default one.
+      strategy: whose replicas the rows are spread over, wherever they were before.
+    """
+    if strategy is not None:
+        device = strategy.extended.worker_devices[0]
+    if device is None:
+        return bool(tf.config.list_logical_devices("GPU"))
+    return tf.DeviceSpec.from_string(device).device_type == "GPU"
+
+
+def block_rows(num_columns: int, *, on_gpu: bool = False) -> int:
+    """Rows that are compared at once with so many centroids of all fits."""
+    most, scores = MOST_BLOCK_ROWS, _BLOCK_SCORES
+    if on_gpu:
+        most, scores = _MOST_BLOCK_ROWS_ON_GPU, _BLOCK_SCORES_ON_GPU
+    return int(np.clip(scores // num_columns, _FEWEST_BLOCK_ROWS, most))
+
+
+def sample_rows(num_fitted: int, num_clusters: int) -> int:
+    """Rows of the sample that k-means++ chooses from."""
+    proportional = min(_SAMPLE_ROWS_PER_CLUSTER * num_clusters, num_fitted // 8)
+    return min(num_fitted, max(_MIN_SAMPLE_ROWS, 2 * num_clusters, proportional))

@@ -1,0 +1,209 @@
+"""What a caller gives as features: a matrix in memory, or memory-mapped files."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.kmeans import fit_settings, replicas, row_files, rows
+from xdc_tf.kmeans.row_files import Extent
+from xdc_tf.kmeans.rows import Rows
+
+MatrixLike = np.ndarray | tf.Tensor | Sequence[np.memmap]
+
+
+class FeatureMatrix(NamedTuple):
+    """Features of this process; one of the first two is None.
+
+    Attributes:
+      tensor: [N, D] float32.
+      extents: rows in files, one after the other.
+      num_rows: N.
+      width: D.
+      device: where they lie, or where rows from files are assigned.
+      present: [N] bool, which rows hold an example.
+      fitted: [N] bool, which of the present rows centroids are fitted to.
+    """
+
+    tensor: tf.Tensor | None
+    extents: list[Extent] | None
+    num_rows: int
+    width: int
+    device: str | None
+    present: np.ndarray
+    fitted: np.ndarray
+
+
+def open_matrix(
+    features: MatrixLike,
+    *,
+    fitted_rows: np.ndarray | None = None,
+    present_rows: np.ndarray | None = None,
+) -> FeatureMatrix:
+    """Features as they are given, with their shape checked but not their values.
+
+    Args:
+      features: [N, D] numbers in memory, or memory-mapped arrays one after the other.
+      fitted_rows: [N] bool; None for all.
+      present_rows: [N] bool; None for all.
+
+    Raises:
+      ValueError: not a filled matrix, files that differ in type or width or are cut
+        short, or masks of another shape or type.
+    """
+    several = isinstance(features, (list, tuple)) and any(
+        isinstance(part, np.memmap) for part in features
+    )
+    tensor = extents = device = None
+    if several or isinstance(features, np.memmap):
+        extents = [
+            row_files.extent(part) for part in (features if several else [features])
+        ]
+        num_rows, width = _shape_of_files(extents)
+    else:
+        tensor = _as_tensor(features)
+        if tensor.shape.rank != 2 or 0 in tensor.shape:
+            raise ValueError(
+                f"features must be a filled [examples, dimensions] matrix, received "
+                f"shape {tuple(tensor.shape)}."
+            )
+        num_rows, width = tensor.shape
+        device = tensor.device
+    present = _checked_mask("present_rows", present_rows, num_rows)
+    fitted = _checked_mask("fitted_rows", fitted_rows, num_rows) & present
+    return FeatureMatrix(tensor, extents, num_rows, width, device, present, fitted)
+
+
+def _shape_of_files(extents: Sequence[Extent]) -> tuple[int, int]:
+    kinds = {(extent.width, extent.dtype.name) for extent in extents}
+    if len(kinds) > 1:
+        raise ValueError(
+            "files of features differ in width and type, "
+            f"{', '.join(f'{width} x {name}' for width, name in sorted(kinds))}; "
+            "pass files of a single encoder."
+        )
+    return sum(extent.num_rows for extent in extents), extents[0].width
+
+
+def _checked_mask(name: str, mask: np.ndarray | None, num_rows: int) -> np.ndarray:
+    """[num_rows] bool; all True for None."""
+    if mask is None:
+        return np.ones(num_rows, bool)
+    mask = np.asarray(mask)
+    if mask.shape != (num_rows,) or mask.dtype != bool:
+        raise ValueError(
+            f"{name} has shape {mask.shape} and type {mask.dtype} for {num_rows} rows "
+            "of features; give one truth value per row."
+        )
+    return mask
+
+
+def _as_tensor(features: np.ndarray | tf.Tensor) -> tf.Tensor:
+    """Float32, on the device where it is, or the default one."""
+    if not isinstance(features, np.ndarray) or tf.config.list_logical_devices("GPU"):
+        return tf.cast(tf.convert_to_tensor(features), tf.float32)
+    array = rows.empty_rows(features.shape)
+    array[...] = features
+    return rows.as_tensor(array)
+
+
+def shard(
+    matrix: FeatureMatrix,
+    *,
+    block_rows: int,
+    strategy: tf.distribute.Strategy | None,
+) -> Rows:
+    """Gives every replica of this process its part of the rows."""
+    options = {
+        "block_rows": block_rows,
+        "fitted": matrix.fitted,
+        "present": matrix.present,
+        "strategy": strategy,
+    }
+    if matrix.tensor is not None:
+        return rows.shard_tensor(matrix.tensor, **options)
+    return rows.shard_files(matrix.extents, **options)
+
+
+def blocks(matrix: FeatureMatrix, block_rows: int) -> Iterator[np.ndarray]:
+    """The rows in order, [b, D] float32 at a time."""
+    if matrix.tensor is not None:
+        for start in range(0, matrix.num_rows, block_rows):
+            yield matrix.tensor[start : start + block_rows].numpy()
+        return
+    for extent in matrix.extents:
+        for start in range(0, extent.num_rows, block_rows):
+            count = min(block_rows, extent.num_rows - start)
+            yield row_files.read_rows(extent, start, count)
+
+
+def count_distinct(matrix: FeatureMatrix, *, at_most: int, block_rows: int) -> int:
+    """Distinct fitted rows, counted until there are `at_most`."""
+    seen = set()
+    if not at_most:
+        return 0
+    # On a GPU blocks are large, and they have to travel.
+    block_rows = min(block_rows, fit_settings.MOST_BLOCK_ROWS)
+    start = 0
+    for block in blocks(matrix, block_rows):
+        # Adding zero makes -0.0 and 0.0 the same bytes.
+        for row in block[matrix.fitted[start : start + len(block)]] + np.float32(0):
+            seen.add(row.tobytes())
+            if len(seen) >= at_most:
+                return at_most
+        start += len(block)
+    return len(seen)
+
+
+def sample(
+    matrix: FeatureMatrix,
+    *,
+    size: int,
+    seed: int,
+    strategy: tf.distribute.Strategy | None,
+) -> tf.Tensor:
+    """Draws fitted rows of all processes, without repetition.
+
+    Returns:
+      [size, D] float32, the same in every process.
+    """
+    process, num_processes = replicas.place_among_processes(strategy)
+    counts = np.zeros(num_processes, np.int64)
+    counts[process] = matrix.fitted.sum()
+    counts = replicas.sum_over_processes(strategy, counts)
+    before = counts[:process].sum()
+    ranks = np.arange(size)
+    if size < counts.sum():
+        generator = np.random.default_rng([seed, 0])
+        ranks = np.sort(generator.choice(counts.sum(), size, replace=False))
+    local = (ranks >= before) & (ranks < before + counts[process])
+    numbers = _numbers_of_ranks(matrix.fitted, ranks[local] - before)
+    drawn = np.zeros([size, matrix.width], np.float32)
+    drawn[local] = _rows_at(matrix, numbers)
+    return tf.constant(replicas.sum_over_processes(strategy, drawn))
+
+
+def _numbers_of_ranks(mask: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Positions of the True entries of these sorted ranks, by blocks to save memory."""
+    parts, before, step = [], 0, 1 << 20
+    for start in range(0, len(mask), step):
+        numbers = start + np.flatnonzero(mask[start : start + step])
+        in_block = (ranks >= before) & (ranks < before + len(numbers))
+        parts.append(numbers[ranks[in_block] - before])
+        before += len(numbers)
+    return np.concatenate(parts)
+
+
+def _rows_at(matrix: FeatureMatrix, numbers: np.ndarray) -> np.ndarray:
+    if matrix.tensor is not None:
+        return tf.gather(matrix.tensor, numbers).numpy()
+    parts, first = [], 0
+    for extent in matrix.extents:
+        in_extent = (numbers >= first) & (numbers < first + extent.num_rows)
+        parts += [
+            row_files.read_rows(extent, number, 1)
+            for number in numbers[in_extent] - first
+        ]
+        first += extent.num_rows
+    return np.concatenate(parts) if parts else np.zeros([0, matrix.width], np.float32)
