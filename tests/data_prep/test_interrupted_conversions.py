@@ -130,7 +130,7 @@ def test_a_shard_that_lost_its_bytes_is_made_again(
 ):
     out = tmp_path / "records"
     with monkeypatch.context() as patch:
-        patch.setattr(dataset_info, "write_examples", lambda *_: 1 / 0)
+        patch.setattr(example_tables, "write_examples", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             convert(manifest, out)
     (out / "records-00003-of-00008.tfrecord").write_bytes(b"")
@@ -144,7 +144,7 @@ def test_the_beginning_of_another_conversion_is_no_place_to_go_on(
 ):
     out = tmp_path / "records"
     with monkeypatch.context() as patch:
-        patch.setattr(dataset_info, "write_examples", lambda *_: 1 / 0)
+        patch.setattr(example_tables, "write_examples", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             convert(manifest, out)
     before = digests(out / "progress")
@@ -490,7 +490,7 @@ def test_a_damaged_report_has_its_shard_made_anew(
 ):
     out = tmp_path / "records"
     with monkeypatch.context() as patch:
-        patch.setattr(dataset_info, "write_examples", lambda *_: 1 / 0)
+        patch.setattr(example_tables, "write_examples", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             convert(manifest, out, num_workers=2)
     (out / "progress" / f"{SHARD}.json").write_text(content)
