@@ -22,7 +22,7 @@ COLUMNS = {
 
 def _assign(run, videos, out, *, rows_per_part=256, **options):
     conversion = Conversion(num_workers=2, rows_per_part=rows_per_part)
-    return cluster_assignment.assign(
+    return cluster_assignment.assign_clusters(
         str(run), str(videos), str(out), conversion=conversion, **options
     )
 

@@ -15,7 +15,7 @@ CONVERSION = Conversion(num_workers=2, rows_per_part=3)
 
 
 def _extract(run, videos, out, *, stride_secs=0.25, **options):
-    return localization.extract(
+    return localization.extract_windows(
         str(run),
         str(videos),
         str(out),

@@ -183,5 +183,5 @@ def test_a_name_that_no_report_can_hold_is_an_error(tmp_path, name, run):
 
 def test_the_summary_counts_the_reasons():
     rows = [Row("a", "a", 0.0, 1.0, reason) for reason in ("", "x", "y", "y", "")]
-    assert new_videos.tell(rows) == "2 of 5 videos (quarantined: 2 y, 1 x)"
-    assert new_videos.tell(rows[:1]) == "1 of 1 videos"
+    assert new_videos.describe_usable(rows) == "2 of 5 videos (quarantined: 2 y, 1 x)"
+    assert new_videos.describe_usable(rows[:1]) == "1 of 1 videos"

@@ -37,7 +37,7 @@ def main(argv):
     conversion = new_video_flags.conversion()
     from xdc_tf.inference import cluster_assignment, new_videos
 
-    done = cluster_assignment.assign(
+    done = cluster_assignment.assign_clusters(
         _WORKDIR.value,
         new_video_flags.VIDEOS.value,
         _OUT.value,
@@ -47,8 +47,8 @@ def main(argv):
         features_dir=_FEATURES.value,
     )
     print(
-        f"{_OUT.value}: {new_videos.tell(done.rows)} labelled with the clusters of "
-        f"{' and '.join(done.sources)} (round_{done.round_index:03d})"
+        f"{_OUT.value}: {new_videos.describe_usable(done.rows)} labelled with the "
+        f"clusters of {' and '.join(done.sources)} (round_{done.round_index:03d})"
     )
 
 

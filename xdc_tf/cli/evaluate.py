@@ -177,7 +177,7 @@ def _localize():
     conversion = new_video_flags.conversion()
     from xdc_tf.inference import localization, new_videos
 
-    written = localization.extract(
+    written = localization.extract_windows(
         _WORKDIR.value,
         new_video_flags.VIDEOS.value,
         _OUT.value,
@@ -186,7 +186,7 @@ def _localize():
         streams=_STREAMS.value,
         batch_size=new_video_flags.BATCH_SIZE.value,
     )
-    print(f"{_OUT.value}: features of {new_videos.tell(written.rows)}")
+    print(f"{_OUT.value}: features of {new_videos.describe_usable(written.rows)}")
 
 
 # Protocols without labels, which no table of evaluation has.

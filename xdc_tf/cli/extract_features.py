@@ -74,7 +74,7 @@ def main(argv):
     sizes = ", ".join(f"{stream} {width}" for stream, width in done.widths.items())
     print(
         f"{_OUT.value}: {done.num_features} rows of features ({sizes}), of "
-        f"{new_videos.tell(done.rows)}"
+        f"{new_videos.describe_usable(done.rows)}"
     )
 
 

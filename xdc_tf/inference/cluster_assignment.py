@@ -5,7 +5,7 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -19,6 +19,7 @@ from xdc_tf.inference.new_videos import Row
 from xdc_tf.inference.part_features import mean_features
 from xdc_tf.inference.parts import (
     Conversion,
+    Part,
     Sampling,
     parts,
 )
@@ -28,17 +29,17 @@ from xdc_tf.labels.pseudo_labels import side_by_side
 from xdc_tf.runtime import files
 from xdc_tf.training import supervision, trained_run
 
-_LABEL = ("cluster", "distance", "margin")
+_LABEL_COLUMNS = ("cluster", "distance", "margin")
 # The CSV before it gets its name; in a directory of features, a sign that it has none.
 _PENDING_FILE = ".assigned.csv"
 
 
 class Assigned(NamedTuple):
-    """What `assign` did.
+    """What `assign_clusters` wrote.
 
     Attributes:
       rows: all rows, in the order of the CSV.
-      sources: whose clusters label them.
+      sources: the label sources whose clusters label them.
       round_index: the round that the clusters are of.
     """
 
@@ -47,7 +48,20 @@ class Assigned(NamedTuple):
     round_index: int
 
 
-def assign(
+class _LabelledRow(NamedTuple):
+    """A line of the CSV.
+
+    Attributes:
+      row: of the videos.
+      labels: by label source the values of _LABEL_COLUMNS; empty texts if the row is
+        quarantined.
+    """
+
+    row: Row
+    labels: dict[str, tuple]
+
+
+def assign_clusters(
     run_dir: str,
     videos_path: str,
     out_path: str,
@@ -82,65 +96,65 @@ def assign(
         raise ValueError(f"{out_path} is to be the CSV and the directory of features.")
     run = trained_run.open_run(run_dir)
     clusters = trained_run.final_clusters(run)
-    method = supervision.method(run.config.method)
-    clustered = {
-        source: supervision.clustered_streams(method, source)
-        for source in clusters.clusterings
-    }
     videos = new_videos.open_videos(videos_path, run)
     encoders = trained_run.load_encoders(run)
-    extract = make_extract(encoders, run.streams, strategy=tf.distribute.get_strategy())
     if num_clips is None:
         num_clips = run.config.features.clips_per_video
-    lines: list[tuple] = []
     with (
         files.scratch_directory(out_path) as scratch_dir,
         _features_scratch(features_dir) as features_scratch,
     ):
         with _write_arrays(features_scratch, encoders) as append:
-            for part in parts(
+            video_parts = parts(
                 videos,
                 run,
                 sampling=Sampling(num_clips, batch_size=batch_size),
                 conversion=conversion,
                 scratch_dir=scratch_dir,
-            ):
-                features = mean_features(extract, part)
-                append(features)
-                usable = np.array([not row.reason for row in part.rows])
-                found = [
-                    _labels(
-                        [features[stream] for stream in streams],
-                        clusters.clusterings[source],
-                        usable=usable,
-                    )
-                    for source, streams in clustered.items()
-                ]
-                lines += zip(part.rows, *found, strict=True)
-        table = os.path.join(features_scratch or scratch_dir, _PENDING_FILE)
-        example_tables.write_csv(
-            table,
-            [
-                *("path", "start_secs", "end_secs", "video_id"),
-                *(f"{source}_{value}" for source in clustered for value in _LABEL),
-                *("reason", "detail"),
-            ],
-            (
-                (
-                    *(row.path, row.start_secs, row.end_secs, row.video_id),
-                    *itertools.chain(*labels),
-                    *(row.reason, row.detail),
-                )
-                for row, *labels in lines
-            ),
-        )
+            )
+            lines = list(
+                _label_parts(video_parts, run, encoders, clusters.clusterings, append)
+            )
+        pending_path = os.path.join(features_scratch or scratch_dir, _PENDING_FILE)
+        _write_table(pending_path, lines, sources=list(clusters.clusterings))
         if features_dir:
             files.place_directory(features_scratch, features_dir)
-            table = os.path.join(features_dir, _PENDING_FILE)
+            pending_path = os.path.join(features_dir, _PENDING_FILE)
         files.check_free(out_path)
-        _move(table, out_path)
-    rows = [row for row, *_ in lines]
-    return Assigned(rows, tuple(clustered), clusters.round_index)
+        _move(pending_path, out_path)
+    rows = [line.row for line in lines]
+    return Assigned(rows, tuple(clusters.clusterings), clusters.round_index)
+
+
+def _label_parts(
+    video_parts: Iterable[Part],
+    run: trained_run.TrainedRun,
+    encoders: dict[str, keras.Model],
+    clusterings: Mapping[str, Clustering],
+    append: Callable[[Mapping[str, np.ndarray]], Any],
+) -> Iterator[_LabelledRow]:
+    """Labels all rows, and appends the features of each part to the arrays."""
+    method = supervision.method(run.config.method)
+    streams_of = {
+        source: supervision.clustered_streams(method, source) for source in clusterings
+    }
+    extract = make_extract(encoders, run.streams, strategy=tf.distribute.get_strategy())
+    for part in video_parts:
+        features = mean_features(extract, part)
+        append(features)
+        usable = np.array([not row.reason for row in part.rows])
+        labels = {
+            source: _labels(
+                [features[stream] for stream in streams_of[source]],
+                clustering,
+                usable=usable,
+            )
+            for source, clustering in clusterings.items()
+        }
+        for number, row in enumerate(part.rows):
+            yield _LabelledRow(
+                row, {source: values[number] for source, values in labels.items()}
+            )
 
 
 def _labels(
@@ -150,19 +164,40 @@ def _labels(
 
     Args:
       streams: [rows, D] float32 each, which the clustering has side by side.
-      clustering: whose nearest centroids are wanted.
+      clustering: whose nearest centroids label the rows.
       usable: [rows] bool.
     """
     labels: list[tuple] = [("", "", "")] * len(usable)
     if usable.any():
         features = side_by_side([rows[usable] for rows in streams])
-        found = nearest(tf.constant(features), clustering)
-        for number, *values in zip(
-            np.flatnonzero(usable), *(column.numpy() for column in found), strict=True
+        columns = nearest(tf.constant(features), clustering)
+        for number, cluster, distance, margin in zip(
+            np.flatnonzero(usable), *(column.numpy() for column in columns), strict=True
         ):
-            cluster, distance, margin = values
             labels[number] = (int(cluster), f"{distance:.7g}", f"{margin:.7g}")
     return labels
+
+
+def _write_table(
+    path: str, lines: Sequence[_LabelledRow], *, sources: Sequence[str]
+) -> None:
+    """Writes the CSV; see `assign_clusters` for its columns."""
+    example_tables.write_csv(
+        path,
+        [
+            *("path", "start_secs", "end_secs", "video_id"),
+            *(f"{source}_{column}" for source in sources for column in _LABEL_COLUMNS),
+            *("reason", "detail"),
+        ],
+        (
+            (
+                *(row.path, row.start_secs, row.end_secs, row.video_id),
+                *itertools.chain(*labels.values()),
+                *(row.reason, row.detail),
+            )
+            for row, labels in lines
+        ),
+    )
 
 
 def _features_scratch(

@@ -222,7 +222,7 @@ def _write_parquet(directory: str, widths: Mapping[str, int]) -> Iterator[Append
 @contextlib.contextmanager
 def _write_tfrecord(directory: str, widths: Mapping[str, int]) -> Iterator[Append]:
     """Each row is a tf.train.Example, with the names of xdc_tf.data.records."""
-    del widths  # a list of floats tells its own length
+    del widths  # a list of floats has its length
     num_rows = 0
     paths: list[str] = []
     with contextlib.ExitStack() as open_shard:

@@ -4,7 +4,7 @@ The layout is what ActionFormer's loader of THUMOS14 and its relatives read:
 
     STREAM/NAME.npy    [T, D] float32, a row per window
     times/NAME.npy     [T, 3] float64, each window's start, end and centre in seconds
-    features.json      what a loader must be told, and what made the features
+    features.json      what a loader needs to know, and what made the features
     quarantine.csv     rows that could not be used
 
 NAME is the video's file name without its suffix, and a segment's ends with
@@ -34,6 +34,7 @@ import numpy as np
 
 from data_prep.conversion import QUARANTINE_FILE
 from data_prep.manifest import ManifestRow
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.inference import feature_files, new_videos, video_features
 from xdc_tf.inference.new_videos import Row
 from xdc_tf.inference.parts import Conversion, Sampling
@@ -47,7 +48,7 @@ _FLAT_DIR = "all"  # features of all videos, before they are cut
 
 
 class Localized(NamedTuple):
-    """What `extract` did.
+    """What `extract_windows` wrote.
 
     Attributes:
       rows: all rows of the videos.
@@ -60,7 +61,7 @@ class Localized(NamedTuple):
     widths: dict[str, int]
 
 
-def extract(
+def extract_windows(
     run_dir: str,
     videos_path: str,
     out_dir: str,
@@ -88,18 +89,18 @@ def extract(
       FileExistsError: if out_dir exists.
       FileNotFoundError: without videos or a run.
       ValueError: if two videos would have the same NAME, and see
-        extraction.extract_features.
+        video_features.extract_features.
       FloatingPointError: on features that are not finite.
     """
     run = trained_run.open_run(run_dir)
-    # Before hours of extraction, which is who tells of streams that there are not.
+    # Before hours of extraction. That is what reports unknown streams.
     if set(streams) <= set(run.streams):
         chosen = {name: run.streams[name] for name in streams or run.streams}
         videos = new_videos.open_videos(videos_path, run._replace(streams=chosen))
         _check_names(videos.rows)
     with files.new_directory(out_dir) as directory:
         flat_dir = os.path.join(directory, _FLAT_DIR)
-        done = video_features.extract_features(
+        extracted = video_features.extract_features(
             run_dir,
             videos_path,
             flat_dir,
@@ -108,21 +109,9 @@ def extract(
             conversion=conversion,
             streams=streams,
         )
-        database = _cut(flat_dir, directory, done)
-        card = json_files.read_object(os.path.join(flat_dir, feature_files.CARD_FILE))
-        for key in ("num_clips", "average"):  # of other layouts
-            del card[key]
-        card |= {
-            "format": "localization",
-            "fps": run.clip.fps,
-            "feat_stride": _whole(stride_secs * run.clip.fps),
-            "num_frames": run.clip.num_frames,
-            "downsample_rate": 1,
-            "file_prefix": "",
-            "file_ext": ".npy",
-            "window_secs": run.clip.duration_secs,
-            "database": database,
-        }
+        database = _cut(flat_dir, directory, extracted)
+        flat_card = os.path.join(flat_dir, feature_files.CARD_FILE)
+        card = _card(json_files.read_object(flat_card), run.clip, stride_secs, database)
         os.rename(
             os.path.join(flat_dir, QUARANTINE_FILE),
             os.path.join(directory, QUARANTINE_FILE),
@@ -131,8 +120,37 @@ def extract(
         card["sha256"] = feature_files.checksums(directory)
         text = json.dumps(card, indent=2) + "\n"
         files.write_text(os.path.join(directory, feature_files.CARD_FILE), text)
-    lengths = {name: about["num_features"] for name, about in database.items()}
-    return Localized(done.rows, lengths, done.widths)
+    lengths = {name: entry["num_features"] for name, entry in database.items()}
+    return Localized(extracted.rows, lengths, extracted.widths)
+
+
+def _card(
+    flat_card: dict[str, Any],
+    clip: ClipSettings,
+    stride_secs: float,
+    database: dict[str, Any],
+) -> dict[str, Any]:
+    """The contents of features.json, but for the checksums.
+
+    Args:
+      flat_card: of the features before they were cut.
+      clip: of the encoders.
+      stride_secs: from one window's start to the next's.
+      database: by NAME what is known of a video.
+    """
+    of_other_layouts = ("num_clips", "average")
+    return {
+        **{key: flat_card[key] for key in flat_card if key not in of_other_layouts},
+        "format": "localization",
+        "fps": clip.fps,
+        "feat_stride": _whole(stride_secs * clip.fps),
+        "num_frames": clip.num_frames,
+        "downsample_rate": 1,
+        "file_prefix": "",
+        "file_ext": ".npy",
+        "window_secs": clip.duration_secs,
+        "database": database,
+    }
 
 
 def _name(row: Row | ManifestRow) -> str:
@@ -154,17 +172,17 @@ def _check_names(rows: Sequence[Row | ManifestRow]) -> None:
             )
 
 
-def _cut(flat_dir: str, directory: str, done: Extracted) -> dict[str, Any]:
-    """Writes each video's arrays; returns by NAME what features.json says of it."""
-    for folder in (*done.widths, TIMES_DIR):
+def _cut(flat_dir: str, directory: str, extracted: Extracted) -> dict[str, Any]:
+    """Writes each video's arrays; returns by NAME its entry in features.json."""
+    for folder in (*extracted.widths, TIMES_DIR):
         os.mkdir(os.path.join(directory, folder))
-    if not done.num_features:
+    if not extracted.num_features:
         return {}
     arrays = {
         stream: open_npy(os.path.join(flat_dir, f"{stream}.npy"))
-        for stream in done.widths
+        for stream in extracted.widths
     }
-    row_of = {row.video_id: row for row in done.rows if not row.reason}
+    row_of = {row.video_id: row for row in extracted.rows if not row.reason}
     database = {}
     first = 0
     path = os.path.join(flat_dir, feature_files.CLIPS_FILE)

@@ -30,7 +30,7 @@ class Row(NamedTuple):
     Attributes:
       path: as the manifest names it; in a folder, relative to it.
       video_id: the path, with the segment if it is one; empty for a quarantined row of
-        a directory of records, which does not tell it.
+        a directory of records, which does not hold it.
       start_secs: where it starts in its file.
       end_secs: where it ends in its file; None for a quarantined row that was asked for
         to its file's end.
@@ -64,7 +64,7 @@ class Records(NamedTuple):
 
     Attributes:
       directory: local or remote.
-      info: what it says about itself.
+      info: its dataset_info.json.
       rows: one entry per row of its manifest.
       promised: what its shards must hold.
     """
@@ -76,7 +76,7 @@ class Records(NamedTuple):
 
 
 def open_videos(path: str, run: TrainedRun) -> VideoFiles | Records:
-    """Finds out what the path holds, and checks it.
+    """Opens a folder, a manifest or a directory of records, and checks it.
 
     Args:
       path: a folder, searched to its depths for VIDEO_SUFFIXES, or for a run of audio
@@ -85,7 +85,7 @@ def open_videos(path: str, run: TrainedRun) -> VideoFiles | Records:
       run: whose encoders are to see the videos.
 
     Raises:
-      FileNotFoundError: if there is nothing.
+      FileNotFoundError: if the path does not exist.
       ValueError: on a folder without videos, a bad manifest, names that no report can
         hold, or records that lack something or have another log-mel setting.
     """
@@ -116,7 +116,7 @@ def open_videos(path: str, run: TrainedRun) -> VideoFiles | Records:
     return videos
 
 
-def tell(rows: Sequence[Row]) -> str:
+def describe_usable(rows: Sequence[Row]) -> str:
     """How many rows could be used: "7 of 9 videos (quarantined: 2 no_audio)"."""
     counts = collections.Counter(row.reason for row in rows if row.reason)
     text = f"{len(rows) - counts.total()} of {len(rows)} videos"
@@ -177,10 +177,10 @@ def _list_folder(folder: str, suffixes: tuple[str, ...]) -> VideoFiles:
     paths, num_others = [], 0
     for directory, folders, names in os.walk(folder, onerror=stop):
         links = [name for name in folders if os.path.islink(f"{directory}/{name}")]
-        found = [name for name in names if name.lower().endswith(suffixes)]
-        num_others += len(links) + len(names) - len(found)
+        media = [name for name in names if name.lower().endswith(suffixes)]
+        num_others += len(links) + len(names) - len(media)
         paths += [
-            os.path.relpath(os.path.join(directory, name), folder) for name in found
+            os.path.relpath(os.path.join(directory, name), folder) for name in media
         ]
     if not paths:
         raise ValueError(

@@ -55,6 +55,22 @@ class Sampling(NamedTuple):
     batch_size: int | None = None  # None: as the run's features were extracted
 
 
+class _PartRecords(NamedTuple):
+    """Consecutive rows and their records.
+
+    Attributes:
+      rows: quarantined ones included.
+      paths: files of records; none if all rows are quarantined.
+      first_row: the example_index of the first row in the files.
+      promised: what the shards of all parts must hold; None without records.
+    """
+
+    rows: list[Row]
+    paths: list[str]
+    first_row: int
+    promised: Promised | None
+
+
 class Part(NamedTuple):
     """Consecutive rows and their clips.
 
@@ -105,13 +121,10 @@ def parts(
     if isinstance(videos, VideoFiles) and videos.num_others:
         print(f"other files and links to folders, left out: {videos.num_others}")
     num_done = num_quarantined = 0
-    for rows, paths, first_row, promised in every_part:
-        batches = ()
-        if paths:
-            batches = _batches(paths, first_row, len(rows), run, sampling, promised)
-        yield Part(rows, batches)
-        num_done += len(rows)
-        num_quarantined += sum(bool(row.reason) for row in rows)
+    for records in every_part:
+        yield Part(records.rows, _batches(records, run, sampling))
+        num_done += len(records.rows)
+        num_quarantined += sum(bool(row.reason) for row in records.rows)
         print(
             f"{num_done} of {len(videos.rows)} rows, {num_quarantined} quarantined",
             flush=True,
@@ -129,7 +142,7 @@ def conversion_settings(
     clip, info = run.clip, run.info
     needs_video = run.modalities != (AUDIO,) or not sound_files
     modalities = (VIDEO,) if run.modalities == (VIDEO,) else MODALITIES
-    wanted = ConversionSettings(
+    of_clips = ConversionSettings(
         fps=clip.fps,
         short_side=round(clip.crop_size / clip.crop_share),
         min_secs=conversion.min_secs,
@@ -138,8 +151,8 @@ def conversion_settings(
         modalities=modalities if needs_video else (AUDIO,),
     )
     if info is None:
-        return wanted
-    return wanted._replace(
+        return of_clips
+    return of_clips._replace(
         fps=info.fps, short_side=info.short_side, jpeg_quality=info.jpeg_quality
     )
 
@@ -173,19 +186,13 @@ def _check(
         )
 
 
-def _parts_of_records(
-    records: Records,
-) -> Iterator[tuple[list[Row], list[str], int, Promised]]:
-    """Yields rows, their files of records, the first row's example_index, and Promised.
-
-    The last is of all files.
-    """
+def _parts_of_records(records: Records) -> Iterator[_PartRecords]:
     rows_per_shard = records.info.rows_per_shard
     paths = dataset_info.shard_paths(records.directory, records.info)
     step = max(1, _RECORD_ROWS_PER_PART // rows_per_shard)
     for first in range(0, len(paths), step):
         first_row, end_row = first * rows_per_shard, (first + step) * rows_per_shard
-        yield (
+        yield _PartRecords(
             records.rows[first_row:end_row],
             paths[first : first + step],
             first_row,
@@ -198,15 +205,14 @@ def _parts_of_files(
     converted: ConversionSettings,
     conversion: Conversion,
     scratch_dir: str,
-) -> Iterator[tuple[list[Row], list[str], int, Promised | None]]:
-    """Like _parts_of_records; the records are there until the next part."""
+) -> Iterator[_PartRecords]:
+    """Converts files; the records are there until the next part."""
     part_dir = os.path.join(scratch_dir, "part")
     for first in range(0, len(videos.rows), conversion.rows_per_part):
         rows = videos.rows[first : first + conversion.rows_per_part]
         os.makedirs(part_dir)
         try:
-            found, paths, promised = _convert(rows, part_dir, converted, conversion)
-            yield found, paths, 0, promised
+            yield _convert(rows, part_dir, converted, conversion)
         finally:
             shutil.rmtree(part_dir)
 
@@ -216,8 +222,8 @@ def _convert(
     part_dir: str,
     converted: ConversionSettings,
     conversion: Conversion,
-) -> tuple[list[Row], list[str], Promised | None]:
-    """Converts rows into a directory: what became of them, and the files of records."""
+) -> _PartRecords:
+    """Converts rows into a directory."""
     manifest = os.path.join(part_dir, "manifest.csv")
     records_dir = os.path.join(part_dir, "records")
     example_tables.write_csv(
@@ -227,7 +233,7 @@ def _convert(
     )
     examples, paths, promised = None, [], None
     try:
-        # Its summary names places that will be gone.
+        # The summary that it prints names directories that will be removed.
         with contextlib.redirect_stdout(io.StringIO()):
             info = convert_manifest(
                 manifest,
@@ -246,35 +252,32 @@ def _convert(
         paths = dataset_info.shard_paths(records_dir, info)
     outcomes = zip(rows, new_videos.read_rows(records_dir, examples), strict=True)
     converted_rows = [
-        found._replace(
+        outcome._replace(
             path=row.path,
             video_id=row.video_id,
-            end_secs=row.end_secs if found.reason else found.end_secs,
+            end_secs=row.end_secs if outcome.reason else outcome.end_secs,
         )
-        for row, found in outcomes
+        for row, outcome in outcomes
     ]
-    return converted_rows, paths, promised
+    return _PartRecords(converted_rows, paths, 0, promised)
 
 
 def _batches(
-    paths: list[str],
-    first_row: int,
-    num_rows: int,
-    run: TrainedRun,
-    sampling: Sampling,
-    promised: Promised | None,
-) -> tf.data.Dataset:
+    records: _PartRecords, run: TrainedRun, sampling: Sampling
+) -> Iterable[dict[str, tf.Tensor]]:
+    if not records.paths:
+        return ()
     batches = pipeline.evaluation_batches(
-        ClipSource(paths, run.clip, run.modalities, promised),
+        ClipSource(records.paths, run.clip, run.modalities, records.promised),
         batch_size=sampling.batch_size or run.batch_size,
         num_clips=sampling.num_clips,
         stride_secs=sampling.stride_secs,
     )
 
     def count_from_first_row(batch):
-        index = batch["example_index"] - first_row
+        index = batch["example_index"] - records.first_row
         # Padding; or a record that is out of place, which part_features finds.
-        inside = (index >= 0) & (index < num_rows)
+        inside = (index >= 0) & (index < len(records.rows))
         padding = tf.constant(pipeline.PADDING_INDEX, tf.int64)
         return {**batch, "example_index": tf.where(inside, index, padding)}
 

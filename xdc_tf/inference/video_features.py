@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -28,14 +28,13 @@ from xdc_tf.inference.parts import (
     conversion_settings,
     parts,
 )
-from xdc_tf.runtime import compat, files, typed_settings
-from xdc_tf.runtime import workdir as work
+from xdc_tf.runtime import compat, files, typed_settings, workdir
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
 
 
 class Extracted(NamedTuple):
-    """What `extract_features` did.
+    """What `extract_features` wrote.
 
     Attributes:
       rows: all rows of the videos.
@@ -63,8 +62,8 @@ def extract_features(
 
     Beside the features (see feature_files.writer) it holds quarantine.csv, the rows
     that could not be used, and features.json, what made the features, with the SHA-256
-    of every file. All times are
-    those of the original files; a clip's are those of its frames.
+    of every file. All times are those of the original files; a clip's are those of its
+    frames.
 
     Args:
       run_dir: work directory of a run, or of imported weights.
@@ -99,33 +98,49 @@ def extract_features(
                 conversion=conversion,
                 scratch_dir=directory,
             ):
-                for found in features_of(part):
-                    append(found)
-                    num_features += len(found.paths)
+                for feature_rows in features_of(part):
+                    append(feature_rows)
+                    num_features += len(feature_rows.paths)
                 rows += part.rows
-        refused = [row for row in rows if row.reason]
-        example_tables.write_csv(
-            os.path.join(directory, QUARANTINE_FILE),
-            QUARANTINE_COLUMNS,
-            ([getattr(row, name) for name in QUARANTINE_COLUMNS] for row in refused),
-        )
-        card = {
-            **_card(run, widths),
+        _write_quarantine(directory, rows)
+        made_with = {
             "videos": videos_path,
-            "conversion": _conversion(videos, run, conversion),
+            "conversion": _conversion_card(videos, run, conversion),
             "format": format_name,
             "num_clips": sampling.num_clips if sampling.stride_secs is None else None,
             "stride_secs": sampling.stride_secs,
             "average": average,
-            "num_rows": num_features,
-            "num_videos": len(rows) - len(refused),
-            "num_quarantined": len(refused),
-            "versions": compat.versions(),
-            "sha256": feature_files.checksums(directory),
         }
-        text = json.dumps(card, indent=2) + "\n"
-        files.write_text(os.path.join(directory, feature_files.CARD_FILE), text)
-    return Extracted(rows, num_features, widths)
+        extracted = Extracted(rows, num_features, widths)
+        _write_card(directory, _encoders_card(run, widths) | made_with, extracted)
+    return extracted
+
+
+def _write_quarantine(directory: str, rows: Sequence[Row]) -> None:
+    """Writes the rows that could not be used."""
+    refused = [row for row in rows if row.reason]
+    example_tables.write_csv(
+        os.path.join(directory, QUARANTINE_FILE),
+        QUARANTINE_COLUMNS,
+        ([getattr(row, name) for name in QUARANTINE_COLUMNS] for row in refused),
+    )
+
+
+def _write_card(
+    directory: str, made_with: Mapping[str, Any], extracted: Extracted
+) -> None:
+    """Writes features.json; the other files of the directory are complete."""
+    num_refused = sum(bool(row.reason) for row in extracted.rows)
+    card = {
+        **made_with,
+        "num_rows": extracted.num_features,
+        "num_videos": len(extracted.rows) - num_refused,
+        "num_quarantined": num_refused,
+        "versions": compat.versions(),
+        "sha256": feature_files.checksums(directory),
+    }
+    text = json.dumps(card, indent=2) + "\n"
+    files.write_text(os.path.join(directory, feature_files.CARD_FILE), text)
 
 
 def _with_streams(run: TrainedRun, streams: Sequence[str]) -> TrainedRun:
@@ -189,7 +204,7 @@ def _make_features_of(
     return clips_of
 
 
-def _card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
+def _encoders_card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
     """What made the features: the run and its encoders."""
     return {
         "workdir": run.directory,
@@ -199,7 +214,7 @@ def _card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
                 "modality": modality,
                 "width": widths[stream],
                 "encoder_sha256": files.sha256(
-                    work.encoder_file(run.directory, stream)
+                    workdir.encoder_file(run.directory, stream)
                 ),
             }
             for stream, modality in run.streams.items()
@@ -210,11 +225,11 @@ def _card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _conversion(
+def _conversion_card(
     videos: VideoFiles | Records, run: TrainedRun, conversion: Conversion
 ) -> dict[str, Any]:
     """How the videos became frames."""
-    made = videos.info if isinstance(videos, Records) else None
-    made = made or conversion_settings(run, conversion)
+    settings = videos.info if isinstance(videos, Records) else None
+    settings = settings or conversion_settings(run, conversion)
     names = ("fps", "short_side", "jpeg_quality", "min_secs", "max_secs")
-    return {name: getattr(made, name) for name in names}
+    return {name: getattr(settings, name) for name in names}

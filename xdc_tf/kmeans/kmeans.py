@@ -209,8 +209,6 @@ def fit_heads(
             context,
         )
         labels = replicas.local_rows(strategy, fits.labels, matrix.num_rows)
-    inertia = fits.inertia.numpy().reshape(num_heads, options.num_restarts)
-    best = np.arange(num_heads) * options.num_restarts + inertia.argmin(axis=1)
     return [
         _result_of_fit(
             fits,
@@ -219,8 +217,14 @@ def fit_heads(
             preparation=preparation,
             balanced=options.balanced,
         )
-        for fit in best
+        for fit in _best_of_restarts(fits, options.num_restarts)
     ]
+
+
+def _best_of_restarts(fits: lloyd.Fits, num_restarts: int) -> np.ndarray:
+    """[num_heads] numbers of the fits with the lowest inertia of each head."""
+    inertia = fits.inertia.numpy().reshape(-1, num_restarts)
+    return np.arange(len(inertia)) * num_restarts + inertia.argmin(axis=1)
 
 
 def _prepare_fit(

@@ -103,15 +103,7 @@ def cluster(
             ) from error
         for head, result in enumerate(heads):
             clusterings[clustering_name(source, head)] = Clustering(
-                labels=result.labels,
-                centroids=result.centroids,
-                sizes=result.sizes,
-                inertia=result.inertia,
-                normalize=result.normalize,
-                pca_mean=result.pca_mean,
-                pca_projection=result.pca_projection,
-                offsets=result.offsets,
-                num_reseeded=result.num_reseeded,
+                *(getattr(result, name) for name in Clustering._fields)
             )
     return clusterings
 
