@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.models import folding, two_stream
+from xdc_tf.models import encoder_table, folding
+from xdc_tf.models.encoder_table import EncoderSettings, ResNetSettings
 from xdc_tf.models.layers import LayerSettings
-from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.runtime import compat
 
 
@@ -29,21 +29,19 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("video", EncoderSettings("r2plus1d", 18, 1.0), (4, 8, 112, 112, 3)),
-    Case("video", EncoderSettings("r2plus1d_avid", 18, 1.0), (4, 8, 112, 112, 3)),
-    Case("audio", EncoderSettings("resnet", 18, 1.0), (32, 100, 40, 1)),
+    Case("video", ResNetSettings("r2plus1d", 18, 1.0), (4, 8, 112, 112, 3)),
+    Case("video", ResNetSettings("r2plus1d_avid", 18, 1.0), (4, 8, 112, 112, 3)),
+    Case("audio", ResNetSettings("resnet", 18, 1.0), (32, 100, 40, 1)),
     # configs/synthetic.py
-    Case("video", EncoderSettings("r2plus1d", 10, 0.125), (64, 8, 40, 40, 3)),
-    Case("audio", EncoderSettings("resnet", 10, 0.125), (64, 100, 40, 1)),
+    Case("video", ResNetSettings("r2plus1d", 10, 0.125), (64, 8, 40, 40, 3)),
+    Case("audio", ResNetSettings("resnet", 10, 0.125), (64, 100, 40, 1)),
 )
 
 
 def measure(case: Case, *, repeats: int, dtype: str) -> tuple[float, float, float]:
     """Median seconds of the encoder and of its folded copy, and their greatest
     difference relative to the greatest feature."""
-    encoder = two_stream.build_encoder(
-        case.modality, case.encoder, LayerSettings(dtype=dtype), "encoder"
-    )
+    encoder = encoder_table.build(case.encoder, LayerSettings(dtype=dtype), "encoder")
     folded = folding.fold(encoder)
     clips = tf.constant(np.random.default_rng(0).normal(size=case.shape), tf.float32)
     functions = [

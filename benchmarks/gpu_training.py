@@ -12,7 +12,7 @@ import tensorflow as tf
 from xdc_tf.data import clips
 from xdc_tf.distribution import devices
 from xdc_tf.features import extraction
-from xdc_tf.models import fast_layers, folding, two_stream
+from xdc_tf.models import encoder_table, fast_layers, folding, two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.planning import operations
 from xdc_tf.runtime import compat
@@ -84,7 +84,7 @@ def make(
         model = two_stream.build(
             method.streams,
             architectures={
-                modality: two_stream.EncoderSettings(*one[:3])
+                modality: encoder_table.ResNetSettings(*one[:3])
                 for modality, one in settings.items()
             },
             layers=LayerSettings(dtype=policy, weight_decay=1e-4, fast=True),

@@ -55,7 +55,7 @@ def time_ours(precision: str) -> dict[str, float]:
     import tensorflow as tf
 
     from xdc_tf.features import extraction
-    from xdc_tf.models import folding, two_stream
+    from xdc_tf.models import encoder_table, folding, two_stream
     from xdc_tf.models.layers import LayerSettings
     from xdc_tf.runtime import compat
     from xdc_tf.training import optimizers, supervision, train_step
@@ -69,7 +69,9 @@ def time_ours(precision: str) -> dict[str, float]:
     dtype = "float32" if precision == "float32" else f"mixed_{precision}"
     model = two_stream.build(
         method.streams,
-        architectures={modality: two_stream.EncoderSettings(architecture, depth, 1.0)},
+        architectures={
+            modality: encoder_table.ResNetSettings(architecture, depth, 1.0)
+        },
         layers=LayerSettings(dtype=dtype, weight_decay=1e-4, fast=True),
         heads={head: two_stream.HeadSettings(modality, _NUM_CLASSES)},
     )

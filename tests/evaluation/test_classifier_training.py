@@ -17,15 +17,15 @@ from xdc_tf.evaluation import classifier_training
 from xdc_tf.evaluation.classifier_training import few_per_class, hold_out
 from xdc_tf.evaluation.finetune_settings import finetune_settings
 from xdc_tf.evaluation.labelled_records import LabelledRecords
-from xdc_tf.models import two_stream
+from xdc_tf.models import encoder_table
+from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.models.layers import LayerSettings
-from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.runtime import compat
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
 ARCHITECTURES = {
-    "video": EncoderSettings("r2plus1d", 4, 0.25),
-    "audio": EncoderSettings("resnet", 4, 0.25),
+    "video": ResNetSettings("r2plus1d", 4, 0.25),
+    "audio": ResNetSettings("resnet", 4, 0.25),
 }
 CLIP = ClipSettings(
     num_frames=4,
@@ -66,7 +66,7 @@ def records(tiny_records):
 def load(modality, seed=0):
     layers = LayerSettings(seed=seed)
     name = f"{modality}_encoder"
-    return two_stream.build_encoder(modality, ARCHITECTURES[modality], layers, name)
+    return encoder_table.build(ARCHITECTURES[modality], layers, name)
 
 
 def make_classifier(
@@ -173,16 +173,17 @@ def test_rates_fall_from_stage_to_stage_down_to_the_stem(modality, monkeypatch):
     ],
 )
 def test_every_layer_of_every_architecture_is_of_a_stage(modality, architecture):
-    encoder = two_stream.build_encoder(
-        modality,
-        EncoderSettings(architecture, 10, 0.0625),
+    encoder = encoder_table.build(
+        ResNetSettings(architecture, 10, 0.0625),
         LayerSettings(),
         f"{modality}_encoder",
     )
     head = keras.layers.Dense(2)
     head.build((None, encoder.output_shape[-1]))
     found = classifiers.multipliers(
-        classifiers.Classifier(encoder, head, modality),
+        classifiers.Classifier(
+            encoder, head, modality, encoder_table.ENCODERS[architecture].stage
+        ),
         dataclasses.replace(SETTINGS, layer_decay=0.5),
         epoch=0,
     )

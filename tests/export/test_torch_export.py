@@ -17,7 +17,7 @@ from forked_commands import run_command
 from xdc_tf.export import torch_export
 from xdc_tf.models import audio_resnet, encoder_files, video_resnet
 from xdc_tf.models.encoder_files import Head
-from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as work
 from xdc_tf.training import trained_run
@@ -212,7 +212,7 @@ def test_a_recipe_computes_the_same_in_pytorch(
     run = str(tmp_path / "run")
     shutil.copytree(tiny_run, run)
     config = work.read_config(run)
-    config[f"{stream}_encoder"] = EncoderSettings(architecture, 18, 1.0)._asdict()
+    config[f"{stream}_encoder"] = ResNetSettings(architecture, 18, 1.0)._asdict()
     work.claim(run, config, allow_change=True)
     encoder_files.save_encoder(encoder, work.encoder_file(run, stream))
     classifier = {} if architecture == "resnet" else {"video": head}

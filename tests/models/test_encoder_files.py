@@ -12,28 +12,26 @@ import numpy as np
 import pytest
 from forked_commands import CONTEXT
 
-from xdc_tf.models import encoder_files, two_stream
+from xdc_tf.models import encoder_files, encoder_table
 from xdc_tf.models.encoder_files import Head
+from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.models.layers import LayerSettings
-from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.runtime import compat
 
-AUDIO = EncoderSettings("resnet", 4, 0.25)
+AUDIO = ResNetSettings("resnet", 4, 0.25)
 _ORDERS = os.path.join(os.path.dirname(__file__), "layer_orders.json")
 
 
 def load(path, settings=AUDIO, modality="audio"):
     return encoder_files.load_encoder(
-        str(path), modality, settings, LayerSettings(), name=f"{modality}_encoder"
+        str(path), settings, LayerSettings(), name=f"{modality}_encoder"
     )
 
 
 def build(settings=AUDIO, modality="audio", seed=3):
     """An encoder in which no array is like another."""
     layers = LayerSettings(seed=seed)
-    encoder = two_stream.build_encoder(
-        modality, settings, layers, f"{modality}_encoder"
-    )
+    encoder = encoder_table.build(settings, layers, f"{modality}_encoder")
     random = np.random.default_rng(seed)
     encoder.set_weights(
         [random.normal(size=w.shape).astype(np.float32) for w in encoder.get_weights()]
@@ -58,7 +56,7 @@ def assert_same(left, right):
     [("video", "r2plus1d_avid"), ("video", "mc3"), ("audio", "resnet_vmz")],
 )
 def test_an_encoder_is_read_as_keras_reads_it(tmp_path, modality, architecture):
-    settings = EncoderSettings(architecture, 10, 0.0625)
+    settings = ResNetSettings(architecture, 10, 0.0625)
     path = tmp_path / "e.keras"
     encoder_files.save_encoder(build(settings, modality), str(path))
     loaded = load(path, settings, modality)
@@ -69,7 +67,7 @@ def test_an_encoder_is_read_as_keras_reads_it(tmp_path, modality, architecture):
 @pytest.mark.parametrize("generation", [2, 3])
 @pytest.mark.parametrize("modality", ["video", "audio"])
 def test_a_file_of_either_generation_of_keras_is_read(generation, modality):
-    settings = EncoderSettings({"video": "r3d", "audio": "resnet"}[modality], 4, 0.0625)
+    settings = ResNetSettings({"video": "r3d", "audio": "resnet"}[modality], 4, 0.0625)
     path = os.path.join(
         os.path.dirname(__file__), "files", f"{modality}_keras{generation}.keras"
     )
@@ -79,18 +77,15 @@ def test_a_file_of_either_generation_of_keras_is_read(generation, modality):
 def test_networks_are_as_settings_promise_in_both_generations_of_keras():
     """Order of layers, width of features, and the least number of parameters."""
     orders = {}
-    for modality, module in two_stream.MODULES.items():
-        for architecture in module.ARCHITECTURES:
-            settings = EncoderSettings(architecture, 10, 0.0625)
-            encoder = two_stream.build_encoder(
-                modality, settings, LayerSettings(), "encoder"
-            )
-            orders[f"{modality} {architecture}"] = [
-                layer.name for layer in encoder.layers if layer.weights
-            ]
-            assert encoder.output_shape[-1] == two_stream.num_features(settings)
-            least = two_stream.least_parameters(settings)
-            assert least < encoder.count_params() < 8 * least
+    for architecture, row in encoder_table.ENCODERS.items():
+        settings = ResNetSettings(architecture, 10, 0.0625)
+        encoder = encoder_table.build(settings, LayerSettings(), "encoder")
+        orders[f"{row.modality} {architecture}"] = [
+            layer.name for layer in encoder.layers if layer.weights
+        ]
+        assert encoder.output_shape[-1] == encoder_table.num_features(settings)
+        least = encoder_table.least_parameters(settings)
+        assert least < encoder.count_params() < 8 * least
     with open(_ORDERS, encoding="utf-8") as file:
         assert orders == json.load(file)
 
@@ -135,7 +130,7 @@ def _load_all(paths, outside, results):
     """Loads every file and tells of each the error and what it did besides."""
     load(paths.pop("a good one"))  # what is imported late is imported now
     encoder = build()  # whose building is most of the time
-    two_stream.build_encoder = lambda *arguments: encoder
+    encoder_table.build = lambda *arguments: encoder
     watch, seen, watching = _Watch(outside), [], ""
 
     def hook(event, arguments):
@@ -215,7 +210,7 @@ def test_settings_of_a_network_too_large_for_the_file_are_refused_before_it_is_b
     good,
 ):
     with pytest.raises(ValueError, match="take .* at least; give the encoder and the"):
-        load(good, EncoderSettings("resnet", 34, 64.0))
+        load(good, ResNetSettings("resnet", 34, 64.0))
 
 
 def test_a_missing_encoder_is_named(tmp_path):

@@ -3,14 +3,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.models import two_stream
+from xdc_tf.models import encoder_table, two_stream
+from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.models.layers import LayerSettings
-from xdc_tf.models.two_stream import EncoderSettings, HeadSettings
+from xdc_tf.models.two_stream import HeadSettings
 from xdc_tf.runtime import compat
 
 ARCHITECTURES = {
-    "video": EncoderSettings("r2plus1d", 10, 1 / 16),
-    "audio": EncoderSettings("resnet", 10, 1 / 8),
+    "video": ResNetSettings("r2plus1d", 10, 1 / 16),
+    "audio": ResNetSettings("resnet", 10, 1 / 8),
 }
 TWO_MODALITIES = {"video": "video", "audio": "audio"}
 
@@ -141,9 +142,7 @@ def test_heads_compute_in_float32_under_mixed_precision():
 
 
 def portable(encoder, modality, layers):
-    copy = two_stream.build_encoder(
-        modality, ARCHITECTURES[modality], layers, encoder.name
-    )
+    copy = encoder_table.build(ARCHITECTURES[modality], layers, encoder.name)
     copy.set_weights(encoder.get_weights())
     return copy
 

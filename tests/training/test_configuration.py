@@ -7,7 +7,7 @@ import pytest
 
 from configs import base, synthetic
 from xdc_tf.labels.pseudo_labels import KMeansSettings
-from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.training import configuration
 
 pytestmark = pytest.mark.once
@@ -56,7 +56,7 @@ def test_a_configuration_made_by_hand_checks_itself():
     with pytest.raises(ValueError, match=r"config.kmeans.num_clusters=1 must be"):
         configuration.Config(kmeans=KMeansSettings(num_clusters=1))
     with pytest.raises(ValueError, match=r"config.video_encoder.depth=19 must be"):
-        encoder = EncoderSettings("r2plus1d", 19, 1.0)
+        encoder = ResNetSettings("r2plus1d", 19, 1.0)
         configuration.Config(video_encoder=encoder)
     with pytest.raises(dataclasses.FrozenInstanceError):
         configuration.Config().seed = 1

@@ -7,7 +7,7 @@ from configs import base
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
-from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.training import settings
 from xdc_tf.training.configuration import from_mapping as read
 from xdc_tf.training.schedules import Schedule
@@ -72,8 +72,8 @@ def test_a_clip_has_the_configs_shape_and_the_records_statistics(config):
 def test_architectures_are_the_configs_by_modality(config):
     config["video_encoder"] |= {"depth": 10, "width": 0.5}
     assert settings.architectures(read(config)) == {
-        "video": EncoderSettings("r2plus1d", depth=10, width=0.5),
-        "audio": EncoderSettings("resnet", depth=18, width=1.0),
+        "video": ResNetSettings("r2plus1d", depth=10, width=0.5),
+        "audio": ResNetSettings("resnet", depth=18, width=1.0),
     }
 
 

@@ -1,6 +1,5 @@
 """An encoder with one linear head: its learning rates, one update, its scores."""
 
-import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -12,13 +11,13 @@ from xdc_tf.data import clips
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures
-from xdc_tf.models import two_stream
-from xdc_tf.models.two_stream import EncoderSettings, HeadSettings
+from xdc_tf.models import encoder_table, two_stream
+from xdc_tf.models.encoder_table import EncoderSettings
+from xdc_tf.models.two_stream import HeadSettings
 from xdc_tf.runtime import compat
 from xdc_tf.training import optimizers
 
 HEAD = "classifier"
-_GROUP = re.compile(r"stem|stage([1-4])")
 _SCORES = "scores"
 
 
@@ -29,11 +28,13 @@ class Classifier(NamedTuple):
       encoder: with training's layers.
       head: from its features to logits.
       modality: what the encoder sees.
+      stage: number of the stage of a layer of the encoder, by its name.
     """
 
     encoder: keras.Model
     head: keras.layers.Dense
     modality: str
+    stage: Callable[[str], int]
 
     def weights(self) -> list[list[np.ndarray]]:
         """Of the encoder, statistics included, and of the head."""
@@ -71,7 +72,10 @@ def build(
             layers=settings.layers(),
             heads={HEAD: HeadSettings(modality, num_classes)},
         )
-    classifier = Classifier(model.encoders[modality], model.heads[HEAD], modality)
+    stage = encoder_table.ENCODERS[architecture.architecture].stage
+    classifier = Classifier(
+        model.encoders[modality], model.heads[HEAD], modality, stage
+    )
     classifier.encoder.set_weights(encoder.get_weights())
     return classifier
 
@@ -106,7 +110,7 @@ def multipliers(
     if epoch < settings.head_epochs:
         top = 0.0
     layers = _layers(classifier)
-    stages = [_stage(layer.name) for layer in layers]
+    stages = [classifier.stage(layer.name) for layer in layers]
     for layer, stage in zip(layers, stages, strict=True):
         rate = top * settings.layer_decay ** (max(stages) - stage)
         rates += [rate] * len(layer.trainable_variables)
@@ -115,14 +119,6 @@ def multipliers(
 
 def _layers(classifier: Classifier) -> list[keras.layers.Layer]:
     return [layer for layer in classifier.encoder.layers if layer.trainable_variables]
-
-
-def _stage(layer_name: str) -> int:
-    """From 1; 0 of the stem."""
-    match = _GROUP.match(layer_name)
-    if not match:
-        raise ValueError(f"layer {layer_name!r} is of no stage of a known encoder.")
-    return int(match[1] or 0)
 
 
 def make_train_step(
@@ -147,7 +143,7 @@ def make_train_step(
       settings: of the training.
       strategy: where all of these live.
     """
-    encoder, head, modality = classifier
+    encoder, head, modality, _ = classifier
     variables = trained_variables(classifier, frozen=settings.frozen)
     tf_variables = compat.tf_variables(variables)
     penalized = [head] if settings.frozen else [encoder, head]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
-from xdc_tf.models import two_stream
+from xdc_tf.models import encoder_table
 from xdc_tf.runtime import files, json_files, workdir
 from xdc_tf.runtime.typed_settings import Number
 from xdc_tf.training import configuration, settings, supervision, trained_run
@@ -119,8 +119,7 @@ def load_encoder(source: Source, stream: str) -> keras.Model:
     if source.kind == SCRATCH:
         layers = settings.portable_layers(run.config)
         number = list(run.streams).index(stream)
-        return two_stream.build_encoder(
-            modality,
+        return encoder_table.build(
             run.architectures[modality],
             layers._replace(seed=source.seed + 7919 * number),
             f"{stream}_encoder",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xdc_tf.data.dataset_info import VIDEO
-from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.runtime import files
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
@@ -17,7 +17,7 @@ from xdc_tf.weights import layouts, torch_files
 _SUFFIX = ".pth"
 # What builds the network in PyTorch as it is; docs/pytorch.md has the others.
 _TORCHVISION = {
-    EncoderSettings(architecture, 18, 1.0): f"torchvision.models.video.{function}"
+    ResNetSettings(architecture, 18, 1.0): f"torchvision.models.video.{function}"
     for architecture, function in (
         ("r2plus1d_torchvision", "r2plus1d_18"),
         ("r3d", "r3d_18"),
@@ -42,8 +42,8 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     Raises:
       FileNotFoundError: without a run or its encoder.
       FileExistsError: if there is one of the files.
-      ValueError: on a path that is not local or does not end in .pth, or an unknown
-        stream.
+      ValueError: on a path that is not local or does not end in .pth, an unknown
+        stream, or an encoder that is no residual network.
     """
     if "://" in path or not path.endswith(_SUFFIX):
         raise ValueError(f"--out={path} must be a local file that ends in {_SUFFIX}.")
@@ -57,6 +57,12 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
             f"--stream={stream} is not an encoder of {workdir}; choose one of "
             f"{', '.join(run.streams)}."
         )
+    architecture = run.architectures[run.streams[stream]]
+    if not isinstance(architecture, ResNetSettings):
+        raise ValueError(
+            f"--stream={stream}: PyTorch's names are known of residual networks, and "
+            f"this encoder is {architecture.architecture}; export a SavedModel."
+        )
     encoder = trained_run.load_encoder(run, stream)
     tensors = layouts.state_dict(encoder)
     heads = trained_run.load_heads(run, stream)
@@ -64,7 +70,6 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     if len(heads) == 1:
         ((labels, head),) = heads.items()
         tensors |= {"fc.weight": head.kernel.T, "fc.bias": head.bias}
-    architecture = run.architectures[run.streams[stream]]
     description = {
         "stream": stream,
         "method": run.config.method,

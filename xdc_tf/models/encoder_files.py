@@ -19,9 +19,9 @@ import h5py
 import keras
 import numpy as np
 
-from xdc_tf.models import two_stream
+from xdc_tf.models import encoder_table
+from xdc_tf.models.encoder_table import EncoderSettings
 from xdc_tf.models.layers import LayerSettings
-from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.runtime import arrays, files
 
 _WEIGHTS_MEMBER, _CONFIG_MEMBER = "model.weights.h5", "config.json"
@@ -64,7 +64,6 @@ def save_encoder(encoder: keras.Model, path: str) -> None:
 
 def load_encoder(
     path: str,
-    modality: str,
     settings: EncoderSettings,
     layers: LayerSettings,
     *,
@@ -74,7 +73,6 @@ def load_encoder(
 
     Args:
       path: .keras file of Keras 2 or 3.
-      modality: what the encoder sees, "video" or "audio".
       settings: of the network; the file must have its weights and no others.
       layers: what its layers share.
       name: of the model.
@@ -89,14 +87,14 @@ def load_encoder(
             "python -m xdc_tf.cli.pretrain."
         )
     # Before the network takes its memory, which the settings alone decide.
-    least_bytes = 4 * two_stream.least_parameters(settings)
+    least_bytes = 4 * encoder_table.least_parameters(settings)
     if os.path.getsize(path) < least_bytes:
         raise ValueError(
             f"{path} has {os.path.getsize(path)} bytes, and the weights of {settings} "
             f"take {least_bytes} at least; give the encoder and the configuration of "
             "one run."
         )
-    encoder = two_stream.build_encoder(modality, settings, layers, name)
+    encoder = encoder_table.build(settings, layers, name)
     variables = dict(_places(encoder))
     weights = _read_weights(path, encoder, variables)
     for place, variable in variables.items():
@@ -172,6 +170,11 @@ def _check_description(description: Any, encoder: keras.Model) -> None:
         if layer != known:
             raise ValueError(f"describes the layer {layer!a} in place of {known}")
     known_parts = _PARTS | {kind for kind, _ in expected}
+    known_parts |= {
+        part["class_name"]
+        for part in _parts(json.loads(encoder.to_json()))
+        if "class_name" in part
+    }
     for part in _parts(description):
         kind, module = part["class_name"], part.get("module")
         registered = part.get("registered_name")

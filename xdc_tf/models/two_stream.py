@@ -1,25 +1,15 @@
 """The encoders of a method with their classification heads."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from xdc_tf.models import audio_resnet, video_resnet
+from xdc_tf.models import encoder_table
+from xdc_tf.models.encoder_table import EncoderSettings
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime import compat
-
-MODULES = {"video": video_resnet, "audio": audio_resnet}
-MAX_WIDTH = 64.0
-
-
-class EncoderSettings(NamedTuple):
-    """An encoder's network: see video_resnet.build and audio_resnet.build."""
-
-    architecture: str
-    depth: int
-    width: float
 
 
 class HeadSettings(NamedTuple):
@@ -48,67 +38,6 @@ class TwoStream(NamedTuple):
         return [penalty for part in parts for penalty in part.losses]
 
 
-def encoder_settings(modality: str, values: Any) -> EncoderSettings:
-    """The settings of a modality's encoder, from values of any origin.
-
-    Args:
-      modality: "video" or "audio".
-      values: mapping of architecture, depth and width, as a configuration has it.
-
-    Raises:
-      ValueError: on other keys, types or values; names the key.
-    """
-    key = f"config.{modality}_encoder"
-    if not isinstance(values, Mapping) or set(values) != set(EncoderSettings._fields):
-        raise ValueError(
-            f"{key}={values!r} must have the keys {', '.join(EncoderSettings._fields)}."
-        )
-    settings = EncoderSettings(**values)
-    table = MODULES[modality]
-    for name, choices in (
-        ("architecture", sorted(table.ARCHITECTURES)),
-        ("depth", sorted(table.BLOCKS_PER_STAGE)),
-    ):
-        value = getattr(settings, name)
-        if isinstance(value, bool) or value not in choices:
-            raise ValueError(
-                f"{key}.{name}={value!r} must be one of {', '.join(map(str, choices))}."
-            )
-    width = settings.width
-    is_number = isinstance(width, int | float) and not isinstance(width, bool)
-    if not is_number or not 0 < width <= MAX_WIDTH:
-        raise ValueError(
-            f"{key}.width={width!r} must be a number above 0 and up to {MAX_WIDTH:g}."
-        )
-    return settings
-
-
-def num_features(settings: EncoderSettings) -> int:
-    """How many features an encoder of such settings gives."""
-    stages = len(video_resnet.BLOCKS_PER_STAGE[settings.depth])
-    return int(64 * settings.width) * 2 ** (stages - 1)
-
-
-def least_parameters(settings: EncoderSettings) -> int:
-    """Fewer parameters than any encoder of such settings has, before it is built.
-
-    A block has two convolutions with at least 3 x 3 x in x out parameters each.
-    """
-    blocks = video_resnet.BLOCKS_PER_STAGE[settings.depth]
-    planes = [int(64 * settings.width) * 2**stage for stage in range(len(blocks))]
-    return sum(
-        9 * n * n * (2 * count - 1) for n, count in zip(planes, blocks, strict=True)
-    )
-
-
-def build_encoder(
-    modality: str, settings: EncoderSettings, layers: LayerSettings, name: str
-) -> keras.Model:
-    """The encoder of a modality, "video" or "audio"."""
-    build = MODULES[modality].build
-    return build(**settings._asdict(), settings=layers, name=name)
-
-
 def build(
     streams: dict[str, str],
     *,
@@ -125,8 +54,7 @@ def build(
       heads: by name.
     """
     encoders = {
-        stream: build_encoder(
-            modality,
+        stream: encoder_table.build(
             architectures[modality],
             # A large prime, so that runs of neighbouring seeds share no encoder.
             layers._replace(seed=layers.seed + 7919 * number),

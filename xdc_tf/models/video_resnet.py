@@ -9,15 +9,7 @@ from typing import NamedTuple
 
 import keras
 
-from xdc_tf.models.layers import LayerMaker, LayerSettings
-
-# Depth 4 has one stage; it is for trying things out, and no published network has it.
-BLOCKS_PER_STAGE = {
-    4: (1,),
-    10: (1, 1, 1, 1),
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-}
+from xdc_tf.models.layers import BLOCKS_PER_STAGE, LayerMaker, LayerSettings
 
 # What stands for a 3x3x3 convolution.
 SPLIT, WHOLE, SPATIAL = "split", "whole", "spatial"

@@ -9,7 +9,7 @@ import numpy as np
 from xdc_tf.data import dataset_info, record_framing, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.labels.pseudo_labels import KMeansSettings
-from xdc_tf.models import folding, two_stream
+from xdc_tf.models import encoder_table, folding
 from xdc_tf.planning import operations
 from xdc_tf.planning.operations import EncoderCost
 from xdc_tf.runtime import compat
@@ -265,8 +265,7 @@ def _count_encoders(
 
 
 def _count(config, modality, clip_shape) -> tuple[EncoderCost, EncoderCost]:
-    encoder = two_stream.build_encoder(
-        modality,
+    encoder = encoder_table.build(
         settings.architectures(config)[modality],
         settings.training_layers(config),
         modality,

@@ -15,8 +15,8 @@ from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.features.feature_store import DTYPES
 from xdc_tf.labels.health import HealthSettings
 from xdc_tf.labels.pseudo_labels import KMeansSettings
-from xdc_tf.models import two_stream
-from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.models import encoder_table
+from xdc_tf.models.encoder_table import EncoderSettings, ResNetSettings
 from xdc_tf.runtime import typed_settings
 from xdc_tf.runtime.typed_settings import (
     COUNT,
@@ -132,7 +132,7 @@ class CheckpointConfig:
 
 
 def _encoder(modality: str) -> Parsed:
-    return Parsed(lambda values: two_stream.encoder_settings(modality, values))
+    return Parsed(lambda values: encoder_table.settings_of(modality, values))
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,10 @@ class Config:
     # r2plus1d as XDC's authors have it, r2plus1d_torchvision, r3d, mc3, r2plus1d_avid;
     # resnet, resnet_torchvision, resnet_vmz. Depths are 4, 10, 18 and 34.
     video_encoder: Annotated[EncoderSettings | None, _encoder("video")] = (
-        EncoderSettings("r2plus1d", 18, 1.0)
+        ResNetSettings("r2plus1d", 18, 1.0)
     )
     audio_encoder: Annotated[EncoderSettings | None, _encoder("audio")] = (
-        EncoderSettings("resnet", 18, 1.0)
+        ResNetSettings("resnet", 18, 1.0)
     )
     batch_norm_momentum: Annotated[float, FRACTION] = 0.9  # kept at each update
     # Statistics over all devices of all machines.

@@ -11,7 +11,7 @@ import tensorflow as tf
 from xdc_tf.distribution import workers
 from xdc_tf.features import extraction
 from xdc_tf.labels import health, label_arrays, label_tables, pseudo_labels
-from xdc_tf.models import two_stream
+from xdc_tf.models import encoder_table, two_stream
 from xdc_tf.runtime import compat, typed_settings
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.runtime.signals import Stop
@@ -143,8 +143,7 @@ def make_round_context(run: Run) -> RoundContext:
         training_batches=None if training.balance_clusters else training_batches(run),
         held_out_batches=evaluation_batches(run, keep=run.records.held_out),
         portable_encoders={
-            stream: two_stream.build_encoder(
-                modality,
+            stream: encoder_table.build(
                 settings.architectures(run.config)[modality],
                 settings.portable_layers(run.config),
                 f"{stream}_encoder",

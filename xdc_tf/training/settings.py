@@ -6,8 +6,8 @@ import numpy as np
 
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.models.encoder_table import EncoderSettings
 from xdc_tf.models.layers import LayerSettings
-from xdc_tf.models.two_stream import EncoderSettings
 from xdc_tf.runtime import typed_settings
 from xdc_tf.training import configuration, supervision
 from xdc_tf.training.configuration import Config

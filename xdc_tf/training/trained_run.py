@@ -12,9 +12,9 @@ from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.models import encoder_files, two_stream
+from xdc_tf.models import encoder_files, encoder_table
 from xdc_tf.models.encoder_files import Head
-from xdc_tf.models.two_stream import EncoderSettings
+from xdc_tf.models.encoder_table import EncoderSettings
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import settings, supervision
@@ -121,7 +121,6 @@ def load_encoder(run: TrainedRun, stream: str, *, initial: bool = False) -> kera
     modality = run.streams[stream]
     return encoder_files.load_encoder(
         run_directory.encoder_file(run.directory, stream, initial=initial),
-        modality,
         run.architectures[modality],
         settings.portable_layers(run.config),
         name=f"{stream}_encoder",
@@ -133,7 +132,7 @@ def load_heads(run: TrainedRun, stream: str) -> dict[str, Head]:
     encoder = run.architectures[run.streams[stream]]
     return encoder_files.load_heads(
         run_directory.heads_file(run.directory, stream),
-        num_features=two_stream.num_features(encoder),
+        num_features=encoder_table.num_features(encoder),
     )
 
 

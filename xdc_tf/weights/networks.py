@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xdc_tf.models import video_resnet
+from xdc_tf.models.layers import BLOCKS_PER_STAGE
 
 # Key of layouts.LAYOUTS -> kernel of the stem, by which a network is found, and kernel
 # of a convolution that every block has; what blocks are counted by is in brackets.
@@ -63,7 +63,7 @@ def find(
     known = {
         # Caffe2's names do not tell the stages apart.
         (sum(stages),) if layout == "caffe2" else stages: depth
-        for depth, stages in video_resnet.BLOCKS_PER_STAGE.items()
+        for depth, stages in BLOCKS_PER_STAGE.items()
     }
     bottleneck = any(_BOTTLENECK.match(name) for name in names)
     if bottleneck or per_stage not in known:

@@ -1,0 +1,151 @@
+"""The encoders, as one table: what each sees, its settings and what builds it.
+
+A further encoder takes a module of its own and a row of ENCODERS. It is a functional
+Keras model of one input and one output, channels last, in which each layer occurs once:
+from a batch of clips to [B, D] float32 features. Everything else follows from the row
+and from the model's layers: configuration, training, folding of batch norm, files,
+exports, plans and layer-wise learning rates.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, Protocol
+
+import keras
+
+from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.models import audio_resnet, video_resnet
+from xdc_tf.models.layers import BLOCKS_PER_STAGE, LayerSettings
+from xdc_tf.runtime import typed_settings
+from xdc_tf.runtime.typed_settings import TEXT, Choice, Number
+
+_RESNET_STAGE = re.compile(r"stem|stage([1-4])")
+
+
+class EncoderSettings(Protocol):
+    """Settings of any encoder: a NamedTuple whose fields are annotated with ranges."""
+
+    @property
+    def architecture(self) -> str:
+        """Name of the encoder's row."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+class Encoder(NamedTuple):
+    """A row of ENCODERS.
+
+    Attributes:
+      modality: what the encoder sees: "video", clips [B, T, H, W, 3], or "audio",
+        log-mel [B, frames, filters, 1]; both float32 and normalised.
+      settings: NamedTuple class of the keys of config.MODALITY_encoder, `architecture`
+        among them; see typed_settings.
+      build: build(settings, layers, name) -> keras.Model.
+      num_features: num_features(settings) -> D.
+      least_parameters: least_parameters(settings) -> a number that the encoder has no
+        fewer parameters than, so that files are refused before it is built.
+      stage: stage(layer name) -> 0 for the stem, ascending to the top: learning rates
+        may fall from stage to stage in finetuning. It knows every layer with weights.
+    """
+
+    modality: str
+    settings: type
+    build: Callable[[Any, LayerSettings, str], keras.Model]
+    num_features: Callable[[Any], int]
+    least_parameters: Callable[[Any], int]
+    stage: Callable[[str], int]
+
+
+class ResNetSettings(NamedTuple):
+    """A residual network: see video_resnet.build and audio_resnet.build."""
+
+    architecture: Annotated[str, TEXT]
+    depth: Annotated[int, Choice(tuple(BLOCKS_PER_STAGE))]
+    width: Annotated[float, Number(0, 64, above=True)]
+
+
+def _resnet_features(settings: ResNetSettings) -> int:
+    stages = len(BLOCKS_PER_STAGE[settings.depth])
+    return int(64 * settings.width) * 2 ** (stages - 1)
+
+
+def _resnet_least_parameters(settings: ResNetSettings) -> int:
+    """A block has two convolutions with at least 3 x 3 x in x out parameters each."""
+    blocks = BLOCKS_PER_STAGE[settings.depth]
+    planes = [int(64 * settings.width) * 2**stage for stage in range(len(blocks))]
+    return sum(
+        9 * n * n * (2 * count - 1) for n, count in zip(planes, blocks, strict=True)
+    )
+
+
+def _resnet_stage(layer_name: str) -> int:
+    match = _RESNET_STAGE.match(layer_name)
+    if not match:
+        raise ValueError(f"layer {layer_name!r} is of no stage of a residual network.")
+    return int(match[1] or 0)
+
+
+def _resnet(modality: str, build: Callable[..., keras.Model]) -> Encoder:
+    return Encoder(
+        modality,
+        ResNetSettings,
+        lambda settings, layers, name: build(
+            **settings._asdict(), settings=layers, name=name
+        ),
+        _resnet_features,
+        _resnet_least_parameters,
+        _resnet_stage,
+    )
+
+
+# By config.MODALITY_encoder.architecture.
+ENCODERS = {
+    name: _resnet(modality, module.build)
+    for modality, module in ((VIDEO, video_resnet), (AUDIO, audio_resnet))
+    for name in module.ARCHITECTURES
+}
+
+
+def settings_of(modality: str, values: Any) -> EncoderSettings:
+    """The settings of a modality's encoder, from values of any origin.
+
+    Args:
+      modality: "video" or "audio".
+      values: mapping, as a configuration has it.
+
+    Raises:
+      ValueError: on other keys, types or values; names the key.
+    """
+    key = f"config.{modality}_encoder"
+    names = sorted(name for name, row in ENCODERS.items() if row.modality == modality)
+    if not isinstance(values, Mapping) or "architecture" not in values:
+        raise ValueError(f"{key}={values!r} must have the key architecture.")
+    architecture = values["architecture"]
+    choice = Choice(tuple(names))
+    if not choice.fits(architecture):
+        raise ValueError(f"{key}.architecture={architecture!r} must be {choice}.")
+    kind = ENCODERS[architecture].settings
+    settings: EncoderSettings = typed_settings.from_mapping(kind, values, key=key)
+    typed_settings.check(settings, key=key)
+    return settings
+
+
+def build(settings: EncoderSettings, layers: LayerSettings, name: str) -> keras.Model:
+    """Builds an encoder.
+
+    Args:
+      settings: of its row's class.
+      layers: what its layers share.
+      name: of the model.
+    """
+    return ENCODERS[settings.architecture].build(settings, layers, name)
+
+
+def num_features(settings: EncoderSettings) -> int:
+    """How many features an encoder of such settings gives."""
+    return ENCODERS[settings.architecture].num_features(settings)
+
+
+def least_parameters(settings: EncoderSettings) -> int:
+    """Fewer parameters than any encoder of such settings has, before it is built."""
+    return ENCODERS[settings.architecture].least_parameters(settings)
