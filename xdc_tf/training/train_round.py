@@ -38,23 +38,18 @@ def train_round(
       run: where it stands; of its round, the first steps may be done.
       context: what all rounds use.
       round_index: from 0.
-      stop: looked at after each step: if it is requested, the run is saved there.
+      stop: checked after each step: if it is requested, the run is saved there.
 
     Raises:
       Stopped: after that.
       FloatingPointError: on a step that is not finite and is not to be skipped.
       OSError: if the disk fails.
     """
-    config, training = run.config, run.config.training
-    steps_per_epoch = batches_per_pass(run)
-    if training.max_steps_per_epoch:
-        steps_per_epoch = min(steps_per_epoch, training.max_steps_per_epoch)
-    num_steps = steps_per_epoch * training.epochs_per_round
+    config, progress, collector = run.config, run.state.progress, context.collector
+    steps_per_epoch = _steps_per_epoch(run)
+    num_steps = steps_per_epoch * config.training.epochs_per_round
     schedule = settings.schedule(config)
-    already_done = int(run.state.progress.step) - int(
-        run.state.progress.round_first_step
-    )
-    collector = context.collector
+    already_done = int(progress.step) - int(progress.round_first_step)
     collector.start_round(round_index)
     if _out_of_patience(run):
         return
@@ -63,15 +58,15 @@ def train_round(
         batches = training_batches(run, balanced=True)
     guard = NonFiniteGuard(run, collector, round_index=round_index)
     steps_to_do = range(already_done + 1, num_steps + 1)
-    run.monitor.start_timer(int(run.state.progress.step))
+    run.monitor.start_timer(int(progress.step))
     # The steps first: zip takes no batch that would be lost when they are over.
     for done, batch in zip(steps_to_do, run.monitor.timed(batches), strict=False):
-        step = int(run.state.progress.step) + 1
+        step = int(progress.step) + 1
         rate = schedules.learning_rate(schedule, done - 1, num_steps)
         compat.set_learning_rate(run.state.optimizer, rate)
         with run.monitor.profiler.step(step):
             result = context.train(batch)
-        run.state.progress.step.assign(step)
+        progress.step.assign(step)
         guard.add(result, example_index=batch["example_index"], step=step)
         end_of_epoch = done % steps_per_epoch == 0
         # All processes save together, whichever has been asked to leave.
@@ -87,9 +82,7 @@ def train_round(
                 learning_rate=rate,
             )
         if end_of_epoch or save_now:
-            two_stream.average_statistics(
-                run.state.model.encoders.values(), run.strategy
-            )
+            _average_statistics(run)
         if end_of_epoch and run.records.held_out.any():
             measure_held_out(run, context, round_index)
         if save_now:
@@ -98,6 +91,15 @@ def train_round(
             stop.check()
         if _out_of_patience(run):
             return
+
+
+def _average_statistics(run: Run) -> None:
+    two_stream.average_statistics(run.state.model.encoders.values(), run.strategy)
+
+
+def _steps_per_epoch(run: Run) -> int:
+    most = run.config.training.max_steps_per_epoch
+    return min(batches_per_pass(run), most) if most else batches_per_pass(run)
 
 
 def _out_of_patience(run: Run) -> bool:
