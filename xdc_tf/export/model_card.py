@@ -143,13 +143,17 @@ def markdown(values: Mapping[str, Any]) -> str:
         "",
     ]
     for name, encoder in values["encoders"].items():
-        architecture = encoder["architecture"]
+        settings = dict(encoder["architecture"])
+        form = [escaping.markdown(settings.pop("architecture"))]
+        form += [
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in settings.items()
+        ]
         lines += [
             f"## {escaping.markdown(name)}",
             "",
-            f"{escaping.markdown(architecture['architecture'])}, depth "
-            f"{architecture['depth']}, width {architecture['width']:g}: "
-            f"{encoder['parameters']:,} parameters, {encoder['features']} features.",
+            f"{', '.join(form)}: {encoder['parameters']:,} parameters, "
+            f"{encoder['features']} features.",
             "",
             *_table("input", encoder["input"]),
             *_table("signature", encoder["signatures"]),
