@@ -31,7 +31,7 @@ import tensorflow as tf
 from data_prep import conversion
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.inspection import record_tables, record_verification
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 from xdc_tf.data import dataset_info, example_tables, record_index, records
 from xdc_tf.runtime import files
 

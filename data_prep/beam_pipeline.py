@@ -11,7 +11,7 @@ from data_prep import shards as shard_files
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.shards import PROGRESS_DIR, Shard
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 from xdc_tf.runtime import compat, files
 
 

@@ -26,7 +26,7 @@ from data_prep.manifest import Manifest, ManifestRow, read_manifest
 from data_prep.reasons import TRANSIENT_REASONS
 from data_prep.segments import Segmentation
 from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 from xdc_tf.data import (
     dataset_info,
     example_tables,

@@ -20,7 +20,7 @@ import os
 from absl import flags
 
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 from xdc_tf.data.dataset_info import MODALITIES
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.runtime import program

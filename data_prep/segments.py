@@ -14,7 +14,8 @@ from data_prep.decoding.containers import MISSING_END_SECS
 from data_prep.manifest import ManifestRow, video_id
 from data_prep.reasons import MediaError
 from data_prep.remote_files import local_copy
-from data_prep.worker_processes import Limits, map_groups
+from data_prep.worker import Limits
+from data_prep.worker_processes import map_groups
 
 _COLUMNS = ("row", "start_secs", "end_secs")
 # Of one file. One that declares more declares anything.

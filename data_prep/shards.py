@@ -20,7 +20,8 @@ from data_prep.answers import Outcome
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.rows import ConvertedRow, answer_form, convert_rows, group_rows
-from data_prep.worker_processes import Limits, map_groups
+from data_prep.worker import Limits
+from data_prep.worker_processes import map_groups
 from xdc_tf.data import record_index, records, shard_writing
 from xdc_tf.data.example_tables import ExampleRow, RefusedRow
 from xdc_tf.runtime import compat, files

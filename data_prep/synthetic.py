@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from data_prep import answers, worker_processes
+from data_prep import answers, worker, worker_processes
 from data_prep.answers import Form, Outcome, Packed, Value
 from xdc_tf.runtime import files, program
 
@@ -48,7 +48,7 @@ SAMPLE_RATE_HZ = 32000
 
 _VIDEOS_PER_GROUP = 8
 # Of a video: an hour, and what memory there is.
-_LIMITS = worker_processes.Limits(timeout_secs=3600.0, memory_mib=2.0**30)
+_LIMITS = worker.Limits(timeout_secs=3600.0, memory_mib=2.0**30)
 
 # Without cpu-independent the same frames now and then give other bytes, and other
 # pixels, within one process.

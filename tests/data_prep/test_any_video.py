@@ -16,7 +16,7 @@ from PIL import Image
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.reasons import REASONS
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 from xdc_tf.data import dataset_info, records
 
 pytestmark = pytest.mark.once

@@ -15,7 +15,7 @@ import tensorflow as tf
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.segments import Segmentation
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 from xdc_tf.data import dataset_info, example_tables, records
 
 pytestmark = pytest.mark.once

@@ -15,7 +15,7 @@ from data_prep.decoding.media import Segment, read_segments
 from data_prep.manifest import read_manifest
 from data_prep.reasons import MediaError
 from data_prep.segments import Segmentation, cut_rows
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 
 pytestmark = pytest.mark.once
 

@@ -11,7 +11,7 @@ from data_prep.conversion_settings import ConversionSettings
 from data_prep.decoding import packets
 from data_prep.manifest import read_manifest
 from data_prep.segments import Segmentation
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 
 pytestmark = pytest.mark.once
 

@@ -17,7 +17,8 @@ import threadpoolctl
 from test_answers import answer, header
 
 from data_prep.answers import Form, Outcome, Packed
-from data_prep.worker_processes import Limits, map_groups
+from data_prep.worker import Limits
+from data_prep.worker_processes import map_groups
 
 pytestmark = pytest.mark.once
 

@@ -18,7 +18,7 @@ from data_prep.conversion import QUARANTINE_FILE, convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.datasets.annotated_media import AUDIO_SUFFIXES
 from data_prep.manifest import ManifestRow
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 from xdc_tf.data import dataset_info, example_tables, pipeline
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
