@@ -32,6 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep import conversion, conversion_settings, synthetic
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
@@ -111,7 +112,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
         manifest,
         directory,
         settings=conversion_settings.ConversionSettings(),
-        num_workers=os.cpu_count(),
+        pool=PoolSettings(os.cpu_count()),
         rows_per_shard=16,
     )
     return directory

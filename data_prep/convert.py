@@ -146,6 +146,7 @@ def main(argv: list[str]) -> None:
     # level, which every worker process imports.
     from data_prep.conversion import BeamRunner, convert_manifest
     from data_prep.segments import Segmentation
+    from data_prep.worker_processes import PoolSettings
 
     settings = ConversionSettings(
         fps=_FPS.value,
@@ -173,9 +174,11 @@ def main(argv: list[str]) -> None:
         _MANIFEST.value,
         _OUT.value,
         settings=settings,
-        num_workers=_NUM_WORKERS.value or (1 if beam else os.cpu_count() or 1),
+        pool=PoolSettings(
+            _NUM_WORKERS.value or (1 if beam else os.cpu_count() or 1),
+            Limits(_TIMEOUT_SECS.value, _WORKER_MEMORY_MIB.value),
+        ),
         rows_per_shard=_ROWS_PER_SHARD.value,
-        limits=Limits(_TIMEOUT_SECS.value, _WORKER_MEMORY_MIB.value),
         segmentation=Segmentation(_SEGMENT_SECS.value, _MAX_SEGMENTS.value),
         labels=_LABELS.value,
         beam=beam,

@@ -354,7 +354,10 @@ def make_benchmark(
         for k in range(0, num_videos, _VIDEOS_PER_GROUP)
     ]
     outcomes = worker_processes.map_groups(
-        _make_videos, groups, form=_NOTHING, num_workers=num_workers, limits=_LIMITS
+        _make_videos,
+        groups,
+        form=_NOTHING,
+        pool=worker_processes.PoolSettings(num_workers, _LIMITS),
     )
     progress = tqdm(
         outcomes,

@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing import connection as mp_connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.answers import Form, Outcome
 from data_prep.reasons import TRIED_AGAIN_REASONS
@@ -18,13 +18,19 @@ from data_prep.worker import Limits, Task, Worker, remove_abandoned
 _WAITING_PER_WORKER = 8
 
 
+class PoolSettings(NamedTuple):
+    """Processes that work on items, and what an item may take of one."""
+
+    num_workers: int
+    limits: Limits = Limits()
+
+
 def map_groups(
     function: Callable[[Sequence[Any]], Iterator[Outcome]],
     groups: Iterable[Sequence[Any]],
     *,
     form: Form,
-    num_workers: int,
-    limits: Limits,
+    pool: PoolSettings,
 ) -> Generator[Outcome, None, None]:
     """Applies a function to groups of items in worker processes, outcomes in order.
 
@@ -37,27 +43,26 @@ def map_groups(
         by name, or a functools.partial of such.
       groups: sequences of items.
       form: how its results are sent.
-      num_workers: processes.
-      limits: of an item.
+      pool: processes, and the limits of an item.
 
     Yields:
       The outcome of each item.
     """
     remove_abandoned()
-    start_worker = functools.partial(Worker, function, form, limits)
-    pool = _Pool(groups, start_worker, num_workers)
+    start_worker = functools.partial(Worker, function, form, pool.limits)
+    running = _Pool(groups, start_worker, pool.num_workers)
     try:
         while True:
-            pool.start_tasks()
-            heard = pool.heard_workers()
+            running.start_tasks()
+            heard = running.heard_workers()
             if not heard:
                 return  # the first item's worker is always heard
-            pool.receive(heard)
+            running.receive(heard)
             before = time.monotonic()
-            yield from pool.take_in_order()
-            pool.extend_deadlines(time.monotonic() - before)
+            yield from running.take_in_order()
+            running.extend_deadlines(time.monotonic() - before)
     finally:
-        pool.stop()
+        running.stop()
 
 
 class _Pool:
@@ -81,12 +86,12 @@ class _Pool:
 
     def start_tasks(self) -> None:
         """Gives idle workers what there is to do; a last try only if all are idle."""
-        running = [worker.task for worker in self._workers if worker.task]
+        tasks = [worker.task for worker in self._workers if worker.task]
         if self._last_tries:
-            if not running:
+            if not tasks:
                 self._idle_worker().start(self._last_tries.popleft())
             return
-        if any(task.is_last_try for task in running):
+        if any(task.is_last_try for task in tasks):
             return
         while self._rests or (
             self._next_task and self._next_task.first < self._end_of_window()

@@ -16,7 +16,7 @@ from data_prep.reasons import DECODE_ERROR, TOO_LARGE, TOO_LONG, MediaError
 _MAX_RECORD_BYTES = 1 << 30
 
 
-class Pictured(NamedTuple):
+class SegmentFrames(NamedTuple):
     """The frames of a segment.
 
     Attributes:
@@ -74,7 +74,7 @@ class PictureReader:
             self._frames = None  # whoever reads it comes upon it again
         return self._shown.secs if self._shown and self._stream.is_late else 0.0
 
-    def read(self, start_secs: float, end_secs: float | None) -> Pictured:
+    def read(self, start_secs: float, end_secs: float | None) -> SegmentFrames:
         """The frames at start_secs + i / fps, none if it begins past the end.
 
         An instant shows the frame that a player would show then. A frame may come up
@@ -131,7 +131,7 @@ class PictureReader:
         picture_end_secs = math.inf
         if self._shown and not self._next:
             picture_end_secs = self._last_end_secs()
-        return Pictured(frames_jpeg, picture_end_secs, self._error)
+        return SegmentFrames(frames_jpeg, picture_end_secs, self._error)
 
     def _go_to(self, start_secs: float) -> bool:
         """Reads on, or jumps, to where the segment starts; whether it jumped."""
@@ -172,16 +172,16 @@ class PictureReader:
         if self._next is not None:
             self._shown, self._next, self._jpeg = self._next, None, b""
         try:
-            found = next(self._frames, None)
+            timed = next(self._frames, None)
         except (av.FFmpegError, OSError, MemoryError) as error:
             self._error = media_error(error, self._place())
             return
         except MediaError as error:
             self._error = MediaError(error.reason, f"{self._place()}: {error.detail}")
             return
-        if found is None:
+        if timed is None:
             return
-        secs, duration_secs, frame = found
+        secs, duration_secs, frame = timed
         if frame.is_corrupt:
             self._error = MediaError(DECODE_ERROR, f"{self._place()}: damaged frame")
             return

@@ -62,10 +62,10 @@ class SoundReader:
         try:
             while self._filled < end and self._decode():
                 pass
-        except (av.FFmpegError, OSError, MemoryError) as found:
-            error = media_error(found, f"sound after {self._num_decoded} frames")
-        except MediaError as found:
-            error = found
+        except (av.FFmpegError, OSError, MemoryError) as caught:
+            error = media_error(caught, f"sound after {self._num_decoded} frames")
+        except MediaError as refusal:
+            error = refusal
         last = end
         if not pad:
             sound_end = math.ceil(self._sound_end_secs * self._rate_hz)
@@ -100,12 +100,12 @@ class SoundReader:
 
     def _decode(self) -> bool:
         """Places the sound of one more frame; False at the end."""
-        found = next(self._frames, None)
-        if found is None:
+        timed = next(self._frames, None)
+        if timed is None:
             self._flush()
             return False
         self._num_decoded += 1
-        secs, duration_secs, frame = found
+        secs, duration_secs, frame = timed
         if not _LOWEST_HZ <= frame.sample_rate <= _HIGHEST_HZ:
             # A damaged header; resampling from 1 Hz would not end.
             raise MediaError(DECODE_ERROR, f"sound of {frame.sample_rate} Hz")

@@ -331,6 +331,7 @@ def _data(task: Task) -> list[tuple[str, _Videos]]:
 def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
     from data_prep import conversion
     from data_prep.conversion_settings import ConversionSettings
+    from data_prep.worker_processes import PoolSettings
 
     manifest = os.path.join(directory, "manifest.csv")
     if not os.path.exists(manifest):
@@ -347,7 +348,7 @@ def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
         manifest,
         os.path.join(directory, "records"),
         settings=ConversionSettings(fps=8.0, short_side=48),
-        num_workers=num_workers,
+        pool=PoolSettings(num_workers),
     )
 
 
