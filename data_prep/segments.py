@@ -168,7 +168,7 @@ def _up_to(
 
 
 class _Length(NamedTuple):
-    """Where a file ends by its own word, or else by its packets, which may end before.
+    """Where a file ends as it declares, or else by its packets, which may end before.
 
     Attributes:
       declared_secs: the end.

@@ -24,7 +24,7 @@ from data_prep.reasons import DECODE_ERROR, IO_ERROR, MediaError
 # Time stamps that go back by more are of another clock. Less is a container's rounding,
 # and no reason to lose a file.
 BACKWARD_SECS = 0.1
-# Picture and sound of one part of a file begin and end this near to each other.
+# Video and audio of one part of a file begin and end this near to each other.
 _APART_SECS = 3.0
 
 
@@ -104,7 +104,7 @@ class Clock(NamedTuple):
     is_steady: bool
 
     def check(self) -> None:
-        """Looks, before a jump by its clock, whether the clock always rises.
+        """Checks, before a jump by its clock, that the clock always rises.
 
         Raises:
           ClockError: it does not.

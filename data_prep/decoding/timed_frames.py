@@ -2,7 +2,7 @@
 
 Time 0 is where the file's presentation begins; frames have their times by their
 timestamps, never by counting. Where decoding begins in the middle of a stream, nothing
-counts before the first true key frame or whole block of sound.
+counts before the first true key frame or whole block of audio.
 """
 
 import math
@@ -22,11 +22,11 @@ SKIP_SECS = 5.0
 # Decoding begins this much before the segment, so that decoders have settled; more, if
 # there is no key frame between.
 _SEEK_MARGINS_SECS = (1.0, 6.0, 30.0)
-# Errors of sound up to this much before the segment are not heard in it.
+# Errors of audio up to this much before the segment are not heard in it.
 _SETTLING_SECS = 0.25
 # Less is not taken for frames that were passed over.
 _LATE_SECS = 0.05
-# Codecs whose decoders tell true key frames from those that a container calls so.
+# Codecs whose decoders distinguish true key frames from what a container calls so.
 _KEYED_CODECS = frozenset(
     "h264 hevc vvc mpeg1video mpeg2video mpeg4 h261 h263 h263p h263i flv1 flv "
     "msmpeg4v1 msmpeg4v2 msmpeg4v3 msmpeg4 wmv1 wmv2 wmv3 vc1 theora vp3 vp8 vp9 av1 "

@@ -25,7 +25,7 @@ def describe(records_dir: str, info: DatasetInfo, examples: Examples) -> list[st
     Args:
         records_dir: local or remote (s3://...).
         info: its record_tables.read_info.
-        examples: its dataset_info.read_examples.
+        examples: its example_tables.read_examples.
 
     Raises:
         FileNotFoundError: quarantine.csv or truncated.csv is missing.

@@ -1,4 +1,4 @@
-"""The sound of an example as a wav file; from its log-mel if there is no waveform."""
+"""The audio of an example as a wav file; from its log-mel if there is no waveform."""
 
 import math
 
