@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep import conversion, conversion_settings, synthetic
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.configs import synthetic as benchmark_config
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.features import extraction
@@ -82,7 +83,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
             log_mel=LogMelSettings(),
         )
         conversion.convert_manifest(
-            manifest, records, settings=stored, num_workers=os.cpu_count()
+            manifest, records, settings=stored, pool=PoolSettings(os.cpu_count())
         )
     return records
 

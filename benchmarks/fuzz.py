@@ -31,7 +31,8 @@ import tensorflow as tf
 from data_prep import conversion
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.inspection import record_tables, record_verification
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables, record_index, records
 from xdc_tf.runtime import files
 
@@ -144,8 +145,7 @@ def convert(folder: str, names: list[str], modalities: tuple[str, ...]) -> str:
             modalities=modalities,
             store_waveform=modalities == ("audio",),
         ),
-        num_workers=os.cpu_count() or 1,
-        limits=Limits(_TIMEOUT_SECS, 1024),
+        pool=PoolSettings(os.cpu_count() or 1, Limits(_TIMEOUT_SECS, 1024)),
     )
     if info.num_examples + info.num_quarantined != len(names):
         raise RuntimeError(f"{info.num_examples} + {info.num_quarantined} rows.")

@@ -29,7 +29,8 @@ import av
 import numpy as np
 
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.decoding.media import Media, Segment, read_segments
+from data_prep.decoding.media import read_segments
+from data_prep.decoding.recording import Media, Segment
 from data_prep.reasons import MediaError
 from tests.data_prep import pattern_film
 from tests.data_prep.pattern_film import Encoded

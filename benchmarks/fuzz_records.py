@@ -71,6 +71,7 @@ class Answer(NamedTuple):
 def make_records(folder: Path) -> None:
     """Converts a few videos of the embedded benchmark, one of them refused."""
     from data_prep import conversion, conversion_settings, synthetic
+    from data_prep.worker_processes import PoolSettings
 
     manifest = synthetic.make_benchmark(
         str(folder / "videos"),
@@ -84,7 +85,7 @@ def make_records(folder: Path) -> None:
         manifest,
         str(folder / "records"),
         settings=conversion_settings.ConversionSettings(fps=8.0, short_side=32),
-        num_workers=2,
+        pool=PoolSettings(2),
         rows_per_shard=_ROWS_PER_SHARD,
     )
 

@@ -93,6 +93,7 @@ def tiny_config() -> dict[str, Any]:
 def make_records(directory: str) -> str:
     """Records of 24 videos of 1.5 s, in three shards."""
     from data_prep import conversion, conversion_settings, synthetic
+    from data_prep.worker_processes import PoolSettings
     from xdc_tf.data.log_mel import LogMelSettings
 
     manifest = synthetic.make_benchmark(
@@ -115,7 +116,7 @@ def make_records(directory: str) -> str:
             store_waveform=False,
             log_mel=LogMelSettings(),
         ),
-        num_workers=2,
+        pool=PoolSettings(2),
         rows_per_shard=8,
     )
     return records

@@ -31,7 +31,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data_prep import conversion, conversion_settings, synthetic
+from data_prep import conversion, conversion_settings, synthetic, synthetic_scenes
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.augment import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
@@ -76,18 +77,18 @@ def make_video(out_dir: str, number: int) -> str:
         return path
     for_video, for_audio = np.random.SeedSequence([0, number]).spawn(2)
     width, height = _SIZE
-    class_index = number % len(synthetic.LABELS)
+    class_index = number % len(synthetic_scenes.LABELS)
     top = (width - height) // 2
-    frames = synthetic.draw_frames(
+    frames = synthetic_scenes.draw_frames(
         class_index,
         np.random.default_rng(for_video),
-        num_frames=round(_SECS * synthetic.FPS),
+        num_frames=round(_SECS * synthetic_scenes.FPS),
         size=width,
     )[:, top : top + height]
-    waveform = synthetic.synthesize_sound(
+    waveform = synthetic_scenes.synthesize_waveform(
         class_index,
         np.random.default_rng(for_audio),
-        num_samples=round(_SECS * synthetic.SAMPLE_RATE_HZ),
+        num_samples=round(_SECS * synthetic_scenes.SAMPLE_RATE_HZ),
     )
     synthetic.write_mp4(path, frames, waveform)
     return path
@@ -111,7 +112,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
         manifest,
         directory,
         settings=conversion_settings.ConversionSettings(),
-        num_workers=os.cpu_count(),
+        pool=PoolSettings(os.cpu_count()),
         rows_per_shard=16,
     )
     return directory

@@ -55,6 +55,7 @@ CASES = {
 def make_records(directory: str) -> str:
     """Records of some drawn videos with sound; returns their directory."""
     from data_prep import conversion, conversion_settings, synthetic
+    from data_prep.worker_processes import PoolSettings
     from xdc_tf.data.log_mel import LogMelSettings
 
     manifest = synthetic.make_benchmark(
@@ -77,7 +78,7 @@ def make_records(directory: str) -> str:
             store_waveform=False,
             log_mel=LogMelSettings(),
         ),
-        num_workers=2,
+        pool=PoolSettings(2),
         rows_per_shard=20,
     )
     return records

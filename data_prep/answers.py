@@ -6,7 +6,7 @@ three parts one after the other:
 
     _PREFIX     _MAGIC, bytes of the header, bytes of the data
     header      JSON: the item's number, reason and detail, and a result's values
-    data        a result's arrays and images, whose sizes the values tell
+    data        a result's arrays and images, whose sizes the values give
 
 Whoever reads it checks all of that, and never waits for the rest of an answer.
 """

@@ -11,18 +11,17 @@ from data_prep import shards as shard_files
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.shards import PROGRESS_DIR, Shard
-from data_prep.worker_processes import Limits
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.runtime import compat, files
 
 
-class _Work(NamedTuple):
-    """What every element needs."""
+class _Arguments(NamedTuple):
+    """Those of shards.convert_shards that are the same for every element."""
 
     out_dir: str
     settings: ConversionSettings
     label_indices: Mapping[str, int]
-    num_workers: int
-    limits: Limits
+    pool: PoolSettings
 
 
 def convert_shards(
@@ -33,8 +32,7 @@ def convert_shards(
     options: Sequence[str],
     settings: ConversionSettings,
     label_indices: Mapping[str, int],
-    num_workers: int,
-    limits: Limits,
+    pool: PoolSettings,
 ) -> None:
     """Makes shards by a Beam runner, and waits for it.
 
@@ -46,8 +44,8 @@ def convert_shards(
       options: of Beam's own, as NAME=VALUE or NAME.
       settings: what to store.
       label_indices: by label.
-      num_workers: decoding processes of each of the runner's workers.
-      limits: of a row.
+      pool: decoding processes of each of the runner's workers, and the limits of a
+        row.
 
     Raises:
       ValueError: Beam is not installed.
@@ -65,28 +63,29 @@ def convert_shards(
         rows = [row._asdict() for row in shard.rows]
         files.write_text(_rows_path(out_dir, shard), json.dumps(rows))
     names = [(shard.number, shard.num_shards) for shard in shards]
-    work = _Work(out_dir, settings, dict(label_indices), num_workers, limits)
-    arguments = [f"--runner={runner}", *(f"--{option}" for option in options)]
+    arguments = _Arguments(out_dir, settings, dict(label_indices), pool)
+    convert = functools.partial(_convert, arguments=arguments)
+    beam_flags = [f"--runner={runner}", *(f"--{option}" for option in options)]
     if runner == "DirectRunner":
         # Else Beam fetches a program from the web; there are no triggers.
-        arguments.append("--allow_unsafe_triggers")
+        beam_flags.append("--allow_unsafe_triggers")
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    with apache_beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
+    with apache_beam.Pipeline(options=PipelineOptions(beam_flags)) as pipeline:
         _ = (
             pipeline
             | "Shards" >> apache_beam.Create(names)
             | "Spread" >> apache_beam.Reshuffle()
-            | "Convert" >> apache_beam.Map(functools.partial(_convert, work=work))
+            | "Convert" >> apache_beam.Map(convert)
         )
 
 
-def _convert(name: tuple[int, int], work: _Work) -> None:
-    compat.enable_remote_paths(work.out_dir)
+def _convert(name: tuple[int, int], arguments: _Arguments) -> None:
+    compat.enable_remote_paths(arguments.out_dir)
     shard = Shard(*name, rows=())
-    rows = json.loads(files.read_text(_rows_path(work.out_dir, shard)))
+    rows = json.loads(files.read_text(_rows_path(arguments.out_dir, shard)))
     shard_files.convert_shards(
         [shard._replace(rows=[ManifestRow(**row) for row in rows])],
-        **work._asdict(),
+        **arguments._asdict(),
     )
 
 

@@ -9,49 +9,35 @@ fault (TRANSIENT_REASONS): the next call makes their shards anew.
 
 import collections
 import contextlib
-import json
 import math
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
+from tqdm import tqdm
 
-from data_prep import conversion_settings, progress_bar, segments
+from data_prep import conversion_settings, output_directory, segments
 from data_prep import shards as shard_files
 from data_prep.answers import Outcome
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import Manifest, ManifestRow, read_manifest
-from data_prep.reasons import TRANSIENT_REASONS
 from data_prep.segments import Segmentation
 from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
-from data_prep.worker_processes import Limits
-from xdc_tf.data import (
-    dataset_info,
-    example_tables,
-    record_directory,
-    record_index,
-    shard_writing,
-)
+from data_prep.worker_processes import PoolSettings
+from xdc_tf.data import dataset_info, example_tables
 from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, order_modalities
 from xdc_tf.data.example_tables import QUARANTINE_FILE
 from xdc_tf.runtime import compat, files
 
 TRUNCATED_FILE = "truncated.csv"
 
-_LIMITS = Limits()
 _WHOLE_ROWS = Segmentation()
 
-_PLAN_FILE = "plan.json"
 _CUTS_FILE = "segments.csv"
-_LOCK_FILE = ".lock"
-_WAY_OUT = (
-    f"bring back the file that belongs to it, or remove {dataset_info.INFO_FILE} and "
-    "call the same command again, which makes all shards anew"
-)
-# Looking at a remote file takes tens of milliseconds.
-_FILES_AT_A_TIME = 16
+# Seconds between lines of progress where there is no terminal.
+_LINE_SECS = 60.0
 
 
 class BeamRunner(NamedTuple):
@@ -66,9 +52,8 @@ def convert_manifest(
     out_dir: str,
     *,
     settings: ConversionSettings,
-    num_workers: int,
+    pool: PoolSettings,
     rows_per_shard: int = 64,
-    limits: Limits = _LIMITS,
     segmentation: Segmentation = _WHOLE_ROWS,
     labels: str | None = None,
     beam: BeamRunner | None = None,
@@ -83,9 +68,9 @@ def convert_manifest(
         that were refused for TRANSIENT_REASONS are tried again; what an unfinished
         conversion has finished is kept.
       settings: what to store.
-      num_workers: processes that decode; with Beam, of each of its workers.
+      pool: processes that decode, with Beam of each of its workers; and the limits of
+        a row, or of a file whose length is looked at.
       rows_per_shard: rows per file of records.
-      limits: of a row, or of a file whose length is looked at.
       segmentation: how to cut the manifest's rows.
       labels: file of label names, see manifest.read_manifest.
       beam: where to make the shards; None for this machine.
@@ -100,94 +85,100 @@ def convert_manifest(
       ValueError: bad settings or manifest, out_dir of others or damaged, or no row
         usable.
     """
-    _validate(settings, segmentation, num_workers, rows_per_shard, limits)
+    _validate(settings, segmentation, pool, rows_per_shard)
     manifest = read_manifest(manifest_path, labels=labels)
     compat.enable_remote_paths(out_dir)
     promised = _promised_info(manifest, settings, segmentation, rows_per_shard)
-    info = _complete_info(out_dir, promised)
-    if info is not None and not _is_to_be_changed(out_dir, info):
-        return _report_complete(out_dir, info)
-    _make_directory(out_dir)
-    with _lock(out_dir):
-        info = _complete_info(out_dir, promised)
+    info = output_directory.read_complete(out_dir, promised)
+    if info is not None and not output_directory.is_to_be_changed(out_dir, info):
+        return output_directory.report_complete(out_dir, info)
+    output_directory.make(out_dir)
+    with output_directory.lock(out_dir):
+        info = _repair(out_dir, promised)
         if info is not None:
-            _remake_indices(out_dir, info)
-            if not _is_to_be_tried_again(out_dir, promised):
-                _remove_progress(out_dir)
-                return _report_complete(out_dir, info)
-            # Before any shard changes.
-            _remove(os.path.join(out_dir, dataset_info.INFO_FILE))
-        return _convert(
-            manifest,
-            manifest_path,
-            out_dir,
-            promised,
-            settings=settings,
-            num_workers=num_workers,
-            limits=limits,
-            segmentation=segmentation,
-            beam=beam,
-        )
+            return info
+        output_directory.write_plan(out_dir, promised)
+        rows = _cut(manifest, out_dir, settings, segmentation, pool)
+        promised = promised._replace(num_rows=len(rows))
+        reports = _convert(rows, out_dir, promised, settings, pool, beam)
+        return _finish(manifest_path, out_dir, promised, reports)
+
+
+def _repair(out_dir: str, promised: DatasetInfo) -> DatasetInfo | None:
+    """Makes what a complete directory has lost; None if shards are to be made."""
+    info = output_directory.read_complete(out_dir, promised)
+    if info is None:
+        return None
+    output_directory.remake_indices(out_dir, info)
+    if output_directory.is_to_be_tried_again(out_dir, promised):
+        # Before any shard changes.
+        output_directory.remove(os.path.join(out_dir, dataset_info.INFO_FILE))
+        return None
+    output_directory.remove_progress(out_dir)
+    return output_directory.report_complete(out_dir, info)
 
 
 def _convert(
-    manifest: Manifest,
-    manifest_path: str,
+    rows: Sequence[ManifestRow],
     out_dir: str,
     promised: DatasetInfo,
-    *,
     settings: ConversionSettings,
-    num_workers: int,
-    limits: Limits,
-    segmentation: Segmentation,
+    pool: PoolSettings,
     beam: BeamRunner | None,
-) -> DatasetInfo:
+) -> list[ShardReport]:
     """Makes what is missing, and what may turn out better than last time."""
-    _plan(out_dir, promised)
-    rows = _cut(manifest, out_dir, settings, segmentation, num_workers, limits)
-    promised = promised._replace(num_rows=len(rows))
     shards = shard_files.cut_into_shards(rows, promised.rows_per_shard)
-    reports = shard_files.read_reports(out_dir, shards)
-    done = [report for report in reports if report and not _transient([report])]
+    done = [
+        report
+        for report in shard_files.read_reports(out_dir, shards)
+        if report and not output_directory.transient_rows([report])
+    ]
     have = {report.file for report in done}
     missing = [shard for shard in shards if shard.file not in have]
     shard_files.remove_reports(out_dir, missing)
-    arguments = {
-        "settings": settings,
-        "label_indices": {name: k for k, name in enumerate(manifest.label_names)},
-        "num_workers": num_workers,
-        "limits": limits,
-    }
+    label_indices = {name: k for k, name in enumerate(promised.label_names)}
     if beam is not None:
         from data_prep import beam_pipeline
 
         beam_pipeline.convert_shards(
-            missing, out_dir, runner=beam.name, options=beam.options, **arguments
+            missing,
+            out_dir,
+            runner=beam.name,
+            options=beam.options,
+            settings=settings,
+            label_indices=label_indices,
+            pool=pool,
         )
     else:
-        with progress_bar.Progress(len(rows), "video", done) as tell:
-            shard_files.convert_shards(missing, out_dir, tell=tell, **arguments)
+        with _Progress(len(rows), "video", done) as on_outcome:
+            shard_files.convert_shards(
+                missing,
+                out_dir,
+                settings=settings,
+                label_indices=label_indices,
+                pool=pool,
+                on_outcome=on_outcome,
+            )
     reports = shard_files.read_reports(out_dir, shards)
     unmade = [s.file for s, report in zip(shards, reports, strict=True) if not report]
     if unmade:
         raise RuntimeError(f"{out_dir}: the runner left {unmade[:5]} unmade.")
-    return _finish(manifest_path, out_dir, promised, reports)
+    return [report for report in reports if report]
 
 
 def _validate(
     settings: ConversionSettings,
     segmentation: Segmentation,
-    num_workers: int,
+    pool: PoolSettings,
     rows_per_shard: int,
-    limits: Limits,
 ) -> None:
     conversion_settings.validate(settings)
     segments.validate(segmentation, settings.min_secs, settings.max_secs)
     positive = {
-        "num_workers": num_workers,
+        "num_workers": pool.num_workers,
         "rows_per_shard": rows_per_shard,
-        "timeout_secs": limits.timeout_secs,
-        "worker_memory_mib": limits.memory_mib,
+        "timeout_secs": pool.limits.timeout_secs,
+        "worker_memory_mib": pool.limits.memory_mib,
     }
     for name, value in positive.items():
         if not 0 < value < math.inf:
@@ -229,204 +220,12 @@ def _promised_info(
     )
 
 
-def _complete_info(out_dir: str, promised: DatasetInfo) -> DatasetInfo | None:
-    """What a complete directory says, if it is the one asked for; else None.
-
-    Raises:
-      ValueError: it is of another manifest or other settings.
-    """
-    if not tf.io.gfile.exists(os.path.join(out_dir, dataset_info.INFO_FILE)):
-        return None
-    info = dataset_info.read_dataset_info(out_dir)
-    results = {"num_rows", "num_examples", "num_quarantined", "shards"}
-    results |= {"log_mel_mean", "log_mel_std"}
-    if not info.limits:  # of an earlier program, which did not tell
-        results.add("limits")
-    differing = [
-        f"{key}: {was} there, {asked} asked for"
-        for key, was, asked in zip(info._fields, info, promised, strict=True)
-        if key not in results and was != asked
-    ]
-    if differing:
-        raise ValueError(
-            f"{out_dir} is a complete conversion of another manifest or with other "
-            f"settings ({'; '.join(differing)}); choose another --out or delete it."
-        )
-    return info
-
-
-def _is_to_be_changed(out_dir: str, info: DatasetInfo) -> bool:
-    """Whether indices of a complete directory are lost, or remains are there.
-
-    Raises:
-      ValueError: a shard is lost or of another size.
-    """
-    return bool(
-        _wrong_indices(out_dir, info)
-        or _remains(out_dir)
-        or tf.io.gfile.exists(os.path.join(out_dir, PROGRESS_DIR))
-        or tf.io.gfile.exists(os.path.join(out_dir, _LOCK_FILE))
-    )
-
-
-def _report_complete(out_dir: str, info: DatasetInfo) -> DatasetInfo:
-    """Checks also the tables of a complete directory, and says that it is one."""
-    record_directory.open_directory(out_dir)
-    print(f"{out_dir} is complete: {info.num_examples} examples. Nothing to do.")
-    return info
-
-
-def _wrong_indices(out_dir: str, info: DatasetInfo) -> list[str]:
-    """Shards whose index is lost or not as promised.
-
-    Raises:
-      ValueError: a shard itself is lost or of another size.
-    """
-    promised = None
-    if any(shard.index_bytes is None for shard in info.shards):
-        examples = example_tables.read_examples(out_dir)
-        promised = example_tables.promised(out_dir, info, examples)
-    paths = dataset_info.shard_paths(out_dir, info)
-    with ThreadPoolExecutor(_FILES_AT_A_TIME) as pool:
-        sizes = list(pool.map(shard_files.sizes, paths))
-    wrong = []
-    for path, shard, (num_bytes, index_bytes) in zip(
-        paths, info.shards, sizes, strict=True
-    ):
-        if num_bytes < 0 or shard.num_bytes not in (None, num_bytes):
-            found = "is missing" if num_bytes < 0 else f"has {num_bytes} bytes"
-            said = "" if shard.num_bytes is None else f" of {shard.num_bytes} bytes"
-            raise ValueError(
-                f"{path} {found}, and {dataset_info.INFO_FILE} beside it promises a "
-                f"file{said}; {_WAY_OUT}."
-            )
-        if shard.index_bytes is not None:
-            is_right = index_bytes == shard.index_bytes
-        else:
-            is_right = _is_index_of(path, promised)
-        if not is_right:
-            wrong.append(path)
-    return wrong
-
-
-def _is_index_of(path: str, promised: example_tables.Promised) -> bool:
-    """Whether a shard of an earlier version has its index."""
-    try:
-        record_index.read_index(path, promised=promised)
-    except ValueError:
-        return False
-    return True
-
-
-def _remake_indices(out_dir: str, info: DatasetInfo) -> None:
-    """Makes lost indices anew.
-
-    Raises:
-      ValueError: a shard is lost or damaged, or not the one that was made.
-    """
-    for path in _wrong_indices(out_dir, info):
-        try:
-            shard_writing.index_shard(path)
-        except ValueError as error:
-            raise ValueError(f"{error} Or {_WAY_OUT}.") from error
-    wrong = _wrong_indices(out_dir, info)
-    if wrong:
-        raise ValueError(
-            f"{wrong[0]} does not hold the records that {dataset_info.INFO_FILE} and "
-            f"{example_tables.EXAMPLES_FILE} promise; {_WAY_OUT}."
-        )
-
-
-def _transient(reports: Sequence[ShardReport]) -> list[RefusedRow]:
-    """Rows that may be usable another time."""
-    return [
-        row
-        for report in reports
-        for row in report.refused
-        if row.reason in TRANSIENT_REASONS
-    ]
-
-
-def _is_to_be_tried_again(out_dir: str, promised: DatasetInfo) -> bool:
-    """Whether a complete directory has rows for another try, and knows of the rest."""
-    if _differences_from_plan(out_dir, promised) != []:
-        return False
-    refused = example_tables.read_refused(out_dir)
-    return any(row.reason in TRANSIENT_REASONS for row in refused)
-
-
-def _make_directory(out_dir: str) -> None:
-    if "://" in out_dir:
-        tf.io.gfile.makedirs(out_dir)
-        return
-    os.makedirs(out_dir, exist_ok=True)
-    files.sync(os.path.dirname(os.path.abspath(out_dir)))
-
-
-def _lock(out_dir: str) -> contextlib.AbstractContextManager:
-    """Keeps other processes from writing to a local directory."""
-    if "://" in out_dir:
-        return contextlib.nullcontext()  # object stores have no locks
-    path = os.path.join(out_dir, _LOCK_FILE)
-    return files.Lock(path, held=out_dir, remove=True)
-
-
-def _remove(path: str) -> None:
-    """Removes a file; a local one is gone for good on return."""
-    tf.io.gfile.remove(path)
-    if "://" not in path:
-        files.sync(os.path.dirname(path))
-
-
-def _plan(out_dir: str, promised: DatasetInfo) -> None:
-    """Notes down what the directory will be of, or checks that it is of the same.
-
-    Raises:
-      ValueError: it is the beginning of another conversion.
-    """
-    differing = _differences_from_plan(out_dir, promised)
-    if differing:
-        raise ValueError(
-            f"{out_dir} is the beginning of a conversion of another manifest or "
-            f"with other settings ({'; '.join(differing)}); choose another --out "
-            "or delete it."
-        )
-    if differing is None:
-        progress = os.path.join(out_dir, PROGRESS_DIR)
-        tf.io.gfile.makedirs(progress)
-        if "://" not in out_dir:
-            files.sync(out_dir)
-        text = json.dumps(dataset_info.to_json(promised), indent=2) + "\n"
-        files.write_text(os.path.join(progress, _PLAN_FILE), text)
-
-
-def _differences_from_plan(out_dir: str, promised: DatasetInfo) -> list[str] | None:
-    """How an unfinished conversion differs from the one asked for; None without one."""
-    path = os.path.join(out_dir, PROGRESS_DIR, _PLAN_FILE)
-    if not tf.io.gfile.exists(path):
-        return None
-    try:
-        planned = json.loads(files.read_text(path))
-    except ValueError:
-        planned = None
-    if not isinstance(planned, dict):
-        return [f"{path} is no JSON object"]
-    # As JSON has it: lists for tuples.
-    asked_for = json.loads(json.dumps(dataset_info.to_json(promised)))
-    return [
-        f"{key}: {planned.get(key)} there, {value} asked for"
-        for key, value in asked_for.items()
-        if planned.get(key) != value
-    ]
-
-
 def _cut(
     manifest: Manifest,
     out_dir: str,
     settings: ConversionSettings,
     segmentation: Segmentation,
-    num_workers: int,
-    limits: Limits,
+    pool: PoolSettings,
 ) -> Sequence[ManifestRow]:
     """The rows to convert: the manifest's, or their segments, the same every time."""
     if segmentation.segment_secs is None:
@@ -439,16 +238,15 @@ def _cut(
             segmentation,
             min_secs=settings.min_secs,
             max_file_mib=settings.max_file_mib,
-            num_workers=num_workers,
-            limits=limits,
+            pool=pool,
         )
         with (
-            progress_bar.Progress(len(manifest.rows), "file", ()) as tell,
+            _Progress(len(manifest.rows), "file", ()) as on_outcome,
             contextlib.closing(every_cut),
         ):
             for cut in every_cut:
                 cuts.append(cut)
-                tell(Outcome(cut))
+                on_outcome(Outcome(cut))
         files.write_text(path, segments.write_cuts(cuts))
     try:
         return segments.read_cuts(files.read_text(path), manifest.rows)
@@ -465,7 +263,7 @@ def _finish(
     promised: DatasetInfo,
     reports: Sequence[ShardReport],
 ) -> DatasetInfo:
-    """Puts the reports together, writes what a complete directory has, and tells."""
+    """Writes what a complete directory has, of all reports, and prints a summary."""
     examples = [row for report in reports for row in report.examples]
     refused = [row for report in reports for row in report.refused]
     truncated = [row for report in reports for row in report.truncated]
@@ -480,7 +278,7 @@ def _finish(
         path = os.path.join(out_dir, TRUNCATED_FILE)
         example_tables.write_csv(path, TruncatedRow._fields, truncated)
     if not examples:
-        _remove_progress(out_dir)  # nothing of it is worth keeping
+        output_directory.remove_progress(out_dir)  # nothing of it is worth keeping
         raise ValueError(
             f"none of the {promised.num_rows} rows of {manifest_path} could be used "
             f"({count_reasons(refused)}); see {quarantine}."
@@ -501,9 +299,9 @@ def _finish(
     )
     example_tables.write_examples(out_dir, examples)
     dataset_info.write_dataset_info(out_dir, info)
-    transient = _transient(reports)
+    transient = output_directory.transient_rows(reports)
     if not transient:
-        _remove_progress(out_dir)
+        output_directory.remove_progress(out_dir)
     print(
         f"{len(examples)} of {len(examples) + len(refused)} rows converted into "
         f"{len(info.shards)} shards in {out_dir}; {len(refused)} quarantined"
@@ -528,25 +326,43 @@ def _mean_and_std(moments: shard_files.Moments) -> tuple[float, float]:
     return mean, math.sqrt(max(variance, 0.0))
 
 
-def _remove_progress(out_dir: str) -> None:
-    """Removes what only an unfinished conversion needs."""
-    for name in _remains(out_dir):
-        tf.io.gfile.remove(os.path.join(out_dir, name))
-    progress = os.path.join(out_dir, PROGRESS_DIR)
-    if tf.io.gfile.exists(progress):
-        tf.io.gfile.rmtree(progress)
-
-
-def _remains(out_dir: str) -> list[str]:
-    """Names of shards that were never complete."""
-    return [
-        name
-        for name in tf.io.gfile.listdir(out_dir)
-        if name.startswith("records-") and name.endswith(".tmp")
-    ]
-
-
 def count_reasons(refused: Sequence[RefusedRow]) -> str:
     """How many rows each reason has cost: "2 no_audio, 1 timeout"."""
     counts = collections.Counter(row.reason for row in refused)
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+
+
+class _Progress:
+    """A bar with rate, time left and number of refusals; lines without a terminal.
+
+    As a context, it gives the function that takes the outcome of each row.
+
+    Args:
+      total: rows.
+      unit: what a row is called.
+      done: reports of shards that are there already.
+    """
+
+    def __init__(self, total: int, unit: str, done: Sequence[ShardReport]):
+        interval_secs = 0.2 if sys.stderr.isatty() else _LINE_SECS
+        self._bar = tqdm(
+            total=total,
+            unit=unit,
+            initial=sum(len(r.examples) + len(r.refused) for r in done),
+            mininterval=interval_secs,
+            delay=0 if sys.stderr.isatty() else interval_secs,
+        )
+        self._num_refused = sum(len(report.refused) for report in done)
+
+    def __enter__(self) -> Callable[[Outcome], None]:
+        self._bar.set_postfix(quarantined=self._num_refused, refresh=False)
+        return self._count
+
+    def _count(self, outcome: Outcome) -> None:
+        if outcome.result is None:
+            self._num_refused += 1
+            self._bar.set_postfix(quarantined=self._num_refused, refresh=False)
+        self._bar.update()
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()

@@ -18,13 +18,13 @@ class ConversionSettings(NamedTuple):
       min_secs: shorter rows are refused.
       max_secs: longer rows are refused.
       store_waveform: keep the waveform beside its log-mel.
-      log_mel: of the sound, if there is any among `modalities`.
+      log_mel: of the audio, if it is among `modalities`.
       modalities: video, audio, or both.
       keep_truncated: keep what decodes before the first error.
-      max_length_ratio: how many times longer than the sound the picture may be, and
+      max_length_ratio: how many times longer than the audio the video may be, and
         the other way; differences up to a second never count.
       max_file_mib: larger files are refused, in MiB.
-      max_megapixels: files with larger pictures are refused, in millions of pixels.
+      max_megapixels: files with larger frames are refused, in millions of pixels.
       max_frames: rows with more frames to decode are refused, whatever is stored.
     """
 

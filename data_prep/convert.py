@@ -4,8 +4,8 @@
 
 reads the manifest (CSV with the column path and optionally start_secs, end_secs, label)
 and writes shards of records, dataset_info.json, examples.csv and quarantine.csv. With
---modalities=video, files without sound are converted too, and none is read; with
---modalities=audio, sound files and the sound of videos.
+--modalities=video, files without audio are converted too, and none is read; with
+--modalities=audio, sound files and the audio of videos.
 
 Interrupted, the same command goes on. --runner=NAME converts by Apache Beam instead of
 on this machine alone; --beam_option=NAME=VALUE, as often as needed, is for Beam:
@@ -20,7 +20,7 @@ import os
 from absl import flags
 
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 from xdc_tf.data.dataset_info import MODALITIES
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.runtime import program
@@ -101,14 +101,14 @@ _KEEP_TRUNCATED = flags.DEFINE_bool(
 _MAX_LENGTH_RATIO = flags.DEFINE_float(
     "max_length_ratio",
     _SETTINGS.max_length_ratio,
-    "Quarantine if picture or sound is this many times longer than the other, and by "
+    "Quarantine if video or audio is this many times longer than the other, and by "
     "more than a second.",
 )
 _MAX_FILE_MIB = flags.DEFINE_float(
     "max_file_mib", _SETTINGS.max_file_mib, "Quarantine larger files."
 )
 _MAX_MEGAPIXELS = flags.DEFINE_float(
-    "max_megapixels", _SETTINGS.max_megapixels, "Quarantine larger pictures."
+    "max_megapixels", _SETTINGS.max_megapixels, "Quarantine files with larger frames."
 )
 _MAX_FRAMES = flags.DEFINE_integer(
     "max_frames",
@@ -146,6 +146,7 @@ def main(argv: list[str]) -> None:
     # level, which every worker process imports.
     from data_prep.conversion import BeamRunner, convert_manifest
     from data_prep.segments import Segmentation
+    from data_prep.worker_processes import PoolSettings
 
     settings = ConversionSettings(
         fps=_FPS.value,
@@ -173,9 +174,11 @@ def main(argv: list[str]) -> None:
         _MANIFEST.value,
         _OUT.value,
         settings=settings,
-        num_workers=_NUM_WORKERS.value or (1 if beam else os.cpu_count() or 1),
+        pool=PoolSettings(
+            _NUM_WORKERS.value or (1 if beam else os.cpu_count() or 1),
+            Limits(_TIMEOUT_SECS.value, _WORKER_MEMORY_MIB.value),
+        ),
         rows_per_shard=_ROWS_PER_SHARD.value,
-        limits=Limits(_TIMEOUT_SECS.value, _WORKER_MEMORY_MIB.value),
         segmentation=Segmentation(_SEGMENT_SECS.value, _MAX_SEGMENTS.value),
         labels=_LABELS.value,
         beam=beam,

@@ -23,7 +23,7 @@ _INDEX = flags.DEFINE_multi_integer(
     "index", [], "An example_index to draw, needs --out; may be repeated."
 )
 _OUT = flags.DEFINE_string(
-    "out", None, "Local directory for pictures and sounds; of 4 examples by default."
+    "out", None, "Local directory for figures and audio; of 4 examples by default."
 )
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "Read everything and print whatever is wrong."

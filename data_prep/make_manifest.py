@@ -13,18 +13,20 @@ clip of the split that is there. Beside the manifest lie
                            labels, as in AudioSet: records hold one label, so the
                            manifest names none for those
 
-The modules of data_prep/datasets tell which annotation files and file names they know.
+The modules of data_prep/datasets say which annotation files and file names they know.
 Of a folder, a file's label is the name of the root's sub-folder that it lies in; a file
 directly in the root has none.
 """
 
 from absl import flags
 
-from data_prep.datasets.manifest_writer import tell
+from data_prep.datasets.manifest_writer import describe
 from data_prep.datasets.manifests import DATASETS, make_manifest
 from xdc_tf.runtime import program
 
-_DATASET = flags.DEFINE_enum("dataset", None, list(DATASETS), "Which.", required=True)
+_DATASET = flags.DEFINE_enum(
+    "dataset", None, list(DATASETS), "Name of the data set.", required=True
+)
 _ROOT = flags.DEFINE_string(
     "root", None, "Directory below which the media lie.", required=True
 )
@@ -34,8 +36,8 @@ _ANNOTATIONS = flags.DEFINE_string(
 _SPLIT = flags.DEFINE_string(
     "split",
     None,
-    "Such as train, or train1 of three splits or of folds; none for a folder. A wrong "
-    "one is answered with the data set's.",
+    "Name of the split, such as train, or train1 of three splits or of folds; none for "
+    "a folder. A wrong name is answered with the data set's.",
 )
 _OUT = flags.DEFINE_string("out", None, "The manifest, NAME.csv.", required=True)
 _TRIMMED = flags.DEFINE_bool(
@@ -47,7 +49,7 @@ _TRIMMED = flags.DEFINE_bool(
 
 
 def main(argv: list[str]) -> None:
-    """Writes a manifest and tells what it holds."""
+    """Writes a manifest and prints what it holds."""
     del argv
     written = make_manifest(
         _DATASET.value,
@@ -57,7 +59,7 @@ def main(argv: list[str]) -> None:
         out=_OUT.value,
         trimmed=_TRIMMED.value,
     )
-    print(tell(written))
+    print(describe(written))
 
 
 def run() -> None:

@@ -13,13 +13,13 @@ import numpy as np
 from data_prep import answers
 from data_prep.answers import Form, Outcome, Packed, Value
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.decoding.media import (
-    FileEnd,
+from data_prep.decoding.media import read_segments
+from data_prep.decoding.packets import FileEnd
+from data_prep.decoding.recording import (
     Media,
     PastEndError,
     Segment,
     check_not_past_end,
-    read_segments,
 )
 from data_prep.manifest import ManifestRow
 from data_prep.reasons import DECODE_ERROR, MediaError

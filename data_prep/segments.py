@@ -14,7 +14,7 @@ from data_prep.decoding.containers import MISSING_END_SECS
 from data_prep.manifest import ManifestRow, video_id
 from data_prep.reasons import MediaError
 from data_prep.remote_files import local_copy
-from data_prep.worker_processes import Limits, map_groups
+from data_prep.worker_processes import PoolSettings, map_groups
 
 _COLUMNS = ("row", "start_secs", "end_secs")
 # Of one file. One that declares more declares anything.
@@ -57,8 +57,7 @@ def cut_rows(
     *,
     min_secs: float,
     max_file_mib: float,
-    num_workers: int,
-    limits: Limits,
+    pool: PoolSettings,
 ) -> Iterator[list[ManifestRow]]:
     """Cuts rows by the lengths that their files declare.
 
@@ -74,8 +73,7 @@ def cut_rows(
         measure,
         [[row] for row in rows],
         form=Form(_pack, _unpack),
-        num_workers=num_workers,
-        limits=limits,
+        pool=pool,
     )
     number = 0
     for row, outcome in zip(rows, lengths, strict=True):
@@ -170,7 +168,7 @@ def _up_to(
 
 
 class _Length(NamedTuple):
-    """Where a file ends by its own word, or else by its packets, which may end before.
+    """Where a file ends as it declares, or else by its packets, which may end before.
 
     Attributes:
       declared_secs: the end.

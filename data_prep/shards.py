@@ -20,7 +20,7 @@ from data_prep.answers import Outcome
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.rows import ConvertedRow, answer_form, convert_rows, group_rows
-from data_prep.worker_processes import Limits, map_groups
+from data_prep.worker_processes import PoolSettings, map_groups
 from xdc_tf.data import record_index, records, shard_writing
 from xdc_tf.data.example_tables import ExampleRow, RefusedRow
 from xdc_tf.runtime import compat, files
@@ -93,9 +93,8 @@ def convert_shards(
     *,
     settings: ConversionSettings,
     label_indices: Mapping[str, int],
-    num_workers: int,
-    limits: Limits,
-    tell: Callable[[Outcome], None] = lambda outcome: None,
+    pool: PoolSettings,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> None:
     """Makes shards, their indices and their reports.
 
@@ -104,17 +103,15 @@ def convert_shards(
       out_dir: directory of the records, local or remote; PROGRESS_DIR in it exists.
       settings: what to store.
       label_indices: by label.
-      num_workers: processes that decode.
-      limits: of a row.
-      tell: called with each row's outcome.
+      pool: processes that decode, and the limits of a row.
+      on_outcome: called with each row's outcome.
     """
     compat.enable_remote_paths(out_dir)
     every_outcome = map_groups(
         functools.partial(convert_rows, settings=settings),
         (group for shard in shards for group in group_rows(shard.rows)),
         form=answer_form(settings),
-        num_workers=num_workers,
-        limits=limits,
+        pool=pool,
     )
     # Closed at once: an error that is kept keeps its frames, and the processes.
     with contextlib.closing(every_outcome) as outcomes:
@@ -122,7 +119,7 @@ def convert_shards(
             # rows first: at their end, zip must not have taken another outcome.
             pairs = zip(shard.rows, outcomes, strict=False)
             report = _write_shard(
-                shard, pairs, out_dir, settings.fps, label_indices, tell
+                shard, pairs, out_dir, settings.fps, label_indices, on_outcome
             )
             if len(report.examples) + len(report.refused) != len(shard.rows):
                 raise RuntimeError(
@@ -138,7 +135,7 @@ def _write_shard(
     out_dir: str,
     fps: float,
     label_indices: Mapping[str, int],
-    tell: Callable[[Outcome], None],
+    on_outcome: Callable[[Outcome], None],
 ) -> ShardReport:
     path = os.path.join(out_dir, shard.file)
     report = ShardReport(shard.file, (0, 0), [], [], [], Moments())
@@ -174,7 +171,7 @@ def _write_shard(
                 if converted.log_mel is not None:
                     moments = add(report.moments, _moments(converted.log_mel))
                     report = report._replace(moments=moments)
-            tell(outcome)
+            on_outcome(outcome)
     return report._replace(num_bytes=sizes(path))
 
 

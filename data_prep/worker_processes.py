@@ -1,85 +1,28 @@
 """A pool of processes in which a failure costs one item: a crash, a hang, a leak.
 
-What may not be the item's own fault is tried once more, while nothing else is in work.
-
-Nothing here imports TensorFlow: a worker is as large as the function that it runs.
+What may not be the item's fault is tried once more, while no other item is processed.
 """
 
 import collections
-import contextlib
-import fcntl
-import multiprocessing
-import os
-import pickle
-import resource
-import shutil
-import signal
-import socket
-import sys
-import tempfile
-import threading
+import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing import connection as mp_connection
 from typing import Any, NamedTuple
 
-import threadpoolctl
-
-from data_prep import answers
 from data_prep.answers import Form, Outcome
-from data_prep.reasons import (
-    CRASHED,
-    IO_ERROR,
-    KILLED,
-    OUT_OF_MEMORY,
-    TIMEOUT,
-    TRIED_AGAIN_REASONS,
-    UNEXPECTED_ERROR,
-    is_transient,
-)
-from xdc_tf.runtime import signals
+from data_prep.reasons import TRIED_AGAIN_REASONS
+from data_prep.worker import Limits, Task, Worker, remove_abandoned
 
 # Outcomes may wait for the turn of an earlier one, this many per worker.
 _WAITING_PER_WORKER = 8
-# A process that closed its connection has so long to end by itself.
-_ENDING_SECS = 5.0
-# What a process sends before its first answer.
-_BEGINNING = b"\1"
-_TEMPORARY_PREFIX = "xdc-worker-"
-# Signals that a process gets for what it does itself.
-_OWN_SIGNALS = frozenset(
-    {
-        *(signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
-        *(signal.SIGTRAP, signal.SIGSYS),
-    }
-)
 
 
-class Limits(NamedTuple):
-    """What an item may take of a worker: wall-clock time, and memory for data."""
+class PoolSettings(NamedTuple):
+    """Processes that work on items, and what an item may take of one."""
 
-    timeout_secs: float = 300.0
-    memory_mib: float = 2048.0
-
-
-class _Task(NamedTuple):
-    """Items for one call of the function, numbered from `first`.
-
-    Attributes:
-      is_last_try: of an item that is in work alone.
-    """
-
-    first: int
-    items: Sequence[Any]
-    is_last_try: bool = False
-
-
-class _Ended(NamedTuple):
-    """An item's outcome, and what others are to do of the task."""
-
-    item: _Task
-    outcome: Outcome
-    rest: _Task | None = None
+    num_workers: int
+    limits: Limits = Limits()
 
 
 def map_groups(
@@ -87,8 +30,7 @@ def map_groups(
     groups: Iterable[Sequence[Any]],
     *,
     form: Form,
-    num_workers: int,
-    limits: Limits,
+    pool: PoolSettings,
 ) -> Generator[Outcome, None, None]:
     """Applies a function to groups of items in worker processes, outcomes in order.
 
@@ -101,316 +43,145 @@ def map_groups(
         by name, or a functools.partial of such.
       groups: sequences of items.
       form: how its results are sent.
-      num_workers: processes.
-      limits: of an item.
+      pool: processes, and the limits of an item.
 
     Yields:
       The outcome of each item.
     """
-    _remove_abandoned()
-    waiting = _number(groups)
-    again: collections.deque[_Task] = collections.deque()  # rests of groups
-    alone: collections.deque[_Task] = collections.deque()  # items to be tried again
-    workers: list[_Worker] = []
-    finished: dict[int, Outcome] = {}
-    next_item, upcoming = 0, next(waiting, None)
+    remove_abandoned()
+    start_worker = functools.partial(Worker, function, form, pool.limits)
+    running = _Pool(groups, start_worker, pool.num_workers)
     try:
         while True:
-            end_of_window = next_item + _WAITING_PER_WORKER * num_workers
-            tasks = [worker.task for worker in workers if worker.task]
-            if alone and not tasks:
-                worker = _idle_worker(workers, function, form, num_workers, limits)
-                worker.start(alone.popleft())
-            elif not alone and not any(task.is_last_try for task in tasks):
-                while again or (upcoming and upcoming.first < end_of_window):
-                    worker = _idle_worker(workers, function, form, num_workers, limits)
-                    if worker is None:
-                        break
-                    if again:
-                        worker.start(again.popleft())
-                    else:
-                        worker.start(upcoming)
-                        upcoming = next(waiting, None)
-            # One that is far ahead waits, unless some item is to be alone.
-            heard = [
-                worker
-                for worker in workers
-                if worker.task
-                and (
-                    alone
-                    or worker.task.is_last_try
-                    or worker.task.first < end_of_window
-                )
-            ]
+            running.start_tasks()
+            heard = running.heard_workers()
             if not heard:
                 return  # the first item's worker is always heard
-            for worker in workers:
-                if worker.task and worker not in heard:
-                    worker.allow_more_time()
-            earliest = min(worker.deadline for worker in heard)
-            ready = mp_connection.wait(
-                [worker.socket for worker in heard],
-                timeout=max(0.0, earliest - time.monotonic()),
-            )
-            for worker in heard:
-                ended = None
-                if worker.socket in ready:
-                    ended = worker.receive()
-                elif time.monotonic() >= worker.deadline:
-                    ended = worker.time_out()
-                if ended is None:
-                    continue
-                item, outcome, rest = ended
-                if outcome.reason in TRIED_AGAIN_REASONS and not item.is_last_try:
-                    alone.append(item._replace(is_last_try=True))
-                else:
-                    finished[item.first] = outcome
-                if rest:
-                    again.append(rest)
-            workers = [worker for worker in workers if not worker.stopped]
+            running.receive(heard)
             before = time.monotonic()
-            while next_item in finished:
-                yield finished.pop(next_item)
-                next_item += 1
-            for worker in workers:
-                worker.deadline += time.monotonic() - before
+            yield from running.take_in_order()
+            running.extend_deadlines(time.monotonic() - before)
     finally:
-        for worker in workers:
+        running.stop()
+
+
+class _Pool:
+    """Workers, tasks that wait for a worker, and outcomes that wait for their turn."""
+
+    def __init__(
+        self,
+        groups: Iterable[Sequence[Any]],
+        start_worker: Callable[[], Worker],
+        num_workers: int,
+    ):
+        self._start_worker = start_worker
+        self._num_workers = num_workers
+        self._tasks = _number(groups)
+        self._next_task = next(self._tasks, None)
+        self._rests: collections.deque[Task] = collections.deque()  # of groups
+        self._last_tries: collections.deque[Task] = collections.deque()
+        self._workers: list[Worker] = []
+        self._outcomes: dict[int, Outcome] = {}
+        self._next_item = 0  # whose outcome is given next
+
+    def start_tasks(self) -> None:
+        """Gives idle workers what there is to do; a last try only if all are idle."""
+        tasks = [worker.task for worker in self._workers if worker.task]
+        if self._last_tries:
+            if not tasks:
+                self._idle_worker().start(self._last_tries.popleft())
+            return
+        if any(task.is_last_try for task in tasks):
+            return
+        while self._rests or (
+            self._next_task and self._next_task.first < self._end_of_window()
+        ):
+            idle = self._idle_worker()
+            if idle is None:
+                return
+            if self._rests:
+                idle.start(self._rests.popleft())
+            else:
+                idle.start(self._next_task)
+                self._next_task = next(self._tasks, None)
+
+    def _end_of_window(self) -> int:
+        """Items from here on wait until earlier ones have their turn."""
+        return self._next_item + _WAITING_PER_WORKER * self._num_workers
+
+    def _idle_worker(self) -> Worker | None:
+        """A worker without a task, started if there may be one more; or None."""
+        for idle in [worker for worker in self._workers if worker.task is None]:
+            if idle.process.is_alive():
+                return idle
+            idle.stop()  # killed from outside while it waited
+            self._workers.remove(idle)
+        if len(self._workers) >= self._num_workers:
+            return None
+        self._workers.append(self._start_worker())
+        return self._workers[-1]
+
+    def heard_workers(self) -> list[Worker]:
+        """Workers whose answers are to be read.
+
+        One that is far ahead waits, unless some item is to be processed alone. Its
+        time does not count.
+        """
+        heard = []
+        for worker in self._workers:
+            if worker.task is None:
+                continue
+            is_near = worker.task.first < self._end_of_window()
+            if self._last_tries or worker.task.is_last_try or is_near:
+                heard.append(worker)
+            else:
+                worker.allow_more_time()
+        return heard
+
+    def receive(self, heard: Sequence[Worker]) -> None:
+        """Waits until a worker answers or is out of time, and takes the outcomes."""
+        earliest = min(worker.deadline for worker in heard)
+        ready = mp_connection.wait(
+            [worker.socket for worker in heard],
+            timeout=max(0.0, earliest - time.monotonic()),
+        )
+        for worker in heard:
+            ended = None
+            if worker.socket in ready:
+                ended = worker.receive()
+            elif time.monotonic() >= worker.deadline:
+                ended = worker.time_out()
+            if ended is None:
+                continue
+            item, outcome, rest = ended
+            if outcome.reason in TRIED_AGAIN_REASONS and not item.is_last_try:
+                self._last_tries.append(item._replace(is_last_try=True))
+            else:
+                self._outcomes[item.first] = outcome
+            if rest:
+                self._rests.append(rest)
+        self._workers = [worker for worker in self._workers if not worker.stopped]
+
+    def take_in_order(self) -> Iterator[Outcome]:
+        """The outcomes whose turn it is."""
+        while self._next_item in self._outcomes:
+            yield self._outcomes.pop(self._next_item)
+            self._next_item += 1
+
+    def extend_deadlines(self, secs: float) -> None:
+        """Does not count a time in which nobody listened."""
+        for worker in self._workers:
+            worker.deadline += secs
+
+    def stop(self) -> None:
+        """Ends all processes."""
+        for worker in self._workers:
             worker.stop()
 
 
-def _number(groups: Iterable[Sequence[Any]]) -> Iterator[_Task]:
+def _number(groups: Iterable[Sequence[Any]]) -> Iterator[Task]:
     first = 0
     for items in groups:
         if items:
-            yield _Task(first, items)
+            yield Task(first, items)
             first += len(items)
-
-
-class _Worker:
-    """A process that works on one task at a time.
-
-    Attributes:
-      socket: where its answers come from.
-      task: what is left of it, the item in work first; None without one.
-      deadline: of the item in work, by time.monotonic().
-      stopped: whether it has ended, or was made to.
-    """
-
-    def __init__(self, function: Callable, form: Form, limits: Limits):
-        # A fresh interpreter: forking a process that runs TensorFlow's threads hangs.
-        context = multiprocessing.get_context("spawn")
-        self.socket, theirs = socket.socketpair()
-        # Nor does one that reads no tasks stop what sends them.
-        self.socket.settimeout(limits.timeout_secs)
-        # A process that is killed leaves its temporary files.
-        self._temporary_dir, self._temporary_lock = _make_temporary_dir()
-        self.process = context.Process(
-            target=_serve,
-            args=(function, form, theirs, limits.memory_mib, self._temporary_dir),
-            daemon=True,
-        )
-        self.process.start()
-        # With only the child holding its end, its death reads as end of file.
-        theirs.close()
-        # What it sends, it has had in its memory.
-        self._answers = answers.Receiver(form, int(limits.memory_mib * 2**20))
-        self.task: _Task | None = None
-        self.deadline = 0.0
-        self.stopped = False
-        self._has_begun = False
-        self._timeout_secs = limits.timeout_secs
-
-    def start(self, task: _Task) -> None:
-        self.task = task
-        self.allow_more_time()
-        try:
-            self.socket.sendall(pickle.dumps((task.first, task.items)))
-        except OSError:
-            pass  # it died just now: receive() finds the end of file and says so
-
-    def allow_more_time(self) -> None:
-        self.deadline = time.monotonic() + self._timeout_secs
-
-    def receive(self) -> _Ended | None:
-        """Takes what has arrived of an item's outcome; None if more is to come."""
-        try:
-            if not self._has_begun:
-                self._has_begun = self.socket.recv(1) == _BEGINNING
-                if not self._has_begun:
-                    raise EOFError
-                return None
-            answer = self._answers.receive(self.socket)
-            if answer is None:
-                return None
-            number, outcome = answer
-            if number != self.task.first:
-                raise ValueError(f"answers item {number}, was at {self.task.first}")
-        except (EOFError, OSError):
-            return self._fail(*self._how_it_ended())
-        except ValueError as error:
-            detail = f"its answer is not of the declared form: {error}"
-            return self._fail(CRASHED, detail)
-        if outcome.reason in (OUT_OF_MEMORY, IO_ERROR, UNEXPECTED_ERROR):
-            self.process.join(_ENDING_SECS)  # it may be printing its traceback
-            return self._fail(outcome.reason, outcome.detail)
-        item, self.task = _first(self.task), _rest(self.task)
-        self.allow_more_time()
-        return _Ended(item, outcome)
-
-    def _how_it_ended(self) -> tuple[str, str]:
-        self.process.join(_ENDING_SECS)
-        code = self.process.exitcode
-        if not self._has_begun:  # not for the item, which it never saw
-            return KILLED, f"process ended with {code} before it began"
-        if code is None:
-            return CRASHED, "process closed its connection"
-        if code < 0 and -code not in _OWN_SIGNALS:
-            return KILLED, f"process ended from outside by signal {-code}"
-        return CRASHED, f"process ended with {code}"
-
-    def time_out(self) -> _Ended:
-        """Like receive, for one that takes too long."""
-        return self._fail(TIMEOUT, f"not done after {self._timeout_secs:g} s")
-
-    def _fail(self, reason: str, detail: str) -> _Ended:
-        task = self.task
-        self.stop()
-        return _Ended(_first(task), Outcome(reason=reason, detail=detail), _rest(task))
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.socket.close()
-        shutil.rmtree(self._temporary_dir, ignore_errors=True)
-        os.close(self._temporary_lock)
-        self.task, self.stopped = None, True
-
-
-def _first(task: _Task) -> _Task:
-    return task._replace(items=task.items[:1])
-
-
-def _rest(task: _Task) -> _Task | None:
-    if len(task.items) == 1:
-        return None
-    return _Task(task.first + 1, task.items[1:])
-
-
-def _idle_worker(
-    workers: list[_Worker],
-    function: Callable,
-    form: Form,
-    num_workers: int,
-    limits: Limits,
-) -> _Worker | None:
-    """A worker without a task, started if there may be one more; None if all work."""
-    for worker in [worker for worker in workers if worker.task is None]:
-        if worker.process.is_alive():
-            return worker
-        worker.stop()  # killed from outside while it waited
-        workers.remove(worker)
-    if len(workers) >= num_workers:
-        return None
-    workers.append(_Worker(function, form, limits))
-    return workers[-1]
-
-
-def _make_temporary_dir() -> tuple[str, int]:
-    """A directory, and an open file that has it locked."""
-    while True:
-        path = tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX)
-        # Before it is locked, another process may take it for abandoned.
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if os.path.isdir(path):
-                return path, descriptor
-            os.close(descriptor)
-
-
-def _remove_abandoned() -> None:
-    """Removes directories of workers whose main process was killed, with them."""
-    with os.scandir(tempfile.gettempdir()) as entries:
-        directories = [
-            entry.path
-            for entry in entries
-            if entry.name.startswith(_TEMPORARY_PREFIX)
-            and entry.is_dir(follow_symlinks=False)
-            and entry.stat(follow_symlinks=False).st_uid == os.getuid()
-        ]
-    for path in directories:
-        with contextlib.suppress(OSError):  # it is locked, or gone
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-
-
-def _serve(
-    function: Callable,
-    form: Form,
-    connection: socket.socket,
-    memory_mib: float,
-    temporary_dir: str,
-) -> None:
-    """Answers tasks until the other end closes."""
-    # An interrupt from the terminal, or a signal from a scheduler to all processes, is
-    # for the main one, which then stops this.
-    for number in (signal.SIGINT, *signals.SIGNALS):
-        signal.signal(number, signal.SIG_IGN)
-    tempfile.tempdir = temporary_dir
-    threading.Thread(
-        target=_end_with_the_main_process, args=(temporary_dir,), daemon=True
-    ).start()
-    _, hardest = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = int(memory_mib * 2**20)
-    if hardest != resource.RLIM_INFINITY:
-        limit = min(limit, hardest)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    # The processes are the parallelism. A matrix product's threads spin while they wait
-    # for each other; those of several processes on the same cores do so for seconds.
-    threadpoolctl.threadpool_limits(1)
-    _send(connection, _BEGINNING)
-    tasks = connection.makefile("rb")
-    while True:
-        try:
-            item, items = pickle.load(tasks)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            return
-        try:
-            for outcome in function(items):
-                _send(connection, answers.encode(item, outcome, form))
-                if outcome.reason in (OUT_OF_MEMORY, IO_ERROR):
-                    return  # what state that left is unknown: a fresh process goes on
-                item += 1
-        except MemoryError:
-            detail = f"more than {memory_mib:g} MiB"
-            failure = Outcome(reason=OUT_OF_MEMORY, detail=detail)
-            _send(connection, answers.encode(item, failure, form))
-            return
-        except Exception as error:
-            # It costs this item alone; the traceback is for the terminal.
-            reason = IO_ERROR if is_transient(error) else UNEXPECTED_ERROR
-            failure = Outcome(reason=reason, detail=f"{type(error).__name__}: {error}")
-            _send(connection, answers.encode(item, failure, form))
-            if reason == IO_ERROR:
-                return
-            raise
-
-
-def _send(connection: socket.socket, answer: bytes) -> None:
-    try:
-        connection.sendall(answer)
-    except OSError:
-        sys.exit()  # the main process is gone
-
-
-def _end_with_the_main_process(temporary_dir: str) -> None:
-    """Also of a worker that is decoding."""
-    multiprocessing.parent_process().join()
-    shutil.rmtree(temporary_dir, ignore_errors=True)
-    os._exit(1)

@@ -33,6 +33,7 @@ def tiny_records(tmp_path_factory):
     24 and 12 videos of 1.5 s, 8 frames per second, 32 x 32 pixels, in 3 and 2 shards.
     """
     from data_prep import conversion, conversion_settings, synthetic
+    from data_prep.worker_processes import PoolSettings
     from xdc_tf.data.log_mel import LogMelSettings
 
     root = tmp_path_factory.mktemp("tiny")
@@ -57,7 +58,7 @@ def tiny_records(tmp_path_factory):
             manifest,
             str(root / name),
             settings=settings,
-            num_workers=2,
+            pool=PoolSettings(2),
             rows_per_shard=8,
         )
     return root

@@ -223,19 +223,19 @@ def row_or_missing(file: str | None, name: str, *, label: str) -> Row | Missing:
     """A whole file's row, or what is missing.
 
     Args:
-        file: what was found, if anything.
-        name: what was looked for.
+        file: its path; None if it is missing.
+        name: the name that was searched for.
         label: empty for none.
     """
     labels = (label,) if label else ()
     return Missing(name, labels) if file is None else Row(file, None, None, labels)
 
 
-def collect(found: Iterable[Row | Missing], label_names: Iterable[str]) -> Clips:
+def collect(clips: Iterable[Row | Missing], label_names: Iterable[str]) -> Clips:
     """Puts rows and missing clips apart, in their order."""
     rows: list[Row] = []
     missing: list[Missing] = []
-    for clip in found:
+    for clip in clips:
         if isinstance(clip, Row):
             rows.append(clip)
         else:

@@ -38,7 +38,7 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         annotations = annotation_file(annotations, "meta/esc50.csv", "esc50.csv")
     part, test_fold = split[:-1], split[-1]
     label_names = set()
-    found = []
+    clips = []
     tree = index_media(root)
     columns = ("filename", "fold", "category")
     for where, row in read_table(annotations, columns=columns):
@@ -48,5 +48,5 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         label_names.add(label)
         if split == "all" or (fold == test_fold) == (part == "test"):
             file = find_path(tree, path, where=where)
-            found.append(row_or_missing(file, path, label=label))
-    return collect(found, label_names)
+            clips.append(row_or_missing(file, path, label=label))
+    return collect(clips, label_names)

@@ -60,7 +60,7 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
 
     Args:
         out: NAME.csv, see check_out; its directory is made.
-        clips: what was found.
+        clips: those of the split.
         root: the directory that the clips' files are relative to.
         trimmed: whether to leave times out, as files hold just their segment.
 
@@ -70,7 +70,7 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
             label, or is no sorted list.
     """
     if not clips.rows:
-        raise FileNotFoundError(_nothing_found(clips, root))
+        raise FileNotFoundError(_no_clips_text(clips, root))
     directory = os.path.dirname(os.path.abspath(out))
     os.makedirs(directory, exist_ok=True)
     prefix = os.path.relpath(root, directory)
@@ -87,7 +87,7 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
         num_repeated=len(clips.rows) - len(rows),
         num_missing=len(clips.missing),
         labels_file=labels_file,
-        num_labels=len(_share_labels(labels_file, clips)),
+        num_labels=len(_common_labels(labels_file, clips)),
         all_labels_file=out.removesuffix(_SUFFIX) + ".all_labels.csv",
         missing_file=out.removesuffix(_SUFFIX) + ".missing.csv",
         others=clips.others,
@@ -96,20 +96,20 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
         written.missing_file,
         ("name", "label"),
         ((clip.name, _only(clip.labels)) for clip in clips.missing),
-        wanted=written.num_missing > 0,
+        needed=written.num_missing > 0,
     )
     _write_or_remove(
         written.all_labels_file,
         ("path", "start_secs", "label"),
         ((row.file, row.start_secs, label) for row in rows for label in row.labels),
-        wanted=written.num_with_several > 0,
+        needed=written.num_with_several > 0,
     )
     lines = ((*row[:3], _only(row.labels)) for row in rows)
     example_tables.write_csv(out, COLUMNS, lines)
     return written
 
 
-def tell(written: Written) -> str:
+def describe(written: Written) -> str:
     """What was written, a line for each file."""
     lines = [f"{written.manifest}: {written.num_rows} rows"]
     if written.num_repeated:
@@ -144,7 +144,7 @@ def count(others: Sequence[str]) -> str:
     return f"{len(others)} files ({', '.join(kinds)}), such as {others[0]}"
 
 
-def _nothing_found(clips: Clips, root: str) -> str:
+def _no_clips_text(clips: Clips, root: str) -> str:
     if clips.others and not clips.missing:
         return (
             f"--root={root} holds no media by their names, but {count(clips.others)}; "
@@ -182,28 +182,28 @@ def _path_in_manifest(prefix: str, file: str) -> str:
     return file if prefix == os.curdir else f"{prefix}/{file}"
 
 
-def _share_labels(path: str, clips: Clips) -> list[str]:
+def _common_labels(path: str, clips: Clips) -> list[str]:
     """Label names of all splits: those of the file or, without one, of the data set."""
     names = {label for clip in clips.rows + clips.missing for label in clip.labels}
     if not os.path.exists(path):
-        shared = sorted(names.union(clips.label_names))
-        if shared:
-            files.write_text(path, "".join(f"{name}\n" for name in shared))
-        return shared
-    shared = [line for line in files.read_text(path).splitlines() if line]
-    if shared != sorted(set(shared)):
+        common = sorted(names.union(clips.label_names))
+        if common:
+            files.write_text(path, "".join(f"{name}\n" for name in common))
+        return common
+    common = [line for line in files.read_text(path).splitlines() if line]
+    if common != sorted(set(common)):
         raise ValueError(
             f"{path} is not a sorted list of different labels, as this command writes "
             "it; give --out in another directory, or remove that file."
         )
-    foreign = sorted(names.difference(shared))
+    foreign = sorted(names.difference(common))
     if foreign:
         raise ValueError(
             f"{path} lacks the label {foreign[0]!r} of this split ({len(foreign)} in "
             f"all); give --out in another directory, or remove {LABELS_FILE} and make "
             "the manifests of all splits again."
         )
-    return shared
+    return common
 
 
 def _only(labels: tuple[str, ...]) -> str:
@@ -211,9 +211,9 @@ def _only(labels: tuple[str, ...]) -> str:
 
 
 def _write_or_remove(
-    path: str, columns: Iterable[str], rows: Iterable[Iterable], *, wanted: bool
+    path: str, columns: Iterable[str], rows: Iterable[Iterable], *, needed: bool
 ) -> None:
-    if wanted:
+    if needed:
         example_tables.write_csv(path, columns, rows)
     elif os.path.exists(path):
         os.remove(path)

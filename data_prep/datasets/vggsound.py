@@ -40,7 +40,7 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
     if not os.path.isfile(annotations):
         annotations = annotation_file(annotations, "vggsound.csv")
     label_names = set()
-    found = []
+    clips = []
     tree = index_media(root)
     for where, values in read_values(annotations, num_values=4):
         video_id, start, label, named = values
@@ -56,7 +56,7 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         end_secs = start_secs + _CLIP_SECS
         start_ms, end_ms = round(1000 * start_secs), round(1000 * end_secs)
         times = f"_{int(start_secs):06d}", f"_{start_ms}_{end_ms}", f"_{start_ms}"
-        found.append(
+        clips.append(
             find_youtube_clip(
                 tree,
                 video_id,
@@ -67,4 +67,4 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
                 folder=label,
             )
         )
-    return collect(found, label_names)
+    return collect(clips, label_names)

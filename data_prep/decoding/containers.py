@@ -50,14 +50,14 @@ _TABLE_FORMATS = frozenset({"mov", "avi"})
 _COUNTING_FORMATS = frozenset({"flac", "wav", "aiff"})
 _FLV_HEADER = re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09\0\0\0\0")
 _MATROSKA_HEAD_BYTES = 4096
-# Of a file with several pictures, as many packets tell films from covers.
+# Of a file with several pictures, as many packets distinguish films from covers.
 _MOST_PEEKED_PACKETS = 400
 
 
 class _File:
     """A file for FFmpeg, which never sees its name: names are not options or URLs.
 
-    It goes by the content, but for formats that only a suffix tells.
+    It goes by the content, but for formats that only a suffix identifies.
     """
 
     def __init__(self, path: str):
@@ -69,7 +69,7 @@ class _File:
 
 
 def check_file(path: str, *, limit_bytes: int) -> None:
-    """Looks whether a local path is a file worth opening.
+    """Checks that a local path is a file worth opening.
 
     Raises:
       MediaError: cannot_open, io_error or too_large.
@@ -150,8 +150,8 @@ class Streams(NamedTuple):
 def choose_streams(container, path: str) -> Streams:
     """The streams that players choose.
 
-    Picture: the first default stream, or else the first, that is a film and no cover.
-    Sound: the same, of the streams of the picture's program.
+    Video: the first default stream, or else the first, that is a film and no cover.
+    Audio: the same, of the streams of the video's program.
 
     Args:
       container: of open_media, which is not read from.
@@ -227,7 +227,7 @@ def origin_secs(container, streams: Streams) -> float:
 
 
 def declared_secs(container, origin_secs: float) -> float:
-    """Length by the file's own word; 0 if it says nothing."""
+    """Length as the file declares it; 0 if it says nothing."""
     kinds = set(container.format.name.split(","))
     if is_bare(container):
         return 0.0
@@ -243,8 +243,8 @@ def due_secs(declared_secs: float) -> float:
     return declared_secs - slack_secs
 
 
-def picture_end_secs(stream: av.VideoStream, path: str, origin_secs: float) -> float:
-    """When the last frame goes, by the file's own word; 0 if that is not to be known.
+def frames_end_secs(stream: av.VideoStream, path: str, origin_secs: float) -> float:
+    """When the last frame goes, as the file declares it; 0 if that is not to be known.
 
     What ends before may have been truncated, unless the file is whole. MP4 says it with
     the last packet.
@@ -271,7 +271,7 @@ def _is_whole_matroska(path: str) -> bool:
         if head[at : at + 4] != name or len(head) < at + 12:
             return False
         at += 4
-        width = 9 - head[at].bit_length()  # leading zeros tell the number of bytes
+        width = 9 - head[at].bit_length()  # leading zeros give the number of bytes
         if width > 8:
             return False
         size = int.from_bytes(head[at : at + width], "big") & ((1 << 7 * width) - 1)
@@ -311,7 +311,7 @@ def media_error(
     Args:
       error: what was raised.
       what: where it happened, for the detail.
-      reason: if it is the file's own fault.
+      reason: if the file is at fault.
     """
     if isinstance(error, MemoryError):
         reason = OUT_OF_MEMORY

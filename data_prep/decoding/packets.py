@@ -24,7 +24,7 @@ from data_prep.reasons import DECODE_ERROR, IO_ERROR, MediaError
 # Time stamps that go back by more are of another clock. Less is a container's rounding,
 # and no reason to lose a file.
 BACKWARD_SECS = 0.1
-# Picture and sound of one part of a file begin and end this near to each other.
+# Video and audio of one part of a file begin and end this near to each other.
 _APART_SECS = 3.0
 
 
@@ -104,7 +104,7 @@ class Clock(NamedTuple):
     is_steady: bool
 
     def check(self) -> None:
-        """Looks, before a jump by its clock, whether the clock always rises.
+        """Checks, before a jump by its clock, that the clock always rises.
 
         Raises:
           ClockError: it does not.
@@ -124,6 +124,66 @@ class _Part:
         self.ends: dict[str, float] = {}
 
 
+class _ClockFollower:
+    """Sorts packets, in the order of a file, by the parts that have one clock each.
+
+    Attributes:
+      parts: at least one.
+      kinds: of the chosen streams, "video" and "audio".
+      others_end_secs: end of the last packet of any other stream.
+      first_error: where a clock goes back at first, or None.
+    """
+
+    def __init__(self, kind_of_stream: Mapping[int, str], origin_secs: float):
+        self.parts = [_Part()]
+        self.kinds = list(kind_of_stream.values())
+        self.others_end_secs = -math.inf
+        self.first_error: ClockError | None = None
+        self._kind_of_stream = kind_of_stream
+        self._origin_secs = origin_secs
+        self._part_of: dict[str, int] = {}
+        self._last_secs: dict[str, float] = {}
+        self._num_packets: dict[str | None, int] = {}
+
+    def add(self, packet: av.Packet) -> None:
+        """Takes the next packet of the file."""
+        kind = self._kind_of_stream.get(packet.stream_index)
+        number = self._num_packets.get(kind, 0)
+        self._num_packets[kind] = number + 1
+        timestamp = packet.dts if packet.pts is None else packet.pts
+        if timestamp is None:
+            return
+        base = packet.time_base
+        end = float((timestamp + (packet.duration or 0)) * base) - self._origin_secs
+        if kind is None:
+            self.others_end_secs = max(self.others_end_secs, end)
+            return
+        start = float(timestamp * base) - self._origin_secs
+        last = self._last_secs.get(kind, -math.inf)
+        # Frames come in another order than they are shown in.
+        secs = last
+        if packet.dts is not None:
+            secs = float(packet.dts * base) - self._origin_secs
+        if secs < last - BACKWARD_SECS:
+            self.first_error = self.first_error or ClockError(kind, last, secs)
+            self._part_of[kind] += 1
+            if self._part_of[kind] == len(self.parts):
+                self.parts.append(_Part())
+        self._last_secs[kind] = secs
+        part = self.parts[self._part_of.setdefault(kind, 0)]
+        part.first_packets.setdefault(kind, number)
+        part.starts[kind] = min(start, part.starts.get(kind, start))
+        part.ends[kind] = max(end, part.ends.get(kind, end))
+
+    def error_text(self) -> str:
+        """Why clocks that went back cannot be joined; or ""."""
+        if self.first_error is None or all(
+            _belong_together(part, self.kinds) for part in self.parts
+        ):
+            return ""
+        return f"{self.first_error}, and picture and sound do not begin anew together"
+
+
 def survey(path: str) -> Survey:
     """Reads the packets of a local file, unless that was done just before.
 
@@ -140,79 +200,53 @@ def survey(path: str) -> Survey:
 def _survey(path: str, version: tuple[int, ...]) -> Survey:
     del version  # of the file: an error of the system is not kept
     refusal = None
-    parts = [_Part()]
-    part_of: dict[str, int] = {}
-    last_of: dict[str, float] = {}
-    number_of: dict[str | None, int] = {}
-    others_end = -math.inf
-    first_clock_error = None
     with open_media(path) as container:
         streams = choose_streams(container, path)
-        origin = origin_secs(container, streams)
-        kind_of = {stream.index: stream.type for stream in streams.chosen}
+        clocks = _ClockFollower(
+            {stream.index: stream.type for stream in streams.chosen},
+            origin_secs(container, streams),
+        )
         try:
             for packet in container.demux():
-                if not packet.size:
-                    continue
-                kind = kind_of.get(packet.stream_index)
-                number = number_of.get(kind, 0)
-                number_of[kind] = number + 1
-                start = packet.dts if packet.pts is None else packet.pts
-                if start is None:
-                    continue
-                base = packet.time_base
-                end = float((start + (packet.duration or 0)) * base) - origin
-                if kind is None:
-                    others_end = max(others_end, end)
-                    continue
-                start = float(start * base) - origin
-                last = last_of.get(kind, -math.inf)
-                # Frames come in another order than they are shown in.
-                secs = last if packet.dts is None else float(packet.dts * base) - origin
-                if secs < last - BACKWARD_SECS:
-                    first_clock_error = first_clock_error or ClockError(
-                        kind, last, secs
-                    )
-                    part_of[kind] += 1
-                    if part_of[kind] == len(parts):
-                        parts.append(_Part())
-                last_of[kind] = secs
-                part = parts[part_of.setdefault(kind, 0)]
-                part.first_packets.setdefault(kind, number)
-                part.starts[kind] = min(start, part.starts.get(kind, start))
-                part.ends[kind] = max(end, part.ends.get(kind, end))
+                if packet.size:
+                    clocks.add(packet)
         except (av.FFmpegError, OSError) as error:
             refusal = media_error(error, "packets")
             if refusal.reason == IO_ERROR:
                 raise refusal from error
-    offsets = list(_offsets(parts))
-    clock_error = ""
-    if first_clock_error is not None and not all(
-        _belong_together(part, kind_of.values()) for part in parts
-    ):
-        clock_error = (
-            f"{first_clock_error}, and picture and sound do not begin anew together"
-        )
-    ends: dict[str, float] = {}
-    for part, offset in zip(parts, offsets, strict=True):
+    offsets = list(_offsets(clocks.parts))
+    ends_secs: dict[str, float] = {}
+    for part, offset in zip(clocks.parts, offsets, strict=True):
         for kind, end in part.ends.items():
-            ends[kind] = max(ends.get(kind, 0.0), end + offset)
-    joints = {
+            ends_secs[kind] = max(ends_secs.get(kind, 0.0), end + offset)
+    return Survey(
+        ends_secs=ends_secs,
+        last_secs=max([clocks.others_end_secs, 0.0, *ends_secs.values()]),
+        joints=_joints(clocks, offsets),
+        error=refusal,
+        first_clock_error=clocks.first_error,
+        clock_error=clocks.error_text(),
+    )
+
+
+def _joints(
+    clocks: _ClockFollower, offsets: Sequence[float]
+) -> dict[str, tuple[Joint, ...]]:
+    """Where the streams of each kind go on with another clock; empty for one clock."""
+    if len(clocks.parts) == 1:
+        return {}
+    return {
         kind: tuple(
             Joint(
                 part.first_packets[kind],
                 offset,
                 min(part.starts.values()) + offset - TIMESTAMP_SLACK_SECS,
             )
-            for part, offset in zip(parts[1:], offsets[1:], strict=True)
+            for part, offset in zip(clocks.parts[1:], offsets[1:], strict=True)
             if kind in part.first_packets
         )
-        for kind in kind_of.values()
+        for kind in clocks.kinds
     }
-    if len(parts) == 1:
-        joints = {}
-    last = max([others_end, 0.0, *ends.values()])
-    return Survey(ends, last, joints, refusal, first_clock_error, clock_error)
 
 
 def _offsets(parts: Sequence[_Part]) -> Iterator[float]:

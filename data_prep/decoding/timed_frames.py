@@ -2,17 +2,17 @@
 
 Time 0 is where the file's presentation begins; frames have their times by their
 timestamps, never by counting. Where decoding begins in the middle of a stream, nothing
-counts before the first true key frame or whole block of sound.
+counts before the first true key frame or whole block of audio.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 
 import av
+from av.filter import Graph
 
 from data_prep.decoding import h264, mpeg2
 from data_prep.decoding.containers import is_bare, is_unframed
-from data_prep.decoding.deinterlacing import progressive
 from data_prep.decoding.packets import BACKWARD_SECS, Clock, ClockError, Joint
 from data_prep.reasons import DECODE_ERROR, MediaError
 
@@ -22,11 +22,11 @@ SKIP_SECS = 5.0
 # Decoding begins this much before the segment, so that decoders have settled; more, if
 # there is no key frame between.
 _SEEK_MARGINS_SECS = (1.0, 6.0, 30.0)
-# Errors of sound up to this much before the segment are not heard in it.
+# Errors of audio up to this much before the segment are not heard in it.
 _SETTLING_SECS = 0.25
 # Less is not taken for frames that were passed over.
 _LATE_SECS = 0.05
-# Codecs whose decoders tell true key frames from those that a container calls so.
+# Codecs whose decoders distinguish true key frames from what a container calls so.
 _KEYED_CODECS = frozenset(
     "h264 hevc vvc mpeg1video mpeg2video mpeg4 h261 h263 h263p h263i flv1 flv "
     "msmpeg4v1 msmpeg4v2 msmpeg4v3 msmpeg4 wmv1 wmv2 wmv3 vc1 theora vp3 vp8 vp9 av1 "
@@ -54,6 +54,9 @@ class TimedStream:
       container: the open file.
       stream: of it, of containers.read_alone.
       origin_secs: time stamp of time 0.
+      joints: where its clock begins anew.
+      is_video: whether it is of frames, and not of audio.
+      is_keyed: whether its decoder marks true key frames.
       is_late: whether frames before the first key frame were passed over at the
         file's beginning, as of a recording that begins between two.
     """
@@ -70,25 +73,25 @@ class TimedStream:
         self.origin_secs = origin_secs
         self.is_late = False
         self._was_read = False
-        self._joints = joints
+        self.joints = joints
         codec = stream.codec_context.codec
-        self._is_video = stream.type == "video"
-        self._is_keyed = self._is_video and (
+        self.is_video = stream.type == "video"
+        self.is_keyed = self.is_video and (
             stream.codec_context.name in _KEYED_CODECS
             or codec.canonical_name in _KEYED_CODECS
         )
-        is_any_key = not self._is_video or codec.intra_only
+        is_any_key = not self.is_video or codec.intra_only
         self._clock = clock
         # Without a container, time is counted from where reading begins.
-        is_counted = self._is_video and is_bare(self.container)
-        is_entered = self._is_keyed or is_any_key
+        is_counted = self.is_video and is_bare(self.container)
+        is_entered = self.is_keyed or is_any_key
         self._may_jump = is_entered and not joints and not is_counted
 
     def begin_at(self, secs: float) -> None:
         """Makes a time of the stream its time 0."""
         self.origin_secs += secs
-        self._joints = [
-            joint._replace(start_secs=joint.start_secs - secs) for joint in self._joints
+        self.joints = [
+            joint._replace(start_secs=joint.start_secs - secs) for joint in self.joints
         ]
 
     def frames(
@@ -133,13 +136,16 @@ class TimedStream:
         yield from self._timed(None)
 
     def _timed(self, start_secs: float | None):
-        """Frames from where the container is: a jump to before start_secs, or the
-        file's beginning if that is None."""
+        """Frames with their times, from where the container is.
+
+        That is after a jump to before start_secs, or the file's beginning if it is
+        None.
+        """
         # After a jump, a frame without a time stamp could be of any time.
         expected_secs = self.origin_secs if start_secs is None else None
         last_secs = -math.inf
-        frames = self._decoded(start_secs)
-        for frame in progressive(frames) if self._is_video else frames:
+        frames = _Decoding(self, start_secs).frames()
+        for frame in _make_whole(frames) if self.is_video else frames:
             timestamp = frame.dts if frame.pts is None else frame.pts  # AVI: dts only
             secs = expected_secs
             if timestamp is not None:
@@ -154,123 +160,6 @@ class TimedStream:
             last_secs = secs
             yield secs, duration_secs, frame
 
-    def _decoded(self, start_secs: float | None) -> Iterator[av.frame.Frame]:
-        is_in = self._is_video and not self._is_keyed
-        is_jump = start_secs is not None
-        was_fed = False
-        joints = list(self._joints)
-        joint, is_key_due = None, False
-        first_secs = None  # when the first packet is to be shown
-        offset = number = 0
-        last_secs = -math.inf
-        last_fed_secs, damage = -math.inf, None
-        losses = _loss_detector(self.stream.codec_context)
-        for packet in self.container.demux(self.stream):
-            secs = None
-            if packet.size:
-                if joints and number == joints[0].first_packet:
-                    joint = joints.pop(0)
-                    offset = round(joint.offset_secs / packet.time_base)
-                    is_key_due = self._is_keyed
-                number += 1
-                secs = self._place(packet, offset)
-            if secs is not None:
-                if secs < last_secs - BACKWARD_SECS:
-                    raise ClockError(self.stream.type, last_secs, secs)
-                last_secs = secs
-            if self._is_video and is_jump and not is_in and not was_fed:
-                if secs is not None and secs > start_secs:
-                    return
-                # Flags may be missing where there is a key frame, and so the stretch
-                # before is tried, but most are right.
-                if not packet.is_keyframe:
-                    continue
-            was_fed = True
-            if losses is not None and losses.misses_reference(bytes(packet)):
-                if is_in or losses.saw_key:
-                    damage = MediaError(
-                        DECODE_ERROR,
-                        f"frames are missing after {max(0.0, last_fed_secs):.2f} s",
-                    )
-                    if not is_jump:
-                        raise damage
-            last_fed_secs = last_secs
-            if first_secs is None and packet.pts is not None:
-                first_secs = float(packet.pts * packet.time_base) - self.origin_secs
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                if self._is_entry(packet, secs, start_secs, is_in):
-                    self.is_late |= self._is_video and not is_jump
-                    continue
-                raise
-            for frame in frames:
-                if not is_in and self._is_keyed and not frame.key_frame:
-                    self.is_late |= not is_jump
-                    if is_jump and self._shown_secs(frame) > start_secs:
-                        return
-                    continue
-                if not is_in and not is_jump and first_secs is not None:
-                    # Decoders may pass over frames without a word.
-                    is_late = self._shown_secs(frame) > first_secs + _LATE_SECS
-                    self.is_late |= self._is_video and is_late
-                is_in = True
-                if is_jump and self._is_keyed:
-                    # What is damaged before the segment counts up to a key frame.
-                    shown_secs = self._shown_secs(frame)
-                    if frame.is_corrupt and shown_secs < start_secs:
-                        damage = MediaError(DECODE_ERROR, "damaged frame")
-                    elif frame.key_frame and shown_secs < start_secs + _LATE_SECS:
-                        damage = None
-                    if damage is not None:
-                        if shown_secs < start_secs:
-                            continue
-                        raise damage
-                if is_key_due and self._shown_secs(frame) >= joint.start_secs:
-                    if not frame.key_frame:
-                        raise MediaError(
-                            DECODE_ERROR,
-                            "the picture's clock begins anew at "
-                            f"{joint.start_secs:.2f} s, without a key frame",
-                        )
-                    is_key_due = False
-                yield frame
-        if damage is not None:
-            raise damage
-
-    def _shown_secs(self, frame) -> float:
-        timestamp = frame.dts if frame.pts is None else frame.pts
-        if timestamp is None:
-            return -math.inf
-        return float(timestamp * frame.time_base) - self.origin_secs
-
-    def _place(self, packet, offset: int) -> float | None:
-        """Moves a packet in time; when it is to be decoded, if known."""
-        if self._is_video and self.container.format.name == "avi":
-            # AVI has times of decoding alone; what FFmpeg adds to them is uneven.
-            packet.pts = None
-        if offset:
-            if packet.pts is not None:
-                packet.pts += offset
-            if packet.dts is not None:
-                packet.dts += offset
-        if packet.dts is None:  # frames come in another order than they are shown in
-            return None
-        return float(packet.dts * packet.time_base) - self.origin_secs
-
-    def _is_entry(
-        self, packet, secs: float | None, start_secs: float | None, is_in: bool
-    ) -> bool:
-        """Whether a decoder's error comes of entering the stream, and is no damage."""
-        if not self._is_video and start_secs is not None and secs is not None:
-            if secs < start_secs - _SETTLING_SECS:
-                return True
-        if is_in:
-            return False
-        if start_secs is not None or is_unframed(self.container):
-            return True
-        return self._is_video and not packet.is_keyframe
-
     def _duration_secs(self, frame) -> float:
         if isinstance(frame, av.AudioFrame):
             return frame.samples / frame.sample_rate
@@ -278,3 +167,212 @@ class TimedStream:
             return float(frame.duration * frame.time_base)
         rate = self.stream.average_rate
         return float(1 / rate) if rate else 0.0
+
+
+class _Decoding:
+    """One pass over a stream's packets, from where its container is.
+
+    Args:
+      stream: whose packets they are; its is_late becomes true if frames are left out.
+      start_secs: of the segment after a jump to before it; None from the file's
+        beginning.
+    """
+
+    def __init__(self, stream: TimedStream, start_secs: float | None):
+        self._stream = stream
+        self._start_secs = start_secs
+        self._is_jump = start_secs is not None
+        # Whether frames count: after the first true key frame or whole block of audio.
+        self._is_in = stream.is_video and not stream.is_keyed
+        self._was_fed = False
+        self._joints = list(stream.joints)
+        self._joint: Joint | None = None  # the last one that was passed
+        self._is_key_due = False  # the first frame after it must be a key frame
+        self._offset = self._number = 0
+        self._first_secs: float | None = None  # when the first packet is to be shown
+        self._last_secs = self._last_fed_secs = -math.inf
+        self._losses = _loss_detector(stream.stream.codec_context)
+        self._damage: MediaError | None = None
+
+    def frames(self) -> Iterator[av.frame.Frame]:
+        """Yields the frames that count.
+
+        Raises:
+          ClockError: time stamps went back.
+          MediaError: damage that reaches into the segment.
+        """
+        is_video, start_secs = self._stream.is_video, self._start_secs
+        for packet in self._stream.container.demux(self._stream.stream):
+            secs = self._place(packet)
+            if is_video and self._is_jump and not self._is_in and not self._was_fed:
+                if secs is not None and secs > start_secs:
+                    return
+                # Flags may be missing where there is a key frame, and so the stretch
+                # before is tried, but most are right.
+                if not packet.is_keyframe:
+                    continue
+            self._was_fed = True
+            self._detect_losses(packet)
+            for frame in self._decode(packet, secs):
+                if not self._is_in and self._stream.is_keyed and not frame.key_frame:
+                    self._stream.is_late |= not self._is_jump
+                    if self._is_jump and self._shown_secs(frame) > start_secs:
+                        return
+                    continue
+                self._enter(frame)
+                if self._is_damaged_before(frame):
+                    continue
+                self._check_joint(frame)
+                yield frame
+        if self._damage is not None:
+            raise self._damage
+
+    def _place(self, packet) -> float | None:
+        """Moves a packet in time; when it is to be decoded, if known."""
+        if not packet.size:
+            return None
+        if self._joints and self._number == self._joints[0].first_packet:
+            self._joint = self._joints.pop(0)
+            self._offset = round(self._joint.offset_secs / packet.time_base)
+            self._is_key_due = self._stream.is_keyed
+        self._number += 1
+        if self._stream.is_video and self._stream.container.format.name == "avi":
+            # AVI has times of decoding alone; what FFmpeg adds to them is uneven.
+            packet.pts = None
+        if self._offset:
+            if packet.pts is not None:
+                packet.pts += self._offset
+            if packet.dts is not None:
+                packet.dts += self._offset
+        if packet.dts is None:  # frames come in another order than they are shown in
+            return None
+        secs = float(packet.dts * packet.time_base) - self._stream.origin_secs
+        if secs < self._last_secs - BACKWARD_SECS:
+            raise ClockError(self._stream.stream.type, self._last_secs, secs)
+        self._last_secs = secs
+        return secs
+
+    def _detect_losses(self, packet) -> None:
+        """Notes down that frames are missing before a packet, or raises it."""
+        if self._losses is not None and self._losses.misses_reference(bytes(packet)):
+            if self._is_in or self._losses.saw_key:
+                self._damage = MediaError(
+                    DECODE_ERROR,
+                    f"frames are missing after {max(0.0, self._last_fed_secs):.2f} s",
+                )
+                if not self._is_jump:
+                    raise self._damage
+        self._last_fed_secs = self._last_secs
+        if self._first_secs is None and packet.pts is not None:
+            secs = float(packet.pts * packet.time_base)
+            self._first_secs = secs - self._stream.origin_secs
+
+    def _decode(self, packet, secs: float | None) -> list[av.frame.Frame]:
+        """A packet's frames; none if its error comes of entering the stream."""
+        try:
+            return packet.decode()
+        except av.FFmpegError:
+            if not self._is_entry(packet, secs):
+                raise
+        self._stream.is_late |= self._stream.is_video and not self._is_jump
+        return []
+
+    def _is_entry(self, packet, secs: float | None) -> bool:
+        """Whether a decoder's error comes of entering the stream, and is no damage."""
+        if not self._stream.is_video and self._is_jump and secs is not None:
+            if secs < self._start_secs - _SETTLING_SECS:
+                return True
+        if self._is_in:
+            return False
+        if self._is_jump or is_unframed(self._stream.container):
+            return True
+        return self._stream.is_video and not packet.is_keyframe
+
+    def _enter(self, frame) -> None:
+        """From this frame on, frames count."""
+        if not self._is_in and not self._is_jump and self._first_secs is not None:
+            # Decoders may pass over frames without a word.
+            is_late = self._shown_secs(frame) > self._first_secs + _LATE_SECS
+            self._stream.is_late |= self._stream.is_video and is_late
+        self._is_in = True
+
+    def _is_damaged_before(self, frame) -> bool:
+        """Whether a frame before the segment is damaged; raises damage inside it.
+
+        What is damaged before the segment counts up to a key frame.
+        """
+        if not (self._is_jump and self._stream.is_keyed):
+            return False
+        shown_secs = self._shown_secs(frame)
+        if frame.is_corrupt and shown_secs < self._start_secs:
+            self._damage = MediaError(DECODE_ERROR, "damaged frame")
+        elif frame.key_frame and shown_secs < self._start_secs + _LATE_SECS:
+            self._damage = None
+        if self._damage is None:
+            return False
+        if shown_secs < self._start_secs:
+            return True
+        raise self._damage
+
+    def _check_joint(self, frame) -> None:
+        """The first frame with a clock that began anew must be a key frame."""
+        if not self._is_key_due or self._shown_secs(frame) < self._joint.start_secs:
+            return
+        if not frame.key_frame:
+            raise MediaError(
+                DECODE_ERROR,
+                f"the picture's clock begins anew at {self._joint.start_secs:.2f} s, "
+                "without a key frame",
+            )
+        self._is_key_due = False
+
+    def _shown_secs(self, frame) -> float:
+        timestamp = frame.dts if frame.pts is None else frame.pts
+        if timestamp is None:
+            return -math.inf
+        return float(timestamp * frame.time_base) - self._stream.origin_secs
+
+
+def _make_whole(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """Frames as they are; from the first interlaced one on, those become whole ones."""
+    graph, kind = None, None
+    for frame in frames:
+        if graph is None and not frame.interlaced_frame:
+            yield frame
+            continue
+        if kind != (frame.width, frame.height, frame.format.name):
+            if graph is not None:
+                yield from _pull(graph, last=True)
+            kind = frame.width, frame.height, frame.format.name
+            graph = _deinterlacer(frame)
+        if frame.pts is None:
+            frame.pts = frame.dts
+        graph.push(frame)
+        yield from _pull(graph)
+    if graph is not None:
+        yield from _pull(graph, last=True)
+
+
+def _deinterlacer(frame: av.VideoFrame) -> Graph:
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base,
+    )
+    # One frame for each frame; those that are whole pass.
+    bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+    graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+    return graph
+
+
+def _pull(graph: Graph, *, last: bool = False) -> Iterator[av.VideoFrame]:
+    if last:
+        graph.push(None)
+    while True:
+        try:
+            yield graph.pull()
+        except (av.BlockingIOError, av.EOFError):
+            return

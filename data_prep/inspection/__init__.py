@@ -1,1 +1,1 @@
-"""What records hold: summaries, pictures and sounds of examples, and their faults."""
+"""What records hold: summaries, figures and audio of examples, and their faults."""

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Sequence
 
-from data_prep.inspection.record_pictures import save_picture
+from data_prep.inspection.record_audio import approximate_waveform, write_wav
+from data_prep.inspection.record_figures import save_figure
 from data_prep.inspection.record_reading import check_index, read_example
-from data_prep.inspection.record_sounds import approximate_waveform, write_wav
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.example_tables import Examples
 
@@ -18,15 +18,15 @@ def save_examples(
     indices: Sequence[int],
     out_dir: str,
 ) -> None:
-    """Writes example_N.png, and example_N.wav if there is sound; prints their names.
+    """Writes example_N.png, and example_N.wav if there is audio; prints their names.
 
-    Without a stored waveform the sound is made from the log-mel, is named
+    Without a stored waveform the audio is made from the log-mel, is named
     example_N.from_log_mel.wav, and the line says that it is an approximation.
 
     Args:
         records_dir: local or remote (s3://...).
         info: its record_tables.read_info.
-        examples: its dataset_info.read_examples.
+        examples: its example_tables.read_examples.
         indices: example_index of each, checked before anything is written.
         out_dir: a local directory, made if there is none.
 
@@ -41,7 +41,7 @@ def save_examples(
     for index in indices:
         example = read_example(records_dir, info, examples, index)
         stem = os.path.join(out_dir, f"example_{index}")
-        save_picture(f"{stem}.png", example, info.log_mel)
+        save_figure(f"{stem}.png", example, info.log_mel)
         print(f"{stem}.png", flush=True)
         if example.waveform is not None:
             write_wav(f"{stem}.wav", example.waveform, sample_rate_hz)

@@ -27,7 +27,7 @@ class CheckedRecord(NamedTuple):
 
     Attributes:
         faults: what is wrong, one line each.
-        example_index: the record's own, None if it cannot be told.
+        example_index: of the record; None if it cannot be read.
         log_mel: [L, M] float32, None if there is none or one that cannot be used.
     """
 
@@ -74,10 +74,10 @@ def check_record(
         faults += _frame_faults(values, info, secs)
     usable_log_mel = None
     if AUDIO in info.modalities:
-        found = [*_log_mel_faults(values["log_mel"], info, secs)]
-        if not found:
+        log_mel_faults = [*_log_mel_faults(values["log_mel"], info, secs)]
+        if not log_mel_faults:
             usable_log_mel = values["log_mel"]
-        faults += found
+        faults += log_mel_faults
     if info.has_waveform:
         faults += _waveform_faults(values["waveform"], usable_log_mel, info, secs)
     return CheckedRecord(faults, index, usable_log_mel)

@@ -82,7 +82,7 @@ def read_example(
     Args:
         records_dir: local or remote (s3://...).
         info: its record_tables.read_info.
-        examples: its dataset_info.read_examples.
+        examples: its example_tables.read_examples.
         example_index: see check_index.
 
     Raises:

@@ -20,19 +20,19 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def describe(records_dir: str, info: DatasetInfo, examples: Examples) -> list[str]:
-    """Lines that tell counts, durations, labels and storage; no shard is opened.
+    """Lines of counts, durations, labels and storage; no shard is opened.
 
     Args:
         records_dir: local or remote (s3://...).
         info: its record_tables.read_info.
-        examples: its dataset_info.read_examples.
+        examples: its example_tables.read_examples.
 
     Raises:
         FileNotFoundError: quarantine.csv or truncated.csv is missing.
         ValueError: one of them cannot be read.
     """
     reasons = collections.Counter(record_tables.read_quarantine_reasons(records_dir))
-    told = ", ".join(
+    reasons_text = ", ".join(
         f"{count} {escaping.terminal(reason)}"
         for reason, count in reasons.most_common()
     )
@@ -44,7 +44,9 @@ def describe(records_dir: str, info: DatasetInfo, examples: Examples) -> list[st
         f"{records_dir}: {' and '.join(info.modalities)}"
         + (", with waveforms" if info.has_waveform else ""),
         f"rows         {info.num_rows}: {info.num_examples} converted, "
-        f"{info.num_quarantined} quarantined" + (f" ({told})" if told else "") + kept,
+        f"{info.num_quarantined} quarantined"
+        + (f" ({reasons_text})" if reasons else "")
+        + kept,
         *_durations(examples.end_secs - examples.start_secs),
         *_storage(records_dir, info, examples),
         *_labels(info.label_names, examples.labels),
@@ -70,9 +72,10 @@ def _storage(records_dir: str, info: DatasetInfo, examples: Examples) -> Iterato
         f"{_size(min(values))}, median {_size(float(np.median(values)))}, largest "
         f"{_size(max(values))}; indices {_size(sum(index_sizes.values()))}"
     )
-    for what, found in (("shards", sizes), ("indices", index_sizes)):
-        if len(found) < len(paths):
-            yield f"MISSING      {len(paths) - len(found)} {what}; --verify names them"
+    for what, present in (("shards", sizes), ("indices", index_sizes)):
+        if len(present) < len(paths):
+            num_missing = len(paths) - len(present)
+            yield f"MISSING      {num_missing} {what}; --verify names them"
     if not examples.shards.size or len(sizes) < len(paths):
         return
     yield from _storage_per_video(info, examples, sum(values))

@@ -106,9 +106,14 @@ class _Moments:
             std = math.sqrt(max(self._total_squares / self._count - mean * mean, 0.0))
             if self._num_records != info.num_examples:
                 return
-        for name, found in (("log_mel_mean", mean), ("log_mel_std", std)):
+        for name, computed in (("log_mel_mean", mean), ("log_mel_std", std)):
             written = getattr(info, name)
             if not math.isclose(
-                written, found, rel_tol=_MOMENTS_TOLERANCE, abs_tol=_MOMENTS_TOLERANCE
+                written,
+                computed,
+                rel_tol=_MOMENTS_TOLERANCE,
+                abs_tol=_MOMENTS_TOLERANCE,
             ):
-                yield Fault(INFO_FILE, f"{name} is {written}, the records' is {found}")
+                yield Fault(
+                    INFO_FILE, f"{name} is {written}, the records' is {computed}"
+                )

@@ -23,7 +23,7 @@ class Fault(NamedTuple):
         file: name inside the directory.
         what: in words.
         record: number within the file, from 0; None if it is of the whole file.
-        example_index: of that record, None if it cannot be told.
+        example_index: of that record, None if it cannot be read.
     """
 
     file: str
@@ -152,7 +152,7 @@ def _content_faults(
 def _check(
     framed: FramedRecord, info: DatasetInfo, rows: dict[int, ExampleRow]
 ) -> tuple[CheckedRecord, Entry | None]:
-    """A record's checks, and where its parts lie, None if that cannot be told."""
+    """A record's checks, and where its parts lie, None if that cannot be read."""
     if framed.data is None:
         return CheckedRecord([framed.fault]), None
     checked = check_record(framed.data, info, rows)
@@ -165,11 +165,11 @@ def _check(
 def _index_faults(
     path: str, entries: Sequence[Entry | None], shard_bytes: int | None
 ) -> Iterator[Fault]:
-    """Compares an index with what was found in its shard.
+    """Compares an index with the records of its shard.
 
     Args:
         path: the index's.
-        entries: of the shard's records, None where it cannot be told.
+        entries: of the shard's records; None for those that cannot be read.
         shard_bytes: size of the shard; None if it could not be read to its end.
     """
     file = os.path.basename(path)
@@ -178,12 +178,13 @@ def _index_faults(
         return
     num_read = 0
     for number, framed in enumerate(read_records(path)):
-        found = entries[number] if number < len(entries) else None
-        index = None if found is None else int(found.example_index)
+        expected = entries[number] if number < len(entries) else None
+        index = None if expected is None else int(expected.example_index)
         if framed.data is None:
             yield Fault(file, framed.fault, number, index)
-        elif found is not None:
-            what = _difference(framed.data, found._replace(shard_bytes=shard_bytes))
+        elif expected is not None:
+            expected = expected._replace(shard_bytes=shard_bytes)
+            what = _difference(framed.data, expected)
             if what:
                 yield Fault(file, what, number, index)
         if framed.is_end:
@@ -193,13 +194,13 @@ def _index_faults(
         yield Fault(file, f"{num_read} entries for {len(entries)} records")
 
 
-def _difference(serialized: bytes, found: Entry) -> str:
-    """How an index's record differs from what was found; "" if it does not."""
+def _difference(serialized: bytes, expected: Entry) -> str:
+    """How an index's record differs from an entry; "" if it does not."""
     try:
         entry = record_layout.entry_of(serialized)
     except ValueError as error:
         return str(error)
-    for name, written, true in zip(Entry._fields, entry, found, strict=True):
+    for name, written, true in zip(Entry._fields, entry, expected, strict=True):
         if true is not None and not np.array_equal(written, true):
             if np.ndim(true) == 0:
                 return f"{name} is {written}, which should be {true}"

@@ -16,7 +16,8 @@ from PIL import Image
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.reasons import REASONS
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, records
 
 pytestmark = pytest.mark.once
@@ -253,8 +254,7 @@ def converted(tmp_path_factory):
         str(folder / "manifest.csv"),
         str(folder / "records"),
         settings=SETTINGS,
-        num_workers=2,
-        limits=Limits(timeout_secs=60),
+        pool=PoolSettings(2, Limits(timeout_secs=60)),
     )
     assert sorted(os.listdir(folder)) == sorted([*before, "records"])
     assert info.num_examples + info.num_quarantined == info.num_rows

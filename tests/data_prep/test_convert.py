@@ -12,6 +12,7 @@ from PIL import Image
 
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables, records
 from xdc_tf.data.log_mel import log_mel
 
@@ -29,7 +30,11 @@ def manifest(tmp_path_factory):
 
 def convert(manifest, out, *, num_workers=2, settings=SETTINGS):
     return convert_manifest(
-        manifest, str(out), settings=settings, num_workers=num_workers, rows_per_shard=3
+        manifest,
+        str(out),
+        settings=settings,
+        pool=PoolSettings(num_workers),
+        rows_per_shard=3,
     )
 
 

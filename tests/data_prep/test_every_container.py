@@ -15,7 +15,8 @@ import tensorflow as tf
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.segments import Segmentation
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables, records
 
 pytestmark = pytest.mark.once
@@ -227,8 +228,7 @@ def stored(tmp_path_factory):
                     store_waveform="audio" in modalities,
                 ),
                 segmentation=Segmentation(segment_secs),
-                num_workers=2,
-                limits=Limits(timeout_secs=60),
+                pool=PoolSettings(2, Limits(timeout_secs=60)),
             )
             kind = modalities, segment_secs
             paths = dataset_info.shard_paths(out, info)

@@ -5,7 +5,7 @@ import pytest
 import simplejpeg
 
 from benchmarks import fuzz_packets
-from data_prep.decoding.media import Media, Segment
+from data_prep.decoding.recording import Media, Segment
 
 pytestmark = pytest.mark.once
 

@@ -17,6 +17,7 @@ from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.inspection import record_reading, record_summary, record_tables
 from data_prep.inspection.record_verification import find_faults, verify
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import example_tables, records, shard_writing
 
 SETTINGS = ConversionSettings(
@@ -41,7 +42,11 @@ def convert(manifest, tmp_path_factory):
     def convert_once(settings):
         out = tmp_path_factory.mktemp("converted") / "records"
         convert_manifest(
-            manifest, str(out), settings=settings, num_workers=2, rows_per_shard=3
+            manifest,
+            str(out),
+            settings=settings,
+            pool=PoolSettings(2),
+            rows_per_shard=3,
         )
         return out
 

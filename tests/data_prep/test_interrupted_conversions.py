@@ -19,6 +19,7 @@ from media_files import digests, tone, write_lying, write_media
 from data_prep import conversion, shards
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.segments import Segmentation
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables
 from xdc_tf.runtime import files
 
@@ -42,7 +43,8 @@ def manifest(tmp_path_factory):
 
 
 def convert(manifest, out, **options):
-    arguments = {"settings": SETTINGS, "num_workers": 1, "rows_per_shard": 1, **options}
+    pool = PoolSettings(options.pop("num_workers", 1))
+    arguments = {"settings": SETTINGS, "pool": pool, "rows_per_shard": 1, **options}
     return conversion.convert_manifest(manifest, str(out), **arguments)
 
 

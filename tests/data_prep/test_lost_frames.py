@@ -5,7 +5,8 @@ import pytest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.decoding import mpeg2
 from data_prep.decoding.h264 import LossDetector
-from data_prep.decoding.media import Segment, read_segments
+from data_prep.decoding.media import read_segments
+from data_prep.decoding.recording import Segment
 
 pytestmark = pytest.mark.once
 SETTINGS = ConversionSettings(

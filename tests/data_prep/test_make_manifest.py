@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data_prep.datasets.manifest_writer import tell
+from data_prep.datasets.manifest_writer import describe
 from data_prep.datasets.manifests import make_manifest
 from data_prep.manifest import read_manifest
 
@@ -369,7 +369,7 @@ def test_files_that_are_left_out_are_counted_by_suffix_and_named(tmp_path):
     written = make_manifest(
         "folder", str(tmp_path / "media"), out=str(tmp_path / "all.csv")
     )
-    assert tell(written).splitlines()[-1] == (
+    assert describe(written).splitlines()[-1] == (
         "left out, no media by their names: 5 files (2 .txt, 1 without suffix, 1 .jpg, "
         "1 .mp4), such as README"
     )

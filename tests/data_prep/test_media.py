@@ -8,7 +8,8 @@ from media_files import SAMPLE_RATE_HZ, grey_of_time, tone, write_media
 from PIL import Image
 
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.decoding.media import Segment, read_segments
+from data_prep.decoding.media import read_segments
+from data_prep.decoding.recording import Segment
 from data_prep.reasons import MediaError
 from xdc_tf.data.log_mel import LogMelSettings
 

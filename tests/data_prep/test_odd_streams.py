@@ -11,11 +11,12 @@ import pytest
 
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.decoding import packets
-from data_prep.decoding.media import Segment, read_segments
+from data_prep.decoding.media import read_segments
+from data_prep.decoding.recording import Segment
 from data_prep.manifest import read_manifest
 from data_prep.reasons import MediaError
 from data_prep.segments import Segmentation, cut_rows
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
 
 pytestmark = pytest.mark.once
 

@@ -7,7 +7,7 @@ from media_files import SAMPLE_RATE_HZ, tone
 from PIL import Image
 from scipy.io import wavfile
 
-from data_prep.inspection import example_files, record_pictures, record_sounds
+from data_prep.inspection import example_files, record_audio, record_figures
 from data_prep.inspection.record_reading import Example, read_example, spread_indices
 from data_prep.inspection.record_tables import read_info
 from xdc_tf.data import records, shard_writing
@@ -62,10 +62,10 @@ def make_example(**changed):
 def pixels_of(tmp_path, example):
     """[H, W, 3] of the picture, and its figure with both axes."""
     path = tmp_path / "example.png"
-    record_pictures.save_picture(str(path), example, LOG_MEL)
+    record_figures.save_figure(str(path), example, LOG_MEL)
     with Image.open(path) as image:
         assert image.format == "PNG"
-        return np.asarray(image.convert("RGB")), record_pictures.draw(example, LOG_MEL)
+        return np.asarray(image.convert("RGB")), record_figures.draw(example, LOG_MEL)
 
 
 def colour_at(pixels, axes, secs, height):
@@ -123,7 +123,7 @@ def test_frames_keep_their_shape(tmp_path):
 @pytest.mark.parametrize("shape", [(480, 16), (16, 480), (1, 1)])
 def test_frames_of_odd_shapes_do_not_overlap(shape):
     image = tf.io.encode_jpeg(np.zeros((*shape, 3), np.uint8)).numpy()
-    figure = record_pictures.draw(make_example(frames_jpeg=[image] * 20), LOG_MEL)
+    figure = record_figures.draw(make_example(frames_jpeg=[image] * 20), LOG_MEL)
     extents = [image.get_extent() for image in figure.axes[0].images]
     for (_, right, *_), (left, *_) in zip(extents[:-1], extents[1:], strict=True):
         assert right <= left
@@ -161,12 +161,12 @@ def test_names_of_strangers_are_no_formulas(tmp_path):
 )
 def test_what_cannot_be_drawn_is_an_error(changed, message):
     with pytest.raises(ValueError, match=message):
-        record_pictures.draw(make_example(**changed), LOG_MEL)
+        record_figures.draw(make_example(**changed), LOG_MEL)
 
 
 @pytest.mark.parametrize("hz", [300, 1000, 3000])
 def test_a_tone_made_from_its_log_mel_keeps_its_frequency(hz):
-    waveform = record_sounds.approximate_waveform(
+    waveform = record_audio.approximate_waveform(
         log_mel(tone(1.0, hz=hz), LOG_MEL), LOG_MEL
     )
     assert waveform.shape == (SAMPLE_RATE_HZ,)
@@ -178,7 +178,7 @@ def test_a_tone_made_from_its_log_mel_keeps_its_frequency(hz):
 
 def test_a_sound_made_from_a_log_mel_has_about_this_log_mel():
     given = make_example().log_mel
-    waveform = record_sounds.approximate_waveform(given, LOG_MEL)
+    waveform = record_audio.approximate_waveform(given, LOG_MEL)
     found = log_mel(waveform, LOG_MEL)
     assert np.corrcoef(given.ravel(), found.ravel())[0, 1] > 0.95
 
@@ -186,15 +186,15 @@ def test_a_sound_made_from_a_log_mel_has_about_this_log_mel():
 @pytest.mark.parametrize("num_rows", [0, 1, 2])
 def test_short_log_mels_give_short_sounds(num_rows):
     values = np.zeros((num_rows, 40), np.float32)
-    waveform = record_sounds.approximate_waveform(values, LOG_MEL)
+    waveform = record_audio.approximate_waveform(values, LOG_MEL)
     assert waveform.shape == (num_rows * 320,)
 
 
 def test_long_log_mels_are_done_in_parts(monkeypatch):
     values = make_example().log_mel
-    whole = record_sounds.approximate_waveform(values, LOG_MEL)
-    monkeypatch.setattr(record_sounds, "_SECS_AT_ONCE", 1.5)
-    in_parts = record_sounds.approximate_waveform(values, LOG_MEL)
+    whole = record_audio.approximate_waveform(values, LOG_MEL)
+    monkeypatch.setattr(record_audio, "_SECS_AT_ONCE", 1.5)
+    in_parts = record_audio.approximate_waveform(values, LOG_MEL)
     assert in_parts.shape == whole.shape
     assert np.std(in_parts) == pytest.approx(np.std(whole), rel=0.1)
 
@@ -202,12 +202,12 @@ def test_long_log_mels_are_done_in_parts(monkeypatch):
 def test_a_log_mel_that_is_not_finite_has_no_sound():
     values = np.full((5, 40), np.nan, np.float32)
     with pytest.raises(ValueError, match="that no sound has"):
-        record_sounds.approximate_waveform(values, LOG_MEL)
+        record_audio.approximate_waveform(values, LOG_MEL)
 
 
 def test_a_wav_file_has_the_samples_and_is_clipped(tmp_path):
     path = str(tmp_path / "sound.wav")
-    record_sounds.write_wav(path, np.array([0, 0.5, -1, 3], np.float32), 8000)
+    record_audio.write_wav(path, np.array([0, 0.5, -1, 3], np.float32), 8000)
     rate_hz, samples = wavfile.read(path)
     assert rate_hz == 8000
     assert samples.tolist() == [0, 16384, -32767, 32767]

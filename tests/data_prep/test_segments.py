@@ -11,7 +11,8 @@ from data_prep.conversion_settings import ConversionSettings
 from data_prep.decoding import packets
 from data_prep.manifest import read_manifest
 from data_prep.segments import Segmentation
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
+from data_prep.worker_processes import PoolSettings
 
 pytestmark = pytest.mark.once
 
@@ -46,8 +47,7 @@ def cut_rows(rows, segmentation):
             segmentation,
             min_secs=0.5,
             max_file_mib=1.0,
-            num_workers=1,
-            limits=Limits(timeout_secs=600),
+            pool=PoolSettings(1, Limits(timeout_secs=600)),
         )
     )
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, pipeline, record_index, record_layout, records
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
@@ -48,7 +49,7 @@ def sounds(tmp_path_factory):
         str(folder / "manifest.csv"),
         str(folder / "records"),
         settings=settings,
-        num_workers=1,
+        pool=PoolSettings(1),
         rows_per_shard=8,
     )
     return folder / "records"

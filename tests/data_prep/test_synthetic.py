@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data_prep import synthetic
+from data_prep import synthetic, synthetic_scenes
 
 pytestmark = pytest.mark.once
 
@@ -55,8 +55,8 @@ def test_another_seed_gives_other_videos_under_other_names(made, tmp_path):
 
 def test_classes_are_balanced(made):
     labels = [row["label"] for row in _rows(made / "manifest.csv")]
-    assert len(synthetic.LABELS) >= 10
-    assert sorted(labels) == sorted(2 * synthetic.LABELS)
+    assert len(synthetic_scenes.LABELS) >= 10
+    assert sorted(labels) == sorted(2 * synthetic_scenes.LABELS)
 
 
 def test_the_manifest_names_every_file_and_nothing_else_is_there(made):
@@ -76,7 +76,7 @@ def test_a_file_has_h264_video_and_aac_audio_of_the_asked_duration(made):
                 num_frames += 1
             else:
                 num_samples += frame.samples
-        assert num_frames == SECS * synthetic.FPS
+        assert num_frames == SECS * synthetic_scenes.FPS
         # AAC comes in blocks of 1024 samples, with one or two of padding.
         excess = num_samples - SECS * audio.sample_rate
         assert 0 <= excess <= 3 * 1024
@@ -126,10 +126,10 @@ def nuisances():
     for number in range(300):
         seeds = np.random.SeedSequence([7, number]).spawn(2)
         class_index = number % 10
-        frames = synthetic.draw_frames(
+        frames = synthetic_scenes.draw_frames(
             class_index, np.random.default_rng(seeds[0]), num_frames=8, size=SIZE
         ).astype(float)
-        waveform = synthetic.synthesize_sound(
+        waveform = synthetic_scenes.synthesize_waveform(
             class_index, np.random.default_rng(seeds[1]), num_samples=16000
         )
         assert waveform.dtype == np.float32 and np.abs(waveform).max() <= 1
@@ -175,10 +175,10 @@ def test_videos_of_one_class_differ_in_every_nuisance(nuisances):
 @pytest.mark.parametrize("class_index", range(10))
 def test_the_same_draws_give_another_picture_and_sound_for_another_class(class_index):
     def draw(index):
-        frames = synthetic.draw_frames(
+        frames = synthetic_scenes.draw_frames(
             index, np.random.default_rng(0), num_frames=8, size=SIZE
         )
-        sound = synthetic.synthesize_sound(
+        sound = synthetic_scenes.synthesize_waveform(
             index, np.random.default_rng(0), num_samples=8000
         )
         return frames, sound
@@ -194,11 +194,11 @@ def _spec(number, shared):
 
 def test_a_sound_has_the_pictures_class_unless_that_is_not_shared():
     assert all(
-        spec.sound_class_index == spec.class_index
+        spec.audio_class_index == spec.class_index
         for spec in (_spec(number, 1.0) for number in range(50))
     )
     same = [
-        spec.sound_class_index == spec.class_index
+        spec.audio_class_index == spec.class_index
         for spec in (_spec(number, 0.5) for number in range(1000))
     ]
     # Half, and of the other half a tenth by chance; three deviations.

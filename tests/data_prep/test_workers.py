@@ -17,7 +17,8 @@ import threadpoolctl
 from test_answers import answer, header
 
 from data_prep.answers import Form, Outcome, Packed
-from data_prep.worker_processes import Limits, map_groups
+from data_prep.worker import Limits
+from data_prep.worker_processes import PoolSettings, map_groups
 
 pytestmark = pytest.mark.once
 
@@ -71,7 +72,7 @@ FORM = Form(pack, unpack)
 
 def outcomes_of(groups, *, function=behave, num_workers=2, limits=LIMITS):
     return list(
-        map_groups(function, groups, form=FORM, num_workers=num_workers, limits=limits)
+        map_groups(function, groups, form=FORM, pool=PoolSettings(num_workers, limits))
     )
 
 
@@ -120,7 +121,7 @@ def test_a_consumer_that_takes_its_time_is_no_timeout():
     groups = [[f"{g}{i}" for i in range(8)] for g in range(8)]
     found = []
     limits = Limits(timeout_secs=4)
-    for outcome in map_groups(behave, groups, form=FORM, num_workers=2, limits=limits):
+    for outcome in map_groups(behave, groups, form=FORM, pool=PoolSettings(2, limits)):
         if not found:
             time.sleep(4.5)
         found.append(outcome.result)
@@ -334,7 +335,7 @@ def test_the_next_call_removes_what_killed_workers_left(
 def test_directories_of_workers_at_work_are_left_to_them(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     mine = map_groups(
-        behave, [["keep"], ["a"]], form=FORM, num_workers=1, limits=LIMITS
+        behave, [["keep"], ["a"]], form=FORM, pool=PoolSettings(1, LIMITS)
     )
     kept = next(mine).result
     assert os.path.exists(kept)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep import conversion, conversion_settings
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import (
     dataset_info,
     example_tables,
@@ -51,7 +52,7 @@ def convert(tmp_path_factory):
             str(folder / "manifest.csv"),
             str(folder / "records"),
             settings=settings,
-            num_workers=2,
+            pool=PoolSettings(2),
             rows_per_shard=2,
         )
         return str(folder / "records")

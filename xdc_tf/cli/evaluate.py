@@ -38,12 +38,14 @@ _TEST_RECORDS = flags.DEFINE_list(
     "test_records", [], "Labelled records to test on; as many as --records."
 )
 _TRAIN_MANIFESTS = flags.DEFINE_list(
-    "train_manifests", [], "Of each split, which of --records' videos to learn from."
+    "train_manifests",
+    [],
+    "Manifests of the videos of --records to learn from, by split.",
 )
 _TEST_MANIFESTS = flags.DEFINE_list(
     "test_manifests",
     [],
-    "Of each split, which of --test_records' videos, or of --records', to test on.",
+    "Manifests of the videos of --test_records, or of --records, to test on, by split.",
 )
 _ALLOW_OVERLAP = flags.DEFINE_bool(
     "allow_overlap", False, "Accept test videos that are also in training."

@@ -40,7 +40,7 @@ _AVERAGE = flags.DEFINE_bool(
 _STREAMS = flags.DEFINE_list(
     "streams",
     [],
-    "Encoders to use, such as video, which needs no sound; default: all of the run.",
+    "Encoders to use, such as video, which needs no audio; default: all of the run.",
 )
 flags.adopt_module_key_flags(new_video_flags)
 flags.mark_flag_as_required("videos")

@@ -172,7 +172,7 @@ def predict_scores(
       clip: the clips' shape.
       modality: what the classifier sees.
       num_clips: per video.
-      num_crops: per clip, of video; sound has one.
+      num_crops: per clip, of video; audio has one.
       batch_size: clips per batch, over all devices.
       strategy: the devices.
 
@@ -224,25 +224,18 @@ def train(
     """
     held_out = hold_out(records.labels, settings.held_out_share, settings.seed)
     trained, validation = records.part(~held_out), records.part(held_out)
-    steps = _make_steps(classifier, trained, clip, settings, strategy)
+    training = _prepare(classifier, trained, clip, settings, strategy)
     curve: list[Epoch] = []
-    best, best_weights = None, None
+    best, best_rank, best_weights = None, (-np.inf, -np.inf), None
     for index in range(settings.num_epochs):
-        epoch = steps.train_epoch(index)
+        epoch = training.train_epoch(index)
         is_last = epoch.epoch == settings.num_epochs
         if held_out.any() and (is_last or epoch.epoch % settings.evaluate_every == 0):
-            scores = predict_scores(
-                predict,
-                validation,
-                clip=clip,
-                modality=classifier.modality,
-                num_clips=settings.held_out_clips,
-                batch_size=settings.eval_batch_size,
-                strategy=strategy,
-            )
-            epoch = _measured(epoch, scores, validation.labels, steps.steps_per_epoch)
-            if best is None or _is_better(epoch, best):
+            loss, accuracy = training.validate(validation, predict, epoch.epoch)
+            epoch = epoch._replace(held_out_loss=loss, held_out_accuracy=accuracy)
+            if best is None or (accuracy, -loss) > best_rank:
                 best, best_weights = epoch, classifier.weights()
+                best_rank = accuracy, -loss
         curve.append(epoch)
         if on_epoch:
             on_epoch(epoch)
@@ -257,8 +250,8 @@ def train(
     )
 
 
-class _Steps(NamedTuple):
-    """The training steps of a classifier, in their order.
+class _Training(NamedTuple):
+    """What trains and validates a classifier.
 
     Attributes:
       classifier: changed in place.
@@ -267,6 +260,7 @@ class _Steps(NamedTuple):
       multipliers: [number of trained variables] float32, the step's.
       batches: endless, of the training clips.
       steps_per_epoch: of a batch each.
+      clip: the clips' shape.
       settings: of the training.
       strategy: the classifier's.
     """
@@ -277,11 +271,12 @@ class _Steps(NamedTuple):
     multipliers: tf.Variable
     batches: Iterator[dict[str, tf.Tensor]]
     steps_per_epoch: int
+    clip: ClipSettings
     settings: FinetuneSettings
     strategy: tf.distribute.Strategy
 
     def train_epoch(self, index: int) -> Epoch:
-        """Takes an epoch's steps, from index 0; held-out videos are not measured."""
+        """Takes an epoch's steps, from index 0; without validation."""
         settings, steps_per_epoch = self.settings, self.steps_per_epoch
         schedule = settings.head_schedule(steps_per_epoch)
         self.multipliers.assign(
@@ -300,14 +295,34 @@ class _Steps(NamedTuple):
             two_stream.average_statistics([self.classifier.encoder], self.strategy)
         return Epoch(index + 1, rate, loss, accuracy, None, None)
 
+    def validate(
+        self, records: LabelledRecords, predict: Predict, epoch: int
+    ) -> tuple[float, float]:
+        """Loss and accuracy on held-out videos, after an epoch, from 1."""
+        scores = predict_scores(
+            predict,
+            records,
+            clip=self.clip,
+            modality=self.classifier.modality,
+            num_clips=self.settings.held_out_clips,
+            batch_size=self.settings.eval_batch_size,
+            strategy=self.strategy,
+        )
+        if not np.isfinite(scores).all():
+            raise FloatingPointError(
+                f"Scores of held-out videos are not finite after epoch {epoch}, step "
+                f"{epoch * self.steps_per_epoch}. {_LOWER_RATES}"
+            )
+        return _measures(scores, records.labels)
 
-def _make_steps(
+
+def _prepare(
     classifier: Classifier,
     records: LabelledRecords,
     clip: ClipSettings,
     settings: FinetuneSettings,
     strategy: tf.distribute.Strategy,
-) -> _Steps:
+) -> _Training:
     labels = np.full(records.info.num_rows, -1, np.int32)
     labels[records.examples.example_indices] = records.labels
     variables = classifiers.trained_variables(classifier, frozen=settings.frozen)
@@ -331,29 +346,17 @@ def _make_steps(
         strategy=strategy,
     )
     num_clips = settings.clips_per_epoch or len(records.labels)
-    return _Steps(
+    return _Training(
         classifier=classifier,
         train_step=train_step,
         optimizer=optimizer,
         multipliers=multipliers,
         batches=iter(batches),
         steps_per_epoch=max(num_clips // settings.batch_size, 1),
+        clip=clip,
         settings=settings,
         strategy=strategy,
     )
-
-
-def _measured(
-    epoch: Epoch, scores: np.ndarray, labels: np.ndarray, steps_per_epoch: int
-) -> Epoch:
-    """The epoch with loss and accuracy of the held-out videos' [N, K] scores."""
-    if not np.isfinite(scores).all():
-        raise FloatingPointError(
-            f"Scores of held-out videos are not finite after epoch {epoch.epoch}, "
-            f"step {epoch.epoch * steps_per_epoch}. {_LOWER_RATES}"
-        )
-    loss, accuracy = _measures(scores, labels)
-    return epoch._replace(held_out_loss=loss, held_out_accuracy=accuracy)
 
 
 def _measures(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -393,11 +396,3 @@ class _EpochSums:
                 f"{_LOWER_RATES}"
             )
         self._total += values
-
-
-def _is_better(epoch: Epoch, best: Epoch) -> bool:
-    """Whether its held-out accuracy is higher, or as high with a lower loss."""
-    return (epoch.held_out_accuracy, -epoch.held_out_loss) > (
-        best.held_out_accuracy,
-        -best.held_out_loss,
-    )

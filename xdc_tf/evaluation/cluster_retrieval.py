@@ -160,7 +160,7 @@ def distributions(
             pca_projection=clustering.pca_projection,
         )
         rows = rows.numpy().astype(np.float64)
-        # The rows' own squares are the same for all clusters.
+        # Without the rows' squared norms, which are the same for all clusters.
         squares = np.sum(centroids**2, axis=1) - 2 * rows @ centroids.T
         if clustering.offsets is not None:
             squares -= clustering.offsets

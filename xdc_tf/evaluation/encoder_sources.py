@@ -190,7 +190,7 @@ def _read_card(card: str) -> dict[str, Any]:
 
 def _log_mel_statistics(
     encoders: Mapping[str, Any], stream: str, card: str
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Mean and deviation of the log-mel that an audio encoder was trained on."""
     try:
         expected = encoders[f"{stream}_encoder"]["input"]

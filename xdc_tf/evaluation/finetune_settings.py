@@ -93,7 +93,7 @@ class FinetuneSettings(Settings):
         Raises:
           ValueError: see finetune_settings.
         """
-        changes = {
+        changes: dict[str, Any] = {
             "num_clips": options.num_clips,
             "eval_batch_size": options.batch_size,
             "save_dir": options.save_dir,

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from xdc_tf.data import pipeline
 from xdc_tf.data.clip_reading import ClipSource
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.example_tables import Examples
 from xdc_tf.distribution import devices
 from xdc_tf.evaluation import encoder_sources, labelled_records
@@ -150,12 +151,7 @@ def make_features_of(
 
     def features_of(records: LabelledRecords) -> dict[str, np.ndarray]:
         batches = pipeline.evaluation_batches(
-            ClipSource(
-                records.shards,
-                run.clip,
-                tuple(dict.fromkeys(modalities.values())),
-                records.promised,
-            ),
+            _clip_source(records, run.clip, modalities),
             batch_size=batch_size,
             num_clips=settings.num_clips,
             keep=records.keep,
@@ -255,6 +251,14 @@ def _union(splits: Sequence[Split], directory: str) -> LabelledRecords:
     return parts[0]._replace(examples=Examples(*(col[firsts] for col in examples)))
 
 
+def _clip_source(
+    records: LabelledRecords, clip: ClipSettings, modalities: dict[str, str]
+) -> ClipSource:
+    """Clips of the modalities that encoders need, each once."""
+    names = tuple(dict.fromkeys(modalities.values()))
+    return ClipSource(records.shards, clip, names, records.promised)
+
+
 def _training_clips(
     source: Source,
     modalities: dict[str, str],
@@ -272,12 +276,7 @@ def _training_clips(
             f"{num_devices} devices; use fewer devices."
         )
     batches = pipeline.training_batches(
-        ClipSource(
-            records.shards,
-            source.run.clip,
-            tuple(dict.fromkeys(modalities.values())),
-            records.promised,
-        ),
+        _clip_source(records, source.run.clip, modalities),
         augmentation=config.augmentation,
         batch_size=batch_size,
         keep=records.keep,

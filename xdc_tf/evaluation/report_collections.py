@@ -32,11 +32,11 @@ from xdc_tf.runtime import files, json_files
 
 COLLECTION_VERSION = 1
 _CURVE = "learning_curve"
-_COLLECTION = {
+_COLLECTION: reports.Checks = {
     "reports": json_files.list_of(json_files.is_object),
     "templates": json_files.list_of(json_files.is_object),
 }
-_ENTRY = {
+_ENTRY: reports.Checks = {
     "name": json_files.is_text,
     "template": json_files.is_count,
     "values": json_files.is_object,

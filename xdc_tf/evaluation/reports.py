@@ -8,7 +8,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xdc_tf.evaluation.metrics import are_fractions, mean_and_std
@@ -25,10 +25,11 @@ _COLUMNS = (
 
 
 # What a report must hold to be read, and each part of it.
+Checks = dict[str, Callable[[Any], bool]]
 _is_seed = json_files.optional(
     lambda value: json_files.is_number(value) or json_files.is_text(value)
 )
-_REPORT = {
+_REPORT: Checks = {
     "protocol": json_files.is_text,
     "time": json_files.is_text,
     "source": json_files.mapping_of(json_files.is_object),
@@ -38,20 +39,20 @@ _REPORT = {
     "notes": json_files.list_of(json_files.is_text),
     "versions": json_files.is_object,
 }
-_SOURCE = {
+_SOURCE: Checks = {
     "kind": json_files.is_text,
     "method": json_files.is_text,
     "seed": _is_seed,
 }
-_ROW = {"row": json_files.is_text}  # of settings, where there is one
-_RESULT = {
+_ROW: Checks = {"row": json_files.is_text}  # of settings, where there is one
+_RESULT: Checks = {
     "stream": json_files.is_text,
     "metric": json_files.is_text,
     "mean": json_files.mapping_of(json_files.is_number),
     "std": json_files.mapping_of(json_files.optional(json_files.is_number)),
     "splits": json_files.list_of(json_files.is_object),
 }
-_SPLIT = {
+_SPLIT: Checks = {
     "split": json_files.is_text,
     "metrics": json_files.mapping_of(json_files.is_number),
 }
@@ -332,7 +333,7 @@ def _log(log_dir: str, report: Mapping[str, Any]) -> None:
     writer.close()
 
 
-def _log_curve(tag: str, curve: Sequence[Mapping[str, float | None]]) -> None:
+def _log_curve(tag: str, curve: Sequence[Mapping[str, Any]]) -> None:
     import tensorflow as tf
 
     for epoch in curve:

@@ -174,7 +174,7 @@ def class_scores(
       train_labels: [N] int, of 0 to K - 1, each at least once.
       test_features: [M, C', D] float.
       groups: [N] int; examples of one number are never on both sides of a fold. None
-        if each example is a recording of its own.
+        if each example is another recording.
       settings: of the SVM.
 
     Raises:

@@ -77,7 +77,7 @@ def open_features(path: str, *, max_rows: int = 0, memory_gib: float = 4.0) -> F
       ValueError: not such a matrix, or changed since it was written, or no row of it
         holds an example.
     """
-    rows = row_files.open_rows(path)
+    rows: np.ndarray = row_files.open_rows(path)
     feature_files.check_intact(path)
     present = np.ones(len(rows), bool)
     states_path = os.path.join(os.path.dirname(path), ROWS_FILE)
@@ -202,10 +202,10 @@ def _result(
         variance_explained=1 - best.inertia / total,
         nmi=float(np.mean([scores.nmi for scores in agreements])),
         ari=float(np.mean([scores.ari for scores in agreements])),
-        size_min=sizes["size_min"],
+        size_min=int(sizes["size_min"]),
         size_median=sizes["size_median"],
-        size_max=sizes["size_max"],
+        size_max=int(sizes["size_max"]),
         effective_clusters=sizes["effective_clusters"],
-        empty_clusters=sizes["empty_clusters"],
+        empty_clusters=int(sizes["empty_clusters"]),
         secs=secs,
     )

@@ -145,8 +145,12 @@ def _grids(table: Table) -> list[list[list[str]]]:
     }
     means = [["method", *title_of.values()]]
     for method in table.methods:
-        cells = ((table.cells.get((method, key)), unit_of[key]) for key in unit_of)
-        means.append([method, *(_mean(*cell) if cell[0] else "" for cell in cells)])
+        cells = {column: table.cells.get((method, column)) for column in table.columns}
+        texts = [
+            _mean(cell, unit_of[column]) if cell else ""
+            for column, cell in cells.items()
+        ]
+        means.append([method, *texts])
     title = "mean ± sample standard deviation (number of seeds and splits)"
     grids = [[[title], *means]]
     differences = [
@@ -174,7 +178,7 @@ def _difference(difference: Difference, unit: _Unit) -> list[str]:
     mean, interval = _NONE, _NONE
     if difference.mean is not None:
         mean = unit.format(difference.mean, "+")
-    if difference.low is not None:
+    if difference.low is not None and difference.high is not None:
         ends = (difference.low, difference.high)
         interval = " to ".join(unit.format(end, "+") for end in ends)
     p_values = [

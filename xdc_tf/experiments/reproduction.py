@@ -30,7 +30,7 @@ from xdc_tf.experiments.reproduction_tables import (
 from xdc_tf.runtime import escaping, files
 
 PROTOCOLS = ("linear", "finetune")
-_CONTEXT = multiprocessing.get_context(
+_CONTEXT: Any = multiprocessing.get_context(
     "forkserver" if sys.platform == "linux" else "spawn"
 )
 _NUM_CLIPS = 3  # of a labelled video; they have 3 s
@@ -331,10 +331,11 @@ def _data(task: Task) -> list[tuple[str, _Videos]]:
 def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
     from data_prep import conversion
     from data_prep.conversion_settings import ConversionSettings
+    from data_prep.worker_processes import PoolSettings
 
     manifest = os.path.join(directory, "manifest.csv")
     if not os.path.exists(manifest):
-        # By its command: a module with flags of its own.
+        # By its command: the module defines flags.
         values = {**spec._asdict(), "out": directory, "num_workers": num_workers}
         command = [sys.executable, "-m", "data_prep.synthetic"]
         command += [
@@ -347,7 +348,7 @@ def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
         manifest,
         os.path.join(directory, "records"),
         settings=ConversionSettings(fps=8.0, short_side=48),
-        num_workers=num_workers,
+        pool=PoolSettings(num_workers),
     )
 
 

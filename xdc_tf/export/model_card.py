@@ -10,7 +10,6 @@ import keras
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.labels import agreement
 from xdc_tf.runtime import compat, escaping, json_files, workdir
-from xdc_tf.training import supervision
 from xdc_tf.training.trained_run import FinalClusters, TrainedRun
 
 UNSTATED_LICENCE = "unstated; ask whoever trained it"
@@ -97,7 +96,7 @@ def _input_contract(run: TrainedRun, modality: str) -> dict[str, Any]:
 
 def _data(run: TrainedRun) -> dict[str, Any]:
     """The records that the encoders were trained on, or the file they came from."""
-    if run.config.method == supervision.IMPORTED:
+    if run.info is None:
         report = _json_of(run, workdir.IMPORT_FILE)
         return {key: report.get(key) for key in ("file", "sha256", "layout", "prefix")}
     return {

@@ -18,7 +18,8 @@ from data_prep.conversion import QUARANTINE_FILE, convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.datasets.annotated_media import AUDIO_SUFFIXES
 from data_prep.manifest import ManifestRow
-from data_prep.worker_processes import Limits
+from data_prep.worker import Limits
+from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables, pipeline
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
@@ -239,8 +240,10 @@ def _convert(
                 manifest,
                 records_dir,
                 settings=converted,
-                num_workers=conversion.num_workers,
-                limits=Limits(timeout_secs=conversion.timeout_secs),
+                pool=PoolSettings(
+                    conversion.num_workers,
+                    Limits(timeout_secs=conversion.timeout_secs),
+                ),
             )
     except ValueError:
         # Without a usable row there are reasons, but no records.

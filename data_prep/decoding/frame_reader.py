@@ -1,4 +1,4 @@
-"""The picture of a file, read forwards: JPEG frames at regular instants."""
+"""The frames of a file, read forwards: JPEG frames at regular instants."""
 
 import math
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from data_prep.reasons import DECODE_ERROR, TOO_LARGE, TOO_LONG, MediaError
 _MAX_RECORD_BYTES = 1 << 30
 
 
-class Pictured(NamedTuple):
+class SegmentFrames(NamedTuple):
     """The frames of a segment.
 
     Attributes:
       frames_jpeg: T JPEG images.
-      end_secs: time in the file where the picture ended; infinite if it went on.
+      end_secs: time in the file where the frames ended; infinite if they went on.
       error: what ended it before its time, or None.
     """
 
@@ -38,7 +38,7 @@ class _Shown(NamedTuple):
     frame: av.VideoFrame
 
 
-class PictureReader:
+class FrameReader:
     """Reads segments of one video stream; in order of their starts, each frame once."""
 
     def __init__(
@@ -74,7 +74,7 @@ class PictureReader:
             self._frames = None  # whoever reads it comes upon it again
         return self._shown.secs if self._shown and self._stream.is_late else 0.0
 
-    def read(self, start_secs: float, end_secs: float | None) -> Pictured:
+    def read(self, start_secs: float, end_secs: float | None) -> SegmentFrames:
         """The frames at start_secs + i / fps, none if it begins past the end.
 
         An instant shows the frame that a player would show then. A frame may come up
@@ -128,10 +128,10 @@ class PictureReader:
                     "cut the file with segment_secs",
                 )
         self._read_to_secs = start_secs + len(frames_jpeg) / fps
-        picture_end_secs = math.inf
+        frames_end_secs = math.inf
         if self._shown and not self._next:
-            picture_end_secs = self._last_end_secs()
-        return Pictured(frames_jpeg, picture_end_secs, self._error)
+            frames_end_secs = self._last_end_secs()
+        return SegmentFrames(frames_jpeg, frames_end_secs, self._error)
 
     def _go_to(self, start_secs: float) -> bool:
         """Reads on, or jumps, to where the segment starts; whether it jumped."""
@@ -167,21 +167,21 @@ class PictureReader:
         """Shows the next frame, and decodes the one after it unless there is none.
 
         Raises:
-          MediaError: too_large. A decoder's error is kept; it ends the picture.
+          MediaError: too_large. A decoder's error is kept; it ends the frames.
         """
         if self._next is not None:
             self._shown, self._next, self._jpeg = self._next, None, b""
         try:
-            found = next(self._frames, None)
+            timed = next(self._frames, None)
         except (av.FFmpegError, OSError, MemoryError) as error:
             self._error = media_error(error, self._place())
             return
         except MediaError as error:
             self._error = MediaError(error.reason, f"{self._place()}: {error.detail}")
             return
-        if found is None:
+        if timed is None:
             return
-        secs, duration_secs, frame = found
+        secs, duration_secs, frame = timed
         if frame.is_corrupt:
             self._error = MediaError(DECODE_ERROR, f"{self._place()}: damaged frame")
             return

@@ -1,4 +1,4 @@
-"""A picture of an example: frames above the log-mel, on one time axis."""
+"""A figure of an example: frames above the log-mel, on one time axis."""
 
 import warnings
 
@@ -21,13 +21,13 @@ _TOP, _GAP, _BOTTOM = 0.72, 0.12, 0.55
 _COLOURS_LEFT, _COLOURS_WIDTH = 0.12, 0.14
 _MAX_FRAMES = 30
 # Of the way from a frame to the next; the rest parts them.
-_FRAME_SHARE = 0.985
+_FRAME_FRACTION = 0.985
 _MAX_TITLE_CHARS = 110
 _TICKS_HZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 _GREY = "0.35"
 
 
-def save_picture(path: str, example: Example, settings: LogMelSettings) -> None:
+def save_figure(path: str, example: Example, settings: LogMelSettings) -> None:
     """Draws an example into a PNG file, whole or not at all; see draw.
 
     Raises:
@@ -87,7 +87,7 @@ def draw(example: Example, settings: LogMelSettings) -> Figure:
         bottom -= _GAP
     if images:
         secs_per_inch = (example.end_secs - example.start_secs) / _AXES_WIDTH
-        frame_secs = heights[0] * aspect * secs_per_inch * _FRAME_SHARE
+        frame_secs = heights[0] * aspect * secs_per_inch * _FRAME_FRACTION
         _draw_strip(all_axes[0], images, times, frame_secs)
     if has_log_mel:
         _draw_log_mel(all_axes[-1], example, settings)
@@ -198,5 +198,5 @@ def _draw_titles(
 def _relative(
     box: tuple[float, float, float, float], width: float, height: float
 ) -> tuple[float, float, float, float]:
-    """Left, bottom, width and height in inches as shares of the figure."""
+    """Left, bottom, width and height in inches as fractions of the figure."""
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height

@@ -1,4 +1,4 @@
-"""The sound of an example as a wav file; from its log-mel if there is no waveform."""
+"""The audio of an example as a wav file; from its log-mel if there is no waveform."""
 
 import math
 
@@ -73,8 +73,8 @@ def approximate_waveform(log_mel: np.ndarray, settings: LogMelSettings) -> np.nd
 def _griffin_lim(log_mel: np.ndarray, settings: LogMelSettings) -> np.ndarray:
     """[L * hop] float64 from a log-mel [L, M] float64 with at least one row."""
     window = settings.window_samples
-    wanted_samples = len(log_mel) * settings.hop_samples
-    num_samples = max(wanted_samples, window)
+    log_mel_samples = len(log_mel) * settings.hop_samples
+    num_samples = max(log_mel_samples, window)
     hop = max(1, window // _HOPS_PER_WINDOW)
     layout = {
         "window": "hann",
@@ -106,7 +106,7 @@ def _griffin_lim(log_mel: np.ndarray, settings: LogMelSettings) -> np.ndarray:
         ahead = consistent + _MOMENTUM * (consistent - previous)
         spectrum = magnitudes * np.exp(1j * np.angle(ahead))
         previous = consistent
-    return to_waveform(spectrum)[:wanted_samples]
+    return to_waveform(spectrum)[:log_mel_samples]
 
 
 def _invert_filters(log_mel: np.ndarray, settings: LogMelSettings) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The sound of a file, read forwards: mono waveforms on the file's time axis."""
+"""The audio of a file, read forwards: mono waveforms on the file's time axis."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from data_prep.decoding.containers import media_error
 from data_prep.decoding.timed_frames import SKIP_SECS, TimedStream
 from data_prep.reasons import DECODE_ERROR, MediaError
 
-# Sound this far from where its samples, counted, would be is placed anew: a gap, or a
+# Audio this far from where its samples, counted, would be is placed anew: a gap, or a
 # clock that drifts. Less is a container's rounding.
 _MISPLACED_SECS = 0.01
 # Of FLAC in these, what is misplaced is wrong: FFmpeg passes over frames with damaged
@@ -19,7 +19,7 @@ _GAPLESS_FLAC_FORMATS = frozenset({"flac", "asf", "wtv"})
 _LOWEST_HZ, _HIGHEST_HZ = 1000, 1_000_000
 
 
-class SoundReader:
+class AudioReader:
     """Reads segments of one audio stream; in order of their starts, each frame once.
 
     Attributes:
@@ -40,17 +40,17 @@ class SoundReader:
     def read(
         self, start_secs: float, end_secs: float, *, pad: bool = True
     ) -> tuple[np.ndarray, float, MediaError | None]:
-        """The waveform of [start_secs, end_secs), zero where there is no sound.
+        """The waveform of [start_secs, end_secs), zero where there is no audio.
 
         Channels are averaged.
 
         Args:
           start_secs: of the segment.
           end_secs: of the segment.
-          pad: whether the waveform goes on, as zeros, past the end of the sound.
+          pad: whether the waveform goes on, as zeros, past the end of the audio.
 
         Returns:
-          [samples] float32, nominally in [-1, 1]; the time in the file where the sound
+          [samples] float32, nominally in [-1, 1]; the time in the file where the audio
           ended, infinite if it went on past end_secs; and what ended it before its
           time, or None.
         """
@@ -62,14 +62,14 @@ class SoundReader:
         try:
             while self._filled < end and self._decode():
                 pass
-        except (av.FFmpegError, OSError, MemoryError) as found:
-            error = media_error(found, f"sound after {self._num_decoded} frames")
-        except MediaError as found:
-            error = found
+        except (av.FFmpegError, OSError, MemoryError) as caught:
+            error = media_error(caught, f"sound after {self._num_decoded} frames")
+        except MediaError as refusal:
+            error = refusal
         last = end
         if not pad:
-            sound_end = math.ceil(self._sound_end_secs * self._rate_hz)
-            last = min(end, max(first, self._filled, sound_end))
+            audio_end = math.ceil(self._audio_end_secs * self._rate_hz)
+            last = min(end, max(first, self._filled, audio_end))
         waveform = np.zeros(last - first, np.float32)
         for position, samples in self._chunks:
             skipped = max(0, first - position)
@@ -81,7 +81,7 @@ class SoundReader:
         ]
         self._read_to = end
         went_on = self._filled >= end and error is None
-        return waveform, math.inf if went_on else self._sound_end_secs, error
+        return waveform, math.inf if went_on else self._audio_end_secs, error
 
     def _go_to(self, first: int, start_secs: float) -> None:
         """Reads on, or jumps, to where the segment starts."""
@@ -96,16 +96,16 @@ class SoundReader:
         self._filled = first  # all samples before this number are there
         self._position = 0  # of the next sample that the resampler gives
         self._expected_secs = 0.0
-        self._sound_end_secs = 0.0
+        self._audio_end_secs = 0.0
 
     def _decode(self) -> bool:
-        """Places the sound of one more frame; False at the end."""
-        found = next(self._frames, None)
-        if found is None:
+        """Places the samples of one more frame; False at the end."""
+        timed = next(self._frames, None)
+        if timed is None:
             self._flush()
             return False
         self._num_decoded += 1
-        secs, duration_secs, frame = found
+        secs, duration_secs, frame = timed
         if not _LOWEST_HZ <= frame.sample_rate <= _HIGHEST_HZ:
             # A damaged header; resampling from 1 Hz would not end.
             raise MediaError(DECODE_ERROR, f"sound of {frame.sample_rate} Hz")
@@ -124,7 +124,7 @@ class SoundReader:
             self._kind, self._expected_secs = kind, secs
             self._position = round(secs * self._rate_hz)
         self._expected_secs += duration_secs
-        self._sound_end_secs = secs + duration_secs
+        self._audio_end_secs = secs + duration_secs
         frame.pts = None
         self._place(self._resampler.resample(frame))
         return True
