@@ -16,7 +16,7 @@ CLIPS = {0: "a", 1: "b", 3: "c"}
 def test_forged_directories_are_refused_or_read_as_they_were(tmp_path):
     lines = []
     faults = fuzz_records.fuzz(
-        str(tmp_path), targets=fuzz_records.TARGETS, num=10, seed=7, tell=lines.append
+        str(tmp_path), targets=fuzz_records.TARGETS, num=10, seed=7, report=lines.append
     )
     assert faults == []
     assert [line.split(":")[0] for line in lines] == list(fuzz_records.TARGETS)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import kill_commands
 from benchmarks.fingerprints import file_fingerprints
-from benchmarks.kill_commands import Command
+from benchmarks.writing_commands import Command
 
 pytestmark = pytest.mark.once
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -8,17 +8,19 @@ a `Y` in front, or `YID`; or it is that part of the whole video, `ID`. Each may 
 suffix.
 """
 
-from data_prep.datasets.annotated_media import (
-    Clips,
+from data_prep.datasets.annotation_files import (
     annotation_file,
     check_inside,
     check_split,
-    collect,
-    find_youtube_clip,
-    index_media,
     read_segment,
     read_table,
     read_values,
+)
+from data_prep.datasets.media_files import (
+    Clips,
+    collect,
+    find_youtube_clip,
+    index_media,
 )
 
 SPLITS = ("balanced_train", "unbalanced_train", "eval")

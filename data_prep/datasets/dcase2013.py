@@ -9,9 +9,9 @@ dcase_util draws are read from its `evaluation_setup/fold1_train.txt` and
 import re
 
 from data_prep.datasets import tut2016
-from data_prep.datasets.annotated_media import (
+from data_prep.datasets.annotation_files import check_split
+from data_prep.datasets.media_files import (
     Clips,
-    check_split,
     collect,
     find_path,
     index_media,

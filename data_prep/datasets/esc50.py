@@ -6,14 +6,12 @@ others. For fold 1, train1 is the other four folds, and test1 the fold itself.
 
 import os
 
-from data_prep.datasets.annotated_media import (
+from data_prep.datasets.annotation_files import annotation_file, check_split, read_table
+from data_prep.datasets.media_files import (
     Clips,
-    annotation_file,
-    check_split,
     collect,
     find_path,
     index_media,
-    read_table,
     row_or_missing,
 )
 

@@ -4,7 +4,7 @@ A file's label is the name of the folder directly below the root that it lies in
 whatever depth; a file that lies directly in the root has no label.
 """
 
-from data_prep.datasets.annotated_media import (
+from data_prep.datasets.media_files import (
     Clips,
     collect,
     list_files,

@@ -8,14 +8,12 @@ training, 2 for testing, and 0 for neither.
 import os
 import re
 
-from data_prep.datasets.annotated_media import (
+from data_prep.datasets.annotation_files import check_inside, check_split, read_lines
+from data_prep.datasets.media_files import (
     Clips,
-    check_inside,
-    check_split,
     collect,
     find_path,
     index_media,
-    read_lines,
     row_or_missing,
 )
 

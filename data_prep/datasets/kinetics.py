@@ -10,16 +10,18 @@ suffix.
 import os
 import re
 
-from data_prep.datasets.annotated_media import (
-    Clips,
+from data_prep.datasets.annotation_files import (
     check_inside,
     check_split,
-    collect,
-    find_youtube_clip,
-    index_media,
     open_annotations,
     read_segment,
     read_table,
+)
+from data_prep.datasets.media_files import (
+    Clips,
+    collect,
+    find_youtube_clip,
+    index_media,
 )
 
 _NAMES_OF_SPLIT = {

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from data_prep.datasets.annotated_media import Clips, Row, open_annotations
+from data_prep.datasets.annotation_files import open_annotations
+from data_prep.datasets.media_files import Clips, Row
 from data_prep.manifest import COLUMNS, LABELS_FILE
 from xdc_tf.data import example_tables
 from xdc_tf.runtime import files

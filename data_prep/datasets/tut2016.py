@@ -8,14 +8,12 @@ lines of a path such as `audio/a001_0_30.wav`, a tab and the scene.
 import os
 from collections.abc import Iterator
 
-from data_prep.datasets.annotated_media import (
+from data_prep.datasets.annotation_files import annotation_file, check_split, read_lines
+from data_prep.datasets.media_files import (
     Clips,
-    annotation_file,
-    check_split,
     collect,
     find_path,
     index_media,
-    read_lines,
     row_or_missing,
 )
 

@@ -6,15 +6,17 @@ paths alone. Upper and lower case are one throughout, since the data set itself 
 in them: `HandstandPushups` holds `v_HandStandPushups_*`.
 """
 
-from data_prep.datasets.annotated_media import (
-    Clips,
+from data_prep.datasets.annotation_files import (
     annotation_file,
     check_inside,
     check_split,
+    read_lines,
+)
+from data_prep.datasets.media_files import (
+    Clips,
     collect,
     find_path,
     index_media,
-    read_lines,
     row_or_missing,
 )
 

@@ -8,16 +8,18 @@ The annotations are `vggsound.csv`: no header, lines such as
 
 import os
 
-from data_prep.datasets.annotated_media import (
-    Clips,
+from data_prep.datasets.annotation_files import (
     annotation_file,
     check_inside,
     check_split,
+    read_secs,
+    read_values,
+)
+from data_prep.datasets.media_files import (
+    Clips,
     collect,
     find_youtube_clip,
     index_media,
-    read_secs,
-    read_values,
 )
 
 SPLITS = ("train", "test")

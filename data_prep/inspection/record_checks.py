@@ -1,14 +1,13 @@
 """What is wrong with one record: against itself, dataset_info.json and examples.csv."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from data_prep.inspection.jpeg_checks import jpeg_faults
 from xdc_tf.data import log_mel, records
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.data.example_tables import ExampleRow
@@ -20,6 +19,8 @@ from xdc_tf.runtime import escaping
 _MAX_AMPLITUDE = 16.0
 # Of a natural logarithm. Matrix products of other machines differ by some 1e-6.
 _LOG_MEL_TOLERANCE = 1e-3
+_NUM_CHANNELS = 3
+_SIGNATURE = [tf.TensorSpec([None], tf.string)]
 
 
 class CheckedRecord(NamedTuple):
@@ -149,7 +150,7 @@ def _frame_faults(values: dict, info: DatasetInfo, secs: float) -> Iterator[str]
             f"short_side={info.short_side}"
         )
         return  # a decoder takes the memory that a header asks for
-    yield from jpeg_faults(frames, height=height, width=width)
+    yield from _jpeg_faults(frames, height=height, width=width)
 
 
 def _log_mel_faults(
@@ -230,3 +231,63 @@ def _waveform_faults(
 
 def _shown(texts: list[bytes]) -> str:
     return " and ".join(repr(text.decode(errors="replace")) for text in texts) or "none"
+
+
+def _jpeg_faults(frames: np.ndarray, *, height: int, width: int) -> Iterator[str]:
+    """Decodes all images, by the operation that training decodes with.
+
+    Yields what is wrong with each image that is none, or of another size.
+
+    Args:
+        frames: [T] bytes.
+        height: pixels that each should have.
+        width: the same.
+    """
+    expected = (height, width, _NUM_CHANNELS)
+    # All at once takes 40 % of the time of one by one, but does not say which is wrong.
+    try:
+        frames = np.asarray(frames, object)
+        # Sizes first: a header can promise gigabytes of pixels.
+        if np.all(_sizes(frames).numpy() == expected):
+            _decoded_sizes(frames)
+            return
+    except tf.errors.OpError:
+        pass  # named below, with the frame's number
+    for number, jpeg in enumerate(frames):
+        try:
+            size = tuple(_size(jpeg).numpy().tolist())
+            if size != expected:
+                yield (
+                    f"frame {number} has height, width, channels {size}, the record "
+                    f"says {expected}"
+                )
+            else:
+                _decoded_size(jpeg)
+        except tf.errors.OpError as error:
+            what = escaping.error_text(error)
+            yield f"frame {number} of {len(jpeg)} bytes is no JPEG image: {what}"
+
+
+def _size(jpeg: tf.Tensor | bytes) -> tf.Tensor:
+    return tf.io.extract_jpeg_shape(jpeg)
+
+
+def _decoded_size(jpeg: tf.Tensor | bytes) -> tf.Tensor:
+    # The size is what keeps a graph from leaving out the decoding.
+    return tf.shape(tf.io.decode_jpeg(jpeg, channels=_NUM_CHANNELS))
+
+
+def _of_all(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
+    """[T] string -> [T, 3] int32, ten at a time."""
+
+    @tf.function(input_signature=_SIGNATURE)
+    def apply(frames: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(
+            function, frames, fn_output_signature=tf.TensorSpec([3], tf.int32)
+        )
+
+    return apply
+
+
+_sizes = _of_all(_size)
+_decoded_sizes = _of_all(_decoded_size)

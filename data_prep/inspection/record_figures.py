@@ -78,13 +78,7 @@ def draw(example: Example, settings: LogMelSettings) -> Figure:
     height = _TOP + sum(heights) + _GAP * (len(heights) - 1) + _BOTTOM
     figure = Figure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(figure)
-    bottom = height - _TOP
-    all_axes = []
-    for axes_height in heights:
-        bottom -= axes_height
-        box = (_LEFT, bottom, _AXES_WIDTH, axes_height)
-        all_axes.append(figure.add_axes(_relative(box, width, height)))
-        bottom -= _GAP
+    all_axes = _add_axes(figure, heights)
     if images:
         secs_per_inch = (example.end_secs - example.start_secs) / _AXES_WIDTH
         frame_secs = heights[0] * aspect * secs_per_inch * _FRAME_FRACTION
@@ -104,6 +98,19 @@ def draw(example: Example, settings: LogMelSettings) -> Figure:
     all_axes[-1].set_xlabel("seconds in the file")
     _draw_titles(figure, example, shape, _LEFT / width, height)
     return figure
+
+
+def _add_axes(figure: Figure, heights: list[float]) -> list[Axes]:
+    """Axes of these heights in inches, one below the other."""
+    width, height = figure.get_size_inches()
+    bottom = height - _TOP
+    all_axes = []
+    for axes_height in heights:
+        bottom -= axes_height
+        box = (_LEFT, bottom, _AXES_WIDTH, axes_height)
+        all_axes.append(figure.add_axes(_relative(box, width, height)))
+        bottom -= _GAP
+    return all_axes
 
 
 def _choose_frames(

@@ -127,14 +127,8 @@ def _content_faults(
             seen.add(by_order)
             continue
         seen.add(index)
-        if not first_row <= index < first_row + info.rows_per_shard:
-            last_row = first_row + info.rows_per_shard - 1
-            what = (
-                f"example_index is not of the shard's rows, {first_row} to {last_row}"
-            )
+        for what in _place_faults(index, first_row, info.rows_per_shard, last_index):
             yield Fault(file, what, number, index)
-        if index <= last_index:
-            yield Fault(file, f"comes after example_index {last_index}", number, index)
         last_index = index
         if checked.log_mel is not None:
             add_log_mel(checked.log_mel)
@@ -147,6 +141,17 @@ def _content_faults(
                 yield Fault(file, what)
     shard_bytes = tf.io.gfile.stat(path).length if is_whole else None
     yield from _index_faults(path + record_index.SUFFIX, entries, shard_bytes)
+
+
+def _place_faults(
+    index: int, first_row: int, num_rows: int, last_index: int
+) -> Iterator[str]:
+    """Whether a record is of its shard's rows, and comes after the one before it."""
+    if not first_row <= index < first_row + num_rows:
+        last_row = first_row + num_rows - 1
+        yield f"example_index is not of the shard's rows, {first_row} to {last_row}"
+    if index <= last_index:
+        yield f"comes after example_index {last_index}"
 
 
 def _check(

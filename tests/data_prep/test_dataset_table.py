@@ -8,8 +8,8 @@ import os
 import pytest
 from forked_commands import run_command
 
-from data_prep.datasets.annotated_media import collect, list_files, row_or_missing
 from data_prep.datasets.manifests import DATASETS
+from data_prep.datasets.media_files import collect, list_files, row_or_missing
 from data_prep.manifest import read_manifest
 
 pytestmark = pytest.mark.once

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from data_prep.datasets.annotated_media import AUDIO_SUFFIXES, VIDEO_SUFFIXES
+from data_prep.datasets.media_files import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from data_prep.manifest import ManifestRow, read_manifest
 from xdc_tf.data import dataset_info, example_tables, record_directory
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo

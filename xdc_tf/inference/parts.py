@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE, convert_manifest
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.datasets.annotated_media import AUDIO_SUFFIXES
+from data_prep.datasets.media_files import AUDIO_SUFFIXES
 from data_prep.manifest import ManifestRow
 from data_prep.worker import Limits
 from data_prep.worker_processes import PoolSettings
