@@ -90,7 +90,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
 
 def run_rounds(
     config: dict[str, Any], *, workdir: str, records: str, num_rounds: int
-) -> Iterator[tuple[int, Run, pretrain.Work]]:
+) -> Iterator[tuple[int, Run, pretrain.RoundContext]]:
     """Trains from the start, and yields after each round how many it has been."""
     shutil.rmtree(workdir, ignore_errors=True)
     run = prepare(
