@@ -34,7 +34,7 @@ import tensorflow as tf
 from data_prep import conversion, conversion_settings, synthetic, synthetic_scenes
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, pipeline, records
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.runtime import compat, tuning
