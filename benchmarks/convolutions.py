@@ -90,7 +90,9 @@ def milliseconds(clip, kernel, strides, form: str, dtype: str) -> np.ndarray:
             secs.append(time.perf_counter() - start)
         return 1000 * float(np.median(secs))
 
-    return np.array([median(one) for one in (output, gradient(0), gradient(1))])
+    return np.array(
+        [median(kernel_secs) for kernel_secs in (output, gradient(0), gradient(1))]
+    )
 
 
 def main(_) -> None:
@@ -106,13 +108,13 @@ def main(_) -> None:
         print("|---|--:|" + "--:|" * len(names))
         total = 0.0
         for name, clip, kernel, strides, number in convolutions():
-            found = np.concatenate(
+            milliseconds = np.concatenate(
                 [milliseconds(clip, kernel, strides, form, dtype) for form in _FORMS]
             )
-            total = total + number * found
-            cells = " | ".join(f"{one:.1f}" for one in found)
+            total = total + number * milliseconds
+            cells = " | ".join(f"{value:.1f}" for value in milliseconds)
             print(f"| {name} | {number} | {cells} |", flush=True)
-        print(f"| all | | {' | '.join(f'{one:.0f}' for one in total)} |")
+        print(f"| all | | {' | '.join(f'{value:.0f}' for value in total)} |")
 
 
 if __name__ == "__main__":

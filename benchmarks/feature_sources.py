@@ -90,7 +90,7 @@ def make_records(out_dir: str, num_videos: int) -> str:
 
 def run_rounds(
     config: dict[str, Any], *, workdir: str, records: str, num_rounds: int
-) -> Iterator[tuple[int, Run, pretrain.Work]]:
+) -> Iterator[tuple[int, Run, pretrain.RoundContext]]:
     """Trains from the start, and yields after each round how many it has been."""
     shutil.rmtree(workdir, ignore_errors=True)
     run = prepare(
@@ -111,17 +111,17 @@ def run_rounds(
     run.monitor.close()
 
 
-def labels_of(run: Run, found: Features, *, seed: int) -> dict[str, np.ndarray]:
+def labels_of(run: Run, features: Features, *, seed: int) -> dict[str, np.ndarray]:
     """The labels that a round would train on, by source."""
     clusterings = pseudo_labels.cluster(
-        found,
+        features,
         supervision.clustered_sources(run.method),
         fitted_rows=run.records.trained,
         settings=run.config.kmeans,
         seed=seed,
         strategy=run.strategy,
     )
-    return {source: one.labels for source, one in clusterings.items()}
+    return {source: clustering.labels for source, clustering in clusterings.items()}
 
 
 def pass_over_all(run: Run, extract_clips, store: FeatureStore) -> Features:
@@ -161,18 +161,18 @@ def compare(
     cost = Cost(round_number, pass_secs, num_rest, time.perf_counter() - started)
     nmi = agreement.normalized_mutual_information
     truth = run.records.true_labels
-    of_pass, again, of_harvest = (
-        labels_of(run, found, seed=seed)
-        for found, seed in ((by_pass, 1), (by_pass, 2), (harvested, 1))
+    of_pass, again, of_harvested = (
+        labels_of(run, features, seed=seed)
+        for features, seed in ((by_pass, 1), (by_pass, 2), (harvested, 1))
     )
     return cost, [
         Comparison(
             round_number,
             source,
-            harvested_and_pass=nmi(of_harvest[source], labels),
+            harvested_and_pass=nmi(of_harvested[source], labels),
             two_seeds=nmi(again[source], labels),
             pass_and_truth=nmi(labels, truth),
-            harvested_and_truth=nmi(of_harvest[source], truth),
+            harvested_and_truth=nmi(of_harvested[source], truth),
         )
         for source, labels in of_pass.items()
     ]

@@ -23,16 +23,16 @@ def fingerprints(workdir: str) -> dict[str, str]:
     def arrays_of(path: str) -> Iterator[tuple[str, Any]]:
         if path.endswith(".keras"):
             with zipfile.ZipFile(path) as whole, whole.open("model.weights.h5") as file:
-                found = []
+                items = []
                 with h5py.File(file, "r") as weights:
                     weights.visititems(
                         lambda name, item: (
-                            found.append((name, item[()]))
+                            items.append((name, item[()]))
                             if isinstance(item, h5py.Dataset)
                             else None
                         )
                     )
-            yield from found
+            yield from items
         elif path.endswith(".npz"):
             with np.load(path, allow_pickle=False) as arrays:
                 yield from arrays.items()
@@ -47,7 +47,7 @@ def fingerprints(workdir: str) -> dict[str, str]:
                 if name != "_CHECKPOINTABLE_OBJECT_GRAPH":
                     yield name, np.asarray(reader.get_tensor(name))
 
-    found = {}
+    digests = {}
     for folder, _, names in os.walk(workdir):
         for name in names:
             path = os.path.join(folder, name)
@@ -55,14 +55,14 @@ def fingerprints(workdir: str) -> dict[str, str]:
                 digest = hashlib.sha256(f"{value.dtype} {value.shape}".encode())
                 digest.update(np.ascontiguousarray(value).tobytes())
                 key = f"{os.path.relpath(path, workdir)} {array}".strip()
-                found[key] = digest.hexdigest()
-    return found
+                digests[key] = digest.hexdigest()
+    return digests
 
 
-def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+def differences(actual: dict[str, str], expected: dict[str, str]) -> list[str]:
     """The names of what is different, or in one of the two alone."""
-    names = sorted(found.keys() | expected.keys())
-    return [name for name in names if found.get(name) != expected.get(name)]
+    names = sorted(actual.keys() | expected.keys())
+    return [name for name in names if actual.get(name) != expected.get(name)]
 
 
 def file_fingerprints(directory: str) -> dict[str, str]:

@@ -156,7 +156,7 @@ def waveforms(records_dir: str) -> dict[str, np.ndarray]:
     """The stored waveform of each file."""
     info = dataset_info.read_dataset_info(records_dir)
     paths = dataset_info.shard_paths(records_dir, info)
-    found = {}
+    waveforms = {}
     for serialized in tf.data.TFRecordDataset(paths):
         parsed = records.parse_example(
             serialized,
@@ -164,8 +164,8 @@ def waveforms(records_dir: str) -> dict[str, np.ndarray]:
             modalities=info.modalities,
             with_waveform=True,
         )
-        found[parsed["data_path"].numpy().decode()] = parsed["waveform"].numpy()
-    return found
+        waveforms[parsed["data_path"].numpy().decode()] = parsed["waveform"].numpy()
+    return waveforms
 
 
 def fuzz_videos(out: str, *, num: int, seed: int) -> list[str]:

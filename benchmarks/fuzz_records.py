@@ -83,7 +83,7 @@ def make_records(folder: Path) -> None:
 def read_all(directory: str) -> dict[int, str]:
     """Opens a directory and reads every clip, and an epoch of random ones."""
     from xdc_tf.data import dataset_info, pipeline, record_directory
-    from xdc_tf.data.augment import Augmentation
+    from xdc_tf.data.augmentation_settings import Augmentation
     from xdc_tf.data.clip_reading import ClipSource
     from xdc_tf.data.clips import ClipSettings
 

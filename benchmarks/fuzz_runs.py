@@ -379,9 +379,11 @@ def main() -> None:
     for name, fuzz in TARGETS.items():
         folder = os.path.join(arguments.out, name.replace(" ", "_"))
         os.makedirs(folder)
-        found = fuzz(folder, num=arguments.num, seed=arguments.seed)
-        print(f"{name}: {arguments.num} mutations, {len(found)} faults", flush=True)
-        faults += found
+        new_faults = fuzz(folder, num=arguments.num, seed=arguments.seed)
+        print(
+            f"{name}: {arguments.num} mutations, {len(new_faults)} faults", flush=True
+        )
+        faults += new_faults
     print("\n".join(faults[:100]))
     sys.exit(bool(faults))
 

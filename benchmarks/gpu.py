@@ -53,22 +53,28 @@ def run_stage(todo: list[Measurement], path: str, end: float, torch_python: str)
     """Measures until all is done or the time, in seconds since the epoch, is over."""
     while todo and time.time() < end:
         group = [todo[0]]
-        for one in todo[1:]:
-            if one.solo or group[-1].solo or one.program != todo[0].program:
+        for measurement in todo[1:]:
+            if (
+                measurement.solo
+                or group[-1].solo
+                or measurement.program != todo[0].program
+            ):
                 break
-            group.append(one)
+            group.append(measurement)
         known = len(gpu_records.read(path))
         code = _run_group(group, path, end, torch_python)
         done = {record.get("name") for record in gpu_records.read(path)[known:]}
-        left = [one for one in group if one.name not in done]
+        left = [measurement for measurement in group if measurement.name not in done]
         if left and time.time() < end:
             # The process went down with it.
             error = f"its process ended with exit code {code}"
             gpu_records.append(path, {"name": left[0].name, "error": error})
             left = left[1:]
         todo = left + todo[len(group) :]
-    for one in todo:
-        gpu_records.append(path, {"name": one.name, "error": "not measured: no time"})
+    for measurement in todo:
+        gpu_records.append(
+            path, {"name": measurement.name, "error": "not measured: no time"}
+        )
 
 
 def _run_group(group, path, end, torch_python) -> int | None:
@@ -84,7 +90,7 @@ def _run_group(group, path, end, torch_python) -> int | None:
     else:
         environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    names = json.dumps([tuple(one) for one in group])
+    names = json.dumps([tuple(measurement) for measurement in group])
     command = [python, "-m", f"benchmarks.{group[0].program}", path, str(end), names]
     process = subprocess.Popen(command, env=environment)
     try:
@@ -119,11 +125,11 @@ def main(_) -> None:
             without = set() if _TORCH_PYTHON.value else {TORCH}
             skipped = set() if _FLASH_KMEANS.value else {"flash_kmeans"}
             todo = [
-                one
-                for one in todo
-                if one.program not in without
-                and one.function not in skipped
-                and _ONLY.value in one.name
+                measurement
+                for measurement in todo
+                if measurement.program not in without
+                and measurement.function not in skipped
+                and _ONLY.value in measurement.name
             ]
             end = start + 60 * _MINUTES.value * passed
             gpu_records.append(path, {"stage": stage, "secs": round(end - time.time())})

@@ -48,20 +48,20 @@ def kmeans_agrees(num_rows: int, width: int, num_clusters: int, num_iterations: 
             )
 
     on_cpu = fit("/CPU:0")
-    found = {}
+    figures = {}
     for precision in ("float32", "mixed"):
         result = fit(DEVICE, precision=precision)
         equal = float(np.mean(result.labels == on_cpu.labels))
-        found[f"{precision}_equal_labels"] = equal
-        found[f"{precision}_inertia_ratio"] = result.inertia / on_cpu.inertia
+        figures[f"{precision}_equal_labels"] = equal
+        figures[f"{precision}_inertia_ratio"] = result.inertia / on_cpu.inertia
     with tf.device(DEVICE):
         labels, _ = kmeans.assign(tf.constant(rows), on_cpu)
-    found["assigned_equal_labels"] = float(np.mean(labels == on_cpu.labels))
-    found["right"] = (
-        min(found["assigned_equal_labels"], found["float32_equal_labels"]) >= 0.999
-        and abs(found["float32_inertia_ratio"] - 1) <= 1e-4
+    figures["assigned_equal_labels"] = float(np.mean(labels == on_cpu.labels))
+    figures["right"] = (
+        min(figures["assigned_equal_labels"], figures["float32_equal_labels"]) >= 0.999
+        and abs(figures["float32_inertia_ratio"] - 1) <= 1e-4
     )
-    return found
+    return figures
 
 
 def step_agrees(streams: dict, batch_size: int):
@@ -86,22 +86,23 @@ def step_agrees(streams: dict, batch_size: int):
             after = [variable.numpy() for variable in training.variables]
         steps = [(a - b).astype(np.float64) for a, b in zip(after, before, strict=True)]
         outcomes[name] = np.array(losses), steps
-    found = {}
+    figures = {}
     for name in ("float32", "tf32"):
         losses, steps = zip(outcomes[name], outcomes["cpu"], strict=True)
-        found[f"{name}_loss_error"] = float(
+        figures[f"{name}_loss_error"] = float(
             np.max(np.abs(losses[0] - losses[1]) / np.abs(losses[1]))
         )
         errors = [
             np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
             for a, b in zip(*steps, strict=True)
         ]
-        found[f"{name}_worst_gradient_error"] = float(np.max(errors))
-        found[f"{name}_median_gradient_error"] = float(np.median(errors))
-    found["right"] = (
-        max(found["float32_loss_error"], found["float32_worst_gradient_error"]) <= 1e-3
+        figures[f"{name}_worst_gradient_error"] = float(np.max(errors))
+        figures[f"{name}_median_gradient_error"] = float(np.median(errors))
+    figures["right"] = (
+        max(figures["float32_loss_error"], figures["float32_worst_gradient_error"])
+        <= 1e-3
     )
-    return found
+    return figures
 
 
 def mixed_is_finite(streams: dict, batch_size: int, precision: str, steps: int):
@@ -137,7 +138,7 @@ def pretraining_resumes(directory: str, records: str, flags: list[str], clip: li
       RuntimeError: if a command fails; with the end of what it wrote.
     """
     records = records or _make_records(directory)
-    work = os.path.join(directory, "run")
+    run_dir = os.path.join(directory, "run")
     command = ["-m", "xdc_tf.cli.pretrain", "--config=configs/synthetic.py"]
     command += [f"--records={records}", "--config.num_rounds=2", *flags]
 
@@ -145,34 +146,36 @@ def pretraining_resumes(directory: str, records: str, flags: list[str], clip: li
         return _start([*command, f"--workdir={workdir}"], workdir + ".log", **options)
 
     start = time.perf_counter()
-    process = pretrain(work)
+    process = pretrain(run_dir)
     # The second is saved within a round; the first before anything is trained.
-    while process.poll() is None and _num_checkpoints(work) < 2:
+    while process.poll() is None and _num_checkpoints(run_dir) < 2:
         if time.perf_counter() - start > _PRETRAIN_SECS:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     killed = process.wait() == -signal.SIGKILL
-    found = {"killed": killed, "killed_after_secs": time.perf_counter() - start}
-    shutil.copytree(work, work + "_cpu")
+    figures = {"killed": killed, "killed_after_secs": time.perf_counter() - start}
+    shutil.copytree(run_dir, run_dir + "_cpu")
     start = time.perf_counter()
-    here, there = pretrain(work), pretrain(work + "_cpu", on_cpu=True)
-    for workdir, process in ((work, here), (work + "_cpu", there)):
+    here, there = pretrain(run_dir), pretrain(run_dir + "_cpu", on_cpu=True)
+    for workdir, process in ((run_dir, here), (run_dir + "_cpu", there)):
         _finish(process, workdir + ".log")
         if "Going on from step" not in _text(workdir + ".log"):
             raise RuntimeError(f"{workdir} did not go on from a checkpoint")
-    found["resumed_secs"] = time.perf_counter() - start
-    found["label_tables"] = len(glob.glob(os.path.join(work, "labels/round_*/*.csv*")))
+    figures["resumed_secs"] = time.perf_counter() - start
+    figures["label_tables"] = len(
+        glob.glob(os.path.join(run_dir, "labels/round_*/*.csv*"))
+    )
     exported = os.path.join(directory, "exported")
-    export = ["-m", "xdc_tf.cli.export", f"--workdir={work}", f"--out={exported}"]
+    export = ["-m", "xdc_tf.cli.export", f"--workdir={run_dir}", f"--out={exported}"]
     _finish(_start(export, exported + ".log"), exported + ".log")
     models = glob.glob(os.path.join(exported, "**/saved_model.pb"), recursive=True)
-    video = next(os.path.dirname(one) for one in models if "video" in one)
+    video = next(os.path.dirname(path) for path in models if "video" in path)
     read = ["-c", _READ, video, str(tuple(clip))]
     _finish(_start(read, exported + ".read.log", on_cpu=True), exported + ".read.log")
-    found["features"] = _text(exported + ".read.log").splitlines()[-1]
-    found["right"] = killed and found["label_tables"] > 0
-    return found
+    figures["features"] = _text(exported + ".read.log").splitlines()[-1]
+    figures["right"] = killed and figures["label_tables"] > 0
+    return figures
 
 
 CHECKS = (kmeans_agrees, step_agrees, mixed_is_finite, pretraining_resumes)

@@ -204,9 +204,9 @@ def _train(sizes, directory, records):
     size, types = sizes.batch_size, ("bfloat16", "tf32", "float16", "float32")
     return [
         Measurement("ceilings", OURS, "ceilings", dict(side=sizes.side)),
-        *(ours("8x112", short, size, one) for one in types),
+        *(ours("8x112", short, size, precision) for precision in types),
         Measurement("torch ceilings", TORCH, "ceilings", dict(side=sizes.side)),
-        *(torch("8x112", short, size, one) for one in types),
+        *(torch("8x112", short, size, precision) for precision in types),
         torch("32x112", long, sizes.long_batch_size, "bfloat16"),
         ours("32x112", long, sizes.long_batch_size, "bfloat16"),
         ours("8x112", short, size, "bfloat16", jit_compile=True),
@@ -284,7 +284,7 @@ def _extract(sizes, directory, records):
     del directory, records
     short = {"video": _network(sizes, "video", sizes.short)}
     audio = {"audio": _network(sizes, "audio", sizes.log_mel)}
-    found = [
+    measurements = [
         Measurement(
             f"extract 8x112 batch {size} {precision}",
             OURS,
@@ -304,7 +304,7 @@ def _extract(sizes, directory, records):
             (sizes.batch_size, "float32"),
         )
     ]
-    return found + [
+    return measurements + [
         Measurement(
             f"extract audio batch {sizes.audio_batch_size} bfloat16",
             OURS,

@@ -92,7 +92,7 @@ def run_all(functions: Mapping[str, Callable], versions: Mapping[str, str]) -> N
     """
     path, end, measurements = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3])
     append(path, {"process": sys.argv[0], "versions": versions, "card": card()})
-    for measurement in (Measurement(*one) for one in measurements):
+    for measurement in (Measurement(*values) for values in measurements):
         started = time.time()
         if started >= end:
             return

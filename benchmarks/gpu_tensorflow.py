@@ -14,7 +14,7 @@ from xdc_tf.runtime import compat
 
 def ceilings(side: int) -> dict[str, float]:
     """TFLOP/s of square products by type, GB/s of copies on and to the device."""
-    found = {}
+    rates = {}
     for name in ("bfloat16", "float16", "tf32", "float32"):
         with gpu_training.tf32(name == "tf32"), tf.device(DEVICE):
             matrix = tf.random.normal([side, side])
@@ -25,13 +25,13 @@ def ceilings(side: int) -> dict[str, float]:
             secs = gpu_records.median_secs(
                 lambda matrix=matrix, product=product: product(matrix), wait, steps=10
             )
-        found[name] = 2 * side**3 / secs / 1e12
+        rates[name] = 2 * side**3 / secs / 1e12
     with tf.device(DEVICE):
         vector = tf.random.normal([side * side])
         add = tf.function(lambda a: a + 1.0)
         wait(add(vector))
         secs = gpu_records.median_secs(lambda: add(vector), wait, steps=10)
-    found["copy_gb_per_sec"] = 8 * side**2 / secs / 1e9
+    rates["copy_gb_per_sec"] = 8 * side**2 / secs / 1e9
     numbers = np.zeros([side, side], np.float32)
 
     def send():
@@ -40,7 +40,7 @@ def ceilings(side: int) -> dict[str, float]:
 
     wait(send())
     secs = gpu_records.median_secs(send, wait, steps=2)
-    return found | {"to_device_gb_per_sec": 4 * side**2 / secs / 1e9}
+    return rates | {"to_device_gb_per_sec": 4 * side**2 / secs / 1e9}
 
 
 def wait(value: tf.Tensor) -> None:
@@ -83,13 +83,13 @@ def train(
         start = time.perf_counter()
         for _ in range(3):
             finish(training.train(training.batch))
-        found = {"first_steps_secs": time.perf_counter() - start}
+        figures = {"first_steps_secs": time.perf_counter() - start}
         reset_peak()
         secs = gpu_records.median_secs(
             lambda: training.train(training.batch), finish, steps=steps
         )
-        found["finite"] = bool(training.train(training.batch).finite)
-    return found | {
+        figures["finite"] = bool(training.train(training.batch).finite)
+    return figures | {
         "train_clips_per_sec": batch_size / secs,
         "tflops": 3 * batch_size * training.flops / secs / 1e12,
         **peak(),
@@ -163,25 +163,25 @@ def kmeans(
         return time.perf_counter() - start, result
 
     first = fit(1, initial_centroids=initial)[0]
-    one, _ = fit(1, initial_centroids=initial)
+    single_secs, _ = fit(1, initial_centroids=initial)
     reset_peak()
     secs, result = fit(1 + num_iterations, initial_centroids=initial)
     done = len(result.inertia_history) - 1
-    found = {
+    figures = {
         "first_fit_secs": first,
-        "fit_of_1_secs": one,
-        "secs_per_iteration": (secs - one) / max(1, done),
+        "fit_of_1_secs": single_secs,
+        "secs_per_iteration": (secs - single_secs) / max(1, done),
         "inertia": result.inertia,
         "reseeded": result.num_reseeded,
     }
     if copies:
         gigabytes = copies * os.path.getsize(path) / 1e9
-        found["gb_per_sec"] = gigabytes / found["secs_per_iteration"]
+        figures["gb_per_sec"] = gigabytes / figures["secs_per_iteration"]
     if whole:
         fit(1)
-        found["whole_fit_secs"], result = fit(num_iterations)
-        found["whole_fit_inertia"] = result.inertia
-    return found | peak()
+        figures["whole_fit_secs"], result = fit(num_iterations)
+        figures["whole_fit_inertia"] = result.inertia
+    return figures | peak()
 
 
 def pipeline(directory: str, num_videos: int, num_clips: int) -> dict[str, float]:
@@ -192,7 +192,7 @@ def pipeline(directory: str, num_videos: int, num_clips: int) -> dict[str, float
 
     start = time.perf_counter()
     records = input_pipeline.make_records(directory, num_videos)
-    found = {
+    rates = {
         "cores": os.cpu_count(),
         "making_records_secs": time.perf_counter() - start,
     }
@@ -203,8 +203,8 @@ def pipeline(directory: str, num_videos: int, num_clips: int) -> dict[str, float
         start = time.perf_counter()
         taken = sum(1 for _ in itertools.islice(batches, max(1, num_clips // size)))
         secs = time.perf_counter() - start
-        found[f"{engine.name}_clips_per_sec"] = taken * size / secs
-    return found
+        rates[f"{engine.name}_clips_per_sec"] = taken * size / secs
+    return rates
 
 
 def profile(
@@ -227,8 +227,8 @@ def profile(
         before.finite.numpy()
         secs = time.perf_counter() - start
         tf.profiler.experimental.stop()
-        found = gpu_training.read_profile(log, steps)
-    return {"clips_per_sec": batch_size * steps / secs, **found}
+        profile = gpu_training.read_profile(log, steps)
+    return {"clips_per_sec": batch_size * steps / secs, **profile}
 
 
 def reset_peak() -> None:
@@ -241,8 +241,8 @@ def peak() -> dict[str, float]:
     """The most memory of a GPU that tensors took."""
     if "GPU" not in DEVICE:
         return {}
-    found = tf.config.experimental.get_memory_info("GPU:0")["peak"]
-    return {"peak_gib": found / 2**30}
+    peak_bytes = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return {"peak_gib": peak_bytes / 2**30}
 
 
 def versions() -> dict[str, str]:
@@ -265,5 +265,6 @@ def versions() -> dict[str, str]:
 if __name__ == "__main__":
     functions = (ceilings, train, extract, kmeans, pipeline, profile)
     gpu_records.run_all(
-        {one.__name__: one for one in (*functions, *gpu_checks.CHECKS)}, versions()
+        {function.__name__: function for function in (*functions, *gpu_checks.CHECKS)},
+        versions(),
     )

@@ -30,7 +30,7 @@ def allow_tf32(allowed: bool) -> None:
 
 def ceilings(side: int) -> dict[str, float]:
     """TFLOP/s of square products by type, and GB/s of a copy, read and written."""
-    found = {}
+    rates = {}
     for name in ("bfloat16", "float16", "tf32", "float32"):
         allow_tf32(name == "tf32")
         matrix = torch.randn(side, side, device=_DEVICE)
@@ -38,12 +38,12 @@ def ceilings(side: int) -> dict[str, float]:
         product = lambda a=matrix: a @ a  # noqa: E731
         product(), wait()
         secs = gpu_records.median_secs(product, wait, steps=10)
-        found[name] = 2 * side**3 / secs / 1e12
+        rates[name] = 2 * side**3 / secs / 1e12
     vector = torch.randn(side * side, device=_DEVICE)
     copy = torch.empty_like(vector)
     copy.copy_(vector), wait()
     secs = gpu_records.median_secs(lambda: copy.copy_(vector), wait, steps=10)
-    return found | {"copy_gb_per_sec": 8 * side**2 / secs / 1e9}
+    return rates | {"copy_gb_per_sec": 8 * side**2 / secs / 1e9}
 
 
 def train(
@@ -112,20 +112,20 @@ def train(
     for _ in range(3):
         loss = step()
     wait()
-    found = {"first_steps_secs": time.perf_counter() - start}
-    found["train_clips_per_sec"] = batch_size / gpu_records.median_secs(
+    figures = {"first_steps_secs": time.perf_counter() - start}
+    figures["train_clips_per_sec"] = batch_size / gpu_records.median_secs(
         step, wait, steps=steps
     )
-    found["finite"] = bool(torch.isfinite(loss))
+    figures["finite"] = bool(torch.isfinite(loss))
     if _DEVICE == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        figures["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
     if not compiled:
         model.eval()
         forward(), wait()
-        found["forward_clips_per_sec"] = batch_size / gpu_records.median_secs(
+        figures["forward_clips_per_sec"] = batch_size / gpu_records.median_secs(
             forward, wait, steps=steps
         )
-    return found
+    return figures
 
 
 def kmeans(
@@ -195,10 +195,10 @@ def flash_kmeans(
         return time.perf_counter() - start, centroids
 
     fit(2)
-    one = fit(1)[0]
+    single_secs = fit(1)[0]
     secs, centroids = fit(1 + num_iterations)
     return {
-        "secs_per_iteration": (secs - one) / num_iterations,
+        "secs_per_iteration": (secs - single_secs) / num_iterations,
         "inertia": inertia(values, centroids[0].float()),
     }
 
@@ -207,24 +207,27 @@ def inertia(values: torch.Tensor, centroids: torch.Tensor) -> float:
     """Sum of squared distances to the nearest centroids, by differences."""
     total = 0.0
     for start in range(0, len(values), 1 << 16):
-        own = values[start : start + (1 << 16)]
-        scores = own @ centroids.T - 0.5 * centroids.square().sum(1)
+        block = values[start : start + (1 << 16)]
+        scores = block @ centroids.T - 0.5 * centroids.square().sum(1)
         nearest = centroids[scores.argmax(1)]
-        total += float((own - nearest).square().sum(dtype=torch.float64))
+        total += float((block - nearest).square().sum(dtype=torch.float64))
     return total
 
 
 def versions() -> dict[str, str]:
     """Of what computes here."""
-    found = {"torch": torch.__version__, "numpy": np.__version__}
+    versions = {"torch": torch.__version__, "numpy": np.__version__}
     if _DEVICE == "cuda":
-        found["cudnn"] = str(torch.backends.cudnn.version())
-        found["cuda"] = str(torch.version.cuda)
-    return found
+        versions["cudnn"] = str(torch.backends.cudnn.version())
+        versions["cuda"] = str(torch.version.cuda)
+    return versions
 
 
 if __name__ == "__main__":
     gpu_records.run_all(
-        {one.__name__: one for one in (ceilings, train, kmeans, flash_kmeans)},
+        {
+            function.__name__: function
+            for function in (ceilings, train, kmeans, flash_kmeans)
+        },
         versions(),
     )

@@ -84,8 +84,8 @@ def make(
         model = two_stream.build(
             method.streams,
             architectures={
-                modality: encoder_table.ResNetSettings(*one[:3])
-                for modality, one in settings.items()
+                modality: encoder_table.ResNetSettings(*encoder_form[:3])
+                for modality, encoder_form in settings.items()
             },
             layers=LayerSettings(dtype=policy, weight_decay=1e-4, fast=True),
             heads={
@@ -140,8 +140,8 @@ def make_batch(settings: dict[str, Stream], batch_size: int) -> dict[str, np.nda
     """Random clips as data.pipeline yields them: frames are bytes."""
     rng = np.random.default_rng(0)
     batch = {"example_index": np.arange(batch_size)}
-    for modality, one in settings.items():
-        shape = (batch_size, *one.shape)
+    for modality, encoder_form in settings.items():
+        shape = (batch_size, *encoder_form.shape)
         if modality == "video":
             batch[modality] = rng.integers(0, 256, shape, np.uint8)
             scale = np.float32([[1 / 58] * 3, [-127 / 58] * 3])
@@ -221,7 +221,7 @@ def read_profile(log_dir: str, steps: int) -> dict[str, Any]:
         },
         "longest": {
             name[:80]: round(spent / sum(secs.values()), 4)
-            for name, spent in sorted(secs.items(), key=lambda one: -one[1])[:15]
+            for name, spent in sorted(secs.items(), key=lambda entry: -entry[1])[:15]
         },
     }
 

@@ -50,7 +50,7 @@ def measure(weights: str, reference: str, *, exported: str) -> Exactness:
     with tempfile.TemporaryDirectory() as folder:
         imported = os.path.join(folder, "imported")
         start = time.perf_counter()
-        found = import_weights(weights, imported)
+        imported_run = import_weights(weights, imported)
         secs = time.perf_counter() - start
         run = trained_run.open_run(imported)
         encoder = trained_run.load_encoder(run, VIDEO)
@@ -69,9 +69,9 @@ def measure(weights: str, reference: str, *, exported: str) -> Exactness:
     if before.keys() != after.keys():
         raise RuntimeError(f"{exported} has other tensors than {weights}.")
     return Exactness(
-        found.network.architecture,
-        len(found.account.loaded),
-        len(found.account.counters),
+        imported_run.network.architecture,
+        len(imported_run.account.loaded),
+        len(imported_run.account.counters),
         secs,
         *errors,
         sum(_equal(before[name], after[name]) for name in before),
@@ -79,9 +79,9 @@ def measure(weights: str, reference: str, *, exported: str) -> Exactness:
     )
 
 
-def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    same_kind = one.dtype == other.dtype and one.shape == other.shape
-    return same_kind and one.tobytes() == other.tobytes()
+def _equal(array: np.ndarray, other: np.ndarray) -> bool:
+    same_kind = array.dtype == other.dtype and array.shape == other.shape
+    return same_kind and array.tobytes() == other.tobytes()
 
 
 def main():

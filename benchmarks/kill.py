@@ -192,7 +192,7 @@ def run_process(workdir: str, records: str, moment: Moment | None) -> Ended:
         sys.stderr.flush()
         os._exit(code)
     os.close(write_end)
-    ended, too_long = _watch(process, read_end, moment)
+    ended, too_long = _wait_and_kill(process, read_end, moment)
     os.close(read_end)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if too_long:
@@ -203,7 +203,9 @@ def run_process(workdir: str, records: str, moment: Moment | None) -> Ended:
     return ended if code else ended._replace(killed_in=None)
 
 
-def _watch(process: int, read_end: int, moment: Moment | None) -> tuple[Ended, bool]:
+def _wait_and_kill(
+    process: int, read_end: int, moment: Moment | None
+) -> tuple[Ended, bool]:
     """Reads what a process announces, and kills it; also, if it takes too long."""
     phases, active, seen = [], [], collections.Counter()
     kill_at, too_long = time.monotonic() + _TIMEOUT_SECS, True
@@ -226,7 +228,11 @@ def _watch(process: int, read_end: int, moment: Moment | None) -> tuple[Ended, b
                 if moment and (phase, seen[phase]) == moment[:2]:
                     kill_at, too_long = time.monotonic() + moment.secs, False
             else:
-                begun = next(one for one in reversed(active) if one[0] == phase)
+                begun = next(
+                    begun_phase
+                    for begun_phase in reversed(active)
+                    if begun_phase[0] == phase
+                )
                 active.remove(begun)
                 phases.append((phase, time.monotonic() - begun[1]))
                 if not too_long and phase == moment.phase:
@@ -278,10 +284,10 @@ def main(argv):
             killed_in.update(fell)
             different = differences(fingerprints(workdir), expected)
             same += bool(fell) and not different
-            told = f"{len(different)} differ, first {different[:3]}"
+            difference = f"{len(different)} differ, first {different[:3]}"
             print(
                 f"run {number + 1}: killed in {', '.join(fell) or 'nothing'}; "
-                f"{told if different else 'the same'}  ({_secs(started)})",
+                f"{difference if different else 'the same'}  ({_secs(started)})",
                 flush=True,
             )
             shutil.rmtree(workdir)
@@ -305,10 +311,10 @@ def _in_process(function: Callable[[str], str], folder: str) -> str:
         os._exit(code)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as answer:
-        told = answer.read().decode()
+        text = answer.read().decode()
     if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
         raise RuntimeError(f"{function.__name__} failed.")
-    return told
+    return text
 
 
 def _secs(started: float) -> str:

@@ -75,32 +75,34 @@ def compare(directory: str) -> None:
         f"{_NUM_ROWS.value} x {_WIDTH.value} float32, k = {_NUM_CLUSTERS.value}, "
         f"{_NUM_ITERATIONS.value} iterations, median of {_REPEATS.value}"
     )
-    found = {}
+    figures_of = {}
     for engine in _ENGINES.value:
-        found[engine] = one = _in_a_process(engine, path)
+        figures_of[engine] = figures = _in_a_process(engine, path)
         if engine == "ceiling":
             print(
                 "ceiling of matrix products: "
-                + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in one.items())
+                + ", ".join(
+                    f"{name} {rate:.0f} GFLOP/s" for name, rate in figures.items()
+                )
             )
             continue
-        secs = float(np.median(one["secs"]))
-        line = f"{engine:13s} {secs:8.2f} s  inertia {one['inertia']:.1f}"
-        if "faiss" in found and engine != "faiss":
-            other = found["faiss"]
+        secs = float(np.median(figures["secs"]))
+        line = f"{engine:13s} {secs:8.2f} s  inertia {figures['inertia']:.1f}"
+        if "faiss" in figures_of and engine != "faiss":
+            other = figures_of["faiss"]
             line += (
                 f"  {secs / np.median(other['secs']):.2f} of faiss's time, "
-                f"{one['inertia'] / other['inertia']:.5f} of its inertia"
+                f"{figures['inertia'] / other['inertia']:.5f} of its inertia"
             )
-        if "distance_gflops" in one:
-            line += f"  initialisation {one['initialisation_secs'] / secs:.1%}"
-            rate = one["distance_gflops"]
+        if "distance_gflops" in figures:
+            line += f"  initialisation {figures['initialisation_secs'] / secs:.1%}"
+            rate = figures["distance_gflops"]
             line += f"  distances {rate:.0f} GFLOP/s"
-            if "ceiling" in found:
+            if "ceiling" in figures_of:
                 name = "float32" if engine == "float32" else "bfloat16"
-                line += f", {rate / found['ceiling'][name]:.0%} of the ceiling"
-        if "same_labels" in one:
-            line += f"  same labels as one device: {one['same_labels']:.4%}"
+                line += f", {rate / figures_of['ceiling'][name]:.0%} of the ceiling"
+        if "same_labels" in figures:
+            line += f"  same labels as one device: {figures['same_labels']:.4%}"
         print(line, flush=True)
 
 
@@ -114,18 +116,18 @@ def scale(directory: str) -> None:
     for num_rows in map(int, _SCALE_ROWS.value):
         path = os.path.join(directory, "rows.npy")
         make_rows(path, num_rows=num_rows, width=_WIDTH.value, dtype=np.dtype("<f2"))
-        one = _in_a_process("scale", path)
+        figures = _in_a_process("scale", path)
         line = (
-            f"N = {num_rows:9,d}  {one['secs_per_iteration']:8.3f} s an iteration  "
-            f"peak memory {one['peak_gib']:.2f} GiB  "
-            f"inertia a row {one['inertia_per_row']:.4f}"
+            f"N = {num_rows:9,d}  {figures['secs_per_iteration']:8.3f} s an iteration  "
+            f"peak memory {figures['peak_gib']:.2f} GiB  "
+            f"inertia a row {figures['inertia_per_row']:.4f}"
         )
         if before:
-            exponent = np.log(one["secs_per_iteration"] / before[1]) / np.log(
+            exponent = np.log(figures["secs_per_iteration"] / before[1]) / np.log(
                 num_rows / before[0]
             )
             line += f"  exponent {exponent:.3f}"
-        before = (num_rows, one["secs_per_iteration"])
+        before = (num_rows, figures["secs_per_iteration"])
         print(line, flush=True)
         os.remove(path)
 
@@ -159,12 +161,12 @@ def main(_) -> None:
         size = kmeans_engines.Size(
             _NUM_CLUSTERS.value, _NUM_ITERATIONS.value, _REPEATS.value
         )
-        found = (
+        figures = (
             kmeans_engines.time_growth(path, size)
             if engine == "scale"
             else kmeans_engines.time_engine(engine, path, size)
         )
-        print(json.dumps(found))
+        print(json.dumps(figures))
         return
     with tempfile.TemporaryDirectory(dir=_DIRECTORY.value or None) as directory:
         (scale if _SCALE.value else compare)(directory)

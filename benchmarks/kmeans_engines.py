@@ -36,7 +36,7 @@ def _ceiling() -> dict:
     """The fastest of several large products, GFLOP/s by type."""
     import tensorflow as tf
 
-    found = {}
+    gflops = {}
     for name in ("float32", "bfloat16"):
         matrix = tf.cast(tf.random.normal([4096, 4096]), name)
         product = tf.function(lambda a: tf.reduce_sum(tf.matmul(a, a)[:1]))
@@ -46,8 +46,8 @@ def _ceiling() -> dict:
             start = time.perf_counter()
             product(matrix).numpy()
             secs.append(time.perf_counter() - start)
-        found[name] = 2 * 4096**3 / min(secs) / 1e9
-    return found
+        gflops[name] = 2 * 4096**3 / min(secs) / 1e9
+    return gflops
 
 
 def _faiss(_, path, size):
@@ -76,7 +76,7 @@ def _scikit_learn(_, path, size):
 
     rows = np.load(path)
     start = time.perf_counter()
-    found = KMeans(
+    fitted = KMeans(
         size.num_clusters,
         init="random",
         n_init=1,
@@ -85,7 +85,7 @@ def _scikit_learn(_, path, size):
         algorithm="lloyd",
         random_state=0,
     ).fit(rows)
-    return {"secs": [time.perf_counter() - start], "inertia": float(found.inertia_)}
+    return {"secs": [time.perf_counter() - start], "inertia": float(fitted.inertia_)}
 
 
 def _ours(engine, path, size):
@@ -119,14 +119,14 @@ def _ours(engine, path, size):
     fit(size.num_iterations, strategy=strategy)
     timed = [fit(size.num_iterations, strategy=strategy) for _ in range(size.repeats)]
     result = timed[-1][1]
-    found = {"secs": [secs for secs, _ in timed], "inertia": result.inertia}
-    found["iterations"] = len(result.inertia_history)
+    figures = {"secs": [secs for secs, _ in timed], "inertia": result.inertia}
+    figures["iterations"] = len(result.inertia_history)
     if engine == "replicas":
         alone = fit(size.num_iterations)[1]
-        found["same_labels"] = float(np.mean(alone.labels == result.labels))
+        figures["same_labels"] = float(np.mean(alone.labels == result.labels))
     else:
-        found |= _parts(precision, rows, result, size)
-    return found
+        figures |= _parts(precision, rows, result, size)
+    return figures
 
 
 def _parts(precision, rows, result, size):

@@ -34,7 +34,7 @@ import tensorflow as tf
 from data_prep import conversion, conversion_settings, synthetic, synthetic_scenes
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, pipeline, records
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.runtime import compat, tuning
@@ -250,17 +250,17 @@ def main():
             )
             for engine in ENGINES
         ]
-        found = [
+        rounds = [
             [process.submit(measure_once).result() for process in processes]
             for _ in range(arguments.repeats)
         ]
-    floor = np.median([measured[0].rate for measured in found])
+    floor = np.median([measured[0].rate for measured in rounds])
     print(
         "| | crop | clips/s, median | lowest to highest | by the floor | memory, MiB |"
         "\n|---|--:|--:|--:|--:|--:|"
     )
-    for engine, measured in zip(ENGINES, zip(*found, strict=True), strict=True):
-        rates = [one.rate for one in measured]
+    for engine, measured in zip(ENGINES, zip(*rounds, strict=True), strict=True):
+        rates = [measurement.rate for measurement in measured]
         print(
             f"| {engine.name} | {engine.crop_size or ''} | {np.median(rates):.0f} | "
             f"{min(rates):.0f} to {max(rates):.0f} | {np.median(rates) / floor:.2f} | "

@@ -238,7 +238,7 @@ def _memory(key: str) -> int:
 
 def _in_a_process(name: str, records: str, directory: str) -> dict:
     environment = {key: v for key, v in os.environ.items() if key not in _UNSET}
-    own_flags = [
+    plan_flags = [
         flag.serialize()
         for flag in flags.FLAGS.get_flags_for_module(sys.argv[0])
         if flag.name != "run"
@@ -249,7 +249,7 @@ def _in_a_process(name: str, records: str, directory: str) -> dict:
             "-m",
             "benchmarks.plan_check",
             f"--run={name}:{records}:{directory}",
-            *own_flags,
+            *plan_flags,
         ],
         env=environment,
         stdout=subprocess.PIPE,
@@ -270,12 +270,12 @@ def main(_) -> None:
     with tempfile.TemporaryDirectory() as directory:
         records = make_records(directory)
         for number, name in enumerate(_CASES.value):
-            found = _in_a_process(name, records, directory)
-            for part, measured in found["measured"].items():
-                predicted = found["predicted"][part]
+            figures = _in_a_process(name, records, directory)
+            for part, measured in figures["measured"].items():
+                predicted = figures["predicted"][part]
                 ratio = predicted / measured
                 unit, scale = ("GiB", 2**30) if part == "memory" else ("s", 1)
-                reached = found["reached"].get(part)
+                reached = figures["reached"].get(part)
                 print(
                     f"| {name} | {part}, {unit} | {measured / scale:.4f} | "
                     f"{predicted / scale:.4f} | {ratio:.2f} | "
@@ -284,12 +284,12 @@ def main(_) -> None:
                 )
             rates = ", ".join(
                 f"{rate:.0f} G{'B' if 'bytes' in kind else 'FLOP'}/s {kind}"
-                for kind, rate in found["device"].items()
+                for kind, rate in figures["device"].items()
             )
             print(f"\nmeasured ceilings: {rates}\n", flush=True)
             if number == 0:
-                shares = ",".join(f"{v:.2f}" for v in found["reached"].values())
-                print(f"--efficiency={shares}\n", flush=True)
+                efficiencies = ",".join(f"{v:.2f}" for v in figures["reached"].values())
+                print(f"--efficiency={efficiencies}\n", flush=True)
 
 
 if __name__ == "__main__":

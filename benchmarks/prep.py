@@ -204,15 +204,15 @@ def measure_memory(out: str) -> None:
     command = convert_command(manifest, made, f"--segment_secs={_SECS}")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peaks: dict[int, int] = {}
-    watcher = threading.Thread(target=_watch, args=(process, peaks))
+    watcher = threading.Thread(target=_record_peaks, args=(process, peaks))
     watcher.start()
-    told, _ = process.communicate()
+    output, _ = process.communicate()
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{command} ended with {process.returncode}.")
     secs = time.perf_counter() - start
     main = peaks.pop(process.pid)
-    print(told.strip())
+    print(output.strip())
     print(
         f"{secs:.0f} s; peak of a worker {max(peaks.values()) / 1024:.0f} MiB, of the "
         f"main process, with TensorFlow, {main / 1024:.0f} MiB"
@@ -220,7 +220,7 @@ def measure_memory(out: str) -> None:
     shutil.rmtree(made)
 
 
-def _watch(process: subprocess.Popen, peaks: dict[int, int]) -> None:
+def _record_peaks(process: subprocess.Popen, peaks: dict[int, int]) -> None:
     """Notes the peak resident size, in kB, of a process and its children."""
     while process.poll() is None:
         children = f"/proc/{process.pid}/task/{process.pid}/children"

@@ -29,20 +29,20 @@ from torchvision.models.video import resnet as video_resnet
 from benchmarks import reference_rule
 
 
-class OwnMidPlanes(video_resnet.Conv2Plus1D):
+class PerConvMidPlanes(video_resnet.Conv2Plus1D):
     """(2+1)D convolution whose mid-planes follow from its own planes, as XDC's."""
 
     def __init__(self, in_planes, out_planes, midplanes, stride=1, padding=1):
         del midplanes
-        own = (27 * in_planes * out_planes) // (9 * in_planes + 3 * out_planes)
-        super().__init__(in_planes, out_planes, own, stride, padding)
+        mid_planes = (27 * in_planes * out_planes) // (9 * in_planes + 3 * out_planes)
+        super().__init__(in_planes, out_planes, mid_planes, stride, padding)
 
 
 def authors_r2plus1d(blocks, num_classes=400):
     """R(2+1)D as XDC's and VMZ's authors have it."""
     model = video_resnet.VideoResNet(
         video_resnet.BasicBlock,
-        [OwnMidPlanes] * 4,
+        [PerConvMidPlanes] * 4,
         blocks,
         video_resnet.R2Plus1dStem,
         num_classes=num_classes,
@@ -215,7 +215,7 @@ def activations(model, inputs):
     }
 
 
-def one_step(model, inputs):
+def step_once(model, inputs):
     """Loss and gradient of the cross-entropy in training mode, in float64.
 
     Of each gradient its length and its first eight values.
@@ -250,10 +250,10 @@ def check_exports(exports, references):
         model = MODELS[name]()
         tensors = torch.load(os.path.join(exports, file), weights_only=True)
         model.load_state_dict(tensors, strict=True)
-        found = activations(model, inputs_of(name))
+        outputs = activations(model, inputs_of(name))
         with np.load(os.path.join(references, f"{name}.npz")) as expected:
             errors = {
-                key: np.abs(found[key] - expected[key]).max()
+                key: np.abs(outputs[key] - expected[key]).max()
                 / np.abs(expected[key]).max()
                 for key in ("features", "logits")
             }
@@ -288,7 +288,7 @@ def main():
             )
         inputs = inputs_of(name)
         arrays = activations(model, inputs)
-        step = one_step(model, reference_rule.part(inputs))
+        step = step_once(model, reference_rule.part(inputs))
         np.savez_compressed(f"{path}.npz", **arrays, **step)
         print(f"{path}.npz: loss {step['loss']:.6f}", flush=True)
 

@@ -104,7 +104,9 @@ def time_ours(precision: str) -> dict[str, float]:
 
     return {
         "training": _clips_per_sec(
-            lambda: tf.nest.map_structure(lambda one: one.numpy(), train(batch).sums)
+            lambda: tf.nest.map_structure(
+                lambda value: value.numpy(), train(batch).sums
+            )
         ),
         "forward": _clips_per_sec(lambda: list(extract([batch | starts]))),
         "flops": _flops(model.encoders[modality], shape),
@@ -131,10 +133,10 @@ def time_torch(precision: str, memory_format: str) -> dict[str, float]:
         model.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
         channels_last = torch.channels_last
     formats = {"contiguous": torch.contiguous_format, "channels_last": channels_last}
-    wanted = formats[memory_format]
+    layout = formats[memory_format]
     shape = _ENCODERS[_MODALITY.value][2]
     clips = torch.randn(_BATCH_SIZE.value, shape[-1], *shape[:-1])
-    clips, model = clips.to(memory_format=wanted), model.to(memory_format=wanted)
+    clips, model = clips.to(memory_format=layout), model.to(memory_format=layout)
     labels = torch.arange(_BATCH_SIZE.value) % _NUM_CLASSES
     optimizer = torch.optim.SGD(
         model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4
@@ -225,8 +227,8 @@ def compare() -> None:
     print(
         f"{_MODALITY.value}, batch {size} of {shape}, medians of {len(runs)} runs; "
         + ", ".join(
-            f"{one} products {median('ceiling', one):.0f} GFLOP/s"
-            for one in _PRECISIONS.value
+            f"{precision} products {median('ceiling', precision):.0f} GFLOP/s"
+            for precision in _PRECISIONS.value
         )
     )
     print(
@@ -240,19 +242,19 @@ def compare() -> None:
         cells = [engine.replace(":", " ")]
         for key, passes in (("training", 3), ("forward", 1)):
             rate = median(engine, key)
-            share = rate * gflop * passes / median("ceiling", precision)
+            of_ceiling = rate * gflop * passes / median("ceiling", precision)
             # Within each run, so that a slow hour counts for both.
             ratio = np.median(
                 [
                     run[engine][key]
                     / max(
-                        run[f"torch:{precision}:{one}"][key]
-                        for one in ("contiguous", "channels_last")
+                        run[f"torch:{precision}:{layout}"][key]
+                        for layout in ("contiguous", "channels_last")
                     )
                     for run in runs
                 ]
             )
-            cells += [f"{rate:.2f}", f"{share:.0%}", f"{ratio:.2f}"]
+            cells += [f"{rate:.2f}", f"{of_ceiling:.0%}", f"{ratio:.2f}"]
         cells.append(f"{median(engine, 'peak_gib'):.1f} GiB")
         print("| " + " | ".join(cells) + " |")
 

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if _VERIFY.value and (_INDEX.value or _OUT.value):
         raise ValueError("--verify checks all examples; drop --index and --out.")
     if _INDEX.value and not _OUT.value:
-        raise ValueError("--index needs --out, the directory for its picture.")
+        raise ValueError("--index needs --out, the directory for its figure.")
     # Late, so that --help answers at once.
     from data_prep.inspection import record_summary, record_tables, record_verification
     from xdc_tf.data import example_tables

@@ -76,7 +76,7 @@ def local_copy(path: str, *, limit_bytes: int) -> Iterator[str]:
     if not is_remote(path):
         yield path
         return
-    # Formats that only the suffix tells keep theirs.
+    # Formats that only the suffix identifies keep theirs.
     suffix = re.sub(r"[^.\w]", "", os.path.splitext(path)[1])
     with tempfile.NamedTemporaryFile(prefix="media-", suffix=suffix) as copy:
         # Libraries of many file systems have many errors.

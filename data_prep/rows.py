@@ -170,7 +170,7 @@ def _pack(row: ConvertedRow) -> Packed:
         for values in (row.log_mel, row.waveform)
         if values is not None
     ]
-    values = {
+    values: dict[str, Value] = {
         "num_images": len(images),
         "height": row.height,
         "width": row.width,

@@ -4,7 +4,7 @@ import csv
 import functools
 import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from data_prep import answers
@@ -58,7 +58,7 @@ def cut_rows(
     min_secs: float,
     max_file_mib: float,
     pool: PoolSettings,
-) -> Iterator[list[ManifestRow]]:
+) -> Generator[list[ManifestRow], None, None]:
     """Cuts rows by the lengths that their files declare.
 
     The last segment may be shorter, down to min_secs; what is less belongs to none. Of

@@ -101,9 +101,9 @@ def write_mp4(path: str, frames: np.ndarray, waveform: np.ndarray) -> None:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        sound = av.AudioFrame.from_ndarray(waveform[None], "fltp", "mono")
-        sound.sample_rate = SAMPLE_RATE_HZ
-        container.mux(audio.encode(sound))
+        audio_frame = av.AudioFrame.from_ndarray(waveform[None], "fltp", "mono")
+        audio_frame.sample_rate = SAMPLE_RATE_HZ
+        container.mux(audio.encode(audio_frame))
         container.mux(audio.encode(None))
 
 

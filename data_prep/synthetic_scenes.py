@@ -155,7 +155,7 @@ def synthesize_waveform(
     echo_time = np.arange(int(0.3 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     echo = rng.normal(size=len(echo_time)) * np.exp(-echo_time / decay_secs)
     echo *= rng.uniform(0.05, 0.4) / np.linalg.norm(echo)
-    echo[0] += 1.0  # the direct sound
+    echo[0] += 1.0  # what arrives without an echo
     length = num_samples + len(echo)
     spectrum = np.fft.rfft(dry, length) * np.fft.rfft(echo, length)
     hz = np.fft.rfftfreq(length, 1 / SAMPLE_RATE_HZ)
@@ -164,10 +164,11 @@ def synthesize_waveform(
         np.log([100, 250, 600, 1500, 4000, 10000]),
         rng.normal(0, microphone_db, 6),
     )
-    sound = np.fft.irfft(spectrum * 10 ** (gain_db / 20), length)[:num_samples]
+    waveform = np.fft.irfft(spectrum * 10 ** (gain_db / 20), length)[:num_samples]
     noise = np.convolve(
         rng.normal(size=num_samples), np.hanning(rng.integers(3, 40)), "same"
     )
-    sound = sound / np.abs(sound).max() + rng.uniform(0.003, 0.05) * noise / noise.std()
+    noise_level = rng.uniform(0.003, 0.05)
+    waveform = waveform / np.abs(waveform).max() + noise_level * noise / noise.std()
     loudness = rng.uniform(0.15, 0.9)
-    return (loudness * sound / np.abs(sound).max()).astype(np.float32)
+    return (loudness * waveform / np.abs(waveform).max()).astype(np.float32)

@@ -88,22 +88,26 @@ class _Pool:
         """Gives idle workers what there is to do; a last try only if all are idle."""
         tasks = [worker.task for worker in self._workers if worker.task]
         if self._last_tries:
-            if not tasks:
-                self._idle_worker().start(self._last_tries.popleft())
+            if not tasks and (idle := self._idle_worker()):
+                idle.start(self._last_tries.popleft())
             return
         if any(task.is_last_try for task in tasks):
             return
-        while self._rests or (
-            self._next_task and self._next_task.first < self._end_of_window()
-        ):
-            idle = self._idle_worker()
-            if idle is None:
-                return
-            if self._rests:
-                idle.start(self._rests.popleft())
-            else:
-                idle.start(self._next_task)
-                self._next_task = next(self._tasks, None)
+        while self._has_task_now() and (idle := self._idle_worker()):
+            idle.start(self._take_task())
+
+    def _has_task_now(self) -> bool:
+        return bool(self._rests) or (
+            self._next_task is not None
+            and self._next_task.first < self._end_of_window()
+        )
+
+    def _take_task(self) -> Task:
+        """The rest of a group, or else the next group; there is one."""
+        if self._rests or self._next_task is None:
+            return self._rests.popleft()
+        task, self._next_task = self._next_task, next(self._tasks, None)
+        return task
 
     def _end_of_window(self) -> int:
         """Items from here on wait until earlier ones have their turn."""

@@ -50,7 +50,7 @@ _TABLE_FORMATS = frozenset({"mov", "avi"})
 _COUNTING_FORMATS = frozenset({"flac", "wav", "aiff"})
 _FLV_HEADER = re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09\0\0\0\0")
 _MATROSKA_HEAD_BYTES = 4096
-# Of a file with several pictures, as many packets distinguish films from covers.
+# Of a file with several video streams, as many packets distinguish films from covers.
 _MOST_PEEKED_PACKETS = 400
 
 

@@ -54,7 +54,7 @@ def approximate_waveform(log_mel: np.ndarray, settings: LogMelSettings) -> np.nd
         [L * hop] float32, always the same for the same log-mel.
 
     Raises:
-        ValueError: the log-mel has values that no sound has.
+        ValueError: the log-mel has values that no audio has.
     """
     if not np.all(np.abs(log_mel) < _MAX_LOG_MEL):
         raise ValueError(

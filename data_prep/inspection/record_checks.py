@@ -15,7 +15,7 @@ from xdc_tf.data.jpeg_sizes import MAX_PIXELS
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.runtime import escaping
 
-# Decoders overshoot full scale, 1; what is far beyond it is no sound.
+# Decoders overshoot full scale, 1; what is far beyond it is no audio.
 _MAX_AMPLITUDE = 16.0
 # Of a natural logarithm. Matrix products of other machines differ by some 1e-6.
 _LOG_MEL_TOLERANCE = 1e-3

@@ -103,7 +103,7 @@ def _content_faults(
     by_index = {row.example_index: row for row in rows}
     first_row = shard_number * info.rows_per_shard
     entries: list[Entry | None] = []
-    seen: set[int] = set()
+    seen: set[int | None] = set()
     last_index, is_whole = -1, True
     for number, framed in enumerate(read_records(path)):
         advance(framed.num_bytes)

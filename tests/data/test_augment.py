@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf.data import augment
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.augmentation_settings import Augmentation
 
 # Colours far enough from 0 and 1 that the changes below do not clip them.
 FRAMES = np.random.default_rng(0).uniform(0.3, 0.6, (3, 4, 5, 3)).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf.data import pipeline, records, shard_writing
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.pipeline import EpochPosition

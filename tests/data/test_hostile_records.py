@@ -20,7 +20,7 @@ from xdc_tf.data import (
     record_directory,
     record_index,
 )
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.record_index import SUFFIX

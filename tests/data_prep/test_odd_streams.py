@@ -17,6 +17,7 @@ from data_prep.manifest import read_manifest
 from data_prep.reasons import MediaError
 from data_prep.segments import Segmentation, cut_rows
 from data_prep.worker import Limits
+from data_prep.worker_processes import PoolSettings
 
 pytestmark = pytest.mark.once
 
@@ -344,8 +345,7 @@ def cuts(path, secs, max_segments=None):
         Segmentation(secs, max_segments),
         min_secs=0.2,
         max_file_mib=10.0,
-        num_workers=1,
-        limits=Limits(timeout_secs=60),
+        pool=PoolSettings(1, Limits(timeout_secs=60)),
     )
     return [(round(row.start_secs, 1), round(row.end_secs, 1)) for row in rows]
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.finetune import base
 from xdc_tf.data import dataset_info, example_tables
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.evaluation import classifier as classifiers
 from xdc_tf.evaluation import classifier_training
 from xdc_tf.evaluation.classifier_training import few_per_class, hold_out
-from xdc_tf.evaluation.finetune_settings import finetune_settings
+from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.labelled_records import LabelledRecords
 from xdc_tf.models import encoder_table
 from xdc_tf.models.encoder_table import ResNetSettings
@@ -38,8 +37,7 @@ CLIP = ClipSettings(
     log_mel_mean=-6.0,
     log_mel_std=4.0,
 )
-SETTINGS = dataclasses.replace(
-    finetune_settings(base.get_config()),
+SETTINGS = FinetuneSettings(
     augmentation=Augmentation(flip=False),
     head_learning_rate=0.1,
     encoder_learning_rate=0.05,

@@ -150,7 +150,7 @@ def test_a_directory_that_is_nothing_is_told(tmp_path):
 )
 def test_a_card_that_cannot_be_read_is_named(tmp_path, text):
     (tmp_path / "export.json").write_text(text)
-    with pytest.raises(ValueError, match="export.json .*(export again|restore the)"):
+    with pytest.raises(ValueError, match="export.json.*(export again|[Rr]estore the)"):
         encoder_sources.open_source(str(tmp_path))
 
 
@@ -169,7 +169,7 @@ def test_a_card_that_cannot_be_read_is_named(tmp_path, text):
         ("clip.video_std", [1, 0, 1], "clip.video_std"),
         ("clip.video_mean", ["0", 0, 0], "clip.video_mean=.*must be a list of 3"),
         ("log_mel.num_filters", 10**7, "log_mel.num_filters=10000000 must be"),
-        ("log_mel.further", 1, "cannot be read as a configuration"),
+        ("log_mel.further", 1, "config.log_mel.further is no key"),
         ("optimizer.name", "../../x", "config.optimizer.name='../../x' must be one of"),
         ("batch_norm_momentum", 1.5, "batch_norm_momentum=1.5 must be"),
         ("features.batch_size", 0, "features.batch_size=0 must be"),

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.finetune import base
 from xdc_tf.data import (
     dataset_info,
     example_tables,
@@ -18,7 +17,7 @@ from xdc_tf.data import (
     records,
     shard_writing,
 )
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.dataset_info import ShardInfo
 from xdc_tf.data.example_tables import Examples
 from xdc_tf.evaluation import classifier_training, encoder_sources, finetune
@@ -34,9 +33,7 @@ COLOURS = {
     "grey": (120, 120, 120),
     "red": (200, 40, 40),
 }
-BASE = finetune_settings(base.get_config())
-SETTINGS = dataclasses.replace(
-    BASE,
+SETTINGS = FinetuneSettings(
     augmentation=Augmentation(flip=False),
     head_learning_rate=0.02,
     encoder_learning_rate=0.02,
@@ -315,6 +312,10 @@ def test_every_configuration_gives_settings(path):
     assert isinstance(finetune_settings(get_config(path)), FinetuneSettings)
 
 
+def test_the_base_configuration_is_the_defaults():
+    assert finetune_settings(get_config(CONFIGS / "base.py")) == FinetuneSettings()
+
+
 def test_a_schedule_in_epochs_becomes_one_in_steps():
     settings = finetune_settings(get_config(CONFIGS / "ucf101_selavi.py"))
     schedule = settings.head_schedule(steps_per_epoch=100)
@@ -361,7 +362,7 @@ def test_a_key_that_there_is_not_is_refused():
 )
 def test_values_that_cannot_be_are_refused(changed, told):
     with pytest.raises(ValueError, match=told):
-        dataclasses.replace(BASE, **changed)
+        FinetuneSettings(**changed)
 
 
 def leaves(config, path=()):

@@ -5,15 +5,16 @@ The test runs this file as a program, which adds the row and starts the command.
 
 import dataclasses
 import json
+from typing import Annotated
 
 import numpy as np
 import pytest
 from forked_commands import ROOT, run_command
 
 from xdc_tf.evaluation import protocols
-from xdc_tf.evaluation.protocols import Protocol, Results, Settings, key
+from xdc_tf.evaluation.protocols import UNREPORTED, Protocol, Results, Settings
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.runtime.typed_settings import Number, Whole
+from xdc_tf.runtime.typed_settings import FRACTION, Whole
 
 pytestmark = pytest.mark.once
 
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.once
 class MajoritySettings(Settings):
     """The command's --num_clips, and a key that no flag has."""
 
-    num_clips: int = key(Whole(1, 100), 1)
-    tolerance: float = key(Number(0, 1), 0.5, reported=False)
+    num_clips: Annotated[int, Whole(1, 100)] = 1
+    tolerance: Annotated[float, FRACTION, UNREPORTED] = 0.5
 
 
 def run_majority(source, splits, settings, *, streams, strategy):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import augment, clips, jpeg_sizes, record_index, record_layout
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
 from xdc_tf.data.example_tables import Promised

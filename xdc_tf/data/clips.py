@@ -35,7 +35,7 @@ class ClipSettings(NamedTuple):
       crop_size: height and width of the crop in pixels, after scaling.
       crop_share: side of the square crop as a fraction of the frame's short side; 0.875
         is the usual 224 of 256, or 112 of 128.
-      audio_secs: length of the sound, centred on the frames.
+      audio_secs: length of the audio, centred on the frames.
       mel_hop_secs: time between two rows of the log-mel spectrogram.
       num_mels: filters per row.
       log_mel_mean: subtracted from the log-mel values.

@@ -71,7 +71,7 @@ class Promised(NamedTuple):
     Attributes:
         fps: frames per second.
         short_side: pixels of every frame's shorter side.
-        log_mel: of the records that have sound.
+        log_mel: of the records that have audio.
         rows: by the shard's path.
     """
 

@@ -155,7 +155,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def parse_entry(serialized: tf.Tensor) -> Entry:
     """An index's record as an entry of tensors; read_index has checked it."""
     vector = tf.io.decode_raw(serialized, tf.int64)
-    # Not by the shape [2, -1], which nothing, of sound alone, does not have.
+    # Not by the shape [2, -1], which an entry without frames does not have.
     num_frames = (tf.size(vector) - _NUM_SCALARS) // 2
     positions, sizes = tf.split(vector[_NUM_SCALARS:], [num_frames, num_frames])
     scalars = tf.unstack(vector[:_NUM_SCALARS], _NUM_SCALARS)

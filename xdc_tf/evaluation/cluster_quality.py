@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,13 +12,13 @@ from xdc_tf.evaluation import frozen_features
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
 from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
-from xdc_tf.evaluation.protocols import Results, Settings, key
+from xdc_tf.evaluation.protocols import UNREPORTED, OrNone, Results, Settings
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.nearest import nearest
 from xdc_tf.labels.pseudo_labels import side_by_side
-from xdc_tf.runtime.typed_settings import Whole
+from xdc_tf.runtime.typed_settings import COUNT, Whole
 from xdc_tf.training import supervision, trained_run
 from xdc_tf.training.trained_run import FinalClusters, TrainedRun
 
@@ -35,8 +35,8 @@ class ClusterSettings(Settings):
       batch_size: clips per batch over all devices; None for that of the run.
     """
 
-    num_clips: int | None = key(Whole(1, 10_000), None)
-    batch_size: int | None = key(Whole(1), None, reported=False)
+    num_clips: Annotated[int | None, OrNone(Whole(1, 10_000))] = None
+    batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
 
 
 class Quality(NamedTuple):

@@ -1,18 +1,41 @@
-"""How a classifier is trained and tested: the keys of finetuning, checked."""
+"""Finetuning's settings: every key with its type, default, range and meaning.
+
+Imports no TensorFlow: the command's default recipe, configs/finetune/base.py, is made
+of these defaults while flags are defined.
+"""
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from xdc_tf.data.augment import Augmentation
-from xdc_tf.data.clips import ClipSettings
-from xdc_tf.evaluation.protocols import Options, Settings, key
-from xdc_tf.models.layers import LayerSettings
+from xdc_tf.data.augmentation_settings import Augmentation
+from xdc_tf.evaluation.protocols import (
+    UNREPORTED,
+    Group,
+    Options,
+    OrNone,
+    Settings,
+)
 from xdc_tf.runtime import typed_settings
-from xdc_tf.runtime.typed_settings import Choice, Kind, Number, Several, Whole
-from xdc_tf.training.configuration import PRECISIONS
+from xdc_tf.runtime.typed_settings import (
+    COUNT,
+    FLAG,
+    FRACTION,
+    PRECISION,
+    TEXT,
+    Choice,
+    Number,
+    Several,
+    Whole,
+)
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
+if TYPE_CHECKING:
+    from xdc_tf.data.clips import ClipSettings
+    from xdc_tf.models.layers import LayerSettings
+
+_TOP, _CLIP, _MODEL = Group(""), Group("clip"), Group("model")
+_OPTIMIZER, _TRAINING, _TEST = Group("optimizer"), Group("training"), Group("test")
 _RATE = Number(0, 1e6)
 _BELOW_ONE = Number(0, 1, below=True)
 _FACTOR = Number(0, 1, above=True)
@@ -22,53 +45,74 @@ _FACTOR = Number(0, 1, above=True)
 class FinetuneSettings(Settings):
     """What is trained, how, and how it is tested.
 
-    Every key has its type, its range and its place in a configuration here;
-    configs/finetune/base.py has its default and says what it means.
-
-    Attributes:
-      save_dir: directory that gets the classifiers; None to keep none.
-
     Raises:
-      ValueError: on a value that cannot be; names key, value and remedy.
+      ValueError: when made, on a value that cannot be; names key, value and remedy.
     """
 
-    seed: int = key(Whole(), group="")
-    frozen: bool = key(Kind(bool), group="")
-    num_frames: int = key(Whole(0, 4096), group="clip")
-    fps: float = key(Number(0, 1e4), group="clip")
-    crop_size: int = key(Whole(0, 4096), group="clip")
-    audio_secs: float = key(Number(0, 3600), group="clip")
-    augmentation: Augmentation = key(None, group="")
-    dropout: float = key(_BELOW_ONE, group="model")
-    batch_norm_momentum: float = key(Number(0, 1), group="model")
-    synchronized_batch_norm: bool = key(Kind(bool), group="model")
-    precision: str = key(Choice(PRECISIONS), group="model")
-    head_learning_rate: float = key(Number(0, 1e6, above=True), group="optimizer")
-    encoder_learning_rate: float = key(_RATE, group="optimizer")
-    layer_decay: float = key(_FACTOR, group="optimizer")
-    momentum: float = key(_BELOW_ONE, group="optimizer")
-    weight_decay: float = key(_RATE, group="optimizer")
-    schedule: str = key(Choice(SCHEDULES), group="optimizer")
-    warmup_epochs: float = key(Number(0, 1e6), group="optimizer")
-    milestones: tuple[float, ...] = key(Several(Number(0, 1e6)), group="optimizer")
-    decay_factor: float = key(_FACTOR, group="optimizer")
-    num_train: int = key(Whole(), group="training")
-    batch_size: int = key(Whole(1), group="training")
-    num_epochs: int = key(Whole(1, 1_000_000), group="training")
-    clips_per_epoch: int = key(Whole(), group="training")
-    head_epochs: int = key(Whole(), group="training")
-    shuffle_buffer: int = key(Whole(1), group="training")
-    held_out_share: float = key(_BELOW_ONE, group="training")
-    held_out_clips: int = key(Whole(1, 10_000), group="training")
-    evaluate_every: int = key(Whole(1), group="training")
-    num_clips: int = key(Whole(1, 10_000), group="test")
-    num_crops: int = key(Choice((1, 3)), group="test")
-    eval_batch_size: int = key(Whole(1), group="test")
-    save_dir: str | None = key(Kind(str), None, reported=False)
+    # Of the head, held-out videos, clips, their order and dropout.
+    seed: Annotated[int, Whole(), _TOP] = 0
+    # Train the head alone, on an encoder in evaluation mode that stays as it is: the
+    # linear protocol, by SGD and with random clips.
+    frozen: Annotated[bool, FLAG, _TOP] = False
+
+    # Clips; 0: as the encoder was trained.
+    num_frames: Annotated[int, Whole(0, 4096), _CLIP] = 0
+    fps: Annotated[float, Number(0, 1e4), _CLIP] = 0.0
+    crop_size: Annotated[int, Whole(0, 4096), _CLIP] = 0  # pixels
+    audio_secs: Annotated[float, Number(0, 3600), _CLIP] = 0.0
+
+    augmentation: Augmentation = Augmentation()  # of training clips
+
+    dropout: Annotated[float, _BELOW_ONE, _MODEL] = 0.0  # of the head's features
+    batch_norm_momentum: Annotated[float, FRACTION, _MODEL] = 0.9
+    # Batch-norm statistics over all devices.
+    synchronized_batch_norm: Annotated[bool, FLAG, _MODEL] = False
+    precision: Annotated[str, PRECISION, _MODEL] = "float32"
+
+    # SGD. Learning rates are peaks, for the whole batch; the encoder's is that of its
+    # last stage.
+    head_learning_rate: Annotated[float, Number(0, 1e6, above=True), _OPTIMIZER] = 0.01
+    encoder_learning_rate: Annotated[float, _RATE, _OPTIMIZER] = 0.001
+    # Each stage has the rate of the one above times this; the stem has the lowest.
+    layer_decay: Annotated[float, _FACTOR, _OPTIMIZER] = 1.0
+    momentum: Annotated[float, _BELOW_ONE, _OPTIMIZER] = 0.9
+    # Coefficient of the L2 penalty on the kernels of all that is trained.
+    weight_decay: Annotated[float, _RATE, _OPTIMIZER] = 1e-4
+    schedule: Annotated[str, Choice(SCHEDULES), _OPTIMIZER] = "cosine"
+    # Of linear growth; may be a part of an epoch.
+    warmup_epochs: Annotated[float, _RATE, _OPTIMIZER] = 0.0
+    # For "steps": learning rates x decay_factor after so many epochs.
+    milestones: Annotated[tuple[float, ...], Several(_RATE), _OPTIMIZER] = ()
+    decay_factor: Annotated[float, _FACTOR, _OPTIMIZER] = 0.1
+
+    # Training videos per class, chosen by the seed; 0: all.
+    num_train: Annotated[int, Whole(), _TRAINING] = 0
+    batch_size: Annotated[int, COUNT, _TRAINING] = 32  # over all devices, per update
+    num_epochs: Annotated[int, Whole(1, 1_000_000), _TRAINING] = 12
+    # Clips in an epoch, by as many passes over the videos as it takes; 0: one pass.
+    clips_per_epoch: Annotated[int, Whole(), _TRAINING] = 0
+    # The first so many epochs train the head alone; batch norm follows the clips.
+    head_epochs: Annotated[int, Whole(), _TRAINING] = 0
+    shuffle_buffer: Annotated[int, COUNT, _TRAINING] = 2048  # clips
+    # Fraction of the training videos, of every class, that is not trained on. The epoch
+    # with the best accuracy on them counts, of equal ones that with the lowest loss.
+    # 0: all are trained on, and the last epoch counts.
+    held_out_share: Annotated[float, _BELOW_ONE, _TRAINING] = 0.1
+    held_out_clips: Annotated[int, Whole(1, 10_000), _TRAINING] = 3  # per video
+    evaluate_every: Annotated[int, COUNT, _TRAINING] = 1  # epochs
+
+    # Per test video, evenly spread, their softmax scores averaged.
+    num_clips: Annotated[int, Whole(1, 10_000), _TEST] = 10
+    # Per clip, of video: or 3, along the frame's longer side.
+    num_crops: Annotated[int, Choice((1, 3)), _TEST] = 1
+    # Clips, of held-out and test videos.
+    eval_batch_size: Annotated[int, COUNT, _TEST] = 32
+
+    # Directory that gets the classifiers; None keeps none. No key of a recipe.
+    save_dir: Annotated[str | None, OrNone(TEXT), UNREPORTED] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        typed_settings.check(self.augmentation, key="config.augmentation")
         if self.schedule == "steps" and not self.milestones:
             raise ValueError(
                 f"{self.shown('milestones')} must be the epochs at which "
@@ -108,15 +152,17 @@ class FinetuneSettings(Settings):
         values = {"num_clips": self.num_clips} | super().as_json()
         return values | {"augmentation": self.augmentation._asdict()}
 
-    def clip(self, trained_on: ClipSettings) -> ClipSettings:
+    def clip(self, trained_on: "ClipSettings") -> "ClipSettings":
         """The clips to train and test on, by those of the encoder."""
-        values = {name: getattr(self, name) for name in _keys_of("clip")}
+        values = {name: getattr(self, name) for name in self.groups()["clip"]}
         return trained_on._replace(
             **{name: value for name, value in values.items() if value}
         )
 
-    def layers(self) -> LayerSettings:
+    def layers(self) -> "LayerSettings":
         """The settings of the layers of a classifier in training."""
+        from xdc_tf.models.layers import LayerSettings
+
         return LayerSettings(
             batch_norm_momentum=self.batch_norm_momentum,
             synchronized_batch_norm=self.synchronized_batch_norm,
@@ -137,22 +183,39 @@ class FinetuneSettings(Settings):
         )
 
 
+def default_config() -> dict[str, Any]:
+    """The configuration of the defaults, as finetune_settings takes it."""
+    defaults = FinetuneSettings()
+    sections: dict[str, Any] = {
+        group: {name: getattr(defaults, name) for name in names}
+        for group, names in FinetuneSettings.groups().items()
+    }
+    augmentation = typed_settings.to_mapping(defaults.augmentation)
+    return {**sections.pop(""), "augmentation": augmentation, **sections}
+
+
 def finetune_settings(config: Mapping[str, Any]) -> FinetuneSettings:
     """The settings of a configuration with the keys of configs/finetune/base.py.
 
     Raises:
       ValueError: on a key that is missing or unknown, or a value that cannot be.
     """
-    config = dict(config)
-    values: dict[str, Any] = {}
-    for group in _GROUPS:
-        members = dict(config.pop(group, {}))
-        _check_keys(f"config.{group}", members, _keys_of(group))
-        values |= members
-    augmentation = dict(config.pop("augmentation", {}))
-    _check_keys("config.augmentation", augmentation, Augmentation._fields)
-    _check_keys("config", config, set(_keys_of("")) - {"augmentation"})
-    values |= config | {"augmentation": Augmentation(**augmentation)}
+    top = dict(config)
+    values: dict[str, Any] = {
+        "augmentation": typed_settings.from_mapping(
+            Augmentation,
+            dict(top.pop("augmentation", {})),
+            key="config.augmentation",
+        )
+    }
+    groups = FinetuneSettings.groups()
+    top_names = groups.pop("")
+    for group, names in groups.items():
+        section = dict(top.pop(group, {}))
+        _check_keys(f"config.{group}", section, names)
+        values |= section
+    _check_keys("config", top, top_names)
+    values |= top
     if isinstance(values["milestones"], list):
         values["milestones"] = tuple(values["milestones"])
     return FinetuneSettings(**values)
@@ -168,15 +231,6 @@ def check_devices(settings: FinetuneSettings, num_devices: int) -> None:
             )
 
 
-def _keys_of(group: str) -> list[str]:
-    """The keys of a part of the configuration, "" for its top."""
-    return [
-        field.name
-        for field in dataclasses.fields(FinetuneSettings)
-        if field.metadata["group"] == group
-    ]
-
-
 def _check_keys(
     name: str, members: Mapping[str, Any], expected: Collection[str]
 ) -> None:
@@ -185,12 +239,3 @@ def _check_keys(
             f"{name} has the keys {sorted(members)} and needs {sorted(expected)}; "
             "start from configs/finetune/base.py."
         )
-
-
-_GROUPS = tuple(
-    dict.fromkeys(
-        field.metadata["group"]
-        for field in dataclasses.fields(FinetuneSettings)
-        if field.metadata["group"]
-    )
-)

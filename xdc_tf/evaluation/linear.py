@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,13 +23,14 @@ from xdc_tf.evaluation.metrics import Accuracies
 from xdc_tf.evaluation.protocols import (
     LOGISTIC,
     SGD,
+    UNREPORTED,
     Options,
+    OrNone,
     Results,
     Settings,
-    key,
 )
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.runtime.typed_settings import Choice, Kind, Number, Whole
+from xdc_tf.runtime.typed_settings import COUNT, FLAG, Choice, Kind, Number, Whole
 
 _MAX_ITERATIONS = 2000
 
@@ -49,12 +50,14 @@ class LinearSettings(Settings):
       recipe: of SGD, with a frozen encoder.
     """
 
-    num_clips: int = key(Whole(1, 10_000), 3)
-    solver: str = key(Choice((LOGISTIC, SGD)), LOGISTIC)
-    c: float = key(Number(0, 1e9, above=True), 1.0, reported=False)
-    with_initial: bool = key(Kind(bool), True, reported=False)
-    batch_size: int | None = key(Whole(1), None, reported=False)
-    recipe: FinetuneSettings | None = key(None, None, reported=False)
+    num_clips: Annotated[int, Whole(1, 10_000)] = 3
+    solver: Annotated[str, Choice((LOGISTIC, SGD))] = LOGISTIC
+    c: Annotated[float, Number(0, 1e9, above=True), UNREPORTED] = 1.0
+    with_initial: Annotated[bool, FLAG, UNREPORTED] = True
+    batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
+    recipe: Annotated[
+        FinetuneSettings | None, OrNone(Kind(FinetuneSettings)), UNREPORTED
+    ] = None
 
     @classmethod
     def from_options(cls, options: Options) -> "LinearSettings":

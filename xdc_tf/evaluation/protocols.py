@@ -4,11 +4,13 @@ Imports no TensorFlow, so that `--help` of the command names the protocols at on
 """
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xdc_tf.evaluation import reports
 from xdc_tf.evaluation.reports import SplitResult
+from xdc_tf.runtime import typed_settings
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -46,29 +48,30 @@ class Options(NamedTuple):
     save_dir: str | None = None
 
 
-def key(
-    allowed: Any,
-    default: Any = dataclasses.MISSING,
-    *,
-    group: str | None = None,
-    reported: bool = True,
-) -> Any:
-    """A field of a Settings class.
+# Behind the range of a key that reports do not state.
+UNREPORTED = "unreported"
 
-    Args:
-      allowed: the range of its values, such as typed_settings.Whole; None where the
-        class checks them itself.
-      default: None if it may be left open; none for a key that recipes must give.
-      group: of a recipe's key: the part of the configuration that it lies in, "" for
-        the top. None for a key that no recipe has.
-      reported: whether a report states it.
-    """
-    metadata = {"allowed": allowed, "group": group, "reported": reported}
-    return dataclasses.field(default=default, metadata=metadata)
+
+class Group(NamedTuple):
+    """Behind the range of a recipe's key: the section that it lies in, "" for none."""
+
+    name: str
+
+
+class OrNone(NamedTuple):
+    """A range that None is in too."""
+
+    range: Any
+
+    def fits(self, value: Any) -> bool:
+        return value is None or self.range.fits(value)
+
+    def __str__(self) -> str:
+        return f"None or {self.range}"
 
 
 class NonEmpty(NamedTuple):
-    """A range: a tuple of one or more values, each within another range."""
+    """A tuple of one or more values of a range."""
 
     range: Any
 
@@ -82,19 +85,18 @@ class NonEmpty(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Base of the protocols' settings, which checks its fields, all made by `key`.
+    """Base of the protocols' settings; see typed_settings for what a field states.
 
     Raises:
       ValueError: when made, on a value out of its range; names key, value and range.
     """
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            allowed, value = field.metadata["allowed"], getattr(self, field.name)
-            if allowed is None or (value is None and field.default is None):
-                continue
-            if not allowed.fits(value):
-                raise ValueError(f"{self.shown(field.name)} must be {allowed}.")
+        for name, allowed in typed_settings.fields(type(self)).items():
+            if isinstance(allowed, type):
+                typed_settings.check(getattr(self, name), key=f"config.{name}")
+            elif not allowed.fits(getattr(self, name)):
+                raise ValueError(f"{self.shown(name)} must be {allowed}.")
 
     @classmethod
     def from_options(cls, options: Options) -> Any:
@@ -114,20 +116,40 @@ class Settings:
     def as_json(self) -> dict[str, Any]:
         """What a report states of the settings, of types that JSON has."""
         return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.metadata["reported"]
+            name: getattr(self, name)
+            for name, behind in _behind_ranges(type(self)).items()
+            if UNREPORTED not in behind
         }
+
+    @classmethod
+    def groups(cls) -> dict[str, list[str]]:
+        """Sections of a recipe's configuration and their keys."""
+        keys: dict[str, list[str]] = {}
+        for name, behind in _behind_ranges(cls).items():
+            for group in behind:
+                if isinstance(group, Group):
+                    keys.setdefault(group.name, []).append(name)
+        return keys
 
     def shown(self, name: str) -> str:
         """A key, as the command line has it where a recipe gives it, and its value."""
-        field = {field.name: field for field in dataclasses.fields(self)}[name]
-        group, value = field.metadata["group"], getattr(self, name)
-        if group is not None:
-            name = ".".join(filter(None, ("config", group, name)))
+        value = getattr(self, name)
+        for group, names in self.groups().items():
+            if name in names:
+                name = ".".join(filter(None, ("config", group, name)))
+                break
         # Without the quotes of lists, so that the middle of long ones can be left out.
         text = str(value) if isinstance(value, list | tuple) else repr(value)
         return f"{name}={text[:200]}"
+
+
+def _behind_ranges(cls: type[Settings]) -> dict[str, tuple[Any, ...]]:
+    """By key what its annotation holds behind the range."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        field.name: getattr(hints[field.name], "__metadata__", ())[1:]
+        for field in dataclasses.fields(cls)
+    }
 
 
 class Results(NamedTuple):

@@ -7,7 +7,7 @@ clusters of the other (see cluster_retrieval).
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,10 +17,16 @@ from xdc_tf.evaluation import cluster_retrieval, frozen_features
 from xdc_tf.evaluation.encoder_sources import Source
 from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
-from xdc_tf.evaluation.protocols import NonEmpty, Results, Settings, key
+from xdc_tf.evaluation.protocols import (
+    UNREPORTED,
+    NonEmpty,
+    OrNone,
+    Results,
+    Settings,
+)
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.kmeans.preprocessing import normalize_rows
-from xdc_tf.runtime.typed_settings import Number, Whole
+from xdc_tf.runtime.typed_settings import COUNT, Number, Whole
 
 KS = (1, 5, 10, 20, 50)
 INSTANCE_KS = (1, 10)
@@ -38,12 +44,12 @@ class RetrievalSettings(Settings):
       batch_size: clips per batch over all devices; None for that of the run.
     """
 
-    num_clips: int = key(Whole(1, 10_000), 10)
-    ks: tuple[int, ...] = key(NonEmpty(Whole(1)), KS, reported=False)
-    temperature: float = key(
-        Number(0, 1e9, above=True), cluster_retrieval.TEMPERATURE, reported=False
+    num_clips: Annotated[int, Whole(1, 10_000)] = 10
+    ks: Annotated[tuple[int, ...], NonEmpty(COUNT), UNREPORTED] = KS
+    temperature: Annotated[float, Number(0, 1e9, above=True), UNREPORTED] = (
+        cluster_retrieval.TEMPERATURE
     )
-    batch_size: int | None = key(Whole(1), None, reported=False)
+    batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
 
 
 def run(

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,9 +22,15 @@ from xdc_tf.evaluation.encoder_sources import Source
 from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.evaluation.linear import by_class, check_classes, describe
-from xdc_tf.evaluation.protocols import NonEmpty, Results, Settings, key
+from xdc_tf.evaluation.protocols import (
+    UNREPORTED,
+    NonEmpty,
+    OrNone,
+    Results,
+    Settings,
+)
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.runtime.typed_settings import Number, Whole
+from xdc_tf.runtime.typed_settings import COUNT, Number, Whole
 
 CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -46,13 +52,13 @@ class SvmSettings(Settings):
       batch_size: clips per batch over all devices; None for that of the run.
     """
 
-    num_clips: int = key(Whole(1, 10_000), 10)
-    cs: tuple[float, ...] = key(NonEmpty(Number(0, 1e9, above=True)), CS)
-    num_folds: int = key(Whole(), 5)
-    max_iterations: int = key(Whole(1), 1000)
-    seed: int = key(Whole(), 0)
-    num_jobs: int = key(Whole(1), 1)
-    batch_size: int | None = key(Whole(1), None, reported=False)
+    num_clips: Annotated[int, Whole(1, 10_000)] = 10
+    cs: Annotated[tuple[float, ...], NonEmpty(Number(0, 1e9, above=True))] = CS
+    num_folds: Annotated[int, Whole()] = 5
+    max_iterations: Annotated[int, COUNT] = 1000
+    seed: Annotated[int, Whole()] = 0
+    num_jobs: Annotated[int, COUNT] = 1
+    batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
 
 
 DEFAULTS = SvmSettings()

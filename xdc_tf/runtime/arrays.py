@@ -15,7 +15,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ ZIP_ERRORS = (
     ValueError,
 )
 _MAGIC = b"\x93NUMPY"
-_LENGTH_FORMATS = {(1, 0): "<H", (2, 0): "<I"}  # of the header, by format version
+_LENGTH_FORMATS = {b"\1\0": "<H", b"\2\0": "<I"}  # of the header, by format version
 _MAX_HEADER_BYTES = 4096
 _MAX_DIMENSIONS = 8
 # Bool, integers and floating point of the usual sizes, in NumPy's notation.
@@ -64,7 +64,7 @@ class Form(NamedTuple):
 class _Header(NamedTuple):
     dtype: np.dtype
     shape: tuple[int, ...]
-    order: str  # "C" or "F"
+    order: Literal["C", "F"]
     num_bytes: int  # of the header itself
 
     @property
@@ -174,7 +174,7 @@ def _array(content: bytes, what: str) -> np.ndarray:
 def _read_header(file: IO[bytes]) -> _Header:
     """Reads a .npy file up to its numbers; ValueErrors lack their subject."""
     start = file.read(len(_MAGIC) + 2)
-    length_format = _LENGTH_FORMATS.get(tuple(start[len(_MAGIC) :]))
+    length_format = _LENGTH_FORMATS.get(start[len(_MAGIC) :])
     if not start.startswith(_MAGIC) or length_format is None:
         raise ValueError("no .npy array of numbers, as numpy.save writes it")
     field = file.read(struct.calcsize(length_format))
@@ -203,7 +203,7 @@ def _read_header(file: IO[bytes]) -> _Header:
         or type(values["fortran_order"]) is not bool
     ):
         raise ValueError(f"declares the shape {str(shape)[:80]!a}")
-    order = "F" if values["fortran_order"] else "C"
+    order: Literal["C", "F"] = "F" if values["fortran_order"] else "C"
     return _Header(dtype, shape, order, len(start) + len(field) + length)
 
 
@@ -232,7 +232,10 @@ def _check_forms(
                 known = lengths.setdefault(known, length)
             fits = fits and length == known
         if not fits:
-            shape = tuple(lengths.get(known, known) for known in form.shape)
+            shape = tuple(
+                lengths.get(known, known) if isinstance(known, str) else known
+                for known in form.shape
+            )
             raise ValueError(
                 f"{path}: {name!r} is {array.dtype} {array.shape} where {form.dtype} "
                 f"{shape} is expected; {_REMEDY}"

@@ -69,7 +69,7 @@ def tf_variables(variables: Sequence) -> list[tf.Variable]:
 def sgd(momentum: float, *, nesterov: bool = False) -> keras.optimizers.Optimizer:
     """SGD: v = momentum * v - rate * gradient; w = w + v. See `set_learning_rate`.
 
-    Keras 2 compiles its update with XLA on GPUs unless told not to; Keras 3 has no such
+    Keras 2 compiles its update with XLA on GPUs by default; Keras 3 has no such
     argument, and takes nothing but floats.
     """
     arguments = {} if KERAS_3 else {"jit_compile": False}
@@ -203,8 +203,8 @@ def apply_gradients(
 
     Call it in replica context (inside `strategy.run`). If the optimizer is
     `loss_scaled` the gradients are those of the scaled loss; they are unscaled here.
-    Keras 2 can be told not to sum again. Keras 3 cannot: it sums whatever it is given,
-    so it is given each replica's equal share.
+    Keras 2 can be kept from summing again. Keras 3 cannot: it sums whatever it is
+    given, so each replica gives it an equal part of the sum.
     """
     gradients, variables = zip(*gradients_and_variables, strict=True)
     if KERAS_3:

@@ -41,7 +41,7 @@ def terminal(text: str, *, max_chars: int | None = None) -> str:
     text = _printable(text, kept="")
     if max_chars is None or len(text) <= max_chars:
         return text
-    # The end tells segments and numbered files apart.
+    # Segments and numbered files differ at the end.
     end = (max_chars - 1) // 2
     return f"{text[: max_chars - 1 - end]}…{text[len(text) - end :]}"
 

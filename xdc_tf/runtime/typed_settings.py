@@ -108,6 +108,8 @@ FLAG = Kind(bool)
 TEXT = Kind(str)
 FRACTION = Number(0, 1)
 COUNT = Whole(1)
+# Of layers, by the names of Keras.
+PRECISION = Choice(("float32", "mixed_bfloat16", "mixed_float16"))
 
 
 def fields(cls: type) -> dict[str, Any]:

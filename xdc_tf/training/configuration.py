@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from xdc_tf.data import clips, log_mel
-from xdc_tf.data.augment import Augmentation
+from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.features.feature_store import DTYPES
 from xdc_tf.labels.health import HealthSettings
@@ -22,6 +22,7 @@ from xdc_tf.runtime.typed_settings import (
     COUNT,
     FLAG,
     FRACTION,
+    PRECISION,
     TEXT,
     Choice,
     Number,
@@ -33,7 +34,6 @@ from xdc_tf.training import profiling, supervision
 from xdc_tf.training.optimizers import OPTIMIZERS
 from xdc_tf.training.schedules import SCHEDULES
 
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 FROM_PASS, FROM_TRAINING = "pass", "training"
 
 
@@ -165,7 +165,7 @@ class Config:
     batch_norm_momentum: Annotated[float, FRACTION] = 0.9  # kept at each update
     # Statistics over all devices of all machines.
     synchronized_batch_norm: Annotated[bool, FLAG] = False
-    precision: Annotated[str, Choice(PRECISIONS)] = "float32"
+    precision: Annotated[str, PRECISION] = "float32"
     kmeans: KMeansSettings = KMeansSettings()  # once per round
     health: HealthSettings = HealthSettings()
     features: FeatureConfig = FeatureConfig()

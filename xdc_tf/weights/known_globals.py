@@ -4,7 +4,7 @@ Tables for `pickles.read`; nothing of the modules that are named runs.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -114,7 +114,9 @@ def _scalar(dtype: Any, data: Any) -> bool | int | float | complex:
     return _array(data, dtype, (), order="C").item()
 
 
-def _array(data: Any, dtype: Any, shape: Any, *, order: str) -> np.ndarray:
+def _array(
+    data: Any, dtype: Any, shape: Any, *, order: Literal["C", "F"]
+) -> np.ndarray:
     """An array on a pickle's bytes, in this machine's byte order and read-only."""
     if isinstance(data, str):  # Python 2's bytes
         data = data.encode("latin-1")
@@ -133,13 +135,13 @@ def _array(data: Any, dtype: Any, shape: Any, *, order: str) -> np.ndarray:
     return array
 
 
-CONTAINERS = {
+CONTAINERS: dict[str, Any] = {
     "argparse.Namespace": _namespace,
     "collections.OrderedDict": _dictionary,
     "collections.Counter": _dictionary,
     "collections.defaultdict": _default_dictionary,
 }
-ARRAYS = {
+ARRAYS: dict[str, Any] = {
     "_codecs.encode": _encoded,
     "numpy.dtype": _dtype,
     "numpy.ndarray": "numpy.ndarray",

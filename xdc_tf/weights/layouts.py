@@ -187,13 +187,14 @@ def weights(encoder: keras.Model, layout: Layout) -> dict[str, Weight]:
     for layer in encoder.layers:
         if not layer.variables:
             continue
-        module = layout.stem.get(layer.name)
         if match := re.fullmatch(r"(?:stage(\d)|stem)_block(\d+)_(.+)", layer.name):
             stage, index, part = int(match[1] or 0), int(match[2]) - 1, match[3]
             count += part in ("conv1", "conv1_spatial")
             module = layout.block[part].format(
                 stage=stage, after=stage + 1, index=index, count=count
             )
+        else:
+            module = layout.stem[layer.name]
         for name, suffix in layout.variables.items():
             variable = getattr(layer, name, None)
             if variable is not None:

@@ -61,7 +61,7 @@ def find(
     blocks = Counter(match[1] for match in matches if match)
     per_stage = tuple(blocks[stage] for stage in sorted(blocks))
     known = {
-        # Caffe2's names do not tell the stages apart.
+        # Caffe2's names do not distinguish the stages.
         (sum(stages),) if layout == "caffe2" else stages: depth
         for depth, stages in BLOCKS_PER_STAGE.items()
     }

@@ -141,13 +141,13 @@ def checked_key(key: Any) -> Any:
     parts = key if type(key) is tuple and len(key) <= 16 else (key,)
     for part in parts:
         kind = type(part)
-        sound = (
+        is_plain = (
             part is None
             or kind in (bool, float)
             or (kind in (str, bytes) and len(part) <= MAX_KEY_LENGTH)
             or (kind is int and part.bit_length() < 64)
         )
-        if not sound:
+        if not is_plain:
             raise ValueError(
                 f"refuses a {kind.__name__} as a key; keys are numbers, text of at "
                 f"most {MAX_KEY_LENGTH} characters, or short tuples of them"

@@ -120,7 +120,7 @@ def view(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
             f"fit its storage of {storage.size} elements"
         )
     itemsize = storage.itemsize
-    tensor = np.ndarray(
+    tensor: np.ndarray = np.ndarray(
         size,
         storage.dtype,
         buffer=storage if num_elements else None,
