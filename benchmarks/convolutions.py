@@ -16,15 +16,15 @@ from absl import app, flags
 from xdc_tf.models import fast_layers
 from xdc_tf.models.video_resnet import mid_planes
 
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips.")
-_TYPES = flags.DEFINE_list("types", ["float32", "bfloat16"], "Of all tensors.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls; the median counts.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips per batch.")
+_TYPES = flags.DEFINE_list("types", ["float32", "bfloat16"], "Dtypes to measure.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls; the median is printed.")
 
 _FORMS = (fast_layers.PLANAR, fast_layers.SPATIAL, fast_layers.MATMUL)
 
 
 def convolutions():
-    """Name, clip [T, H, W, C], kernel, strides and occurrences of each."""
+    """Name, clip shape [T, H, W, C], kernel, strides and number of each layer."""
     spatial, temporal = (1, 3, 3), (3, 1, 1)
     yield "stem spatial", (8, 112, 112, 3), (1, 7, 7, 3, 45), (1, 2, 2), 1
     yield "stem temporal", (8, 56, 56, 45), (*temporal, 45, 64), (1, 1, 1), 1

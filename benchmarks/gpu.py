@@ -26,9 +26,12 @@ from benchmarks.gpu_plan import STAGES, TORCH
 from benchmarks.gpu_records import Measurement
 
 _STAGE = flags.DEFINE_enum(
-    "stage", "all", [*STAGES, "all", "table"], "What to measure; table: print --out."
+    "stage",
+    "all",
+    [*STAGES, "all", "table"],
+    "Stage to measure; table: print the results in --out.",
 )
-_MINUTES = flags.DEFINE_float("minutes", 9.5, "Time for it.", lower_bound=0)
+_MINUTES = flags.DEFINE_float("minutes", 9.5, "Time limit, in minutes.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "File of JSON lines to append to.")
 flags.mark_flag_as_required("out")
 _TORCH_PYTHON = flags.DEFINE_string(
@@ -45,8 +48,10 @@ _FLASH_KMEANS = flags.DEFINE_string(
 _RECORDS = flags.DEFINE_string(
     "records", "", "Records of the embedded benchmark for check; empty: made."
 )
-_TINY = flags.DEFINE_bool("tiny", False, "Work that takes seconds on a CPU.")
-_ONLY = flags.DEFINE_string("only", "", "Measurements whose names hold this, alone.")
+_TINY = flags.DEFINE_bool("tiny", False, "Use sizes that take seconds on a CPU.")
+_ONLY = flags.DEFINE_string(
+    "only", "", "Run the measurements whose names contain this."
+)
 
 
 def run_stage(todo: list[Measurement], path: str, end: float, torch_python: str):

@@ -182,7 +182,7 @@ CHECKS = (kmeans_agrees, step_agrees, mixed_is_finite, pretraining_resumes)
 
 
 def _num_checkpoints(workdir: str) -> int:
-    """How many checkpoints a run has saved so far."""
+    """Number of checkpoints that a run has saved so far."""
     names = glob.glob(os.path.join(workdir, "**/*.index"), recursive=True)
     numbers = [os.path.basename(name).split("-")[-1] for name in names]
     return max((int(n.split(".")[0]) for n in numbers if n[0].isdigit()), default=0)

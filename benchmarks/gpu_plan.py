@@ -19,7 +19,7 @@ TORCH, OURS = "gpu_torch", "gpu_tensorflow"
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much work; the defaults are for a GPU of 80 GB."""
+    """Sizes of the measurements; the defaults are for a GPU of 80 GB."""
 
     side: int = 8192
     depth: int = 18

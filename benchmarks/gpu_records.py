@@ -84,7 +84,7 @@ def card() -> dict[str, str]:
 
 
 def run_all(functions: Mapping[str, Callable], versions: Mapping[str, str]) -> None:
-    """What a measuring program does: all that its arguments name, one by one.
+    """Runs the measurements that the program's arguments name, one after the other.
 
     Its arguments are the file of records, the time at which it has to be done, in
     seconds since the epoch, and the measurements as JSON. A measurement that fails is

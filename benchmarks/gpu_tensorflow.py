@@ -1,4 +1,4 @@
-"""What this project makes of the GPU benchmark's work; run by benchmarks.gpu."""
+"""This project's side of the GPU benchmark; run by benchmarks.gpu."""
 
 import os
 import tempfile
@@ -222,7 +222,7 @@ def profile(
                 start = time.perf_counter()
             result = training.train(next(batches))
             if before is not None:
-                before.finite.numpy()  # as training looks at the step before
+                before.finite.numpy()  # as training checks the step before
             before = result
         before.finite.numpy()
         secs = time.perf_counter() - start
@@ -246,7 +246,7 @@ def peak() -> dict[str, float]:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes here, and where."""
+    """Versions of the libraries, and the device."""
     built = tf.sysconfig.get_build_info()
     cuda = {
         key: str(built[key])

@@ -1,4 +1,4 @@
-"""What PyTorch makes of the GPU benchmark's work; run by benchmarks.gpu.
+"""PyTorch's side of the GPU benchmark; run by benchmarks.gpu.
 
 Needs PyTorch with torchvision; flash-kmeans for its measurement alone.
 """
@@ -215,7 +215,7 @@ def inertia(values: torch.Tensor, centroids: torch.Tensor) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes here."""
+    """Versions of the libraries."""
     versions = {"torch": torch.__version__, "numpy": np.__version__}
     if _DEVICE == "cuda":
         versions["cudnn"] = str(torch.backends.cudnn.version())

@@ -187,7 +187,7 @@ def read_profile(log_dir: str, steps: int) -> dict[str, Any]:
     Returns:
       "idle_share" of the time between the first kernel and the last, in which no stream
       had any; copies of a step to the device and from it, by number and MB; the kernels
-      that took longest, with their share of the busy time.
+      that took longest, with their fraction of the busy time.
     """
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 

@@ -31,10 +31,10 @@ from absl import app, flags
 from benchmarks.fingerprints import differences, fingerprints
 
 PHASES = ("extraction", "clustering", "training", "saving", "exporting")
-_TIMES = flags.DEFINE_integer("times", 20, "How many runs are killed.", lower_bound=1)
-_SEED = flags.DEFINE_integer("moments_seed", 0, "Of the moments.")
-_PHASES = flags.DEFINE_list("phases", list(PHASES), "Where to kill, in turn.")
-_RECORDS = flags.DEFINE_string("records", None, "Records; else made for this.")
+_TIMES = flags.DEFINE_integer("times", 20, "Number of runs to kill.", lower_bound=1)
+_SEED = flags.DEFINE_integer("moments_seed", 0, "Seed of the moments.")
+_PHASES = flags.DEFINE_list("phases", list(PHASES), "Phases to kill in, in turn.")
+_RECORDS = flags.DEFINE_string("records", None, "Records; default: converted for this.")
 _SOURCE = flags.DEFINE_string("source", "training", "config.features.source.")
 _METHOD = flags.DEFINE_string("method", "xdc", "config.method.")
 _TIMEOUT_SECS = 900.0
@@ -123,7 +123,7 @@ def make_records(directory: str) -> str:
 
 
 def pretrain_and_export(workdir: str, records: str, announce: Callable) -> None:
-    """What a process does: the whole of it, from wherever the one before was killed."""
+    """Pretrains from wherever the process before was killed, and exports."""
     import tensorflow as tf
 
     from xdc_tf.export import export_run
@@ -298,7 +298,7 @@ def main(argv):
 
 
 def _in_process(function: Callable[[str], str], folder: str) -> str:
-    """What a function of a folder returns, called in a process of its own."""
+    """Calls a function of a folder in a separate process; returns its text."""
     read_end, write_end = os.pipe()
     process = os.fork()
     if process == 0:

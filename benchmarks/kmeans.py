@@ -20,25 +20,31 @@ from absl import app, flags, logging
 
 from benchmarks import kmeans_engines
 
-_NUM_ROWS = flags.DEFINE_integer("num_rows", 100_000, "N.")
+_NUM_ROWS = flags.DEFINE_integer("num_rows", 100_000, "Number of rows, N.")
 _WIDTH = flags.DEFINE_integer("width", 512, "d.")
 _NUM_CLUSTERS = flags.DEFINE_integer("num_clusters", 256, "k.")
-_NUM_ITERATIONS = flags.DEFINE_integer("num_iterations", 20, "Of every engine.")
+_NUM_ITERATIONS = flags.DEFINE_integer(
+    "num_iterations", 20, "Iterations of every engine."
+)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed fits of every engine.")
 _ENGINES = flags.DEFINE_list(
     "engines",
     ["ceiling", "faiss", "mixed", "float32", "replicas", "scikit-learn"],
-    "What to run, in this order.",
+    "Engines to run, in this order.",
 )
 _FAISS_PYTHON = flags.DEFINE_string(
     "faiss_python", sys.executable, "A Python that has faiss-cpu."
 )
 _SCALE = flags.DEFINE_bool("scale", False, "Measure the growth with N instead.")
 _SCALE_ROWS = flags.DEFINE_list(
-    "scale_rows", ["100000", "400000", "1600000", "6400000"], "N of --scale."
+    "scale_rows",
+    ["100000", "400000", "1600000", "6400000"],
+    "Numbers of rows of --scale.",
 )
-_DIRECTORY = flags.DEFINE_string("dir", "", "For the rows; empty: a temporary one.")
-_RUN = flags.DEFINE_string("run", "", "Used by this program for its own processes.")
+_DIRECTORY = flags.DEFINE_string(
+    "dir", "", "Directory for the rows; empty: a temporary one."
+)
+_RUN = flags.DEFINE_string("run", "", "Used by this program for its subprocesses.")
 
 # A fixed core type and cache size slow NumPy, scikit-learn and faiss down.
 _UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Size(NamedTuple):
-    """Of each engine's fits.
+    """Size of the problem that every engine fits.
 
     Attributes:
       num_clusters: k.
@@ -200,7 +200,7 @@ def time_growth(path: str, size: Size) -> dict:
 
 
 def _peak_gib() -> float:
-    """Of this program alone; what getrusage says includes the process it came from."""
+    """Peak memory of this program; getrusage's includes the process it came from."""
     with open("/proc/self/status", encoding="utf-8") as file:
         peak = next(line for line in file if line.startswith("VmHWM:"))
     return int(peak.split()[1]) / 2**20

@@ -6,9 +6,9 @@
 For each case a process of its own makes a run of a few drawn videos ready and
 measures its parts: a training step, a batch of extraction, the k-means of a round, and
 the peak memory of all that. It prints measured and predicted figures, their ratio, and
-the share of the measured peak of matrix products at which they would be equal: with
+the fraction of the measured peak of matrix products at which they would be equal: with
 those of the first case as xdc_tf.planning.times.DEFAULT_EFFICIENCY, or as --efficiency
-of xdc_tf.cli.plan, plans are for this machine and program. The other cases tell how far
+of xdc_tf.cli.plan, plans are for this machine and program. The other cases show how far
 they hold for other encoders. Run it with nothing else at work.
 """
 
@@ -23,13 +23,17 @@ import time
 
 from absl import app, flags, logging
 
-_CASES = flags.DEFINE_list("cases", ["base", "half", "synthetic"], "What to measure.")
+_CASES = flags.DEFINE_list("cases", ["base", "half", "synthetic"], "Cases to measure.")
 _PRECISION = flags.DEFINE_string("precision", "float32", "config.precision.")
-_KMEANS_PRECISION = flags.DEFINE_string("kmeans_precision", "float32", "Of k-means.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 4, "Of base; the others have more.")
+_KMEANS_PRECISION = flags.DEFINE_string(
+    "kmeans_precision", "float32", "Precision of k-means."
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 4, "Clips per batch of base; other cases have more."
+)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed steps and batches.")
 _NUM_ROWS = flags.DEFINE_integer("num_rows", 60_000, "Rows of k-means.")
-_RUN = flags.DEFINE_string("run", "", "Used by this program for its own processes.")
+_RUN = flags.DEFINE_string("run", "", "Used by this program for its subprocesses.")
 
 # A fixed core type and cache size slow NumPy down.
 _UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")

@@ -1,4 +1,4 @@
-"""A command in a process of its own, stopped at a moment, on a disk of its own.
+"""A command in a separate process, stopped at a moment, on a separate disk.
 
 Commands are forked from a process that has imported TensorFlow; see `preload`.
 """
@@ -53,7 +53,7 @@ class Stop(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a command ended.
+    """The end of a command.
 
     Attributes:
       code: its exit code; -n by signal n.

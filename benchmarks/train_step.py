@@ -21,20 +21,24 @@ import time
 import numpy as np
 from absl import app, flags, logging
 
-_RUNS = flags.DEFINE_integer("runs", 3, "Of all engines; medians are printed.")
-_STEPS = flags.DEFINE_integer("steps", 4, "Timed in each run, after one.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips.")
-_MODALITY = flags.DEFINE_enum(
-    "modality", "video", ["video", "audio"], "What to encode."
+_RUNS = flags.DEFINE_integer("runs", 3, "Runs of every engine; medians are printed.")
+_STEPS = flags.DEFINE_integer(
+    "steps", 4, "Timed steps of each run, after an untimed one."
 )
-_PRECISIONS = flags.DEFINE_list("precisions", ["float32", "bfloat16"], "Of both.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips per batch.")
+_MODALITY = flags.DEFINE_enum(
+    "modality", "video", ["video", "audio"], "Modality to encode."
+)
+_PRECISIONS = flags.DEFINE_list(
+    "precisions", ["float32", "bfloat16"], "Precisions of both engines."
+)
 _RETURN_MEMORY = flags.DEFINE_bool(
     "return_memory", False, "Leave the allocator of this project's processes as it is."
 )
 _TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", sys.executable, "A Python that has torch and torchvision."
 )
-_RUN = flags.DEFINE_string("run", "", "Used by this program for its own processes.")
+_RUN = flags.DEFINE_string("run", "", "Used by this program for its subprocesses.")
 
 # A fixed core type and cache size slow products down.
 _UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")

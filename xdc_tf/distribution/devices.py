@@ -55,7 +55,7 @@ def make_strategy(
 
 
 def num_workers_of_environment() -> int:
-    """How many workers TF_CONFIG names; 1 without it.
+    """Number of workers that TF_CONFIG names; 1 without it.
 
     Raises:
       ValueError: if it is not of a form that pretraining can use.

@@ -171,7 +171,7 @@ def _average(batches: list[ClipFeatures]) -> ExampleFeatures:
 def examples_on_host(
     strategy: tf.distribute.Strategy, examples: ExampleFeatures
 ) -> ExampleFeatures:
-    """What a distributed step returned, as arrays and without padding."""
+    """Outputs of a distributed step as arrays, without padding."""
     index = _on_host(strategy, examples.example_index)
     real = index >= 0
     return ExampleFeatures(

@@ -271,7 +271,7 @@ def _path(directory: str, stream: str) -> str:
 
 
 def _read_record(directory: str) -> dict[str, Any]:
-    """What store.json says; empty if there is none."""
+    """The contents of store.json; empty if there is none."""
     path = os.path.join(directory, _RECORD_FILE)
     if not os.path.exists(path):
         return {}

@@ -206,7 +206,7 @@ def _features_scratch(
     """A scratch directory for the features; None for None.
 
     What an earlier attempt has left is removed: features whose CSV is still in them,
-    since it was killed before that got its own name.
+    since it was killed before that got its name.
     """
     if directory is None:
         return contextlib.nullcontext()

@@ -261,7 +261,7 @@ def _example(rows: FeatureRows, number: int) -> bytes:
         floats = tf.train.FloatList(value=values[number].tolist())
         features[f"{stream}/feature/floats"] = tf.train.Feature(float_list=floats)
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    # Maps serialize in hash order unless told otherwise.
+    # Maps serialize in hash order by default.
     return example.SerializeToString(deterministic=True)
 
 

@@ -1,6 +1,6 @@
 """New videos -> batches for a run's encoders, a part of the rows at a time.
 
-Files are converted as the run's own records were, into a directory that holds one part;
+Files are converted as the run's records were, into a directory that holds one part;
 so disk and memory stay bounded, however many videos there are.
 """
 
@@ -135,7 +135,7 @@ def parts(
 def conversion_settings(
     run: TrainedRun, conversion: Conversion, *, sound_files: bool = False
 ) -> ConversionSettings:
-    """What the run's records were converted with, or else what its clips need.
+    """Settings of the run's records, or else those that its clips need.
 
     An encoder of sound alone sees the clips that it would see beside the other one, by
     the picture's times; of sound files there is none.

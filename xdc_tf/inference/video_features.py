@@ -205,7 +205,7 @@ def _make_features_of(
 
 
 def _encoders_card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
-    """What made the features: the run and its encoders."""
+    """The run and the encoders that made the features."""
     return {
         "workdir": run.directory,
         "method": run.config.method,
@@ -228,7 +228,7 @@ def _encoders_card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
 def _conversion_card(
     videos: VideoFiles | Records, run: TrainedRun, conversion: Conversion
 ) -> dict[str, Any]:
-    """How the videos became frames."""
+    """Settings by which the videos became frames."""
     settings = videos.info if isinstance(videos, Records) else None
     settings = settings or conversion_settings(run, conversion)
     names = ("fps", "short_side", "jpeg_quality", "min_secs", "max_secs")

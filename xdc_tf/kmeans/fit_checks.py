@@ -1,4 +1,4 @@
-"""What can be wrong with the arguments of a fit, reported before it starts."""
+"""Checks of the arguments of a fit, before it starts."""
 
 import operator
 from typing import Any
@@ -12,7 +12,6 @@ from xdc_tf.kmeans.matrices import FeatureMatrix
 from xdc_tf.kmeans.rows import Rows
 
 PRECISIONS = ("float32", "mixed")
-_COUNTS = ("num_clusters", "num_iterations", "num_restarts")
 _PROBLEMS = {
     survey.NOT_FINITE: (
         "rows with NaN or infinity in float32, {}; look for a diverged encoder or "
@@ -53,10 +52,9 @@ def check_options(options: Options) -> Options:
       ArgumentError: on an option without meaning, whatever the features.
     """
     options = options._replace(
-        **{
-            name: whole_number(name, getattr(options, name), least=1)
-            for name in _COUNTS
-        }
+        num_clusters=whole_number("num_clusters", options.num_clusters, least=1),
+        num_iterations=whole_number("num_iterations", options.num_iterations, least=1),
+        num_restarts=whole_number("num_restarts", options.num_restarts, least=1),
     )
     if options.precision not in PRECISIONS:
         raise ArgumentError(
@@ -127,7 +125,7 @@ def check_rows(
     distinct = matrices.count_distinct(
         matrix, at_most=num_clusters, block_rows=block_rows
     )
-    distinct = int(replicas.sum_over_processes(strategy, np.int64(distinct)))
+    distinct = int(replicas.sum_over_processes(strategy, np.asarray(distinct)))
     if distinct < num_clusters:
         raise ArgumentError(
             "num_clusters",

@@ -3,7 +3,7 @@
 `fit` clusters the rows of a matrix and `assign` labels other rows by the same
 preprocessing and centroids. One `tf.function` (in `lloyd`) holds a whole fit:
 initialisation, iterations, final assignment; the host waits once, at its end. Under a
-distribution strategy every replica keeps its own rows, and only sums, counts and
+distribution strategy every replica keeps its rows, and only sums, counts and
 candidates for empty clusters travel. Rows of memory-mapped arrays stay in their files:
 every pass reads them by blocks, ahead of their assignment.
 
@@ -351,7 +351,6 @@ def _result_of_fit(
     balanced: bool,
 ) -> KMeansResult:
     """One of several fits, as arrays about the origin of the preprocessed features."""
-    whitened = preparation.pca_projection is not None
     return KMeansResult(
         centroids=(fits.centroids[fit] + preparation.origin).numpy(),
         labels=labels.astype(np.int32, copy=False),
@@ -360,7 +359,11 @@ def _result_of_fit(
         inertia_history=fits.history[: fits.iterations, fit].numpy(),
         num_reseeded=int(fits.num_reseeded[fit]),
         normalize=preparation.normalize,
-        pca_mean=preparation.pca_mean.numpy() if whitened else None,
-        pca_projection=preparation.pca_projection.numpy() if whitened else None,
+        pca_mean=_as_array(preparation.pca_mean),
+        pca_projection=_as_array(preparation.pca_projection),
         offsets=fits.offsets[fit].numpy() if balanced else None,
     )
+
+
+def _as_array(tensor: tf.Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.numpy()

@@ -1,4 +1,4 @@
-"""What is done to features before they are compared with centroids."""
+"""Preprocessing of features before they are compared with centroids."""
 
 import numpy as np
 import tensorflow as tf

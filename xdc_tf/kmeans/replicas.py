@@ -16,7 +16,7 @@ def on_replicas(
     """Calls `function` on every replica's part of the arguments.
 
     Meant for the body of a loop that runs outside the replicas: replicas cannot meet
-    to reduce from inside a `tf.while_loop` of their own.
+    to reduce from inside a `tf.while_loop`.
     """
     return function(*args) if strategy is None else strategy.run(function, args)
 
@@ -31,7 +31,7 @@ def total(strategy: tf.distribute.Strategy | None, value: Any) -> Any:
 
 
 def place_among_processes(strategy: tf.distribute.Strategy | None) -> tuple[int, int]:
-    """The number of this process, from 0, and how many share the work."""
+    """The number of this process, from 0, and how many there are."""
     if strategy is None:
         return 0, 1
     num_local = len(strategy.extended.worker_devices)

@@ -1,7 +1,7 @@
 """Rows on the replicas of a distribution strategy, in memory or in files, by blocks.
 
 Without a strategy (None) everything runs on the one device that holds the rows. Every
-process brings its own rows, which are spread over its replicas.
+process has its rows, which are spread over its replicas.
 """
 
 from collections.abc import Callable, Iterator, Sequence

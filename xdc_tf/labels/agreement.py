@@ -215,7 +215,7 @@ def _num_examples(pairs: sparse.csr_array) -> int:
 
 
 def _num_couples(sizes: np.ndarray) -> int:
-    """How many couples of examples share a label whose values occur `sizes` times."""
+    """Number of couples with the same label, of labels that occur `sizes` times."""
 
     def couples(block: np.ndarray) -> int:
         block = block.astype(np.int64)

@@ -1,7 +1,7 @@
 """Clusters that are drawn equally often, whatever their sizes.
 
 DeepCluster (section 3.3) samples uniformly over pseudo-labels, since a network that
-sees a few large clusters most of the time learns little but to tell these.
+sees a few large clusters most of the time learns little but to distinguish these.
 """
 
 from collections.abc import Mapping

@@ -170,7 +170,7 @@ def is_first_head(name: str) -> bool:
 
 
 def _describe_collapse(measures: Mapping[str, float], settings: HealthSettings) -> str:
-    """How a clustering has collapsed, or nothing."""
+    """The reasons why a clustering counts as collapsed; empty if it does not."""
     reasons = []
     if measures["effective_share"] < settings.min_effective_share:
         reasons.append(

@@ -46,7 +46,7 @@ _FORMS = {
     "pca_mean": Form("float32", ("D",), required=False),
     "pca_projection": Form("float32", ("D", "d"), required=False),
     "offsets": Form("float32", ("k",), required=False),
-    # Where tables had them before the labels had a file of their own.
+    # Where tables had them before the labels had a separate file.
     "labels": Form("int32", ("n",), required=False),
 }
 _RECORD_SHA256 = "record_sha256"  # of the other keys; older tables lack it
@@ -54,7 +54,7 @@ _REMEDY = "restore the directory from a copy or let the round write it again."
 
 
 def clustering_name(source: str, head: int) -> str:
-    """Of a source's independent clusterings: SOURCE, SOURCE-1, SOURCE-2 and so on."""
+    """Name of one of a source's clusterings: SOURCE, SOURCE-1, SOURCE-2 and so on."""
     return source if head == 0 else f"{source}-{head}"
 
 

@@ -9,7 +9,7 @@ from xdc_tf.labels.label_tables import Clustering
 
 
 class Nearest(NamedTuple):
-    """What `nearest` finds for each row.
+    """Nearest centroids of N rows.
 
     Attributes:
       cluster: [N] int32, the nearest centroid, in a balanced clustering after its
