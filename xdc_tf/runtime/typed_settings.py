@@ -15,7 +15,7 @@ it is made.
 import dataclasses
 import difflib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 _Settings = TypeVar("_Settings")
@@ -75,9 +75,9 @@ class Several(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of some texts, or of some whole numbers."""
+    """One of some texts, such as the keys of a table, or of some whole numbers."""
 
-    options: tuple[str, ...] | tuple[int, ...]
+    options: Collection[str] | Collection[int]
 
     def fits(self, value: Any) -> bool:
         return type(value) in (str, int) and value in self.options

@@ -142,7 +142,7 @@ class Config:
     Imported weights have one of the encoders; the other is None.
     """
 
-    method: Annotated[str, Choice(tuple(supervision.METHODS))] = "xdc"
+    method: Annotated[str, Choice(supervision.METHODS)] = "xdc"
     seed: Annotated[int, Whole()] = 0
     num_rounds: Annotated[int, Whole(1, 100_000)] = 10
     # A work directory, of a run or of imported weights, whose encoders this run starts

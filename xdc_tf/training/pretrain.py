@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from xdc_tf.distribution import workers
 from xdc_tf.features import extraction
-from xdc_tf.labels import health, label_arrays, label_tables, pseudo_labels
+from xdc_tf.labels import health, label_arrays, label_tables
+from xdc_tf.labels.label_makers import LABEL_MAKERS
 from xdc_tf.models import encoder_table, two_stream
 from xdc_tf.runtime import compat, typed_settings
 from xdc_tf.runtime import workdir as run_directory
@@ -192,7 +193,8 @@ def cluster(
 ) -> dict[str, label_tables.Clustering]:
     """The clusterings of each label source, with the labels of all examples."""
     records = run.records
-    clusterings = pseudo_labels.cluster(
+    maker = LABEL_MAKERS[run.method.label_maker]
+    clusterings = maker.fit(
         features,
         supervision.clustered_sources(run.method),
         fitted_rows=records.trained[records.local.rows],

@@ -22,10 +22,12 @@ class Method(NamedTuple):
       supervision: name of each encoder -> the label sources it learns from, one head
         each: a stream's name (clusters of its features), JOINT (clusters of all
         streams' features side by side) or TRUE_LABELS (the records' own).
+      label_maker: row of label_makers.LABEL_MAKERS that makes the clusterings.
     """
 
     streams: dict[str, str]
     supervision: dict[str, tuple[str, ...]]
+    label_maker: str = "kmeans"
 
 
 _TWO_MODALITIES = {VIDEO: VIDEO, AUDIO: AUDIO}
