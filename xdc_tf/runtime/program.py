@@ -81,16 +81,16 @@ def run(
     sys.exit(code)
 
 
-@signals.listening()
 def _exit_code(
     main: Callable[[list[str]], int | None], *, takes_arguments: bool
 ) -> int | str | None:
     """Runs `main`; reports whatever stops it."""
     try:
-        app.run(
-            lambda argv: _guarded(main, argv, takes_arguments=takes_arguments),
-            flags_parser=_parse_flags,
-        )
+        with signals.listening():
+            app.run(
+                lambda argv: _guarded(main, argv, takes_arguments=takes_arguments),
+                flags_parser=_parse_flags,
+            )
     except SystemExit as done:
         return done.code
     except KeyboardInterrupt:

@@ -144,7 +144,7 @@ def from_mapping(
         the key.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{key}={str(values)[:200]!r} must have keys of its own.")
+        raise ValueError(f"{key}={repr(values)[:200]} must have keys of its own.")
     expected = fields(cls)
     unknown = [str(name) for name in values if name not in expected]
     if unknown and not is_partial:
