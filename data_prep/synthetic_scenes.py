@@ -108,14 +108,15 @@ def draw_frames(
 def _tone(timbre: str, pitch_hz: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One sustained tone; pitch_hz is [samples], in Hz over time."""
     turns = 2 * np.pi * np.cumsum(pitch_hz) / SAMPLE_RATE_HZ
+    silence = np.zeros_like(turns)
     if timbre == "sine":
         return np.sin(turns)
     if timbre == "saw":
-        return sum(np.sin(n * turns) / n for n in range(1, 13))
+        return sum((np.sin(n * turns) / n for n in range(1, 13)), silence)
     if timbre == "hollow":
-        return sum(np.sin(n * turns) / n**0.5 for n in range(1, 14, 4))
+        return sum((np.sin(n * turns) / n**0.5 for n in range(1, 14, 4)), silence)
     if timbre == "bell":
-        return sum(np.sin(n * turns) for n in (1.0, 2.76, 5.4, 8.93)) / 2
+        return sum((np.sin(n * turns) for n in (1.0, 2.76, 5.4, 8.93)), silence) / 2
     # A band of noise that follows the pitch: noise carried up by the tone.
     smooth = np.convolve(rng.normal(size=len(turns)), np.hanning(48), "same")
     return smooth * np.sin(3 * turns) / smooth.std()

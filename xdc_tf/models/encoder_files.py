@@ -256,7 +256,7 @@ def save_heads(heads: Mapping[str, Head], path: str) -> None:
     Raises:
       OSError: if they cannot be written; names the path.
     """
-    values = {
+    values: dict[str, Any] = {
         f"{source}/{name}": np.asarray(value, np.float32)
         for source, head in heads.items()
         for name, value in head._asdict().items()
