@@ -63,6 +63,8 @@ def map_groups(
             running.extend_deadlines(time.monotonic() - before)
     finally:
         running.stop()
+        # A killed process may have been ending still when this one began.
+        remove_abandoned()
 
 
 class _Pool:
