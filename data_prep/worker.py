@@ -38,6 +38,7 @@ from xdc_tf.runtime import signals
 _ENDING_SECS = 5.0
 # What a process sends before its first answer.
 _BEGINNING = b"\1"
+_STARTING_SECS = 60.0  # for an interpreter and its imports, on a busy machine
 _TEMPORARY_PREFIX = "xdc-worker-"
 # Signals that a process gets for what it does itself.
 _SIGNALS_OF_CRASHES = frozenset(
@@ -127,8 +128,9 @@ class Worker:
             pass  # it died just now: receive() finds the end of file and says so
 
     def allow_more_time(self) -> None:
-        """Counts the item's time from now on."""
-        self.deadline = time.monotonic() + self._timeout_secs
+        """Counts the item's time from now on, or from when the process has begun."""
+        starting_secs = 0.0 if self._has_begun else _STARTING_SECS
+        self.deadline = time.monotonic() + starting_secs + self._timeout_secs
 
     def receive(self) -> Ended | None:
         """Takes what has arrived of an item's outcome; None if more is to come."""
@@ -137,6 +139,7 @@ class Worker:
                 self._has_begun = self.socket.recv(1) == _BEGINNING
                 if not self._has_begun:
                     raise EOFError
+                self.allow_more_time()
                 return None
             answer = self._answers.receive(self.socket)
             if answer is None:
