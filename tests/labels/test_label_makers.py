@@ -101,7 +101,7 @@ def test_new_videos_are_labelled_by_its_clusters(given, tiny_records, tmp_path):
     with open(path, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
-    assert {int(row["audio"]) for row in rows} <= set(range(4))
+    assert {int(row["audio_cluster"]) for row in rows} <= set(range(4))
 
 
 if __name__ == "__main__":
