@@ -1,6 +1,6 @@
 """Exports the encoders of a run, or imported weights, usable without this project."""
 
-from absl import flags, logging
+from absl import flags
 
 from xdc_tf.runtime import program
 
@@ -23,8 +23,6 @@ _RESULTS = flags.DEFINE_list(
 
 def main(argv):
     del argv
-    # TensorFlow narrates the saving at this level.
-    logging.set_verbosity(logging.WARNING)
     optional = {"licence": _LICENCE.value} if _LICENCE.value else {}
     from xdc_tf.evaluation import reports
     from xdc_tf.export import export_run

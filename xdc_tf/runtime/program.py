@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 from xdc_tf.runtime import escaping, signals, tuning
 
@@ -138,6 +139,8 @@ def _guarded(
 ) -> int | None:
     if flags.FLAGS.debug:
         return main(argv)
+    # TensorFlow narrates at this level; what a recipe imports may have raised it.
+    absl_logging.set_verbosity(absl_logging.WARNING)
     if len(argv) > 1 and not takes_arguments:
         print_error(f"unexpected arguments {argv[1:]} (--help lists the flags)")
         return 1
