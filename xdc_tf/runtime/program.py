@@ -112,8 +112,15 @@ def quiet_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # It narrates through the logger of absl's programs too.
+    absl_logging.get_absl_logger().addFilter(_is_not_narration)
     if "tensorflow" not in sys.modules:
         sys.meta_path.insert(0, _QuietImport())
+
+
+def _is_not_narration(record: logging.LogRecord) -> bool:
+    is_tensorflows = f"{os.sep}tensorflow{os.sep}" in record.pathname
+    return record.levelno >= logging.WARNING or not is_tensorflows
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -139,8 +146,6 @@ def _guarded(
 ) -> int | None:
     if flags.FLAGS.debug:
         return main(argv)
-    # TensorFlow narrates at this level; what a recipe imports may have raised it.
-    absl_logging.set_verbosity(absl_logging.WARNING)
     if len(argv) > 1 and not takes_arguments:
         print_error(f"unexpected arguments {argv[1:]} (--help lists the flags)")
         return 1
