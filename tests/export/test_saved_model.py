@@ -20,7 +20,8 @@ from xdc_tf.data import (
 )
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
-from xdc_tf.export import export_run, raw_input, saved_model
+from xdc_tf.export import export_run, saved_model
+from xdc_tf.models import modalities
 from xdc_tf.runtime import compat, workdir
 from xdc_tf.training import settings, trained_run
 
@@ -263,7 +264,9 @@ def test_serving_frames_equals_the_evaluation_pipeline(
         "serving_default"
     ](frames=frames)["features"]
     video = clips.encoder_input(batch, "video")
-    np.testing.assert_allclose(raw_input.prepare_frames(frames, clip), video, atol=1e-6)
+    np.testing.assert_allclose(
+        modalities.prepare_frames(frames, clip), video, atol=1e-6
+    )
     np.testing.assert_allclose(
         served, encoder(video, training=False), rtol=1e-4, atol=1e-4
     )
@@ -334,7 +337,7 @@ def test_an_interrupted_export_has_no_final_name(tiny_run, tmp_path, monkeypatch
 def test_a_saved_model_that_reads_back_differently_is_an_error(tmp_path, monkeypatch):
     inputs = keras.Input((None, 3))
     encoder = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    raw = raw_input.RawInput(tf.TensorSpec([None, None, 3], name="x"), lambda x: x)
+    raw = modalities.RawInput(tf.TensorSpec([None, None, 3], name="x"), lambda x: x)
     load = tf.saved_model.load
     monkeypatch.setattr(
         tf.saved_model, "load", lambda path: lambda x: load(path)(x) + 0.01

@@ -10,7 +10,6 @@ import tensorflow as tf
 from xdc_tf.data import pipeline
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO
 from xdc_tf.distribution import devices
 from xdc_tf.evaluation import classifier as classifiers
 from xdc_tf.evaluation import labelled_records
@@ -18,6 +17,7 @@ from xdc_tf.evaluation.classifier import Classifier
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.labelled_records import LabelledRecords
 from xdc_tf.models import two_stream
+from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import compat
 from xdc_tf.training import schedules
 
@@ -172,7 +172,7 @@ def predict_scores(
       clip: the clips' shape.
       modality: what the classifier sees.
       num_clips: per video.
-      num_crops: per clip, of video; audio has one.
+      num_crops: per clip, of a modality that has several.
       batch_size: clips per batch, over all devices.
       strategy: the devices.
 
@@ -183,7 +183,7 @@ def predict_scores(
         ClipSource(records.shards, clip, (modality,), records.promised),
         batch_size=batch_size,
         num_clips=num_clips,
-        num_crops=1 if modality == AUDIO else num_crops,
+        num_crops=num_crops if MODALITIES[modality].has_crops else 1,
         keep=records.keep,
     )
     rows = predict(

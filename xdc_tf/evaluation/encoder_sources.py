@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 
 import keras
 
-from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
+from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.models import encoder_table
+from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files, json_files, workdir
-from xdc_tf.runtime.typed_settings import Number
 from xdc_tf.training import configuration, settings, supervision, trained_run
 from xdc_tf.training.configuration import Config
 from xdc_tf.training.trained_run import TrainedRun
 
 PRETRAINED, INITIAL, SCRATCH = "pretrained", "initial", "scratch"
 EXPORT_CARD = "export.json"
-_MEANS, _DEVIATIONS = Number(-1e6, 1e6), Number(1e-6, 1e6)
 
 
 class Source(NamedTuple):
@@ -160,8 +159,7 @@ def _open_export(directory: str, card: str) -> TrainedRun:
         )
     clip = settings.clip(config, None)
     for stream, modality in streams.items():
-        if modality == AUDIO:
-            clip = clip._replace(**_log_mel_statistics(encoders, stream, card))
+        clip = clip._replace(**_statistics(encoders, stream, modality, card))
     return TrainedRun(
         directory=directory,
         config=config,
@@ -188,19 +186,20 @@ def _read_card(card: str) -> dict[str, Any]:
         ) from error
 
 
-def _log_mel_statistics(
-    encoders: Mapping[str, Any], stream: str, card: str
+def _statistics(
+    encoders: Mapping[str, Any], stream: str, modality: str, card: str
 ) -> dict[str, Any]:
-    """Mean and deviation of the log-mel that an audio encoder was trained on."""
+    """By field of ClipSettings what the card says of the data of an encoder."""
+    statistics = MODALITIES[modality].statistics
+    values = {}
     try:
-        expected = encoders[f"{stream}_encoder"]["input"]
-        mean, std = expected["mean"], expected["std"]
-        for name, value, values in (("mean", mean, _MEANS), ("std", std, _DEVIATIONS)):
-            if not values.fits(value):
-                raise ValueError(f"{name}={value!r} must be {values}")
+        for name, (field, range_) in statistics.items():
+            value = values[field] = encoders[f"{stream}_encoder"]["input"][name]
+            if not range_.fits(value):
+                raise ValueError(f"{name}={value!r} must be {range_}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{card} has no mean and std of log-mel for {stream}_encoder ({error}); "
-            "export again."
+            f"{card} has no {' and '.join(statistics)} of the {modality} for "
+            f"{stream}_encoder ({error}); export again."
         ) from error
-    return {"log_mel_mean": mean, "log_mel_std": std}
+    return values

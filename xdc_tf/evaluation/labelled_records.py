@@ -13,8 +13,9 @@ import numpy as np
 from data_prep.manifest import read_manifest
 from xdc_tf.data import dataset_info, record_directory, record_index
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
+from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.training import settings
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -164,7 +165,9 @@ def open_splits(
     if train_manifests:
         trains = [_select(trains[0], manifest) for manifest in train_manifests]
         tests = [_select(tests[0], manifest) for manifest in test_manifests]
-    clip_secs = _clip_secs(clip or run.clip, modalities)
+    clip_secs = max(
+        MODALITIES[modality].clip_secs(clip or run.clip) for modality in modalities
+    )
     return [
         _pair(
             str(number), train, test, clip_secs=clip_secs, allow_overlap=allow_overlap
@@ -309,12 +312,6 @@ def _warnings(
                 f"{num_short} {name} videos are shorter than a clip of "
                 f"{clip_secs:g} s, which repeats their beginning"
             )
-
-
-def _clip_secs(clip: ClipSettings, modalities: Sequence[str]) -> float:
-    """How long a recording must be, not to be repeated within a clip."""
-    needed = {VIDEO: clip.duration_secs, AUDIO: clip.audio_secs}
-    return max(needed[modality] for modality in modalities)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xdc_tf.export import interchange, model_card, saved_model
-from xdc_tf.export.raw_input import raw_input
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import encoder_files
 from xdc_tf.models.encoder_files import Head
+from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files
 from xdc_tf.training import supervision, trained_run
 from xdc_tf.training.trained_run import TrainedRun
@@ -62,7 +62,8 @@ def export(
             path = os.path.join(directory, f"{stream}_encoder")
             heads = trained_run.load_heads(run, stream)
             clustering = clusters.clusterings.get(stream) if clusters else None
-            raw = raw_input(run.streams[stream], run.clip, run.log_mel)
+            modality = MODALITIES[run.streams[stream]]
+            raw = modality.raw_input(run.clip, run.log_mel)
             saved_model.save(encoder, path, raw=raw, heads=heads, clustering=clustering)
             # Saved anew: only the arrays of the run's file were checked.
             encoder_files.save_encoder(encoder, f"{path}.keras")

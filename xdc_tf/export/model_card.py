@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.labels import agreement
+from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import compat, escaping, json_files, workdir
 from xdc_tf.training.trained_run import FinalClusters, TrainedRun
 
@@ -71,26 +71,14 @@ def _without_details(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _input_contract(run: TrainedRun, modality: str) -> dict[str, Any]:
-    """The inputs of an encoder, called and served."""
-    if modality == VIDEO:
-        return {
-            "call": "[B, T, H, W, 3] float32, RGB in [0, 1] minus mean, by std",
-            "serving_default": "frames [B, T, H, W, 3] uint8 RGB, any size",
-            "mean": list(run.clip.video_mean),
-            "std": list(run.clip.video_std),
-            "frames_per_clip": run.clip.num_frames,
-            "frames_per_sec": run.clip.fps,
-            "crop_size": run.clip.crop_size,
-            "crop_share_of_short_side": run.clip.crop_share,
-        }
+def _input_contract(run: TrainedRun, name: str) -> dict[str, Any]:
+    """The inputs of an encoder of a modality, called and served."""
+    modality = MODALITIES[name]
     return {
-        "call": "[B, rows, filters, 1] float32, log-mel minus mean, by std",
-        "serving_default": "waveform [B, samples] float32 in [-1, 1], mono",
-        "mean": run.clip.log_mel_mean,
-        "std": run.clip.log_mel_std,
-        "window_secs": run.clip.audio_secs,
-        "log_mel": run.log_mel._asdict(),
+        "call": modality.call,
+        "serving_default": modality.serving,
+        **modality.describe(run.clip, run.log_mel),
+        **modality.describe_serving(run.clip),
     }
 
 

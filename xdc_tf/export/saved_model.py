@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from xdc_tf.export.raw_input import RawInput
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.nearest import nearest
 from xdc_tf.models.encoder_files import Head
+from xdc_tf.models.modalities import RawInput
 from xdc_tf.runtime import compat
 
 # Features read back may differ from the encoder's by the order of sums only.

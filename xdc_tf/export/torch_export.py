@@ -9,9 +9,9 @@ import numpy as np
 
 from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.models.encoder_table import ResNetSettings
+from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files
 from xdc_tf.training import trained_run
-from xdc_tf.training.trained_run import TrainedRun
 from xdc_tf.weights import layouts, torch_files
 
 _SUFFIX = ".pth"
@@ -57,6 +57,7 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
             f"--stream={stream} is not an encoder of {workdir}; choose one of "
             f"{', '.join(run.streams)}."
         )
+    modality = MODALITIES[run.streams[stream]]
     architecture = run.architectures[run.streams[stream]]
     if not isinstance(architecture, ResNetSettings):
         raise ValueError(
@@ -79,7 +80,10 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
         "num_features": encoder.output_shape[-1],
         "num_classes": len(tensors["fc.bias"]) if labels else None,
         "classes": labels,
-        "input": _input(run, stream),
+        "input": {
+            "call": modality.channels_first,
+            **modality.describe(run.clip, run.log_mel),
+        },
     }
     _write(path, description_path, tensors, description)
     return description
@@ -112,23 +116,3 @@ def _is_remainder(description_path: str) -> bool:
         return {"stream", "batch_norm_epsilon", "sha256"} <= description.keys()
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def _input(run: TrainedRun, stream: str) -> dict[str, Any]:
-    """What the encoder takes in PyTorch, channels first."""
-    if run.streams[stream] == VIDEO:
-        return {
-            "call": "[B, 3, T, H, W] float32, RGB in [0, 1] minus mean, by std",
-            "mean": list(run.clip.video_mean),
-            "std": list(run.clip.video_std),
-            "frames_per_clip": run.clip.num_frames,
-            "frames_per_sec": run.clip.fps,
-            "crop_size": run.clip.crop_size,
-        }
-    return {
-        "call": "[B, 1, rows, filters] float32, log-mel minus mean, by std",
-        "mean": run.clip.log_mel_mean,
-        "std": run.clip.log_mel_std,
-        "window_secs": run.clip.audio_secs,
-        "log_mel": run.log_mel._asdict(),
-    }

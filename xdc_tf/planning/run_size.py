@@ -10,6 +10,7 @@ from xdc_tf.data import dataset_info, record_framing, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import encoder_table, folding
+from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.planning import operations
 from xdc_tf.planning.operations import EncoderCost
 from xdc_tf.runtime import compat
@@ -250,13 +251,9 @@ def _count_encoders(
 ) -> tuple[dict[str, EncoderCost], dict[str, EncoderCost]]:
     """Costs of the encoders by stream, as trained and as features are extracted."""
     clip = settings.clip(config, None)
-    clip_shapes = {
-        VIDEO: (clip.num_frames, clip.crop_size, clip.crop_size, 3),
-        AUDIO: (clip.num_mel_frames, clip.num_mels, 1),
-    }
     # Streams of one modality have equal encoders.
     costs = {
-        modality: _count(config, modality, clip_shapes[modality])
+        modality: _count(config, modality, MODALITIES[modality].clip_shape(clip))
         for modality in dict.fromkeys(method.streams.values())
     }
     encoders = {stream: costs[name][0] for stream, name in method.streams.items()}
