@@ -128,7 +128,7 @@ def pretrain_and_export(workdir: str, records: str, announce: Callable) -> None:
 
     from xdc_tf.export import export_run
     from xdc_tf.labels import pseudo_labels
-    from xdc_tf.training import pretrain, run_features, saved_encoders, train_step
+    from xdc_tf.training import pretrain, run_features, train_round, train_step
     from xdc_tf.training.checkpoints import Checkpoints
 
     def announced(phase, function):
@@ -145,8 +145,8 @@ def pretrain_and_export(workdir: str, records: str, announce: Callable) -> None:
         (run_features, "to_cluster", "extraction"),
         (pseudo_labels, "cluster", "clustering"),
         (pretrain, "write_label_tables", "clustering"),
-        (saved_encoders, "save_finished_round", "saving"),
-        (saved_encoders, "save_best", "saving"),
+        (pretrain, "save_finished_round", "saving"),
+        (train_round, "save_best", "saving"),
         (Checkpoints, "_write", "saving"),
         (export_run, "export", "exporting"),
     ):

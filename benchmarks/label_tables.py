@@ -26,7 +26,7 @@ from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings
 from xdc_tf.runtime import compat
-from xdc_tf.training import configuration, optimizers, settings, supervision, train_step
+from xdc_tf.training import configuration, optimizers, supervision, train_step
 
 _NUM_CLUSTERS = 256
 _NUM_GATHERED = 1024
@@ -118,8 +118,8 @@ def step_secs(variable: tf.Variable, *, num_steps: int = 10) -> float:
     method = supervision.method("xdc")
     model = two_stream.build(
         method.streams,
-        architectures=settings.architectures(config),
-        layers=settings.training_layers(config),
+        architectures=configuration.architectures(config),
+        layers=configuration.training_layers(config),
         heads={
             supervision.head_name(stream, source): HeadSettings(stream, _NUM_CLUSTERS)
             for stream, sources in method.supervision.items()
@@ -143,7 +143,7 @@ def step_secs(variable: tf.Variable, *, num_steps: int = 10) -> float:
         strategy=tf.distribute.get_strategy(),
         settings=train_step.StepSettings(batch_size),
     )
-    clip = settings.clip(config, None)
+    clip = configuration.clip(config, None)
     frame = (clip.crop_size, clip.crop_size, 3)
     rng = np.random.default_rng(3)
     batch = {

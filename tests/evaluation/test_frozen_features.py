@@ -13,7 +13,7 @@ from xdc_tf.evaluation.frozen_features import ExtractionSettings
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.features import extraction
 from xdc_tf.runtime import workdir
-from xdc_tf.training import settings
+from xdc_tf.training import configuration
 
 MEAN = ExtractionSettings(["audio"], num_clips=1, average=True)
 
@@ -67,7 +67,7 @@ def test_clip_features_are_those_of_the_encoder_by_hand(source, split, tiny_run)
     batches = pipeline.evaluation_batches(
         ClipSource(
             dataset_info.shard_paths(split.test.directory, split.test.info),
-            settings.clip(source.run.config, source.run.info),
+            configuration.clip(source.run.config, source.run.info),
             ["audio"],
         ),
         batch_size=2,

@@ -20,7 +20,7 @@ from xdc_tf.evaluation.frozen_features import SplitFeatures
 from xdc_tf.evaluation.labelled_records import open_splits
 from xdc_tf.evaluation.linear import LinearSettings
 from xdc_tf.runtime import workdir
-from xdc_tf.training import settings
+from xdc_tf.training import configuration
 
 
 def _labels(num_rows, num_classes=5):
@@ -124,7 +124,7 @@ def test_a_run_is_scored_as_by_hand(source, split, tiny_run, tiny_records):
     assert (audio.details["num_train"], audio.details["num_test"]) == (24, 12)
     assert len(audio.details["class_names"]) == 10 and audio.details["converged"]
     assert json.loads(json.dumps(audio.details)) == audio.details
-    clip = settings.clip(source.run.config, source.run.info)
+    clip = configuration.clip(source.run.config, source.run.info)
 
     def features_and_classes(name, encoder):
         records = str(tiny_records / name)

@@ -23,7 +23,7 @@ from xdc_tf.data.log_mel import LogMelSettings, log_mel
 from xdc_tf.export import export_run, saved_model
 from xdc_tf.models import modalities
 from xdc_tf.runtime import compat, workdir
-from xdc_tf.training import settings, trained_run
+from xdc_tf.training import configuration, trained_run
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RECIPES = os.path.join(ROOT, "docs", "finetuning.md")
@@ -250,7 +250,7 @@ def test_serving_frames_equals_the_evaluation_pipeline(
     )
     with shard_writing.ShardWriter(str(tmp_path / "record")) as writer:
         writer.write(record)
-    clip = settings.clip(
+    clip = configuration.clip(
         trained_run.open_run(str(tiny_run)).config,
         dataset_info.read_dataset_info(str(tiny_records / "train")),
     )

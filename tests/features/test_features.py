@@ -7,7 +7,7 @@ from xdc_tf.data import dataset_info, pipeline
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.features import extraction
 from xdc_tf.models import audio_resnet
-from xdc_tf.training import configuration, settings
+from xdc_tf.training import configuration
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("CPU:0")
 
@@ -147,7 +147,7 @@ def test_dense_features_of_real_records_are_those_of_their_clips(
     batches = pipeline.evaluation_batches(
         ClipSource(
             dataset_info.shard_paths(folder, info),
-            settings.clip(configuration.from_mapping(tiny_config), info),
+            configuration.clip(configuration.from_mapping(tiny_config), info),
             ["audio"],
         ),
         batch_size=10,
@@ -221,7 +221,7 @@ def real_batches(tiny_records, tiny_config):
     return pipeline.evaluation_batches(
         ClipSource(
             dataset_info.shard_paths(folder, info),
-            settings.clip(configuration.from_mapping(tiny_config), info),
+            configuration.clip(configuration.from_mapping(tiny_config), info),
         ),
         batch_size=10,
         num_clips=2,

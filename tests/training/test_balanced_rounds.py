@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.labels import balance, label_tables
+from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as work
-from xdc_tf.training import settings, train_step
+from xdc_tf.training import configuration, train_step
+from xdc_tf.training.batches import expected_draws
 from xdc_tf.training.pretrain import pretrain
 
 # 24 videos, 4 of them held out, in batches of 4: one pass of 5 steps per round.
@@ -81,7 +82,7 @@ def whole_run(config, tiny_records, tmp_path_factory):
 
 
 def trained_rows(config):
-    return ~settings.held_out_rows(
+    return ~configuration.held_out_rows(
         np.arange(24), num_rows=24, share=1 / 6, seed=config["seed"]
     )
 
@@ -93,9 +94,7 @@ def test_every_round_draws_by_its_own_clusters(config, whole_run):
     for round_index in range(2):
         first = round_index * STEPS_PER_ROUND
         indices = np.ravel(batches.indices[first : first + STEPS_PER_ROUND])
-        expected = balance.expected_draws(
-            labels_of(workdir, round_index), trained_rows(config)
-        )
+        expected = expected_draws(labels_of(workdir, round_index), trained_rows(config))
         # Whole numbers next to the draws, every one of the 20 in a batch.
         assert (np.abs(np.bincount(indices, minlength=24) - expected) < 1).all()
         expected_of_rounds.append(expected)

@@ -92,7 +92,7 @@ def main(argv):
     from xdc_tf.data import dataset_info, record_directory
     from xdc_tf.planning import device_table, plan, report, run_size, times
     from xdc_tf.runtime import files
-    from xdc_tf.training import configuration, settings, supervision
+    from xdc_tf.training import configuration, supervision
 
     config = configuration.from_mapping(values)
     efficiency = times.parse_efficiency(_EFFICIENCY.value)
@@ -104,7 +104,7 @@ def main(argv):
         dataset_info.check_modalities(
             info, supervision.modalities(method), _RECORDS.value
         )
-        settings.check_log_mel(config, info, _RECORDS.value)
+        configuration.check_log_mel(config, info, _RECORDS.value)
         recordings = run_size.recordings_of(config, _RECORDS.value, info)
         num_classes = len(info.label_names) or None
         num_videos = info.num_examples if num_videos is None else num_videos

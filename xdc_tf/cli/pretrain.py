@@ -51,14 +51,14 @@ def main(argv):
     config = _CONFIG.value.to_dict()  # first: says at once that its file is missing
     tuning.keep_freed_memory()
     with signals.listening() as stop:
-        from xdc_tf.distribution import devices, lost_workers, workers
+        from xdc_tf.distribution import devices, workers
         from xdc_tf.training.pretrain import pretrain
 
         strategy = devices.make_strategy(
             _NUM_DEVICES.value, worker_timeout_secs=_WORKER_TIMEOUT_SECS.value
         )
         number, num_workers = workers.place(strategy)
-        with lost_workers.exit_on_loss(num_workers), _only_of_chief(number):
+        with workers.exit_on_loss(num_workers), _only_of_chief(number):
             pretrain(
                 config,
                 workdir=_WORKDIR.value,

@@ -13,7 +13,7 @@ from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.models import encoder_table
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files, json_files, workdir
-from xdc_tf.training import configuration, settings, supervision, trained_run
+from xdc_tf.training import configuration, supervision, trained_run
 from xdc_tf.training.configuration import Config
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -96,8 +96,8 @@ def scratch_source(config: Config | Mapping[str, Any], info: DatasetInfo) -> Sou
             config=config,
             stored_config=configuration.to_mapping(config),
             streams={modality: modality for modality in info.modalities},
-            architectures=settings.architectures(config),
-            clip=settings.clip(config, info),
+            architectures=configuration.architectures(config),
+            clip=configuration.clip(config, info),
             log_mel=config.log_mel,
             info=info,
         ),
@@ -116,7 +116,7 @@ def load_encoder(source: Source, stream: str) -> keras.Model:
     run = source.run
     modality = run.streams[stream]
     if source.kind == SCRATCH:
-        layers = settings.portable_layers(run.config)
+        layers = configuration.portable_layers(run.config)
         number = list(run.streams).index(stream)
         return encoder_table.build(
             run.architectures[modality],
@@ -149,7 +149,7 @@ def describe(source: Source, stream: str) -> dict[str, Any]:
 
 def _open_export(directory: str, card: str) -> TrainedRun:
     values = _read_card(card)
-    config = settings.of_encoders(values["config"], card)
+    config = configuration.of_encoders_file(values["config"], card)
     streams = dict(supervision.method(config.method).streams)
     encoders = values["encoders"]
     if set(encoders) != {f"{stream}_encoder" for stream in streams}:
@@ -157,7 +157,7 @@ def _open_export(directory: str, card: str) -> TrainedRun:
             f"{card} lists the encoders {sorted(encoders)!a}, and those of "
             f"config.method={config.method} are {sorted(streams)}; export again."
         )
-    clip = settings.clip(config, None)
+    clip = configuration.clip(config, None)
     for stream, modality in streams.items():
         clip = clip._replace(**_statistics(encoders, stream, modality, card))
     return TrainedRun(
@@ -165,7 +165,7 @@ def _open_export(directory: str, card: str) -> TrainedRun:
         config=config,
         stored_config=values["config"],
         streams=streams,
-        architectures=settings.architectures(config),
+        architectures=configuration.architectures(config),
         clip=clip,
         log_mel=config.log_mel,
         info=None,

@@ -16,7 +16,7 @@ from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
 from xdc_tf.models.modalities import MODALITIES
-from xdc_tf.training import settings
+from xdc_tf.training import configuration
 from xdc_tf.training.trained_run import TrainedRun
 
 # What the same video's records depend on.
@@ -214,7 +214,7 @@ def _open(
     info, examples = opened.info, opened.examples
     dataset_info.check_modalities(info, modalities, directory)
     if AUDIO in modalities:
-        settings.check_log_mel(run.config, info, directory)
+        configuration.check_log_mel(run.config, info, directory)
     labelled = examples.labels >= 0
     if not labelled.any():
         raise ValueError(

@@ -14,7 +14,7 @@ from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.planning import operations
 from xdc_tf.planning.operations import EncoderCost
 from xdc_tf.runtime import compat
-from xdc_tf.training import optimizers, settings, supervision
+from xdc_tf.training import configuration, optimizers, supervision
 from xdc_tf.training.configuration import Config, TrainingConfig
 
 _MATMUL_DTYPES = {
@@ -250,7 +250,7 @@ def _count_encoders(
     config: Config, method: supervision.Method
 ) -> tuple[dict[str, EncoderCost], dict[str, EncoderCost]]:
     """Costs of the encoders by stream, as trained and as features are extracted."""
-    clip = settings.clip(config, None)
+    clip = configuration.clip(config, None)
     # Streams of one modality have equal encoders.
     costs = {
         modality: _count(config, modality, MODALITIES[modality].clip_shape(clip))
@@ -263,8 +263,8 @@ def _count_encoders(
 
 def _count(config, modality, clip_shape) -> tuple[EncoderCost, EncoderCost]:
     encoder = encoder_table.build(
-        settings.architectures(config)[modality],
-        settings.training_layers(config),
+        configuration.architectures(config)[modality],
+        configuration.training_layers(config),
         modality,
     )
     return (

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +11,7 @@ from xdc_tf.data import pipeline
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.pipeline import EpochPosition
 from xdc_tf.distribution import devices, workers
-from xdc_tf.labels import balance
-from xdc_tf.training import settings, supervision
+from xdc_tf.training import configuration, supervision
 from xdc_tf.training.run import Run
 
 
@@ -45,7 +44,7 @@ def training_batches(
         labels = {
             source: table.numpy() for source, table in run.state.label_tables.items()
         }
-        draws = balance.expected_draws(labels, trained)
+        draws = expected_draws(labels, trained)
     batch_size = training.batch_size // local.count
     passes, batches = divmod(
         int(run.state.progress.step), int(trained.sum()) // batch_size
@@ -115,7 +114,7 @@ def _clip_source(run: Run) -> ClipSource:
     records = run.records
     return ClipSource(
         [os.path.join(records.directory, name) for name in records.local.files],
-        clip=settings.clip(run.config, records.info),
+        clip=configuration.clip(run.config, records.info),
         modalities=supervision.modalities(run.method),
         promised=records.promised,
     )
@@ -134,3 +133,39 @@ def _distribute(run: Run, dataset: tf.data.Dataset, batch_size: int):
     return run.strategy.distribute_datasets_from_function(
         lambda _: dataset.apply(endless)
     )
+
+
+def expected_draws(labels: Mapping[str, np.ndarray], trained: np.ndarray) -> np.ndarray:
+    """How often to draw each example per epoch, for clusters that are drawn alike.
+
+    DeepCluster (section 3.3) samples uniformly over pseudo-labels, since a network that
+    sees a few large clusters most of the time learns little but to distinguish these.
+
+    An example's draws are the mean over the label sources of num_trained / (clusters
+    that are not empty * examples in its cluster), counting trained examples only.
+
+    Args:
+      labels: by label source [num_rows] integers, negative for no label.
+      trained: [num_rows] bool, which examples may be drawn.
+
+    Returns:
+      [num_rows] float64, 0 for what is not trained or has no label; the sum is the
+      number of trained examples to rounding.
+
+    Raises:
+      ValueError: if a source has no label for any trained example.
+    """
+    draws = np.zeros(len(trained))
+    for source, source_labels in labels.items():
+        counted = trained & (source_labels >= 0)
+        clusters = source_labels[counted]
+        if not len(clusters):
+            raise ValueError(
+                f"none of the {trained.sum()} examples to train on has a label of "
+                f"{source}, so its clusters cannot be balanced; set "
+                "config.training.balance_clusters=False or give labels."
+            )
+        sizes = np.bincount(clusters)
+        draws_per_cluster = trained.sum() / np.count_nonzero(sizes)
+        draws[counted] += draws_per_cluster / sizes[clusters] / len(labels)
+    return draws

@@ -1,22 +1,27 @@
-"""Every key of a run's configuration, with the paper's setting where it is known.
+"""Every key of a run's configuration, and the named values that the parts take of it.
 
-XDC (Alwassel et al., NeurIPS 2020), R(2+1)D-18 on 8 x 112 x 112 clips and ResNet-18
-on 2 s of 40-filter log-mel, SGD with momentum. Sections that a part of the program
-defines are classes of that part.
+Defaults are the paper's settings where these are known: XDC (Alwassel et al., NeurIPS
+2020), R(2+1)D-18 on 8 x 112 x 112 clips and ResNet-18 on 2 s of 40-filter log-mel, SGD
+with momentum. Sections that a part of the program defines are classes of that part.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
+
 from xdc_tf.data import clips, log_mel
 from xdc_tf.data.augmentation_settings import Augmentation
+from xdc_tf.data.clips import ClipSettings
+from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.features.feature_store import DTYPES
 from xdc_tf.labels.health import HealthSettings
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import encoder_table
 from xdc_tf.models.encoder_table import EncoderSettings, ResNetSettings
+from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime import typed_settings
 from xdc_tf.runtime.typed_settings import (
     COUNT,
@@ -30,9 +35,8 @@ from xdc_tf.runtime.typed_settings import (
     Several,
     Whole,
 )
-from xdc_tf.training import profiling, supervision
-from xdc_tf.training.optimizers import OPTIMIZERS
-from xdc_tf.training.schedules import SCHEDULES
+from xdc_tf.training import supervision
+from xdc_tf.training.optimizers import DECAYING, OPTIMIZERS, SCHEDULES, Schedule
 
 FROM_PASS, FROM_TRAINING = "pass", "training"
 
@@ -181,7 +185,13 @@ class Config:
 
     def __post_init__(self):
         typed_settings.check(self)
-        profiling.check_steps(self.profile_steps)
+        first, last = self.profile_steps
+        if not (first == last == 0 or 1 <= first <= last):
+            raise ValueError(
+                f"config.profile_steps={tuple(self.profile_steps)} must be the first "
+                "and the last step of the run to profile, from 1, such as 100,120; "
+                "0,0: none."
+            )
         if round(self.clip.audio_secs / (self.log_mel.hop_ms / 1000)) < 1:
             raise ValueError(
                 f"config.clip.audio_secs={self.clip.audio_secs} must be at least "
@@ -242,3 +252,137 @@ def of_encoders(values: Any) -> Config:
 def to_mapping(config: Config) -> dict[str, Any]:
     """The values of a configuration as files hold them, nested by section."""
     return typed_settings.to_mapping(config)
+
+
+def of_encoders_file(values: Any, source: str) -> Config:
+    """The configuration of trained encoders, of a file from elsewhere.
+
+    Args:
+      values: what the file held.
+      source: path of the file, for the message.
+
+    Raises:
+      ValueError: names the file, the key, its value and its range.
+    """
+    try:
+        return of_encoders(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{source}: {error} Restore the file, or use another run's."
+        ) from None
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"{source} cannot be read as a configuration ({error!r}); restore the "
+            "file, or use another run's."
+        ) from None
+
+
+def check_log_mel(config: Config, info: DatasetInfo, records: str) -> None:
+    """Checks that records were made with the configuration's log-mel setting, if any.
+
+    Raises:
+      ValueError: names each setting that differs.
+    """
+    if AUDIO not in info.modalities:
+        return
+    differing = [
+        f"{key} ({getattr(info.log_mel, key)} in the records, {value} in the config)"
+        for key, value in config.log_mel._asdict().items()
+        if getattr(info.log_mel, key) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{records} was converted with another log-mel setting than "
+            f"config.log_mel: {', '.join(differing)}. Convert again with the config's, "
+            "or set config.log_mel to the records'."
+        )
+
+
+def clip(config: Config, info: DatasetInfo | None) -> ClipSettings:
+    """The clip's shape; log-mel normalisation is that of the records, if any."""
+    return ClipSettings(
+        **typed_settings.to_mapping(config.clip),
+        mel_hop_secs=config.log_mel.hop_ms / 1000,
+        num_mels=config.log_mel.num_filters,
+        log_mel_mean=info.log_mel_mean if info else 0.0,
+        log_mel_std=info.log_mel_std if info else 1.0,
+    )
+
+
+def architectures(config: Config) -> dict[str, EncoderSettings]:
+    """Encoder architectures by modality; imported weights have one."""
+    encoders = {VIDEO: config.video_encoder, AUDIO: config.audio_encoder}
+    return {modality: encoder for modality, encoder in encoders.items() if encoder}
+
+
+def portable_layers(config: Config) -> LayerSettings:
+    """What an encoder's layers keep outside of the run: float32, local batch norm.
+
+    Of imported weights, which no configuration trained, the layers' defaults.
+    """
+    if config.method == supervision.IMPORTED:
+        return LayerSettings()
+    return LayerSettings(
+        batch_norm_momentum=config.batch_norm_momentum,
+        # These decay the weights themselves; a penalty would decay them twice.
+        weight_decay=0.0
+        if config.optimizer.name in DECAYING
+        else config.optimizer.weight_decay,
+        seed=config.seed,
+    )
+
+
+def training_layers(config: Config) -> LayerSettings:
+    """What an encoder's layers are made with for training."""
+    return portable_layers(config)._replace(
+        dtype=config.precision,
+        synchronized_batch_norm=config.synchronized_batch_norm,
+        fast=True,
+    )
+
+
+def check_health(config: Config) -> None:
+    """Checks that some clustering does not count as collapsed.
+
+    Raises:
+      ValueError: on a fraction that every clustering exceeds.
+    """
+    largest, num_clusters = config.health.max_cluster_share, config.kmeans.num_clusters
+    if largest * num_clusters < 1:
+        raise ValueError(
+            f"config.health.max_cluster_share={largest} is less than the mean fraction "
+            f"of config.kmeans.num_clusters={num_clusters} clusters, so that every "
+            "clustering would count as collapsed; raise it."
+        )
+
+
+def schedule(config: Config) -> Schedule:
+    """Shape of a round's learning rate, for the global batch."""
+    optimizer = config.optimizer
+    peak = optimizer.learning_rate
+    if optimizer.reference_batch_size:
+        peak *= config.training.batch_size / optimizer.reference_batch_size
+    return Schedule(
+        name=optimizer.schedule,
+        peak=peak,
+        warmup_steps=optimizer.warmup_steps,
+        decay_shares=optimizer.decay_shares,
+        decay_factor=optimizer.decay_factor,
+    )
+
+
+def held_out_rows(
+    example_indices: np.ndarray, *, num_rows: int, share: float, seed: int
+) -> np.ndarray:
+    """[num_rows] bool: the examples that a run never trains on.
+
+    Args:
+      example_indices: of all examples.
+      num_rows: rows of the manifest.
+      share: fraction of the examples to hold out, in [0, 1).
+      seed: of the draw.
+    """
+    chosen = np.random.default_rng([seed, 1]).permutation(np.sort(example_indices))
+    held_out = np.zeros(num_rows, bool)
+    held_out[chosen[: round(share * len(chosen))]] = True
+    return held_out

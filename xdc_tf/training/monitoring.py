@@ -1,4 +1,4 @@
-"""What a run tells: progress lines on the terminal and curves in TensorBoard."""
+"""What a run tells: progress lines on the terminal; curves, profiles in TensorBoard."""
 
 import collections
 import contextlib
@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from xdc_tf.labels import health
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.training.profiling import Profiler
 
 HeadSums = Mapping[str, Mapping[str, tf.Tensor]]
 # Measures of clusterings that are worth the terminal's room.
@@ -242,3 +241,38 @@ def _duration(secs: float) -> str:
     minutes, secs = divmod(round(secs), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{secs:02d}"
+
+
+class Profiler:
+    """Profiles the steps from a first to a last one, of those that this process does.
+
+    A profile is a directory of its own under LOG_DIR/plugins/profile.
+    """
+
+    def __init__(self, log_dir: str, steps: tuple[int, int]):
+        """Starts nothing yet; `steps` are as config.profile_steps has them."""
+        self._log_dir = log_dir
+        self._first, self._last = steps
+        self._running = False
+
+    @contextlib.contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Around a step of the run, by its number from 1."""
+        if not self._first <= number <= self._last:
+            yield
+            return
+        if not self._running:
+            tf.profiler.experimental.start(self._log_dir)
+            self._running = True
+        try:
+            with tf.profiler.experimental.Trace("train", step_num=number, _r=1):
+                yield
+        finally:
+            if number == self._last:
+                self.close()
+
+    def close(self) -> None:
+        """Writes a profile whose last step has not come."""
+        if self._running:
+            self._running = False
+            tf.profiler.experimental.stop()

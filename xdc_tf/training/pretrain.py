@@ -20,8 +20,6 @@ from xdc_tf.training import (
     configuration,
     optimizers,
     run_features,
-    saved_encoders,
-    settings,
     supervision,
     train_step,
 )
@@ -33,7 +31,12 @@ from xdc_tf.training.batches import (
 from xdc_tf.training.checkpoints import Phase
 from xdc_tf.training.configuration import Config
 from xdc_tf.training.run import Run, prepare
-from xdc_tf.training.train_round import RoundContext, train_round
+from xdc_tf.training.train_round import (
+    RoundContext,
+    save_finished_round,
+    save_initial,
+    train_round,
+)
 
 _POSITION = "the position (round, phase, step, first step of the round)"
 
@@ -145,8 +148,8 @@ def make_round_context(run: Run) -> RoundContext:
         held_out_batches=evaluation_batches(run, keep=run.records.held_out),
         portable_encoders={
             stream: encoder_table.build(
-                settings.architectures(run.config)[modality],
-                settings.portable_layers(run.config),
+                configuration.architectures(run.config)[modality],
+                configuration.portable_layers(run.config),
                 f"{stream}_encoder",
             )
             for stream, modality in run.method.streams.items()
@@ -167,7 +170,7 @@ def save_initial_encoders(run: Run, context: RoundContext) -> None:
         itertools.islice(training_batches(run), num_batches),
         strategy=run.strategy,
     )
-    saved_encoders.save_initial(run, context.portable_encoders)
+    save_initial(run, context.portable_encoders)
 
 
 def start_round(run: Run, context: RoundContext, round_index: int) -> None:
@@ -298,7 +301,7 @@ def _round_seed(run: Run, round_index: int, purpose: str) -> int:
 
 def finish_round(run: Run, context: RoundContext, round_index: int) -> None:
     """Saves the round's encoders and heads and moves on to the next round."""
-    saved_encoders.save_finished_round(run, context.portable_encoders)
+    save_finished_round(run, context.portable_encoders)
     commit = context.collector.prepare_commit()
     run.state.progress.round_index.assign(round_index + 1)
     run.state.progress.phase.assign(Phase.CLUSTER)

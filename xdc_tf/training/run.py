@@ -19,7 +19,6 @@ from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import (
     configuration,
     optimizers,
-    settings,
     supervision,
     trained_run,
 )
@@ -89,7 +88,7 @@ def prepare(
     )
     num_labels = _num_labels(config, method, records)
     _check_sizes(config, records, strategy)
-    settings.check_health(config)
+    configuration.check_health(config)
     state = _build_state(config, method, num_labels, records.true_labels, strategy)
     for stream, encoder in starts.items():
         state.model.encoders[stream].set_weights(encoder.get_weights())
@@ -164,8 +163,8 @@ def _build_state(
     with strategy.scope():
         model = two_stream.build(
             method.streams,
-            architectures=settings.architectures(config),
-            layers=settings.training_layers(config),
+            architectures=configuration.architectures(config),
+            layers=configuration.training_layers(config),
             heads=heads,
         )
         optimizer = optimizers.make(
@@ -193,7 +192,7 @@ def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
     if not directory:
         return {}
     trained = trained_run.open_run(directory)
-    architectures = settings.architectures(config)
+    architectures = configuration.architectures(config)
     encoders = {}
     for stream, modality in method.streams.items():
         if stream not in trained.streams:
@@ -222,10 +221,10 @@ def _read_records(
     opened = record_directory.open_directory(records_dir)
     info, examples = opened.info, opened.examples
     dataset_info.check_modalities(info, modalities, records_dir)
-    settings.check_log_mel(config, info, records_dir)
+    configuration.check_log_mel(config, info, records_dir)
     true_labels = np.full(info.num_rows, NO_LABEL, np.int32)
     true_labels[examples.example_indices] = examples.labels
-    held_out = settings.held_out_rows(
+    held_out = configuration.held_out_rows(
         examples.example_indices,
         num_rows=info.num_rows,
         share=config.training.held_out_share,

@@ -14,7 +14,7 @@ from xdc_tf.features.feature_store import FeatureStore, RowState
 from xdc_tf.models import folding
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import settings, supervision
+from xdc_tf.training import configuration, supervision
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.run import Run
 
@@ -43,7 +43,7 @@ def open_store(run: Run) -> FeatureStore | None:
         dtype=features.dtype,
         made_with={
             "manifest_sha256": info.manifest_sha256,
-            "clip": settings.clip(run.config, info)._asdict(),
+            "clip": configuration.clip(run.config, info)._asdict(),
             "clips_per_video": features.clips_per_video,
             "precision": run.config.precision,
             # By which the files of records are dealt.

@@ -17,7 +17,7 @@ from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.encoder_table import EncoderSettings
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import settings, supervision
+from xdc_tf.training import configuration, supervision
 from xdc_tf.training.configuration import Config
 
 # Of released networks' clips, 32 frames of 224 pixels, so many take a few GB.
@@ -80,7 +80,7 @@ def open_run(directory: str) -> TrainedRun:
       ValueError: on a configuration that cannot be read.
     """
     stored = run_directory.read_config(directory)
-    config = settings.of_encoders(
+    config = configuration.of_encoders_file(
         stored, os.path.join(directory, run_directory.CONFIG_FILE)
     )
     records = os.path.join(directory, run_directory.RECORDS_DIR)
@@ -93,8 +93,8 @@ def open_run(directory: str) -> TrainedRun:
         config=config,
         stored_config=stored,
         streams=dict(method.streams),
-        architectures=settings.architectures(config),
-        clip=settings.clip(config, info),
+        architectures=configuration.architectures(config),
+        clip=configuration.clip(config, info),
         log_mel=config.log_mel,
         info=info,
     )
@@ -122,7 +122,7 @@ def load_encoder(run: TrainedRun, stream: str, *, initial: bool = False) -> kera
     return encoder_files.load_encoder(
         run_directory.encoder_file(run.directory, stream, initial=initial),
         run.architectures[modality],
-        settings.portable_layers(run.config),
+        configuration.portable_layers(run.config),
         name=f"{stream}_encoder",
     )
 

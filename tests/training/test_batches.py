@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from xdc_tf.labels import balance
+from xdc_tf.training import batches
 
 pytestmark = pytest.mark.once
 
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.once
 def draws(*labels, trained=None):
     labels = {str(number): np.array(one) for number, one in enumerate(labels)}
     trained = np.ones(len(labels["0"]), bool) if trained is None else np.array(trained)
-    return balance.expected_draws(labels, trained)
+    return batches.expected_draws(labels, trained)
 
 
 def test_clusters_of_one_and_of_three_are_drawn_twice_each():
@@ -50,4 +50,4 @@ def test_draws_sum_to_the_number_of_trained_examples():
 def test_a_source_without_any_label_is_named():
     labels = {"video": np.array([0, 1]), "audio": np.array([-1, 3])}
     with pytest.raises(ValueError, match="none of the 1 .* has a label of audio"):
-        balance.expected_draws(labels, np.array([True, False]))
+        batches.expected_draws(labels, np.array([True, False]))
