@@ -133,12 +133,12 @@ def _parts(precision, rows, result, size):
     """Seconds of the initialisation, and GFLOP/s of the distances alone."""
     import tensorflow as tf
 
-    from xdc_tf.kmeans import fit_settings, seeding
-    from xdc_tf.kmeans.rows import MatmulFormat, as_factors
+    from xdc_tf.kmeans import fit_settings, lloyd
+    from xdc_tf.kmeans.distances import MatmulFormat, as_factors
 
     k = size.num_clusters
     sample = tf.constant(rows[: fit_settings.sample_rows(len(rows), k)])
-    start_from = tf.function(lambda seed: seeding.plus_plus(sample, seed, k))
+    start_from = tf.function(lambda seed: lloyd.plus_plus(sample, seed, k))
     matmul_format = MatmulFormat(fit_settings.matmul_dtype(precision), tf.constant(1.0))
     block_rows = fit_settings.block_rows(k)
     columns = as_factors(tf.transpose(tf.constant(result.centroids)), matmul_format)

@@ -21,11 +21,11 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.configs import synthetic
-from xdc_tf.labels import label_arrays, label_tables
+from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings
-from xdc_tf.runtime import compat
+from xdc_tf.runtime import arrays, compat
 from xdc_tf.training import configuration, optimizers, supervision, train_step
 
 _NUM_CLUSTERS = 256
@@ -60,7 +60,7 @@ def write_table(directory: str, labels: np.ndarray) -> None:
         centroids=rng.standard_normal((_NUM_CLUSTERS, 512), np.float32),
         sizes=sum(
             np.bincount(block + 1, minlength=_NUM_CLUSTERS + 1)[1:]
-            for block in label_arrays.blocks(labels)
+            for block in arrays.blocks(labels)
         ),
         inertia=1.0,
     )
@@ -77,15 +77,15 @@ def load_table(labels: np.ndarray) -> tf.Variable:
     variable = tf.Variable(
         tf.fill(labels.shape, label_tables.NO_LABEL), trainable=False
     )
-    label_arrays.load(variable, labels, strategy=tf.distribute.get_strategy())
+    arrays.fill_variable(variable, labels, strategy=tf.distribute.get_strategy())
     return variable
 
 
 def checksum_of_variable(variable: tf.Variable) -> int:
     """That of the labels' bytes, by the gather that training steps use."""
     checksum, num_rows = 0, variable.shape[0]
-    for start in range(0, num_rows, label_arrays.BLOCK_ROWS):
-        rows = tf.range(start, min(start + label_arrays.BLOCK_ROWS, num_rows))
+    for start in range(0, num_rows, arrays.BLOCK_ROWS):
+        rows = tf.range(start, min(start + arrays.BLOCK_ROWS, num_rows))
         checksum = zlib.crc32(tf.gather(variable, rows).numpy(), checksum)
     return checksum
 

@@ -62,7 +62,7 @@ def test_labels_of_own_rows_are_put_among_those_of_others(second_of_two, monkeyp
         start = next(starts)
         return part + others[start : start + 4]
 
-    monkeypatch.setattr(workers.replicas, "sum_over_processes", add)
+    monkeypatch.setattr(workers.rows, "sum_over_processes", add)
     local = workers.LocalData(1, 2, ("a",), np.array([1, 2, 6]))
     labels = workers.labels_of_all(ONE_DEVICE, local, np.array([5, -1, 0], np.int32), 8)
     assert labels.dtype == np.int32

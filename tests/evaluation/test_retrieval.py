@@ -10,8 +10,8 @@ from sklearn.neighbors import NearestNeighbors
 from xdc_tf.evaluation import cluster_retrieval, encoder_sources, retrieval
 from xdc_tf.evaluation.retrieval import RetrievalSettings
 from xdc_tf.labels import label_tables
+from xdc_tf.labels.label_makers import nearest
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.labels.nearest import nearest
 from xdc_tf.runtime import workdir
 
 

@@ -9,8 +9,9 @@ from scipy.stats import entropy
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from xdc_tf.labels import agreement, label_arrays
+from xdc_tf.labels import agreement
 from xdc_tf.labels.agreement import churn, compare, count_pairs
+from xdc_tf.runtime import arrays
 
 pytestmark = pytest.mark.once
 
@@ -64,7 +65,7 @@ def test_the_table_is_that_of_scikit_learn_whatever_the_blocks(monkeypatch):
     a, b = labellings(60, 50)
     expected = contingency_matrix(a, b)
     for block, cells in [(1000, 10**6), (7, 1), (100, 170)]:
-        monkeypatch.setattr(label_arrays, "BLOCK_ROWS", block)
+        monkeypatch.setattr(arrays, "BLOCK_ROWS", block)
         monkeypatch.setattr(agreement, "_BLOCK", block)
         monkeypatch.setattr(agreement, "_CELLS", cells)
         found = count_pairs(a, b)

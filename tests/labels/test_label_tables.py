@@ -11,9 +11,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from xdc_tf.labels import label_arrays, label_tables
+from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.runtime import files
+from xdc_tf.runtime import arrays, files
 
 pytestmark = pytest.mark.once
 
@@ -43,7 +43,7 @@ def write(round_dir, clusterings=None, *, video_ids=VIDEO_IDS, **changes):
 @pytest.fixture
 def three_rows_per_block(monkeypatch):
     """Blocks so small that every table of these tests takes several."""
-    monkeypatch.setattr(label_arrays, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(arrays, "BLOCK_ROWS", 3)
 
 
 def assert_same_clustering(actual, expected):
@@ -94,7 +94,7 @@ def test_a_table_of_any_number_of_blocks_is_read_as_it_was_written(
 
 
 def test_writing_and_reading_take_less_memory_than_the_labels(tmp_path, monkeypatch):
-    monkeypatch.setattr(label_arrays, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(arrays, "BLOCK_ROWS", 100)
     monkeypatch.setattr(files, "_BLOCK_BYTES", 10_000)
     labels = np.zeros(100_000, np.int32)
     write(tmp_path / "r")

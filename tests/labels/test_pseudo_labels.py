@@ -3,7 +3,7 @@ import pytest
 
 from xdc_tf.features.extraction import Features
 from xdc_tf.labels import pseudo_labels
-from xdc_tf.labels.nearest import nearest as find_nearest
+from xdc_tf.labels.label_makers import nearest as find_nearest
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 
 NUM_ROWS = 60

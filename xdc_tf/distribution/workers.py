@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo
 from xdc_tf.data.example_tables import Examples
-from xdc_tf.kmeans import replicas
+from xdc_tf.kmeans import rows
 from xdc_tf.runtime import compat
 
 _EXCHANGED_ROWS = 1 << 22  # labels at a time, so that no second table is made
@@ -50,7 +50,7 @@ def place(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """The number of this process, from 0, and how many there are."""
     if strategy.num_replicas_in_sync == 1:
         return 0, 1
-    return replicas.place_among_processes(strategy)
+    return rows.place_among_processes(strategy)
 
 
 def local_data(
@@ -106,7 +106,7 @@ def gathered(strategy: tf.distribute.Strategy, value: np.ndarray | float) -> np.
     local = np.asarray(value)
     every = np.zeros([count, *local.shape], local.dtype)
     every[number] = local
-    return replicas.sum_over_processes(strategy if count > 1 else None, every)
+    return rows.sum_over_processes(strategy if count > 1 else None, every)
 
 
 def any_process(strategy: tf.distribute.Strategy, flag: bool) -> bool:
@@ -200,7 +200,7 @@ def labels_of_all(
         # No two processes have the same row, so that a sum is an exchange.
         part = np.zeros(stop - start, np.int32)
         part[local.rows[first:last] - start] = labels[first:last] - NO_LABEL
-        every[start:stop] = replicas.sum_over_processes(strategy, part)
+        every[start:stop] = rows.sum_over_processes(strategy, part)
     every += NO_LABEL
     return every
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from xdc_tf.data.dataset_info import AUDIO, VIDEO
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
-from xdc_tf.kmeans.preprocessing import preprocess
+from xdc_tf.kmeans.distances import preprocess
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.training import trained_run

@@ -25,7 +25,7 @@ from xdc_tf.evaluation.protocols import (
     Settings,
 )
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.kmeans.preprocessing import normalize_rows
+from xdc_tf.kmeans.distances import normalize_rows
 from xdc_tf.runtime.typed_settings import COUNT, Number, Whole
 
 KS = (1, 5, 10, 20, 50)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
+from xdc_tf.labels.label_makers import nearest
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.labels.nearest import nearest
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.modalities import RawInput
 from xdc_tf.runtime import compat

@@ -23,8 +23,8 @@ from xdc_tf.inference.parts import (
     Sampling,
     parts,
 )
+from xdc_tf.labels.label_makers import nearest
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.labels.nearest import nearest
 from xdc_tf.labels.pseudo_labels import side_by_side
 from xdc_tf.runtime import files
 from xdc_tf.training import supervision, trained_run
@@ -77,7 +77,7 @@ def assign_clusters(
       run_dir: work directory of a finished run of a method that clusters.
       videos_path: see new_videos.open_videos.
       out_path: the CSV; columns path, start_secs, end_secs, video_id, for each label
-        source SOURCE_cluster, SOURCE_distance, SOURCE_margin (see labels.nearest),
+        source SOURCE_cluster, SOURCE_distance, SOURCE_margin (label_makers.nearest),
         and reason and detail, which are empty unless the row is quarantined.
       conversion: of video files.
       num_clips: whose features are averaged, evenly spread; None for as many as the

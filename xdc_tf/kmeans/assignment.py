@@ -2,11 +2,12 @@
 
 An iteration's matrix products may be of half the width; the final labels, their inertia
 and the labels of further rows are in float32, whatever the precision of the fit.
+Sinkhorn offsets of the squared distances make clusters of nearly equal size.
 """
 
 import tensorflow as tf
 
-from xdc_tf.kmeans import cluster_sums, sinkhorn
+from xdc_tf.kmeans import cluster_sums
 from xdc_tf.kmeans.cluster_sums import Sums
 from xdc_tf.kmeans.distances import (
     EXACT,
@@ -16,7 +17,12 @@ from xdc_tf.kmeans.distances import (
     squared_distances,
 )
 from xdc_tf.kmeans.fit_settings import FitContext, TraceSettings
-from xdc_tf.kmeans.rows import Rows, over_blocks
+from xdc_tf.kmeans.rows import Rows, on_replicas, over_blocks, total
+
+# Softness of balanced assignments, as a fraction of the variance. Less makes rounded
+# sizes more even and takes more passes.
+_TEMPERATURE = 0.02
+_FINAL_PASSES = 20
 
 
 def no_labels(shard: Rows, settings: TraceSettings) -> tf.Tensor:
@@ -50,7 +56,7 @@ def assign_in_iteration(
     """
     settings, matmul_format = context.settings, context.matmul_format
     columns = columns_of(centroids, matmul_format)
-    temperature = sinkhorn.temperature_of(context.variance)
+    temperature = temperature_of(context.variance)
 
     def assign_block(block, sums):
         scores = scores_of(block.factors, columns, offsets, matmul_format)
@@ -67,7 +73,7 @@ def assign_in_iteration(
         )
         masses = sums.masses
         if settings.balanced:
-            masses += sinkhorn.soft_sizes(scores, fitted, temperature)
+            masses += soft_sizes(scores, fitted, temperature)
         return (labels,), Sums(
             sums.rows + tf.cast(rows, tf.float64),
             sums.counts + counts,
@@ -148,7 +154,9 @@ def assign_finally(
         counts = tf.cast(
             cluster_sums.count_labels(counted, num_fits * num_clusters), tf.int64
         )
-        distances = tf.where(fitted, squared_distances(block, labels, centroids), 0.0)
+        distances = tf.where(
+            fitted, squared_distances(block.rows, labels, centroids), 0.0
+        )
         distances = tf.cast(distances, tf.float64)
         sizes += tf.reshape(counts, [num_fits, num_clusters])
         return (labels,), (sizes, inertia + tf.reduce_sum(distances, axis=0))
@@ -182,3 +190,74 @@ def assign_prepared(
     labels = tf.argmax(scores, axis=1, output_type=tf.int32)
     differences = rows - tf.gather(centroids, labels)
     return labels, tf.reduce_sum(differences**2, axis=1)
+
+
+def temperature_of(variance: tf.Tensor) -> tf.Tensor:
+    return _TEMPERATURE * tf.maximum(tf.cast(variance, tf.float32), 1e-30)
+
+
+def soft_sizes(
+    scores: tf.Tensor, fitted: tf.Tensor, temperature: tf.Tensor
+) -> tf.Tensor:
+    """[R, k] float64 sums of the fitted rows' soft assignments."""
+    probabilities = tf.nn.softmax(scores * (2.0 / temperature))
+    probabilities = tf.where(fitted[:, tf.newaxis, tf.newaxis], probabilities, 0.0)
+    return tf.cast(tf.reduce_sum(probabilities, axis=0), tf.float64)
+
+
+def balance(
+    offsets: tf.Tensor, masses: tf.Tensor, variance: tf.Tensor, num_fitted: tf.Tensor
+) -> tf.Tensor:
+    """One Sinkhorn step: offsets [R, k] that bring soft sizes towards N / k.
+
+    Rows are normalised by the softmax, columns here, both in the logarithm (Asano et
+    al., "Labelling unlabelled videos from scratch", NeurIPS 2020, section 3.1, with
+    squared distances in place of the classifier's log-probabilities).
+    """
+    target = num_fitted / tf.cast(tf.shape(masses)[1], tf.float64)
+    ratio = target / tf.maximum(masses, 1e-9 * target)
+    offsets += temperature_of(variance) * tf.cast(tf.math.log(ratio), tf.float32)
+    return offsets - tf.reduce_mean(offsets, axis=1, keepdims=True)
+
+
+def final_offsets(
+    rows: Rows, centroids: tf.Tensor, offsets: tf.Tensor, context: FitContext
+) -> tf.Tensor:
+    """Offsets [R, k] for centroids that stay as they are.
+
+    Args:
+      rows: prepared, on the replicas.
+      centroids: [R, k, d] float32.
+      offsets: [R, k] float32, to start from.
+      context: of the fits.
+    """
+    matmul_format, temperature = context.matmul_format, temperature_of(context.variance)
+    columns = columns_of(centroids, matmul_format)
+
+    def soft_sizes_of_replica(shard, offsets):
+        def add_block(block, masses):
+            scores = scores_of(block.factors, columns, offsets, matmul_format)
+            fitted = shard.fitted[block.start : block.stop]
+            return (), masses + soft_sizes(scores, fitted, temperature)
+
+        _, masses = over_blocks(
+            shard,
+            add_block,
+            tf.zeros(offsets.shape, tf.float64),
+            block_rows=context.settings.block_rows,
+            matmul_format=matmul_format,
+        )
+        return masses
+
+    def step(number, offsets):
+        masses = on_replicas(
+            context.strategy, lambda shard: soft_sizes_of_replica(shard, offsets), rows
+        )
+        masses = total(context.strategy, masses)
+        offsets = balance(offsets, masses, context.variance, context.num_fitted)
+        return number + 1, offsets
+
+    _, offsets = tf.while_loop(
+        lambda number, _: number < _FINAL_PASSES, step, (0, offsets)
+    )
+    return offsets

@@ -1,12 +1,14 @@
-"""Settings of a fit: those a caller chooses, and those that follow from the machine."""
+"""Settings of a fit, checked: a caller's, and those that follow from the machine."""
 
-from typing import NamedTuple
+import operator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.kmeans.rows import MatmulFormat
+from xdc_tf.kmeans.distances import MatmulFormat
 
+PRECISIONS = ("float32", "mixed")
 # More clusters get smaller blocks, so that a block's scores stay within 32 MB.
 MOST_BLOCK_ROWS, _FEWEST_BLOCK_ROWS = 8192, 512
 _BLOCK_SCORES = 1 << 23
@@ -61,6 +63,89 @@ class Options(NamedTuple):
     balanced: bool = False
     tolerance: float = 0.0
     pca_components: int | None = None
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """The value as an int, which NumPy's integers are not.
+
+    Raises:
+      ArgumentError: if it is no whole number, or less than `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ArgumentError(name, f"{name}={value!r} must be a whole number.") from None
+    if not least <= number < 2**63:
+        raise ArgumentError(
+            name, f"{name}={number} must be from {least} to 2^63 - 1; change {name}."
+        )
+    return number
+
+
+def check_options(options: Options) -> Options:
+    """The options with counts as ints.
+
+    Raises:
+      ArgumentError: on an option without meaning, whatever the features.
+    """
+    options = options._replace(
+        num_clusters=whole_number("num_clusters", options.num_clusters, least=1),
+        num_iterations=whole_number("num_iterations", options.num_iterations, least=1),
+        num_restarts=whole_number("num_restarts", options.num_restarts, least=1),
+    )
+    if options.precision not in PRECISIONS:
+        raise ArgumentError(
+            "precision",
+            f"precision={options.precision!r} is unknown; set precision to one of "
+            f"{', '.join(PRECISIONS)}.",
+        )
+    if options.spherical and not options.normalize:
+        raise ArgumentError(
+            "spherical",
+            "spherical=True needs rows of length one; set normalize=True or "
+            "spherical=False.",
+        )
+    if not 0 <= options.tolerance < 1:
+        raise ArgumentError(
+            "tolerance",
+            f"tolerance={options.tolerance} must be in [0, 1), a fraction of the "
+            "objective; change tolerance.",
+        )
+    return options
+
+
+def check_num_clusters(num_clusters: int, *, num_fitted: int) -> None:
+    """Raises an ArgumentError if there are fewer fitted rows than clusters."""
+    if num_clusters > num_fitted:
+        raise ArgumentError(
+            "num_clusters",
+            f"num_clusters={num_clusters} exceeds the {num_fitted} rows that centroids "
+            "are fitted to; lower num_clusters.",
+        )
+
+
+def checked_initial_centroids(
+    centroids: np.ndarray | tf.Tensor, *, shape: tuple[int, int], num_fits: int
+) -> tf.Tensor:
+    """Centroids to start from as float32.
+
+    Raises:
+      ValueError: on another shape, NaN or infinity, or several fits from the same ones.
+    """
+    centroids = tf.cast(tf.convert_to_tensor(centroids), tf.float32)
+    if tuple(centroids.shape) != shape:
+        raise ValueError(
+            f"initial_centroids have shape {tuple(centroids.shape)} but must have "
+            f"{shape}: num_clusters by dimensions of the preprocessed features."
+        )
+    if not np.isfinite(centroids.numpy()).all():
+        raise ValueError("initial_centroids hold NaN or infinity; pass finite ones.")
+    if num_fits != 1:
+        raise ValueError(
+            f"{num_fits} heads and restarts would repeat the same fit from "
+            f"initial_centroids; pass num_restarts=1 and one head, or leave them out."
+        )
+    return centroids
 
 
 class TraceSettings(NamedTuple):

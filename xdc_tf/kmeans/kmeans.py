@@ -20,18 +20,16 @@ import tensorflow as tf
 from xdc_tf.kmeans import (
     assignment,
     distances,
-    fit_checks,
     fit_settings,
     lloyd,
     matrices,
-    replicas,
     rows,
-    survey,
-    whitening,
 )
+from xdc_tf.kmeans.distances import Preparation
 from xdc_tf.kmeans.fit_settings import ArgumentError, FitContext, Options
 from xdc_tf.kmeans.matrices import FeatureMatrix, MatrixLike
-from xdc_tf.kmeans.rows import Preparation, Rows
+from xdc_tf.kmeans.preparation import check_rows, fit_preparation, prepare_rows
+from xdc_tf.kmeans.rows import Rows
 
 __all__ = [
     "ArgumentError",
@@ -181,9 +179,9 @@ def fit_heads(
     Raises:
       ArgumentError, ValueError: see `fit`.
     """
-    options = fit_checks.check_options(options)
-    num_heads = fit_checks.whole_number("num_heads", num_heads, least=1)
-    seed = fit_checks.whole_number("seed", seed, least=0)
+    options = fit_settings.check_options(options)
+    num_heads = fit_settings.whole_number("num_heads", num_heads, least=1)
+    seed = fit_settings.whole_number("seed", seed, least=0)
     matrix = matrices.open_matrix(
         features, fitted_rows=fitted_rows, present_rows=present_rows
     )
@@ -196,7 +194,7 @@ def fit_heads(
         )
         if initial_centroids is not None:
             shape = (options.num_clusters, sample.shape[1])
-            initial_centroids = fit_checks.checked_initial_centroids(
+            initial_centroids = fit_settings.checked_initial_centroids(
                 initial_centroids, shape=shape, num_fits=num_fits
             )
             initial_centroids = (initial_centroids - preparation.origin)[tf.newaxis]
@@ -208,7 +206,7 @@ def fit_heads(
             tf.constant(options.num_iterations),
             context,
         )
-        labels = replicas.local_rows(strategy, fits.labels, matrix.num_rows)
+        labels = rows.local_rows(strategy, fits.labels, matrix.num_rows)
     return [
         _result_of_fit(
             fits,
@@ -241,8 +239,8 @@ def _prepare_fit(
       The prepared rows on their replicas, a sample [s, d] float32 of them, their
       preparation, and the context of the fits.
     """
-    num_fitted = int(replicas.sum_over_processes(strategy, np.sum(matrix.fitted)))
-    fit_checks.check_num_clusters(options.num_clusters, num_fitted=num_fitted)
+    num_fitted = int(rows.sum_over_processes(strategy, np.sum(matrix.fitted)))
+    fit_settings.check_num_clusters(options.num_clusters, num_fitted=num_fitted)
     settings = fit_settings.trace_settings(
         options,
         num_fits=num_fits,
@@ -250,7 +248,7 @@ def _prepare_fit(
     )
     block_rows = settings.block_rows
     shards = matrices.shard(matrix, block_rows=block_rows, strategy=strategy)
-    fit_checks.check_rows(
+    check_rows(
         shards,
         matrix,
         num_clusters=options.num_clusters,
@@ -264,7 +262,7 @@ def _prepare_fit(
         seed=seed,
         strategy=strategy,
     )
-    preparation, sample = whitening.fit_preparation(
+    preparation, sample = fit_preparation(
         shards,
         sample,
         normalize=options.normalize,
@@ -281,7 +279,7 @@ def _prepare_fit(
         settings=settings,
         strategy=strategy,
     )
-    shards = survey.prepare_rows(
+    shards = prepare_rows(
         shards, preparation, context.matmul_format, block_rows, strategy
     )
     return shards, sample, preparation, context
@@ -315,7 +313,7 @@ def assign(features: MatrixLike, fitted: Fitted) -> tuple[np.ndarray, np.ndarray
         offsets = np.zeros(num_clusters, np.float32)
     with tf.device(matrix.device), distances.full_float32():
         block_rows = fit_settings.MOST_BLOCK_ROWS
-        fit_checks.check_rows(
+        check_rows(
             matrices.shard(matrix, block_rows=block_rows, strategy=None),
             matrix,
             num_clusters=0,
@@ -332,7 +330,7 @@ def assign(features: MatrixLike, fitted: Fitted) -> tuple[np.ndarray, np.ndarray
         )
         parts = [
             assignment.assign_prepared(
-                rows.prepare(tf.constant(block), preparation),
+                distances.prepare(tf.constant(block), preparation),
                 centroids - origin,
                 tf.constant(offsets),
             )

@@ -9,21 +9,18 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.kmeans import (
-    assignment,
-    cluster_sums,
-    empty_clusters,
-    seeding,
-    sinkhorn,
-)
+from xdc_tf.kmeans import assignment, cluster_sums
 from xdc_tf.kmeans.cluster_sums import Sums
 from xdc_tf.kmeans.fit_settings import FitContext
-from xdc_tf.kmeans.replicas import on_replicas, total
-from xdc_tf.kmeans.rows import Rows
+from xdc_tf.kmeans.rows import Rows, on_replicas, total
 
 # Up to this fraction of rows that changed their cluster, moving their part of the sums
 # is faster than adding up all rows anew.
 _FEW_CHANGED = 0.3
+# Steps of k-means++ whose candidates are drawn together, as a fraction of all: one in
+# so many.
+_STEPS_AT_ONCE = 32
+_MOST_STEPS_AT_ONCE = 16
 
 
 class Fits(NamedTuple):
@@ -134,7 +131,7 @@ def _finish(rows: Rows, state: _State, context: FitContext) -> Fits:
     """The final assignment, so that labels match the centroids returned."""
     strategy, offsets = context.strategy, state.offsets
     if context.settings.balanced:
-        offsets = sinkhorn.final_offsets(rows, state.centroids, offsets, context)
+        offsets = assignment.final_offsets(rows, state.centroids, offsets, context)
     labels, sizes, inertia = on_replicas(
         strategy,
         lambda shard, before: assignment.assign_finally(
@@ -166,7 +163,7 @@ def _initialise(
     centroids = initial_centroids
     if centroids is None:
         centroids = tf.map_fn(
-            lambda seed: seeding.plus_plus(sample, seed, settings.num_clusters),
+            lambda seed: plus_plus(sample, seed, settings.num_clusters),
             seeds,
             fn_output_signature=tf.float32,
         )
@@ -242,7 +239,7 @@ def _reassign_empty_clusters(
         return sums, none_reseeded
     return tf.cond(
         tf.reduce_any(tf.equal(sums.counts, 0)),
-        lambda: empty_clusters.reassign(rows, labels, centroids, sums, context),
+        lambda: cluster_sums.reassign(rows, labels, centroids, sums, context),
         lambda: (sums, none_reseeded),
     )
 
@@ -262,7 +259,9 @@ def _update_centroids(
 def _update_offsets(offsets: tf.Tensor, sums: Sums, context: FitContext) -> tf.Tensor:
     if not context.settings.balanced:
         return offsets
-    return sinkhorn.balance(offsets, sums.masses, context.variance, context.num_fitted)
+    return assignment.balance(
+        offsets, sums.masses, context.variance, context.num_fitted
+    )
 
 
 def _have_converged(
@@ -290,3 +289,68 @@ def _on_the_sphere(
     absolute = means + origin
     length = tf.norm(absolute, axis=-1, keepdims=True)
     return tf.where(length > 0, absolute / length - origin, otherwise)
+
+
+def plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
+    """Chooses rows to start from by greedy k-means++, inside a `tf.function`.
+
+    Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
+    Greedy: of several rows drawn by squared distance, the one that lowers the objective
+    most is taken. Candidates of several steps are drawn together, so that their
+    distances come from a single matmul; those of later steps come from slightly older
+    distances.
+
+    Args:
+      rows: [s, d] float32, at least num_clusters.
+      seed: [2] int64.
+      num_clusters: k.
+
+    Returns:
+      [k, d] centroids.
+    """
+    num_rows = rows.shape[0]
+    num_candidates = 2 + (num_clusters.bit_length() * 7) // 10  # ln 2 is about 0.7
+    steps = min(_MOST_STEPS_AT_ONCE, max(1, num_clusters // _STEPS_AT_ONCE))
+    num_rounds = -(-(num_clusters - 1) // steps)
+    norms = tf.reduce_sum(rows**2, axis=1)
+    uniform = tf.random.stateless_uniform(
+        [1 + num_rounds, steps * num_candidates], seed, dtype=tf.float64, alg="philox"
+    )
+
+    def distances_to(indices):
+        inner = tf.matmul(tf.gather(rows, indices), rows, transpose_b=True)
+        squared = norms - 2.0 * inner + tf.gather(norms, indices)[:, tf.newaxis]
+        return tf.maximum(squared, 0.0)  # [candidates, s]
+
+    def draw_together(number, chosen, closest):
+        cumulative = tf.cumsum(tf.cast(closest, tf.float64))
+        # int64: a GPU would have TensorFlow go back and forth to the host for int32.
+        drawn = tf.searchsorted(
+            cumulative,
+            uniform[number + 1] * cumulative[-1],
+            side="right",
+            out_type=tf.int64,
+        )
+        drawn = tf.minimum(drawn, num_rows - 1)
+        distances = distances_to(drawn)
+        picked = []
+        for step in range(steps):
+            candidates = slice(step * num_candidates, (step + 1) * num_candidates)
+            reduced = tf.minimum(distances[candidates], closest)
+            best = tf.argmin(tf.reduce_sum(reduced, axis=1))
+            picked.append(tf.gather(drawn[candidates], best))
+            closest = tf.gather(reduced, best)
+        return number + 1, chosen.write(number, tf.stack(picked)), closest
+
+    first = tf.cast(uniform[0, :1] * num_rows, tf.int64)
+    _, chosen, _ = tf.while_loop(
+        lambda number, *_: number < num_rounds,
+        draw_together,
+        (
+            0,
+            tf.TensorArray(tf.int64, size=num_rounds, element_shape=[steps]),
+            distances_to(first)[0],
+        ),
+    )
+    chosen = tf.concat([first, chosen.concat()], axis=0)[:num_clusters]
+    return tf.gather(rows, chosen)

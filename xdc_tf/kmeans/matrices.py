@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.kmeans import fit_settings, replicas, row_files, rows
+from xdc_tf.kmeans import fit_settings, row_files, rows
 from xdc_tf.kmeans.row_files import Extent
 from xdc_tf.kmeans.rows import Rows
 
@@ -168,10 +168,10 @@ def sample(
     Returns:
       [size, D] float32, the same in every process.
     """
-    process, num_processes = replicas.place_among_processes(strategy)
+    process, num_processes = rows.place_among_processes(strategy)
     counts = np.zeros(num_processes, np.int64)
     counts[process] = matrix.fitted.sum()
-    counts = replicas.sum_over_processes(strategy, counts)
+    counts = rows.sum_over_processes(strategy, counts)
     before = counts[:process].sum()
     ranks = np.arange(size)
     if size < counts.sum():
@@ -181,7 +181,7 @@ def sample(
     numbers = _numbers_of_ranks(matrix.fitted, ranks[local] - before)
     drawn = np.zeros([size, matrix.width], np.float32)
     drawn[local] = _rows_at(matrix, numbers)
-    return tf.constant(replicas.sum_over_processes(strategy, drawn))
+    return tf.constant(rows.sum_over_processes(strategy, drawn))
 
 
 def _numbers_of_ranks(mask: np.ndarray, ranks: np.ndarray) -> np.ndarray:

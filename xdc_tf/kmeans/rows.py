@@ -1,7 +1,8 @@
 """Rows on the replicas of a distribution strategy, in memory or in files, by blocks.
 
 Without a strategy (None) everything runs on the one device that holds the rows. Every
-process has its rows, which are spread over its replicas.
+process has its rows, which are spread over its replicas. What replicas and processes
+do together is here too: they run a function, add up, and find their places.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.kmeans import row_files
-from xdc_tf.kmeans.preprocessing import preprocess
+from xdc_tf.kmeans.distances import MatmulFormat, Preparation, as_factors, prepare
 from xdc_tf.kmeans.row_files import Extent
 from xdc_tf.runtime.tuning import without_autotuning
 
@@ -21,22 +22,6 @@ _READ_AHEAD = 2
 # take more memory.
 _BLOCKS_IN_FLIGHT = 4
 _ALIGNMENT = 64  # bytes, of tensors
-
-
-class Preparation(NamedTuple):
-    """What rows go through before they are compared with centroids.
-
-    Attributes:
-      normalize: scale to length one.
-      pca_mean: [D] float32, or None without PCA-whitening.
-      pca_projection: [D, d] float32, or None without PCA-whitening.
-      origin: [d] float32, subtracted last.
-    """
-
-    normalize: bool
-    pca_mean: tf.Tensor | None
-    pca_projection: tf.Tensor | None
-    origin: tf.Tensor
 
 
 class InMemory(NamedTuple):
@@ -94,37 +79,6 @@ class Block(NamedTuple):
     factors: tf.Tensor
     start: tf.Tensor
     stop: tf.Tensor
-
-
-class MatmulFormat(NamedTuple):
-    """How rows and centroids enter matrix products.
-
-    Attributes:
-      dtype: float32, bfloat16 or float16.
-      scale: [] float32, what both are multiplied with so that float16 can hold their
-        inner products; not used with other types.
-    """
-
-    dtype: tf.DType
-    scale: tf.Tensor
-
-
-def as_factors(values: tf.Tensor, matmul_format: MatmulFormat) -> tf.Tensor:
-    """Float32 rows or centroids -> factors of a matrix product."""
-    if matmul_format.dtype == tf.float16:
-        values *= matmul_format.scale
-    return tf.cast(values, matmul_format.dtype)
-
-
-def prepare(features: tf.Tensor, preparation: Preparation) -> tf.Tensor:
-    """[n, D] float32 features -> [n, d] prepared rows."""
-    rows = preprocess(
-        features,
-        normalize=preparation.normalize,
-        pca_mean=preparation.pca_mean,
-        pca_projection=preparation.pca_projection,
-    )
-    return rows - preparation.origin
 
 
 def empty_rows(shape: Sequence[int]) -> np.ndarray:
@@ -336,3 +290,64 @@ def _filled_up(value: tf.Tensor, stop: tf.Tensor, num_rows: int) -> tf.Tensor:
     missing = tf.zeros([num_rows - stop, *value.shape[1:]], value.dtype)
     filled = tf.concat([value, missing], axis=0)
     return tf.ensure_shape(filled, [num_rows, *value.shape[1:]])
+
+
+def on_replicas(
+    strategy: tf.distribute.Strategy | None, function: Callable[..., Any], *args: Any
+) -> Any:
+    """Calls `function` on every replica's part of the arguments.
+
+    Meant for the body of a loop that runs outside the replicas: replicas cannot meet
+    to reduce from inside a `tf.while_loop`.
+    """
+    return function(*args) if strategy is None else strategy.run(function, args)
+
+
+def total(strategy: tf.distribute.Strategy | None, value: Any) -> Any:
+    """The sum over the replicas of what `on_replicas` returned; any structure."""
+    if strategy is None:
+        return value
+    return tf.nest.map_structure(
+        lambda part: strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None), value
+    )
+
+
+def place_among_processes(strategy: tf.distribute.Strategy | None) -> tuple[int, int]:
+    """The number of this process, from 0, and how many there are."""
+    if strategy is None:
+        return 0, 1
+    num_local = len(strategy.extended.worker_devices)
+    numbers = []
+
+    def note(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
+        numbers.append(context.replica_id_in_sync_group // num_local)
+        return tf.zeros([])
+
+    strategy.experimental_distribute_values_from_function(note)
+    return numbers[0], strategy.num_replicas_in_sync // num_local
+
+
+def sum_over_processes(
+    strategy: tf.distribute.Strategy | None, value: np.ndarray
+) -> np.ndarray:
+    """The sum of an array that every process has one of; all processes call this."""
+    if strategy is None or place_among_processes(strategy)[1] == 1:
+        return value
+    num_local = len(strategy.extended.worker_devices)
+
+    def part(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
+        first = context.replica_id_in_sync_group % num_local == 0
+        return tf.constant(value if first else np.zeros_like(value))
+
+    parts = strategy.experimental_distribute_values_from_function(part)
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy()
+
+
+def local_rows(
+    strategy: tf.distribute.Strategy | None, value: tf.Tensor, num_rows: int
+) -> np.ndarray:
+    """The values of this process's rows, without padding, in order."""
+    parts = [value]
+    if strategy is not None:
+        parts = strategy.experimental_local_results(value)
+    return np.concatenate([part.numpy() for part in parts])[:num_rows]

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from xdc_tf.labels import label_arrays
+from xdc_tf.runtime import arrays
 
 # Cells of the table that are counted, and counts that are added up, at a time.
 _CELLS = 1 << 24
@@ -77,7 +77,7 @@ def count_pairs(first: np.ndarray, second: np.ndarray) -> sparse.csr_array:
         end = min(row + rows_at_once, num_rows)
         cells = np.zeros((end - row) * num_columns, np.int32)
         for row_block, column_block in zip(
-            label_arrays.blocks(first), label_arrays.blocks(second), strict=True
+            arrays.blocks(first), arrays.blocks(second), strict=True
         ):
             here = (row_block >= row) & (row_block < end) & (column_block >= 0)
             row_numbers = row_block[here].astype(np.int64) - row
@@ -195,7 +195,7 @@ def entropy(sizes: np.ndarray) -> float:
 def _numbered(labels: np.ndarray) -> tuple[np.ndarray, int]:
     """Labels below 2 ** 20, or numbered densely, and one more than the highest."""
     labels = np.asanyarray(labels)
-    highests = (int(block.max()) for block in label_arrays.blocks(labels))
+    highests = (int(block.max()) for block in arrays.blocks(labels))
     highest = max(highests, default=-1)
     if highest >= _HIGHEST_LABEL:
         names, labels = np.unique(np.maximum(labels, -1), return_inverse=True)

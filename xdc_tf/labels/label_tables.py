@@ -27,8 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xdc_tf.data.dataset_info import NO_LABEL
-from xdc_tf.labels import label_arrays, whole_directories
-from xdc_tf.runtime import arrays, files, json_files
+from xdc_tf.runtime import arrays, files, json_files, outputs
 from xdc_tf.runtime.arrays import Form
 
 LABELS_FILE = "labels.csv"
@@ -132,9 +131,9 @@ def write(
     _check(clusterings)
     texts = {} if health is None else {HEALTH_FILE: _json_text(health, "health")}
     _json_text(settings, "settings")
-    with whole_directories.replacing(Path(round_dir)) as partial:
+    with outputs.replacing(Path(round_dir)) as partial:
         for name, clustering in clusterings.items():
-            label_arrays.write(partial / _labels_array(name), clustering.labels)
+            arrays.write_labels(partial / _labels_array(name), clustering.labels)
             np.savez(partial / f"{name}.npz", **_small_arrays(clustering))
         _write_csv(partial / LABELS_FILE, clusterings, video_ids)
         for name, text in texts.items():
@@ -227,7 +226,7 @@ class _Record(NamedTuple):
 
 def _read_record(round_dir: str | os.PathLike) -> tuple[Path, _Record]:
     """The directory to read from, and its record."""
-    directory = whole_directories.existing(Path(round_dir))
+    directory = outputs.existing(Path(round_dir))
     if directory is None:
         raise FileNotFoundError(
             f"{round_dir}: no such directory of labels; pass a directory such as "
@@ -317,12 +316,12 @@ def _write_csv(
 ) -> None:
     lengths = {len(clustering.labels) for clustering in clusterings.values()}
     num_rows = lengths.pop() if lengths else None
-    columns = [label_arrays.blocks(value.labels) for value in clusterings.values()]
+    columns = [arrays.blocks(value.labels) for value in clusterings.values()]
     ids, done = iter(video_ids), 0
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*INDEX_COLUMNS, *clusterings])
-        while block := list(itertools.islice(ids, label_arrays.BLOCK_ROWS)):
+        while block := list(itertools.islice(ids, arrays.BLOCK_ROWS)):
             rows = range(done, done + len(block))
             done = rows.stop
             if num_rows is not None and done > num_rows:
@@ -374,7 +373,7 @@ def _check_name(name: str) -> None:
 def _check_labels(labels: np.ndarray, num_clusters: int, where: str) -> None:
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{where} has labels of {labels.dtype}; give integers.")
-    bad = label_arrays.first_outside(labels, range(NO_LABEL, num_clusters))
+    bad = arrays.first_outside(labels, range(NO_LABEL, num_clusters))
     if bad is not None:
         raise ValueError(
             f"{where} gives example {bad} the label {labels[bad]}, but there are "

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.features.extraction import Features
-from xdc_tf.kmeans import kmeans, preprocessing
-from xdc_tf.kmeans.fit_checks import PRECISIONS
+from xdc_tf.kmeans import distances, kmeans
+from xdc_tf.kmeans.fit_settings import PRECISIONS
 from xdc_tf.labels.label_tables import Clustering, clustering_name
 from xdc_tf.runtime import arrays
 from xdc_tf.runtime.typed_settings import COUNT, FLAG, Choice, Number, Whole
@@ -28,7 +28,7 @@ class KMeansSettings(NamedTuple):
       num_heads: clusterings of each source, from different initial centroids.
       tolerance: an iteration that lowers the objective by no more than this fraction is
         the last; 0: labels that do not change any more.
-      precision: one of kmeans.fit_checks.PRECISIONS.
+      precision: one of kmeans.fit_settings.PRECISIONS.
       normalize: L2-normalise the features.
       spherical: L2-normalise the centroids too.
       balanced: clusters of nearly equal size, by Sinkhorn's iteration.
@@ -138,7 +138,7 @@ def side_by_side(
         rows = slice(start, start + _BLOCK_ROWS)
         joined[rows] = np.concatenate(
             [
-                preprocessing.normalize_rows(tf.constant(stream[rows], tf.float32))
+                distances.normalize_rows(tf.constant(stream[rows], tf.float32))
                 for stream in streams
             ],
             axis=1,

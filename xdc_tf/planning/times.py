@@ -20,7 +20,7 @@ EXTRACTION, CLUSTERING, TRAINING, HELD_OUT = (
     "held-out",
 )
 
-# Of kmeans.sinkhorn, over centroids that stay as they are.
+# Of kmeans.assignment, over centroids that stay as they are.
 _BALANCING_PASSES = 20
 
 

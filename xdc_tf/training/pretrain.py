@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from xdc_tf.distribution import workers
 from xdc_tf.features import extraction
-from xdc_tf.labels import health, label_arrays, label_tables
+from xdc_tf.labels import health, label_tables
 from xdc_tf.labels.label_makers import LABEL_MAKERS
 from xdc_tf.models import encoder_table, two_stream
-from xdc_tf.runtime import compat, typed_settings
+from xdc_tf.runtime import arrays, compat, typed_settings
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import (
@@ -243,7 +243,7 @@ def report_clusterings(
 def load_labels(run: Run, clusterings: Mapping[str, label_tables.Clustering]) -> None:
     """Makes the clusters the labels that training steps gather."""
     for source, clustering in clusterings.items():
-        label_arrays.load(
+        arrays.fill_variable(
             run.state.label_tables[source], clustering.labels, strategy=run.strategy
         )
 

@@ -16,9 +16,8 @@ import tensorflow as tf
 
 from xdc_tf.distribution import workers
 from xdc_tf.features.feature_store import FeatureStore
-from xdc_tf.labels import whole_directories
 from xdc_tf.models import encoder_files, two_stream
-from xdc_tf.runtime import compat, files
+from xdc_tf.runtime import compat, files, outputs
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import configuration, optimizers, run_features, supervision
@@ -300,9 +299,7 @@ def save_best(run: Run, portable_encoders: Mapping[str, keras.Model]) -> None:
     }
 
     def write() -> None:
-        with whole_directories.replacing(
-            Path(run.workdir, run_directory.BEST_DIR)
-        ) as partial:
+        with outputs.replacing(Path(run.workdir, run_directory.BEST_DIR)) as partial:
             _write_with_heads(run, portable_encoders, str(partial), card=card)
 
     _take_weights(run, portable_encoders)

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from sklearn.cluster import kmeans_plusplus
 
-from xdc_tf.kmeans import seeding
+from xdc_tf.kmeans import lloyd
 
 
 def objective(rows, centroids):
@@ -20,7 +20,7 @@ def blobs(num_blobs, seed):
 
 @pytest.fixture(scope="module")
 def choose():
-    function = tf.function(seeding.plus_plus, autograph=False)
+    function = tf.function(lloyd.plus_plus, autograph=False)
 
     def choose_rows(rows, num_clusters, seed):
         seeds = tf.constant([seed, 0], tf.int64)
