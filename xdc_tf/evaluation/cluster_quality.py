@@ -12,13 +12,13 @@ from xdc_tf.evaluation import frozen_features
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
 from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
-from xdc_tf.evaluation.protocols import UNREPORTED, OrNone, Results, Settings
+from xdc_tf.evaluation.protocols import UNREPORTED, Results, Settings
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_makers import nearest
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.pseudo_labels import side_by_side
-from xdc_tf.runtime.typed_settings import COUNT, Whole
+from xdc_tf.runtime.typed_settings import COUNT, OrNone, Whole
 from xdc_tf.training import supervision, trained_run
 from xdc_tf.training.trained_run import FinalClusters, TrainedRun
 

@@ -9,13 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from xdc_tf.data.augmentation_settings import Augmentation
-from xdc_tf.evaluation.protocols import (
-    UNREPORTED,
-    Group,
-    Options,
-    OrNone,
-    Settings,
-)
+from xdc_tf.evaluation.protocols import UNREPORTED, Group, Options, Settings
 from xdc_tf.runtime import typed_settings
 from xdc_tf.runtime.typed_settings import (
     COUNT,
@@ -25,6 +19,7 @@ from xdc_tf.runtime.typed_settings import (
     TEXT,
     Choice,
     Number,
+    OrNone,
     Several,
     Whole,
 )

@@ -25,12 +25,19 @@ from xdc_tf.evaluation.protocols import (
     SGD,
     UNREPORTED,
     Options,
-    OrNone,
     Results,
     Settings,
 )
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.runtime.typed_settings import COUNT, FLAG, Choice, Kind, Number, Whole
+from xdc_tf.runtime.typed_settings import (
+    COUNT,
+    FLAG,
+    Choice,
+    Kind,
+    Number,
+    OrNone,
+    Whole,
+)
 
 _MAX_ITERATIONS = 2000
 

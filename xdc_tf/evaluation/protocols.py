@@ -4,7 +4,6 @@ Imports no TensorFlow, so that `--help` of the command names the protocols at on
 """
 
 import dataclasses
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,31 +57,6 @@ class Group(NamedTuple):
     name: str
 
 
-class OrNone(NamedTuple):
-    """A range that None is in too."""
-
-    range: Any
-
-    def fits(self, value: Any) -> bool:
-        return value is None or self.range.fits(value)
-
-    def __str__(self) -> str:
-        return f"None or {self.range}"
-
-
-class NonEmpty(NamedTuple):
-    """A tuple of one or more values of a range."""
-
-    range: Any
-
-    def fits(self, value: Any) -> bool:
-        is_tuple = isinstance(value, tuple) and bool(value)
-        return is_tuple and all(map(self.range.fits, value))
-
-    def __str__(self) -> str:
-        return f"one or more values, each {self.range}"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Base of the protocols' settings; see typed_settings for what a field states.
@@ -92,11 +66,7 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        for name, allowed in typed_settings.fields(type(self)).items():
-            if isinstance(allowed, type):
-                typed_settings.check(getattr(self, name), key=f"config.{name}")
-            elif not allowed.fits(getattr(self, name)):
-                raise ValueError(f"{self.shown(name)} must be {allowed}.")
+        typed_settings.check(self, key_of=self.key_of)
 
     @classmethod
     def from_options(cls, options: Options) -> Any:
@@ -117,7 +87,7 @@ class Settings:
         """What a report states of the settings, of types that JSON has."""
         return {
             name: getattr(self, name)
-            for name, behind in _behind_ranges(type(self)).items()
+            for name, behind in typed_settings.marks(type(self)).items()
             if UNREPORTED not in behind
         }
 
@@ -125,31 +95,23 @@ class Settings:
     def groups(cls) -> dict[str, list[str]]:
         """Sections of a recipe's configuration and their keys."""
         keys: dict[str, list[str]] = {}
-        for name, behind in _behind_ranges(cls).items():
+        for name, behind in typed_settings.marks(cls).items():
             for group in behind:
                 if isinstance(group, Group):
                     keys.setdefault(group.name, []).append(name)
         return keys
 
-    def shown(self, name: str) -> str:
-        """A key, as the command line has it where a recipe gives it, and its value."""
-        value = getattr(self, name)
-        for group, names in self.groups().items():
+    @classmethod
+    def key_of(cls, name: str) -> str:
+        """A key as the command line has it, where a recipe gives it."""
+        for group, names in cls.groups().items():
             if name in names:
-                name = ".".join(filter(None, ("config", group, name)))
-                break
-        # Without the quotes of lists, so that the middle of long ones can be left out.
-        text = str(value) if isinstance(value, list | tuple) else repr(value)
-        return f"{name}={text[:200]}"
+                return ".".join(filter(None, ("config", group, name)))
+        return name
 
-
-def _behind_ranges(cls: type[Settings]) -> dict[str, tuple[Any, ...]]:
-    """By key what its annotation holds behind the range."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {
-        field.name: getattr(hints[field.name], "__metadata__", ())[1:]
-        for field in dataclasses.fields(cls)
-    }
+    def shown(self, name: str) -> str:
+        """A key as of key_of and its value, for messages."""
+        return typed_settings.shown(self.key_of(name), getattr(self, name))
 
 
 class Results(NamedTuple):

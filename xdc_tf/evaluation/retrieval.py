@@ -17,16 +17,10 @@ from xdc_tf.evaluation import cluster_retrieval, frozen_features
 from xdc_tf.evaluation.encoder_sources import Source
 from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
-from xdc_tf.evaluation.protocols import (
-    UNREPORTED,
-    NonEmpty,
-    OrNone,
-    Results,
-    Settings,
-)
+from xdc_tf.evaluation.protocols import UNREPORTED, Results, Settings
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.kmeans.distances import normalize_rows
-from xdc_tf.runtime.typed_settings import COUNT, Number, Whole
+from xdc_tf.runtime.typed_settings import COUNT, NonEmpty, Number, OrNone, Whole
 
 KS = (1, 5, 10, 20, 50)
 INSTANCE_KS = (1, 10)

@@ -22,15 +22,9 @@ from xdc_tf.evaluation.encoder_sources import Source
 from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.evaluation.linear import by_class, check_classes, describe
-from xdc_tf.evaluation.protocols import (
-    UNREPORTED,
-    NonEmpty,
-    OrNone,
-    Results,
-    Settings,
-)
+from xdc_tf.evaluation.protocols import UNREPORTED, Results, Settings
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.runtime.typed_settings import COUNT, Number, Whole
+from xdc_tf.runtime.typed_settings import COUNT, NonEmpty, Number, OrNone, Whole
 
 CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 

@@ -9,7 +9,7 @@ range, or are settings themselves:
 
 `from_mapping` makes one of the values of a configuration or a JSON file, and `check`
 names the key, the value and the range where one does not fit. A dataclass calls it when
-it is made.
+it is made. An annotation may hold more behind its range, see `marks`.
 """
 
 import dataclasses
@@ -74,6 +74,31 @@ class Several(NamedTuple):
         return f"a list of {length}each {self.range}"
 
 
+class NonEmpty(NamedTuple):
+    """A tuple of one or more values of a range."""
+
+    range: Any
+
+    def fits(self, value: Any) -> bool:
+        is_tuple = isinstance(value, tuple) and bool(value)
+        return is_tuple and all(map(self.range.fits, value))
+
+    def __str__(self) -> str:
+        return f"one or more values, each {self.range}"
+
+
+class OrNone(NamedTuple):
+    """A range that None is in too."""
+
+    range: Any
+
+    def fits(self, value: Any) -> bool:
+        return value is None or self.range.fits(value)
+
+    def __str__(self) -> str:
+        return f"None or {self.range}"
+
+
 class Choice(NamedTuple):
     """One of some texts, such as the keys of a table, or of some whole numbers."""
 
@@ -119,6 +144,19 @@ def fields(cls: type) -> dict[str, Any]:
         name: hint.__metadata__[0] if hasattr(hint, "__metadata__") else hint
         for name, hint in hints.items()
     }
+
+
+def marks(cls: type) -> dict[str, tuple[Any, ...]]:
+    """Name of each field -> what its annotation holds behind the range."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: getattr(hint, "__metadata__", ())[1:] for name, hint in hints.items()}
+
+
+def shown(key: str, value: Any) -> str:
+    """A key and its value, as messages have them; long values are cut short."""
+    # Without the quotes of lists, so that the middle of long ones can be cut.
+    text = str(value) if isinstance(value, list | tuple) else repr(value)
+    return f"{key}={text[:200]}"
 
 
 def from_mapping(
@@ -172,8 +210,18 @@ def from_mapping(
     return cls(**arguments)
 
 
-def check(settings: Any, *, key: str = "config") -> None:
+def check(
+    settings: Any,
+    *,
+    key: str = "config",
+    key_of: Callable[[str], str] | None = None,
+) -> None:
     """Checks that every value is in its range.
+
+    Args:
+      settings: of a settings class.
+      key: of the settings, for messages.
+      key_of: key_of(name of a field) -> its key in messages; None for KEY.NAME.
 
     Raises:
       ValueError: names the key, the value and the range.
@@ -186,9 +234,8 @@ def check(settings: Any, *, key: str = "config") -> None:
         elif isinstance(kind, type):
             check(value, key=path)
         elif not kind.fits(value):
-            # Without the quotes of lists, so that the middle of long ones can be cut.
-            shown = value if isinstance(value, list | tuple) else repr(value)
-            raise ValueError(f"{path}={str(shown)[:200]} must be {kind}.")
+            path = key_of(name) if key_of else path
+            raise ValueError(f"{shown(path, value)} must be {kind}.")
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:
