@@ -5,12 +5,12 @@ import pickle
 
 import pytest
 
-from xdc_tf.weights import known_globals, pickles
+from xdc_tf.weights import pickled_values, pickles
 
 pytestmark = pytest.mark.once
 
 
-def read(data, table=known_globals.CONTAINERS, **settings):
+def read(data, table=pickled_values.CONTAINERS, **settings):
     return pickles.read(io.BytesIO(data), table, name="FILE", **settings)
 
 
@@ -31,7 +31,7 @@ def test_plain_values_are_read_as_python_wrote_them(protocol):
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_sets_and_bytes_are_read_as_python_wrote_them(protocol):
     value = [{1, 2}, frozenset("ab"), b"\x00\xff", b""]
-    table = known_globals.CONTAINERS | known_globals.ARRAYS
+    table = pickled_values.CONTAINERS | pickled_values.ARRAYS
     assert read(pickle.dumps(value, protocol), table) == value
 
 
@@ -163,7 +163,7 @@ def test_copying_one_string_again_and_again_is_refused(monkeypatch):
     monkeypatch.setattr(pickles, "MAX_FREE_COPIES", 0)
     text = b"X\xe8\x03\x00\x00" + b"a" * 1000 + b"q\x000"
     encode = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"
-    table = known_globals.ARRAYS
+    table = pickled_values.ARRAYS
     assert read(text + encode + b".", table) == b"a" * 1000
     with pytest.raises(ValueError, match="copies far more than the file holds"):
         read(text + encode * 20 + b".", table)

@@ -30,7 +30,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from xdc_tf.weights import torch_files, torch_tensors
+from xdc_tf.weights import pickled_values, torch_files
 
 pytestmark = pytest.mark.once
 
@@ -344,9 +344,9 @@ def test_reading_with_pytorch_where_it_is_missing_says_so(monkeypatch):
 
 
 def test_storages_of_every_dtype_are_decoded():
-    for storage, dtype in torch_tensors.STORAGE_DTYPES.items():
+    for storage, dtype in pickled_values.STORAGE_DTYPES.items():
         name = {"bfloat16": "float32"}.get(dtype, dtype)
         itemsize = {"bfloat16": 2}.get(dtype, np.dtype(name).itemsize)
-        values = torch_tensors.decode(bytes(3 * itemsize), dtype)
+        values = pickled_values.decode(bytes(3 * itemsize), dtype)
         assert (storage, values.dtype.name) == (storage, name)
         np.testing.assert_array_equal(values, [0, 0, 0])

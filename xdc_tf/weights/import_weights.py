@@ -16,8 +16,8 @@ from xdc_tf.models import encoder_files, video_resnet
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.runtime import files, outputs, workdir
 from xdc_tf.training import configuration, supervision
-from xdc_tf.weights import layouts, networks, weight_files
-from xdc_tf.weights.networks import Network
+from xdc_tf.weights import layouts, weight_files
+from xdc_tf.weights.layouts import Network
 
 AUTO = "auto"
 
@@ -104,7 +104,7 @@ def import_weights(
     _check_arguments(out_dir, architecture)
     content = weight_files.read(path, with_torch=with_torch)
     tensors = weight_files.flatten_tensors(content)
-    network = networks.find(tensors, path, prefix=prefix)
+    network = layouts.find_network(tensors, path, prefix=prefix)
     if architecture != AUTO:
         network = network._replace(architecture=architecture)
     config = _config(network, clip or {})
@@ -174,7 +174,7 @@ def load(
     Args:
       encoder: of the network's architecture, depth and width.
       tensors: of the whole file, by name.
-      network: what `networks.find` found among them.
+      network: what `layouts.find_network` found among them.
       path: of the file, for errors.
 
     Raises:

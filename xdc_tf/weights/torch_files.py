@@ -7,6 +7,7 @@ them that PyTorch wrote up to version 1.5.
 import contextlib
 import math
 import os
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from io import BytesIO
@@ -15,8 +16,8 @@ from typing import IO, Any
 import numpy as np
 
 from xdc_tf.runtime import arrays, files
-from xdc_tf.weights import pickles, torch_loader, torch_tensors
-from xdc_tf.weights.torch_tensors import StorageId
+from xdc_tf.weights import pickled_values, pickles
+from xdc_tf.weights.pickled_values import StorageId
 
 ZIP_START = b"PK\x03\x04"
 # How PyTorch's older files begin: a pickle of this number, one of the version, one of
@@ -48,7 +49,7 @@ def read(path: str, *, with_torch: bool = False) -> Any:
       ImportError: with `with_torch`, if PyTorch is not installed.
     """
     if with_torch:
-        return torch_loader.read(path)
+        return _read_with_torch(path)
     with files.open_regular(path) as file:
         start = file.read(len(ZIP_START))
         file.seek(0)
@@ -91,6 +92,7 @@ def _add_entry(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     entry.create_system = 3
     entry.external_attr = 0o644 << 16
     # An extra field of 4 bytes and padding, as PyTorch fills the gap.
+    assert archive.fp is not None  # it is open
     end = archive.fp.tell() + _ZIP_HEADER_LENGTH + len(entry.filename) + 4
     padding = -end % _ALIGNMENT
     entry.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
@@ -105,7 +107,7 @@ def _state_dict_pickle(tensors: Mapping[str, np.ndarray]) -> bytes:
     empty_dict = _global("collections", "OrderedDict") + b")R"
     parts = [b"\x80\x02", empty_dict, b"("]
     for key, (name, tensor) in enumerate(tensors.items()):
-        storage = torch_tensors.STORAGE_CLASSES[tensor.dtype.name]
+        storage = pickled_values.STORAGE_CLASSES[tensor.dtype.name]
         shape = tensor.shape
         strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
         parts += [
@@ -166,10 +168,10 @@ def _read_zip(path: str, file: IO[bytes]) -> Any:
     storages: dict[str, tuple[StorageId, np.ndarray]] = {}
 
     def load(persistent_id: Any) -> np.ndarray:
-        storage = torch_tensors.storage_id(persistent_id)
+        storage = pickled_values.storage_id(persistent_id)
         if storage.key not in storages:
             raw = content(f"data/{storage.key}")
-            storages[storage.key] = storage, torch_tensors.decode(raw, storage.dtype)
+            storages[storage.key] = storage, pickled_values.decode(raw, storage.dtype)
         known, values = storages[storage.key]
         if storage != known or storage.part or storage.num_elements != values.size:
             raise ValueError(
@@ -180,7 +182,7 @@ def _read_zip(path: str, file: IO[bytes]) -> Any:
 
     return pickles.read(
         BytesIO(content("data.pkl")),
-        torch_tensors.TABLE,
+        pickled_values.TABLE,
         name=f"{path} ({root}/data.pkl)",
         persistent=load,
     )
@@ -253,13 +255,13 @@ def _read_legacy(path: str, file: IO[bytes]) -> Any:
     def load(persistent_id: Any) -> np.ndarray:
         """An array of the right size; the values follow behind the pickles."""
         nonlocal bytes_left
-        storage = torch_tensors.storage_id(persistent_id)
+        storage = pickled_values.storage_id(persistent_id)
         whole = storage._replace(part=None)
         if storage.key not in storages:
-            bytes_left -= torch_tensors.num_bytes(whole)
+            bytes_left -= pickled_values.num_bytes(whole)
             if bytes_left < 0:
                 raise ValueError("storages are declared larger than the file")
-            dtype = torch_tensors.decode(b"", whole.dtype).dtype
+            dtype = pickled_values.decode(b"", whole.dtype).dtype
             storages[storage.key] = whole, np.empty(whole.num_elements, dtype)
         known, values = storages[storage.key]
         if whole != known:
@@ -269,9 +271,9 @@ def _read_legacy(path: str, file: IO[bytes]) -> Any:
         if storage.part is None:
             return values
         offset, size = storage.part
-        return torch_tensors.view(values, offset, (size,), (1,))
+        return pickled_values.view(values, offset, (size,), (1,))
 
-    value = pickles.read(file, torch_tensors.TABLE, name=path, persistent=load)
+    value = pickles.read(file, pickled_values.TABLE, name=path, persistent=load)
     keys = pickles.read(file, {}, name=path)
     if type(keys) is not list or any(type(key) is not str for key in keys):
         raise ValueError(f"{path}: its list of storages is damaged; fetch it again.")
@@ -282,12 +284,87 @@ def _read_legacy(path: str, file: IO[bytes]) -> Any:
     for key in keys:
         declared, values = storages[key]
         count = int.from_bytes(file.read(8), "little")
-        raw = file.read(torch_tensors.num_bytes(declared))
-        if count != values.size or len(raw) != torch_tensors.num_bytes(declared):
+        raw = file.read(pickled_values.num_bytes(declared))
+        if count != values.size or len(raw) != pickled_values.num_bytes(declared):
             raise ValueError(
                 f"{path}: storage {ascii(key)[:40]} should have {values.size} elements "
                 f"of {declared.dtype}, but says {count} and has {len(raw)} bytes; "
                 "fetch the file again."
             )
-        values[...] = torch_tensors.decode(raw, declared.dtype)
+        values[...] = pickled_values.decode(raw, declared.dtype)
+    return value
+
+
+def _read_with_torch(path: str) -> Any:
+    """Reads a file with torch.load(weights_only=True), on the CPU.
+
+    Returns:
+      As `read` does.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ImportError: if PyTorch is not installed.
+      ValueError: if PyTorch refuses the file, or a tensor has no counterpart in NumPy.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{path} was to be read with PyTorch, which is not installed; install it "
+            "or use this project's own reader."
+        ) from error
+    try:
+        with files.open_regular(path) as file:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+        return _converted(loaded, torch, {})
+    except FileNotFoundError:
+        raise
+    except (
+        pickle.UnpicklingError,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        # Its advice around the reason is to trust the file.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].split("\n")[0]
+        raise ValueError(f"{path}: PyTorch does not read it: {reason}") from error
+
+
+def _converted(value: Any, torch: Any, done: dict[int, Any]) -> Any:
+    """A value with arrays for tensors, and text for PyTorch's other things.
+
+    Args:
+      value: of torch.load.
+      torch: the module.
+      done: id of each container met so far -> its conversion, since containers can be
+        shared.
+    """
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach()
+        if tensor.dtype == torch.bfloat16:
+            tensor = tensor.float()
+        array = tensor.numpy()
+        array.flags.writeable = False
+        return array
+    if isinstance(value, (torch.dtype, torch.device)):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, dict):
+        converted: Any = done.setdefault(id(value), {})
+        for key, item in value.items():
+            converted[key] = _converted(item, torch, done)
+        return converted
+    if isinstance(value, list):
+        converted = done.setdefault(id(value), [])
+        converted.extend(_converted(item, torch, done) for item in value)
+        return converted
+    if isinstance(value, tuple):
+        converted = tuple(_converted(item, torch, done) for item in value)
+        return done.setdefault(id(value), converted)
     return value

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xdc_tf.runtime import files
-from xdc_tf.weights import known_globals, pickles, torch_files
+from xdc_tf.weights import pickled_values, pickles, torch_files
 
 _HEAD_LENGTH = 512
 _LEGACY_MAGIC = torch_files.LEGACY_MAGIC.to_bytes(10, "little")
@@ -77,7 +77,7 @@ def read_caffe2(path: str) -> dict[str, np.ndarray]:
         containers, or no arrays.
     """
     with files.open_regular(path) as file:
-        table = known_globals.CONTAINERS | known_globals.ARRAYS
+        table = pickled_values.CONTAINERS | pickled_values.ARRAYS
         value = pickles.read(file, table, name=path)
     blobs = value.get("blobs", value) if isinstance(value, dict) else None
     arrays = {

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from xdc_tf.weights import networks
+from xdc_tf.weights import layouts
 
 pytestmark = pytest.mark.once
 
@@ -38,7 +38,7 @@ def shapes_of(name):
     ],
 )
 def test_a_real_network_is_found(name, layout, architecture, depth):
-    found = networks.find(zeros(shapes_of(name)), "a.pth")
+    found = layouts.find_network(zeros(shapes_of(name)), "a.pth")
     assert found == (layout, "", architecture, depth, 1.0)
 
 
@@ -77,8 +77,10 @@ CHECKPOINTS = {
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_a_network_is_found_inside_of_a_checkpoint(checkpoint):
     name, prefix, others = CHECKPOINTS[checkpoint]
-    bare = networks.find(zeros(shapes_of(name)), "a.pth")
-    found = networks.find(zeros(shapes_of(name), prefix) | zeros(others), "a.pth")
+    bare = layouts.find_network(zeros(shapes_of(name)), "a.pth")
+    found = layouts.find_network(
+        zeros(shapes_of(name), prefix) | zeros(others), "a.pth"
+    )
     assert found == bare._replace(prefix=prefix)
 
 
@@ -89,25 +91,25 @@ def two_networks():
 
 def test_of_two_networks_one_must_be_chosen(two_networks):
     with pytest.raises(ValueError, match="under 'student.', ''; choose one by --pref"):
-        networks.find(two_networks, "a.pth")
+        layouts.find_network(two_networks, "a.pth")
 
 
 @pytest.mark.parametrize(
     "prefix, architecture", [("student.", "r2plus1d_torchvision"), ("", "r2plus1d")]
 )
 def test_a_network_is_chosen_by_its_prefix(prefix, architecture, two_networks):
-    found = networks.find(two_networks, "a.pth", prefix=prefix)
+    found = layouts.find_network(two_networks, "a.pth", prefix=prefix)
     assert (found.prefix, found.architecture) == (prefix, architecture)
 
 
 def test_an_unknown_prefix_is_an_error_that_tells_the_known_ones(two_networks):
     with pytest.raises(ValueError, match="under --prefix=student, but under 'student."):
-        networks.find(two_networks, "a.pth", prefix="student")
+        layouts.find_network(two_networks, "a.pth", prefix="student")
 
 
 def test_a_width_follows_from_the_stem():
     shapes = dict(shapes_of(XDC)) | {"stem.3.weight": (32, 22, 3, 1, 1)}
-    assert networks.find(zeros(shapes), "a.pth").width == 0.5
+    assert layouts.find_network(zeros(shapes), "a.pth").width == 0.5
 
 
 STEM, KERNEL = (64, 3, 3, 7, 7), (64, 64, 1, 1, 1)
@@ -152,15 +154,15 @@ STRANGE = {
 def test_a_network_of_another_kind_is_refused(case):
     shapes, told = STRANGE[case]
     with pytest.raises(ValueError, match=told):
-        networks.find(zeros(shapes), "a.pth")
+        layouts.find_network(zeros(shapes), "a.pth")
 
 
 def test_a_stem_that_asks_for_a_giant_network_is_refused():
     shapes = dict(shapes_of(XDC)) | {"stem.3.weight": (100_000, 1, 1, 1, 1)}
     with pytest.raises(ValueError, match="'stem.3.weight' gives 100000 channels"):
-        networks.find(zeros(shapes), "a.pth")
+        layouts.find_network(zeros(shapes), "a.pth")
 
 
 def test_a_scalar_in_a_kernels_place_is_left_to_be_refused_by_its_shape():
     shapes = dict(shapes_of(XDC)) | {"layer2.0.conv2.0.0.weight": ()}
-    assert networks.find(zeros(shapes), "a.pth").architecture == "r2plus1d"
+    assert layouts.find_network(zeros(shapes), "a.pth").architecture == "r2plus1d"
