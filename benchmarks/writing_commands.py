@@ -14,7 +14,7 @@ from benchmarks.fingerprints import file_fingerprints, fingerprints
 PRELOAD = [
     "xdc_tf.evaluation.task_imports",
     "xdc_tf.inference.cluster_assignment",
-    "xdc_tf.experiments.cluster_count_report",
+    "xdc_tf.experiments.cluster_counts",
     "xdc_tf.inference.localization",
     "xdc_tf.export.export_run",
     "xdc_tf.export.torch_export",

@@ -51,7 +51,7 @@ def test_it_lists_each_command_in_a_line_and_loads_none(arguments):
     assert [command for command, _ in listed] == list(console.COMMANDS)
     assert max(map(len, done.stdout.splitlines())) <= 100  # columns
     imported = re.findall(r"\| +([\w.]+)$", done.stderr, flags=re.MULTILINE)
-    assert "xdc_tf.cli.summaries" in imported
+    assert "xdc_tf.cli.recipe_flags" in imported
     assert not {"tensorflow", "numpy", "ml_collections"} & set(imported)
 
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from sklearn.neighbors import NearestNeighbors
 
-from xdc_tf.evaluation import cluster_retrieval, encoder_sources, retrieval
+from xdc_tf.evaluation import encoder_sources, retrieval
 from xdc_tf.evaluation.retrieval import RetrievalSettings
 from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_makers import nearest
@@ -112,7 +112,7 @@ def _clustering(centroids, inertia=1.0, **options):
 def test_distributions_are_softmaxes_of_squared_distances_by_their_mean():
     # Four clusters of one example each: the mean squared distance is 2 / 4.
     clustering = _clustering([[0, 0], [1, 0], [0, 1], [3, 4]], 2.0, normalize=False)
-    found = cluster_retrieval.distributions(
+    found = retrieval.distributions(
         np.array([[0, 0]], np.float32), clustering, temperature=3.0
     )
     expected = np.exp(-np.array([0, 1, 1, 25]) / 1.5)
@@ -120,7 +120,7 @@ def test_distributions_are_softmaxes_of_squared_distances_by_their_mean():
 
 
 def test_the_likeliest_cluster_is_the_nearest_one(monkeypatch):
-    monkeypatch.setattr(cluster_retrieval, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(retrieval, "_BLOCK_ROWS", 7)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(30, 6)).astype(np.float32)
     clustering = _clustering(
@@ -129,7 +129,7 @@ def test_the_likeliest_cluster_is_the_nearest_one(monkeypatch):
         pca_projection=rng.normal(size=(6, 4)).astype(np.float32),
         offsets=rng.normal(size=5).astype(np.float32),
     )
-    found = cluster_retrieval.distributions(features, clustering, temperature=1.0)
+    found = retrieval.distributions(features, clustering, temperature=1.0)
     np.testing.assert_allclose(found.sum(axis=1), 1.0)
     np.testing.assert_array_equal(
         found.argmax(axis=1), nearest(tf.constant(features), clustering).cluster
@@ -138,19 +138,19 @@ def test_the_likeliest_cluster_is_the_nearest_one(monkeypatch):
 
 def test_centroids_without_any_distance_give_the_nearest_all():
     clustering = _clustering([[1, 0], [0, 1]], inertia=0.0)
-    found = cluster_retrieval.distributions(
+    found = retrieval.distributions(
         np.array([[0.9, 0.1]], np.float32), clustering, temperature=1.0
     )
     assert found.tolist() == [[1.0, 0.0]]
 
 
 def test_conditionals_are_counts_and_one_example_spread_over_the_row():
-    counts = cluster_retrieval.co_occurrences(
+    counts = retrieval.co_occurrences(
         np.array([0, 0, 0, 1, -1, 0]), np.array([0, 0, 1, 1, 1, -1]), shape=(3, 2)
     )
     assert counts.tolist() == [[2, 1], [0, 1], [0, 0]]
     np.testing.assert_allclose(
-        cluster_retrieval.conditional(counts),
+        retrieval.conditional(counts),
         [[2.5 / 4, 1.5 / 4], [0.5 / 2, 1.5 / 2], [0.5, 0.5]],
     )
 
@@ -158,12 +158,12 @@ def test_conditionals_are_counts_and_one_example_spread_over_the_row():
 def _bridge(pairs):
     """Of three video and three audio clusters, whose centroids are unit vectors."""
     clustering = _clustering(np.eye(3), inertia=0.3)
-    counts = cluster_retrieval.co_occurrences(*np.array(pairs).T, shape=(3, 3))
-    return cluster_retrieval.Bridge(
+    counts = retrieval.co_occurrences(*np.array(pairs).T, shape=(3, 3))
+    return retrieval.Bridge(
         clusterings={"video": clustering, "audio": clustering},
         conditionals={
-            ("video", "audio"): cluster_retrieval.conditional(counts),
-            ("audio", "video"): cluster_retrieval.conditional(counts.T),
+            ("video", "audio"): retrieval.conditional(counts),
+            ("audio", "video"): retrieval.conditional(counts.T),
         },
         temperature=1.0,
         details={},
@@ -238,9 +238,9 @@ def test_one_stream_alone_is_evaluated_without_the_other(source, split):
 def test_joint_clusters_alone_leave_modalities_apart(source, tiny_run, monkeypatch):
     table = label_tables.read(workdir.round_dir(str(tiny_run), 2))
     monkeypatch.setattr(
-        cluster_retrieval.trained_run,
+        retrieval.trained_run,
         "final_clusters",
-        lambda run: cluster_retrieval.trained_run.FinalClusters(
+        lambda run: retrieval.trained_run.FinalClusters(
             2, {"joint": table.clusterings["video"]}
         ),
     )

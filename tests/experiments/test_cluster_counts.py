@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from xdc_tf.experiments import cluster_count_report, cluster_counts
+from xdc_tf.experiments import cluster_counts
 from xdc_tf.features.extraction import ExampleFeatures
 from xdc_tf.features.feature_store import FeatureStore, RowState
 from xdc_tf.kmeans import kmeans
@@ -134,7 +134,7 @@ def test_features_above_the_limit_of_memory_stay_in_their_file(features, path):
 
 def test_features_in_their_file_give_the_clusters_of_those_in_memory(path):
     in_file, in_memory = (
-        cluster_count_report.compare(
+        cluster_counts.compare(
             path, ["4"], num_seeds=2, memory_gib=memory_gib, **SETTINGS
         )[0]
         for memory_gib in (1e-9, 1.0)
@@ -287,7 +287,7 @@ def as_text(path):
 def test_what_is_no_matrix_of_features_is_refused_by_its_name(spoil, path, tmp_path):
     spoil(tmp_path / "audio.npy")
     with pytest.raises(ValueError, match=f"^{re.escape(path)}: "):
-        cluster_count_report.compare(path, ["2"], out_dir=str(tmp_path / "out"))
+        cluster_counts.compare(path, ["2"], out_dir=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -319,7 +319,7 @@ def compared(features, tmp_path_factory):
     """Directory of a finished comparison of 4 and 2 clusters."""
     folder = tmp_path_factory.mktemp("compared")
     np.save(folder / "audio.npy", features)
-    cluster_count_report.compare(
+    cluster_counts.compare(
         str(folder / "audio.npy"),
         ["4", "2"],
         out_dir=str(folder / "out"),
@@ -355,7 +355,7 @@ def test_a_comparison_that_fails_leaves_no_directory(features, tmp_path):
     spoilt[3, 2] = np.nan
     np.save(tmp_path / "spoilt.npy", spoilt)
     with pytest.raises(ValueError, match="NaN or infin"):
-        cluster_count_report.compare(
+        cluster_counts.compare(
             str(tmp_path / "spoilt.npy"), ["4"], out_dir=str(tmp_path / "out")
         )
     assert [entry.name for entry in tmp_path.iterdir()] == ["spoilt.npy"]
@@ -364,11 +364,11 @@ def test_a_comparison_that_fails_leaves_no_directory(features, tmp_path):
 def test_a_directory_that_is_there_is_not_replaced(path, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(FileExistsError, match="out exists"):
-        cluster_count_report.compare(path, ["4"], out_dir=str(tmp_path / "out"))
+        cluster_counts.compare(path, ["4"], out_dir=str(tmp_path / "out"))
 
 
 def test_the_table_has_a_line_for_each_number_of_clusters(path, capsys):
-    results = cluster_count_report.compare(path, ["2", "4"], num_seeds=2, **SETTINGS)
+    results = cluster_counts.compare(path, ["2", "4"], num_seeds=2, **SETTINGS)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:5] == ["clusters", "inertia", "explained", "NMI", "ARI"]
     assert [line.split()[0] for line in lines[1:]] == ["2", "4"]

@@ -13,7 +13,7 @@ from scipy import stats
 
 from xdc_tf.evaluation import reports
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.experiments import comparison, paired_tests
+from xdc_tf.experiments import comparison, comparison_tables
 from xdc_tf.experiments.comparison import Column, Report, Row
 
 pytestmark = pytest.mark.once
@@ -142,7 +142,7 @@ def test_values_are_paired_by_seed_and_split_in_any_order():
     ],
 )
 def test_holms_correction_by_hand(p_values, expected):
-    assert paired_tests.holm(p_values) == pytest.approx(expected)
+    assert comparison.holm(p_values) == pytest.approx(expected)
 
 
 def test_the_methods_of_a_column_are_corrected_together(table):
@@ -178,7 +178,7 @@ def test_without_a_common_pair_there_is_no_difference():
     rows = [*_rows(XDC, "xdc"), *_rows({(8, "1"): 0.5}, "sdc")]
     table = comparison.summarize(rows)
     assert table.cells["sdc", LINEAR].difference == (0, None, None, None, None, None)
-    assert "| 0 | n/a | n/a | n/a | n/a |" in comparison.markdown(table)
+    assert "| 0 | n/a | n/a | n/a | n/a |" in comparison_tables.markdown(table)
 
 
 def test_a_column_that_the_reference_lacks_has_means_alone():
@@ -207,7 +207,7 @@ def test_rows_can_be_given_an_order():
 
 
 def test_markdown_has_means_and_differences_in_percent(table):
-    assert comparison.markdown(table).splitlines() == [
+    assert comparison_tables.markdown(table).splitlines() == [
         "mean ± sample standard deviation (number of seeds and splits)",
         "",
         "| method | linear, video, top1 (%) |",
@@ -228,7 +228,7 @@ def test_markdown_has_means_and_differences_in_percent(table):
 def test_what_is_no_share_is_as_it_is():
     column = Column("clusters", "video", "ari")
     rows = _rows({("0", "1"): -0.5, ("1", "1"): -0.5}, "xdc", column)
-    assert "| xdc | -0.500 ± 0.000 (2) |" in comparison.markdown(
+    assert "| xdc | -0.500 ± 0.000 (2) |" in comparison_tables.markdown(
         comparison.summarize(rows)
     )
 
@@ -241,13 +241,13 @@ def odd_table():
 
 
 def test_markdown_takes_nothing_for_markup(odd_table):
-    line = comparison.markdown(odd_table).splitlines()[4]
+    line = comparison_tables.markdown(odd_table).splitlines()[4]
     name = r"a&#124;b &lt;i&gt;&amp; \*c\* \\ 5% {x}\_y\$#\~^"
     assert line == f"| {name} | 62.7 ± 2.2 (6) |"
 
 
 def test_latex_takes_nothing_for_commands(odd_table):
-    text = comparison.latex(odd_table)
+    text = comparison_tables.latex(odd_table)
     assert (
         r"a\textbar{}b \textless{}i\textgreater{}\& *c* \textbackslash{} 5\% "
         r"\{x\}\_y\$\#\textasciitilde{}\textasciicircum{} & 62.7 $\pm$ 2.2 (6) \\"
@@ -263,7 +263,9 @@ def test_latex_takes_nothing_for_commands(odd_table):
 
 
 def test_csv_has_all_numbers_in_full(odd_table):
-    lines = list(csv.DictReader(io.StringIO(comparison.as_csv(odd_table), newline="")))
+    lines = list(
+        csv.DictReader(io.StringIO(comparison_tables.as_csv(odd_table), newline=""))
+    )
     assert lines[0]["method"] == odd_table.reference
     cell = odd_table.cells["sdc", odd_table.columns[0]]
     line = lines[1]
@@ -318,7 +320,7 @@ def test_the_command_prints_the_table_or_writes_it(paths, tmp_path):
     ours = comparison.collect(
         [report for path in paths for report in comparison.read(path)]
     )
-    assert printed.stdout == comparison.markdown(comparison.summarize(ours))
+    assert printed.stdout == comparison_tables.markdown(comparison.summarize(ours))
     named = _command(paths[0], f"a name={paths[1]}", "--format=csv", "--metrics=top1")
     assert (named.returncode, named.stderr) == (0, "")
     lines = list(csv.DictReader(io.StringIO(named.stdout)))
@@ -327,7 +329,7 @@ def test_the_command_prints_the_table_or_writes_it(paths, tmp_path):
     out = tmp_path / "new folder" / "table.csv"
     written = _command("--format=csv", "--reference=sdc", *paths, f"--out={out}")
     assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
-    assert out.read_text() == comparison.as_csv(
+    assert out.read_text() == comparison_tables.as_csv(
         comparison.summarize(ours, reference="sdc")
     )
 

@@ -20,7 +20,7 @@ from xdc_tf.data import (
 )
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
-from xdc_tf.export import export_run, saved_model
+from xdc_tf.export import export_run, model_files
 from xdc_tf.models import modalities
 from xdc_tf.runtime import compat, workdir
 from xdc_tf.training import configuration, trained_run
@@ -343,7 +343,7 @@ def test_a_saved_model_that_reads_back_differently_is_an_error(tmp_path, monkeyp
         tf.saved_model, "load", lambda path: lambda x: load(path)(x) + 0.01
     )
     with pytest.raises(RuntimeError, match="differ by 0.01"):
-        saved_model.save(encoder, str(tmp_path / "saved"), raw=raw)
+        model_files.save_savedmodel(encoder, str(tmp_path / "saved"), raw=raw)
 
 
 def test_a_directory_without_a_run_is_an_error(tmp_path):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from xdc_tf.evaluation import reports
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.export import export_run, interchange
+from xdc_tf.export import export_run, model_files
 from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_files
 from xdc_tf.runtime import workdir
@@ -142,7 +142,7 @@ def test_onnx_gives_the_encoders_features_at_any_size(
     onnxruntime = pytest.importorskip("onnxruntime")
     encoder = keras.models.load_model(workdir.encoder_file(str(tiny_run), stream))
     path = str(tmp_path / "encoder.onnx")
-    interchange.save_onnx(encoder, path)
+    model_files.save_onnx(encoder, path)
     inputs = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (found,) = session.run(["features"], {"inputs": inputs})
@@ -193,13 +193,11 @@ def test_the_card_tells_data_progress_metrics_and_licence(exported):
 
 
 def test_the_card_for_people_has_no_markup_of_strangers(exported):
-    from xdc_tf.export import model_card
-
     card = json.loads((exported / "export.json").read_text())
     card["data"]["label_names"] = ["<script>alert(1)</script>", "a | b", "![](//x.y)"]
     card["data"]["[key](//x.y)"] = "\x1b[2J"
     card["licence"] = "MIT\n---\n# [free](http://x.y)"
-    text = model_card.markdown(card)
+    text = export_run.markdown(card)
     body = text.split("\n---\n", 1)[1]
     assert "<script>" not in body and "](" not in body.replace("\\](", "")
     assert "&lt;script&gt;" in text and "a &#124; b" in text

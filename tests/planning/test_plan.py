@@ -5,7 +5,7 @@ import math
 import pytest
 
 from xdc_tf.labels.pseudo_labels import KMeansSettings
-from xdc_tf.planning import needs, plan, report, run_size, times
+from xdc_tf.planning import needs, plan, run_size, times
 from xdc_tf.planning.device_table import Device
 from xdc_tf.planning.operations import EncoderCost, LayerCost
 from xdc_tf.planning.run_size import ClusteringSize, Recordings, RunSize
@@ -267,7 +267,7 @@ def test_cores_decode_the_frames_that_devices_take(tiny_plan):
 
 
 def test_json_has_all_figures_and_text_their_parts(tiny_plan):
-    told = report.as_json(tiny_plan)
+    told = plan.as_json(tiny_plan)
     assert told["memory_bytes_per_device"]["total"] == tiny_plan.memory.total_bytes
     assert {part["name"] for part in told["parts"]} == {
         "extraction",
@@ -276,7 +276,7 @@ def test_json_has_all_figures_and_text_their_parts(tiny_plan):
         "held-out",
     }
     assert set(told["storage_bytes"]) == set(needs.Storage._fields)
-    text = report.as_text(tiny_plan)
+    text = plan.as_text(tiny_plan)
     for name in ("activations", "label tables", "k-means", "Assumed:", "cost: "):
         assert name in text
 

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import sys
 
-from xdc_tf.cli import summaries
+from xdc_tf.cli import recipe_flags
 from xdc_tf.runtime import program
 
 # In the order of their use. Named, not imported: what a command does not need is not
@@ -51,7 +51,7 @@ def run() -> None:
 def _overview() -> str:
     width = max(map(len, COMMANDS)) + 2
     lines = [
-        f"  {command:<{width}}{summaries.first_line(module)}"
+        f"  {command:<{width}}{recipe_flags.first_line(module)}"
         for command, module in COMMANDS.items()
     ]
     return "\n".join(

@@ -48,9 +48,9 @@ _MEMORY_GIB = flags.DEFINE_float(
 
 def main(argv):
     del argv
-    from xdc_tf.experiments import cluster_count_report
+    from xdc_tf.experiments import cluster_counts
 
-    cluster_count_report.compare(
+    cluster_counts.compare(
         _FEATURES.value,
         _CANDIDATES.value,
         out_dir=_OUT.value,

@@ -90,7 +90,7 @@ def main(argv):
     if _JSON.value:
         outputs.try_file(_JSON.value)
     from xdc_tf.data import dataset_info, record_directory
-    from xdc_tf.planning import device_table, plan, report, run_size, times
+    from xdc_tf.planning import device_table, plan, run_size, times
     from xdc_tf.runtime import files
     from xdc_tf.training import configuration, supervision
 
@@ -132,9 +132,9 @@ def main(argv):
         price_per_device_hour=_PRICE_PER_GPU_HOUR.value,
         num_classes=num_classes,
     )
-    print(report.as_text(made))
+    print(plan.as_text(made))
     if _JSON.value:
-        files.write_text(_JSON.value, json.dumps(report.as_json(made), indent=2) + "\n")
+        files.write_text(_JSON.value, json.dumps(plan.as_json(made), indent=2) + "\n")
 
 
 def run():

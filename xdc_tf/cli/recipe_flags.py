@@ -5,6 +5,7 @@ Recipes are the modules of xdc_tf.configs: `synthetic` is configs/synthetic.py, 
 to the folder configs/; a wheel holds copies of its files.
 """
 
+import ast
 import difflib
 import importlib.util
 import os
@@ -13,9 +14,6 @@ import sys
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
-
-from xdc_tf.cli import summaries
 
 _PACKAGE = "xdc_tf.configs"
 
@@ -79,8 +77,11 @@ def DEFINE_recipe(
     Returns:
         A holder whose value is the file's ml_collections.ConfigDict.
     """
+    # Late: the list of all commands, which takes first_line from here, needs it not.
+    from ml_collections import config_flags
+
     recipes = "".join(
-        f"\n{recipe}: {summaries.first_line(_module_name(recipe))}"
+        f"\n{recipe}: {first_line(_module_name(recipe))}"
         for recipe in recipe_names(folder)
     )
     holder = config_flags.DEFINE_config_file(
@@ -95,6 +96,28 @@ def DEFINE_recipe(
 def find_neighbours() -> None:
     """Lets a configuration file import others, relative to the working directory."""
     sys.path.insert(0, os.getcwd())
+
+
+def first_line(module: str) -> str:
+    """The first line of a module's docstring.
+
+    Args:
+        module: full name; its packages are imported, the module itself is not.
+
+    Raises:
+        ModuleNotFoundError: if there is no such module.
+        ValueError: if the module has no source or no docstring.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+    if spec.origin is None:
+        raise ValueError(f"{module} is a folder without source.")
+    with open(spec.origin, encoding="utf-8") as file:
+        docstring = ast.get_docstring(ast.parse(file.read()))
+    if not docstring:
+        raise ValueError(f"{spec.origin} has no docstring.")
+    return docstring.splitlines()[0]
 
 
 def _module_name(recipe: str) -> str:

@@ -1,29 +1,35 @@
 """Retrieval protocol: nearest neighbours of test videos, within and across modalities.
 
-Encoders of two modalities share no space, but their clusters are related: how often an
-audio cluster occurs with a video cluster carries a query of one modality over to the
-clusters of the other (see cluster_retrieval).
+Encoders of two modalities share no space, but their clusters are related. A video is
+described by a distribution over the final clusters of one modality. The pairs of labels
+of the run's videos say how clusters of the two go together, which turns a distribution
+over the clusters of one modality into one over those of the other.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data.dataset_info import AUDIO, VIDEO
-from xdc_tf.evaluation import cluster_retrieval, frozen_features
-from xdc_tf.evaluation.encoder_sources import Source
+from xdc_tf.evaluation import frozen_features
+from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
 from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
 from xdc_tf.evaluation.protocols import UNREPORTED, Results, Settings
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.kmeans.distances import normalize_rows
+from xdc_tf.kmeans.distances import normalize_rows, preprocess
+from xdc_tf.labels import agreement
+from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime.typed_settings import COUNT, NonEmpty, Number, OrNone, Whole
+from xdc_tf.training import trained_run
+from xdc_tf.training.trained_run import TrainedRun
 
 KS = (1, 5, 10, 20, 50)
 INSTANCE_KS = (1, 10)
+TEMPERATURE = 1.0
 _BLOCK_ROWS = 1024
 
 
@@ -34,16 +40,50 @@ class RetrievalSettings(Settings):
     Attributes:
       num_clips: evenly spread clips per video, whose features are averaged.
       ks: numbers of neighbours, ascending.
-      temperature: see cluster_retrieval.distributions.
+      temperature: see `distributions`.
       batch_size: clips per batch over all devices; None for that of the run.
     """
 
     num_clips: Annotated[int, Whole(1, 10_000)] = 10
     ks: Annotated[tuple[int, ...], NonEmpty(COUNT), UNREPORTED] = KS
-    temperature: Annotated[float, Number(0, 1e9, above=True), UNREPORTED] = (
-        cluster_retrieval.TEMPERATURE
-    )
+    temperature: Annotated[float, Number(0, 1e9, above=True), UNREPORTED] = TEMPERATURE
     batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
+
+
+class Bridge(NamedTuple):
+    """Final clusters of a run's video and audio, and how they go together.
+
+    Attributes:
+      clusterings: by stream.
+      conditionals: by (stream, other stream), [k, k'] float64: in each row, a cluster
+        of the first, the probabilities of the clusters of the second.
+      temperature: see `distributions`.
+      details: what a report says of this, of types that JSON has.
+    """
+
+    clusterings: dict[str, Clustering]
+    conditionals: dict[tuple[str, str], np.ndarray]
+    temperature: float
+    details: dict[str, Any]
+
+    def describe(self, features: np.ndarray, stream: str) -> np.ndarray:
+        """[N, k] float64: square roots of the distributions of [N, D] features.
+
+        The inner product of two rows is the Bhattacharyya coefficient: 1 for the same
+        distributions, 0 for those that have nothing in common.
+        """
+        return np.sqrt(
+            distributions(
+                features, self.clusterings[stream], temperature=self.temperature
+            )
+        )
+
+    def carry_over(self, features: np.ndarray, stream: str, other: str) -> np.ndarray:
+        """[N, k'] float64, the same over the clusters that the other stream has."""
+        weights = distributions(
+            features, self.clusterings[stream], temperature=self.temperature
+        )
+        return np.sqrt(weights @ self.conditionals[stream, other])
 
 
 def run(
@@ -81,9 +121,7 @@ def run(
     """
     bridge, why_not = None, not_across(source, streams)
     if not why_not:
-        bridge = cluster_retrieval.make_bridge(
-            source.run, temperature=settings.temperature
-        )
+        bridge = make_bridge(source.run, temperature=settings.temperature)
     extraction = ExtractionSettings(
         streams,
         num_clips=settings.num_clips,
@@ -109,7 +147,7 @@ def not_across(source: Source, streams: Sequence[str]) -> str:
     missing = [name for name in (VIDEO, AUDIO) if name not in streams]
     if missing:
         return f"no retrieval across modalities without the stream {missing[0]}"
-    return cluster_retrieval.lacks(source)
+    return lacks(source)
 
 
 def ranks(
@@ -177,7 +215,7 @@ def _within(
 def _across(
     split: Split,
     features: SplitFeatures,
-    bridge: cluster_retrieval.Bridge,
+    bridge: Bridge,
     pair: tuple[str, str],
     *,
     ks: Sequence[int],
@@ -218,3 +256,115 @@ def _class_recalls(
         "gallery_size": len(gallery),
         "capped": capped,
     }
+
+
+def lacks(source: Source) -> str:
+    """Why a source has no bridge between its modalities, in words; "" if it has one."""
+    if source.kind != PRETRAINED:
+        return f"no retrieval across modalities by {source.kind} encoders"
+    try:
+        clusterings = trained_run.final_clusters(source.run).clusterings
+    except FileNotFoundError as error:
+        return f"no retrieval across modalities: {error}"
+    if not {VIDEO, AUDIO} <= set(clusterings):
+        return (
+            f"no retrieval across modalities: method {source.method} clusters "
+            f"{', '.join(clusterings)}, and not video and audio each for itself"
+        )
+    return ""
+
+
+def make_bridge(run: TrainedRun, *, temperature: float = TEMPERATURE) -> Bridge:
+    """The bridge between the final clusters of video and audio.
+
+    Args:
+      run: whose training videos the pairs of labels are of, held-out ones included.
+      temperature: see `distributions`.
+
+    Raises:
+      FileNotFoundError: without clusters of the run's present encoders.
+      KeyError: if these are not of video and audio each for itself; see `lacks`.
+      ValueError: on a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be positive.")
+    final = trained_run.final_clusters(run)
+    clusterings = {name: final.clusterings[name] for name in (VIDEO, AUDIO)}
+    video, audio = clusterings.values()
+    sizes = len(video.centroids), len(audio.centroids)
+    counts = co_occurrences(video.labels, audio.labels, shape=sizes)
+    return Bridge(
+        clusterings=clusterings,
+        conditionals={
+            (VIDEO, AUDIO): conditional(counts),
+            (AUDIO, VIDEO): conditional(counts.T),
+        },
+        temperature=temperature,
+        details={
+            "temperature": temperature,
+            "round": final.round_index,
+            "num_clusters": dict(zip(clusterings, sizes, strict=True)),
+            "num_pairs": int(counts.sum()),
+        },
+    )
+
+
+def co_occurrences(
+    first: np.ndarray, second: np.ndarray, *, shape: tuple[int, int]
+) -> np.ndarray:
+    """Of [N] int labels, negative for none, [k, k'] int64 numbers of pairs."""
+    pairs = agreement.count_pairs(first, second).toarray()
+    counts = np.zeros(shape, np.int64)
+    counts[: pairs.shape[0], : pairs.shape[1]] = pairs
+    return counts
+
+
+def conditional(counts: np.ndarray) -> np.ndarray:
+    """[k, k'] float64 probabilities of the second label given the first, by row.
+
+    One more example, spread evenly over the row, is added to each row: of a cluster
+    that never occurs nothing is known, and no pair is impossible.
+
+    Args:
+      counts: [k, k'] numbers of pairs.
+    """
+    smoothed = counts + 1 / counts.shape[1]
+    return smoothed / smoothed.sum(axis=1, keepdims=True)
+
+
+def distributions(
+    features: np.ndarray, clustering: Clustering, *, temperature: float
+) -> np.ndarray:
+    """[N, k] float64: softmax over the clusters of minus the squared distance.
+
+    Squared distances are measured by `temperature` times their mean from the examples
+    that the centroids were fitted to, each to its centroid. In a balanced
+    clustering they are taken after its offsets.
+
+    Args:
+      features: [N, D] float32, as the encoder gives them.
+      clustering: made of features of the same encoder.
+      temperature: positive; the lower, the more goes to the nearest cluster.
+    """
+    mean_square = clustering.inertia / max(int(clustering.sizes.sum()), 1)
+    # With a centroid on every example the mean is zero, and the nearest has it all.
+    unit = max(temperature * mean_square, 1e-9)
+    centroids = clustering.centroids.astype(np.float64)
+    probabilities = np.empty([len(features), len(centroids)])
+    for start in range(0, len(features), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        rows = preprocess(
+            tf.constant(features[block]),
+            normalize=clustering.normalize,
+            pca_mean=clustering.pca_mean,
+            pca_projection=clustering.pca_projection,
+        )
+        rows = rows.numpy().astype(np.float64)
+        # Without the rows' squared norms, which are the same for all clusters.
+        squares = np.sum(centroids**2, axis=1) - 2 * rows @ centroids.T
+        if clustering.offsets is not None:
+            squares -= clustering.offsets
+        logits = -squares / unit
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities[block] = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities

@@ -1,4 +1,4 @@
-"""A table of methods, and it as Markdown, CSV and LaTeX."""
+"""A comparison's table as Markdown, CSV and LaTeX."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from xdc_tf.evaluation import metrics
-from xdc_tf.experiments.paired_tests import Difference
+from xdc_tf.experiments.comparison import Cell, Column, Difference, Table
 from xdc_tf.runtime import escaping
 
 _NONE = "n/a"
@@ -30,47 +30,6 @@ class _Unit(NamedTuple):
 
 
 _PERCENT, _PLAIN = _Unit(100, 1), _Unit(1, 3)
-
-
-class Column(NamedTuple):
-    """What is compared."""
-
-    protocol: str
-    stream: str
-    metric: str
-
-
-class Cell(NamedTuple):
-    """A method in a column.
-
-    Attributes:
-      mean: over seeds and splits.
-      std: sample standard deviation, with n - 1; None of a single value.
-      num_runs: n, how many pairs of a seed and a split.
-      difference: from the reference; None in the reference's row, or where the
-        reference has no value.
-    """
-
-    mean: float
-    std: float | None
-    num_runs: int
-    difference: Difference | None
-
-
-class Table(NamedTuple):
-    """Methods next to each other.
-
-    Attributes:
-      reference: the method that the others are compared with.
-      methods: rows, in the order in which they were given.
-      columns: the same.
-      cells: by method and column; absent where nothing was evaluated.
-    """
-
-    reference: str
-    methods: tuple[str, ...]
-    columns: tuple[Column, ...]
-    cells: Mapping[tuple[str, Column], Cell]
 
 
 def markdown(table: Table) -> str:

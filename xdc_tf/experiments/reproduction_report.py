@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xdc_tf.evaluation import report_collections
-from xdc_tf.experiments import comparison
+from xdc_tf.experiments import comparison, comparison_tables
 from xdc_tf.experiments.comparison import Report, Row
 from xdc_tf.experiments.reproduction import Task
 from xdc_tf.experiments.reproduction_tables import Scale
@@ -45,9 +45,9 @@ def write(
     )
     order = list(dict.fromkeys(task.variant.row for task in tasks))
     table = comparison.summarize(rows, reference=reference, order=order)
-    text = comparison.markdown(table)
+    text = comparison_tables.markdown(table)
     files.write_text(
-        os.path.join(out_dir, f"{table_name}.csv"), comparison.as_csv(table)
+        os.path.join(out_dir, f"{table_name}.csv"), comparison_tables.as_csv(table)
     )
     _plot(rows, order, os.path.join(out_dir, f"{table_name}.png"), title=title)
     collection = os.path.join(out_dir, f"{table_name}.json")

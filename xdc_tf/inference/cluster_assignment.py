@@ -16,13 +16,7 @@ from xdc_tf.data import example_tables
 from xdc_tf.features.extraction import make_extract
 from xdc_tf.inference import feature_files, new_videos
 from xdc_tf.inference.new_videos import Row
-from xdc_tf.inference.part_features import mean_features
-from xdc_tf.inference.parts import (
-    Conversion,
-    Part,
-    Sampling,
-    parts,
-)
+from xdc_tf.inference.parts import Conversion, Part, Sampling, mean_features, parts
 from xdc_tf.labels.label_makers import nearest
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.pseudo_labels import side_by_side
@@ -117,7 +111,7 @@ def assign_clusters(
             )
         pending_path = os.path.join(features_scratch or scratch_dir, _PENDING_FILE)
         _write_table(pending_path, lines, sources=list(clusters.clusterings))
-        if features_dir:
+        if features_dir and features_scratch:
             files.place_directory(features_scratch, features_dir)
             pending_path = os.path.join(features_dir, _PENDING_FILE)
         files.check_free(out_path)

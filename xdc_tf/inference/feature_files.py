@@ -226,7 +226,7 @@ def _write_tfrecord(directory: str, widths: Mapping[str, int]) -> Iterator[Appen
     num_rows = 0
     paths: list[str] = []
     with contextlib.ExitStack() as open_shard:
-        shard = None
+        shard: Any = None
 
         def append(rows: FeatureRows) -> None:
             nonlocal num_rows, shard

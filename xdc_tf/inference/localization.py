@@ -28,7 +28,7 @@ import operator
 import os
 import shutil
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -204,7 +204,7 @@ def _cut(flat_dir: str, directory: str, extracted: Extracted) -> dict[str, Any]:
                 "file": f"{name}.npy",
                 "path": row.path,
                 "start_secs": row.start_secs,
-                "duration": round(row.end_secs - row.start_secs, 6),
+                "duration": round(cast(float, row.end_secs) - row.start_secs, 6),
                 "num_features": len(starts),
             }
             first = end

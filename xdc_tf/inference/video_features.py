@@ -3,14 +3,16 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE
+from data_prep.conversion_settings import ConversionSettings
 from xdc_tf.data import example_tables
+from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.features.extraction import make_extract, make_extract_clips
 from xdc_tf.inference import feature_files, new_videos
 from xdc_tf.inference.feature_files import FeatureRows
@@ -20,12 +22,13 @@ from xdc_tf.inference.new_videos import (
     Row,
     VideoFiles,
 )
-from xdc_tf.inference.part_features import clip_features, mean_features
 from xdc_tf.inference.parts import (
     Conversion,
     Part,
     Sampling,
+    clip_features,
     conversion_settings,
+    mean_features,
     parts,
 )
 from xdc_tf.runtime import compat, files, typed_settings, workdir
@@ -173,7 +176,7 @@ def _make_features_of(
                 paths=[row.path for row in chosen],
                 video_ids=[row.video_id for row in chosen],
                 start_secs=[row.start_secs for row in chosen],
-                end_secs=[row.end_secs for row in chosen],
+                end_secs=[cast(float, row.end_secs) for row in chosen],
                 streams={name: values[usable] for name, values in features.items()},
             )
 
@@ -229,7 +232,10 @@ def _conversion_card(
     videos: VideoFiles | Records, run: TrainedRun, conversion: Conversion
 ) -> dict[str, Any]:
     """Settings by which the videos became frames."""
-    settings = videos.info if isinstance(videos, Records) else None
-    settings = settings or conversion_settings(run, conversion)
+    settings: DatasetInfo | ConversionSettings = (
+        videos.info
+        if isinstance(videos, Records)
+        else conversion_settings(run, conversion)
+    )
     names = ("fps", "short_side", "jpeg_quality", "min_secs", "max_secs")
     return {name: getattr(settings, name) for name in names}

@@ -5,8 +5,7 @@ import pytest
 
 from xdc_tf.features.extraction import ClipFeatures, Features
 from xdc_tf.inference.new_videos import Row
-from xdc_tf.inference.part_features import clip_features, mean_features
-from xdc_tf.inference.parts import Part
+from xdc_tf.inference.parts import Part, clip_features, mean_features
 
 pytestmark = pytest.mark.once
 
