@@ -25,8 +25,8 @@ def recipe_names(folder: str = "") -> list[str]:
     """The names of the packaged recipes in a folder of xdc_tf.configs, sorted.
 
     Args:
-        folder: name of a folder, such as "finetune"; empty for the recipes of
-            pretraining, which lie in no folder.
+      folder: name of a folder, such as "finetune"; empty for the recipes of
+        pretraining, which lie in no folder.
     """
     package = importlib.util.find_spec(_module_name(folder))
     if package is None or package.submodule_search_locations is None:
@@ -40,12 +40,12 @@ def recipe_path(value: str, *, folder: str = "") -> str:
     """The configuration file that a flag's value names.
 
     Args:
-        value: a recipe of `folder`, or the path of a file. A recipe comes before a file
-            of the same name, for which ./NAME stands.
-        folder: see recipe_names.
+      value: a recipe of `folder`, or the path of a file. A recipe comes before a file
+        of the same name, for which ./NAME stands.
+      folder: see recipe_names.
 
     Raises:
-        ValueError: if it is neither.
+      ValueError: if it is neither.
     """
     names = recipe_names(folder)
     if value in names:
@@ -69,13 +69,13 @@ def DEFINE_recipe(
     Its name has the form of absl's functions, such as DEFINE_string.
 
     Args:
-        name: of the flag.
-        default: a recipe's name, or None.
-        help_string: what the configuration is for; the recipes are listed after it.
-        folder: see recipe_names.
+      name: of the flag.
+      default: a recipe's name, or None.
+      help_string: what the configuration is for; the recipes are listed after it.
+      folder: see recipe_names.
 
     Returns:
-        A holder whose value is the file's ml_collections.ConfigDict.
+      A holder whose value is the file's ml_collections.ConfigDict.
     """
     # Late: the list of all commands, which takes first_line from here, needs it not.
     from ml_collections import config_flags
@@ -102,11 +102,11 @@ def first_line(module: str) -> str:
     """The first line of a module's docstring.
 
     Args:
-        module: full name; its packages are imported, the module itself is not.
+      module: full name; its packages are imported, the module itself is not.
 
     Raises:
-        ModuleNotFoundError: if there is no such module.
-        ValueError: if the module has no source or no docstring.
+      ModuleNotFoundError: if there is no such module.
+      ValueError: if the module has no source or no docstring.
     """
     spec = importlib.util.find_spec(module)
     if spec is None:
