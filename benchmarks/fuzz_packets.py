@@ -222,7 +222,7 @@ def fault(media: Media, segment: Segment) -> str:
     such a number must have a tick.
     """
     seen = pattern_film.see(
-        media.frames_jpeg, media.waveform, start_secs=segment.start_secs
+        media.video_items, media.waveform, start_secs=segment.start_secs
     )
     if seen.colour_error > 40:
         return f"colours are wrong by {seen.colour_error:.0f}"

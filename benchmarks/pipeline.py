@@ -140,7 +140,7 @@ def floor_clips(paths: list[str], *, num_mels: int) -> np.ndarray:
     for serialized in tf.data.TFRecordDataset(paths):
         frames = records.parse_example(
             serialized, num_filters=num_mels, modalities=["video"]
-        )["frames_jpeg"].numpy()
+        )["video_items"].numpy()
         first = rng.integers(0, len(frames) - _NUM_FRAMES + 1)
         cut.append(frames[first : first + _NUM_FRAMES])
     return np.array(cut)

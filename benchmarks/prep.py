@@ -154,7 +154,7 @@ def compare(out: str, *, size: str, num_clips: int, repeats: int) -> None:
         raise RuntimeError(f"{info.num_examples} of {num_clips} clips were converted.")
     dataset = tf.data.TFRecordDataset(dataset_info.shard_paths(made, info)[0])
     parsed = records.parse_example(next(iter(dataset)), num_filters=40)
-    jpegs = parsed["frames_jpeg"].numpy().tolist()
+    jpegs = parsed["video_items"].numpy().tolist()
     quality, figures = same_quality(paths[0], jpegs[:60], folder)
 
     engines = {

@@ -217,6 +217,7 @@ def _promised_info(
         segment_secs=segmentation.segment_secs,
         max_segments=segmentation.max_segments,
         limits={name: getattr(settings, name) for name in names},
+        payloads=settings.payloads,
     )
 
 

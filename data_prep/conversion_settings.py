@@ -6,6 +6,7 @@ from typing import NamedTuple
 from xdc_tf.data import log_mel
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, order_modalities
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.data.payloads import Stored
 
 
 class ConversionSettings(NamedTuple):
@@ -26,6 +27,7 @@ class ConversionSettings(NamedTuple):
       max_file_mib: larger files are refused, in MiB.
       max_megapixels: files with larger frames are refused, in millions of pixels.
       max_frames: rows with more frames to decode are refused, whatever is stored.
+      payloads: what is stored in place of JPEG images or log-mel, see data.payloads.
     """
 
     fps: float = 30.0
@@ -41,6 +43,7 @@ class ConversionSettings(NamedTuple):
     max_file_mib: float = 16384.0
     max_megapixels: float = 40.0
     max_frames: int = 100_000
+    payloads: tuple[Stored, ...] = ()
 
 
 def validate(settings: ConversionSettings) -> None:
@@ -55,6 +58,13 @@ def validate(settings: ConversionSettings) -> None:
             f"store_waveform needs sound, and modalities={','.join(modalities)} leaves "
             "it out; add audio to modalities or drop store_waveform."
         )
+    for payload in settings.payloads:
+        if payload.row.modality not in modalities:
+            raise ValueError(
+                f"payload={payload.name} holds {payload.row.modality}, which "
+                f"modalities={','.join(modalities)} leaves out; add it to modalities "
+                "or drop the payload."
+            )
     log_mel.validate(settings.log_mel)
     for name in (
         *("fps", "short_side", "max_secs", "max_file_mib", "max_megapixels"),

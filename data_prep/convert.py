@@ -21,8 +21,9 @@ from absl import flags
 
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.worker import Limits
-from xdc_tf.data.dataset_info import MODALITIES
+from xdc_tf.data import payloads
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.data.payloads import MODALITIES
 from xdc_tf.runtime import program
 
 _SETTINGS = ConversionSettings()
@@ -81,6 +82,12 @@ _SEGMENT_SECS = flags.DEFINE_float(
 )
 _MAX_SEGMENTS = flags.DEFINE_integer(
     "max_segments", None, "Segments per recording at most, evenly spread over it."
+)
+_PAYLOADS = flags.DEFINE_multi_string(
+    "payload",
+    [],
+    "What to store in place of JPEG images or log-mel, a row of xdc_tf.data.payloads: "
+    "NAME, or NAME:KEY=VALUE,KEY=VALUE with its settings; once for each modality.",
 )
 _STORE_WAVEFORM = flags.DEFINE_bool(
     "store_waveform", False, "Store the waveform beside its log-mel."
@@ -162,6 +169,7 @@ def main(argv: list[str]) -> None:
         max_file_mib=_MAX_FILE_MIB.value,
         max_megapixels=_MAX_MEGAPIXELS.value,
         max_frames=_MAX_FRAMES.value,
+        payloads=payloads.parse(_PAYLOADS.value),
     )
     beam = None
     if _RUNNER.value:

@@ -19,6 +19,7 @@ from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport
 from xdc_tf.data import (
     dataset_info,
     example_tables,
+    payloads,
     record_directory,
     record_index,
     shard_writing,
@@ -133,7 +134,7 @@ def remake_indices(out_dir: str, info: DatasetInfo) -> None:
     """
     for path in _wrong_indices(out_dir, info):
         try:
-            shard_writing.index_shard(path)
+            shard_writing.index_shard(path, payloads.keys(info))
         except ValueError as error:
             raise ValueError(f"{error} Or {_WAY_OUT}.") from error
     wrong = _wrong_indices(out_dir, info)

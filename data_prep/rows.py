@@ -24,8 +24,8 @@ from data_prep.decoding.recording import (
 from data_prep.manifest import ManifestRow
 from data_prep.reasons import DECODE_ERROR, MediaError
 from data_prep.remote_files import local_copy
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
-from xdc_tf.data.log_mel import log_mel
+from xdc_tf.data import payloads
+from xdc_tf.data.payloads import AUDIO, VIDEO
 
 # Rows of one file that are decoded in one go. Each group begins with a jump in the
 # file, and whoever writes in order waits for the slowest group.
@@ -40,19 +40,19 @@ class ConvertedRow(NamedTuple):
     """What is stored for a row of the manifest.
 
     Attributes:
-      frames_jpeg: T JPEG images; none without video.
+      video_items: that hold the frames, see data.payloads; none without video.
       height: pixels; 0 without video.
       width: pixels; 0 without video.
-      log_mel: [L, M] float32; None without audio.
+      audio_rows: [L, D] float32, see data.payloads; None without audio.
       waveform: [samples] float32; None unless it is to be stored.
       duration_secs: length of the segment that is there.
       truncated: what ended it before its time, where that is accepted; or "".
     """
 
-    frames_jpeg: list[bytes]
+    video_items: list[bytes]
     height: int
     width: int
-    log_mel: np.ndarray | None
+    audio_rows: np.ndarray | None
     waveform: np.ndarray | None
     duration_secs: float
     truncated: str
@@ -120,20 +120,21 @@ def _outcome(media: Media | MediaError, settings: ConversionSettings) -> Outcome
     if isinstance(media, MediaError):
         return Outcome(reason=media.reason, detail=media.detail)
     waveform = media.waveform
-    log_mels = None
+    rows = None
     if waveform is not None:
-        log_mels = log_mel(waveform, settings.log_mel)
-        if not _is_log_mel(log_mels):
+        payload = payloads.stored(settings, AUDIO)
+        rows = payload.row.encode(waveform, payload.settings)
+        if not _are_small(rows):
             peak = np.abs(waveform).max()
             return Outcome(
                 reason=DECODE_ERROR, detail=f"sound: samples of up to {peak:.1e}, not 1"
             )
     return Outcome(
         ConvertedRow(
-            frames_jpeg=media.frames_jpeg,
+            video_items=media.video_items,
             height=media.height,
             width=media.width,
-            log_mel=log_mels,
+            audio_rows=rows,
             waveform=waveform if settings.store_waveform else None,
             duration_secs=media.duration_secs,
             truncated=media.truncated,
@@ -141,93 +142,94 @@ def _outcome(media: Media | MediaError, settings: ConversionSettings) -> Outcome
     )
 
 
-def _is_log_mel(values: np.ndarray) -> bool:
-    """Whether values can be logarithms of float32, which statistics survive."""
+def _are_small(values: np.ndarray) -> bool:
+    """Whether statistics survive all values; logarithms of float32 they do."""
     return bool((np.abs(values) <= _MOST_LOG).all())
 
 
 def answer_form(settings: ConversionSettings) -> Form:
     """How a ConvertedRow is sent.
 
-    Its data are [K, 2] int64, the sizes of K different images and for how many frames
-    in a row each stands; the images; the log-mel; and the waveform, both float32.
+    Its data are [K, 2] int64, the sizes of K different items and how often in a row
+    each stands; the items; the rows of audio; and the waveform, both float32.
     """
     return Form(_pack, functools.partial(_unpack, settings=settings))
 
 
 def _pack(row: ConvertedRow) -> Packed:
-    images: list[bytes] = []
+    items: list[bytes] = []
     num_repeats: list[int] = []
-    for image in row.frames_jpeg:
-        if images and image is images[-1]:
+    for item in row.video_items:
+        if items and item is items[-1]:
             num_repeats[-1] += 1
         else:
-            images.append(image)
+            items.append(item)
             num_repeats.append(1)
-    runs = np.array([[len(image) for image in images], num_repeats], "<i8").T
+    runs = np.array([[len(item) for item in items], num_repeats], "<i8").T
     arrays = [
         np.ascontiguousarray(values, "<f4")
-        for values in (row.log_mel, row.waveform)
+        for values in (row.audio_rows, row.waveform)
         if values is not None
     ]
     values: dict[str, Value] = {
-        "num_images": len(images),
+        "num_items": len(items),
         "height": row.height,
         "width": row.width,
-        "log_mel_rows": 0 if row.log_mel is None else len(row.log_mel),
+        "audio_rows": 0 if row.audio_rows is None else len(row.audio_rows),
         "samples": 0 if row.waveform is None else len(row.waveform),
         "duration_secs": row.duration_secs,
         "truncated": row.truncated,
     }
-    return Packed(values, [np.ascontiguousarray(runs), *images, *arrays])
+    return Packed(values, [np.ascontiguousarray(runs), *items, *arrays])
 
 
 def _unpack(
     values: Mapping[str, Value], data: memoryview, *, settings: ConversionSettings
 ) -> ConvertedRow:
-    counts = ("num_images", "height", "width", "log_mel_rows", "samples")
+    counts = ("num_items", "height", "width", "audio_rows", "samples")
     answers.check_keys(values, *counts, "duration_secs", "truncated")
-    num_images, height, width, num_rows, num_samples = (
+    num_items, height, width, num_rows, num_samples = (
         answers.whole_number(values, name) for name in counts
     )
     has_video, has_audio = (m in settings.modalities for m in (VIDEO, AUDIO))
-    if bool(num_images) != has_video or (height > 0 and width > 0) != has_video:
+    if bool(num_items) != has_video or (height > 0 and width > 0) != has_video:
         raise ValueError("frames that were not asked for, or none")
     if (num_rows and not has_audio) or (num_samples and not settings.store_waveform):
         raise ValueError("sound that was not asked for")
-    num_filters = settings.log_mel.num_filters
-    sizes = 16 * num_images, 4 * num_rows * num_filters, 4 * num_samples
-    image_bytes = len(data) - sum(sizes)
-    if max(height, width) > _MOST_PIXELS or image_bytes < 0:
+    audio = payloads.stored(settings, AUDIO)
+    row_length = audio.row.row_length(audio.settings)
+    sizes = 16 * num_items, 4 * num_rows * row_length, 4 * num_samples
+    item_bytes = len(data) - sum(sizes)
+    if max(height, width) > _MOST_PIXELS or item_bytes < 0:
         raise ValueError("sizes that are not those of the data")
     runs = np.frombuffer(data[: sizes[0]], "<i8").reshape(-1, 2)
     # Each before the sums, which may not overflow.
     most_frames = math.ceil((settings.max_secs + 1) * settings.fps)
     if (
         not (runs >= 1).all()
-        or not (runs <= (image_bytes, most_frames)).all()
-        or runs[:, 0].sum() != image_bytes
+        or not (runs <= (item_bytes, most_frames)).all()
+        or runs[:, 0].sum() != item_bytes
         or runs[:, 1].sum() > most_frames
     ):
-        raise ValueError("images that are not those of the data")
-    frames_jpeg = []
+        raise ValueError("items that are not those of the data")
+    video_items = []
     first = sizes[0]
     for num_bytes, num_repeats in runs.tolist():
-        frames_jpeg += [bytes(data[first : first + num_bytes])] * num_repeats
+        video_items += [bytes(data[first : first + num_bytes])] * num_repeats
         first += num_bytes
-    # Copies, as the answer's memory goes with its images.
-    log_mels = np.frombuffer(data[first : first + sizes[1]], "<f4").copy()
+    # Copies, as the answer's memory goes with its items.
+    audio_rows = np.frombuffer(data[first : first + sizes[1]], "<f4").copy()
     waveform = np.frombuffer(data[first + sizes[1] :], "<f4").copy()
-    if not (_is_log_mel(log_mels) and np.isfinite(waveform).all()):
+    if not (_are_small(audio_rows) and np.isfinite(waveform).all()):
         raise ValueError("sound that is not of finite numbers")
     duration_secs = answers.finite_number(values, "duration_secs")
     if duration_secs > settings.max_secs + 1:
         raise ValueError("longer than max_secs")
     return ConvertedRow(
-        frames_jpeg=frames_jpeg,
+        video_items=video_items,
         height=height,
         width=width,
-        log_mel=log_mels.reshape(-1, num_filters) if has_audio else None,
+        audio_rows=audio_rows.reshape(-1, row_length) if has_audio else None,
         waveform=waveform if settings.store_waveform else None,
         duration_secs=duration_secs,
         truncated=answers.text(values, "truncated"),

@@ -21,7 +21,7 @@ from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.rows import ConvertedRow, answer_form, convert_rows, group_rows
 from data_prep.worker_processes import PoolSettings, map_groups
-from xdc_tf.data import record_index, records, shard_writing
+from xdc_tf.data import payloads, record_index, records, shard_writing
 from xdc_tf.data.example_tables import ExampleRow, RefusedRow
 from xdc_tf.runtime import compat, files
 
@@ -51,7 +51,7 @@ class TruncatedRow(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Sums over log-mel values."""
+    """Sums over the values of rows of audio."""
 
     count: int = 0
     total: float = 0.0
@@ -67,7 +67,7 @@ class ShardReport(NamedTuple):
       examples: lines of examples.csv.
       refused: lines of quarantine.csv.
       truncated: lines of truncated.csv.
-      moments: of the log-mel values.
+      moments: of the values of rows of audio.
     """
 
     file: str
@@ -119,7 +119,7 @@ def convert_shards(
             # rows first: at their end, zip must not have taken another outcome.
             pairs = zip(shard.rows, outcomes, strict=False)
             report = _write_shard(
-                shard, pairs, out_dir, settings.fps, label_indices, on_outcome
+                shard, pairs, out_dir, settings, label_indices, on_outcome
             )
             if len(report.examples) + len(report.refused) != len(shard.rows):
                 raise RuntimeError(
@@ -133,13 +133,13 @@ def _write_shard(
     shard: Shard,
     pairs: Iterable[tuple[ManifestRow, Outcome]],
     out_dir: str,
-    fps: float,
+    settings: ConversionSettings,
     label_indices: Mapping[str, int],
     on_outcome: Callable[[Outcome], None],
 ) -> ShardReport:
     path = os.path.join(out_dir, shard.file)
     report = ShardReport(shard.file, (0, 0), [], [], [], Moments())
-    with shard_writing.ShardWriter(path) as writer:
+    with shard_writing.ShardWriter(path, payloads.keys(settings)) as writer:
         for row, outcome in pairs:
             converted = outcome.result
             if converted is None:
@@ -148,7 +148,7 @@ def _write_shard(
                 )
             else:
                 label = label_indices[row.label] if row.label else records.NO_LABEL
-                writer.write(_encode(row, label, converted, fps))
+                writer.write(_encode(row, label, converted, settings))
                 report.examples.append(
                     ExampleRow(
                         example_index=row.example_index,
@@ -168,29 +168,32 @@ def _write_shard(
                             converted.truncated,
                         )
                     )
-                if converted.log_mel is not None:
-                    moments = add(report.moments, _moments(converted.log_mel))
+                if converted.audio_rows is not None:
+                    moments = add(report.moments, _moments(converted.audio_rows))
                     report = report._replace(moments=moments)
             on_outcome(outcome)
     return report._replace(num_bytes=sizes(path))
 
 
-def _encode(row: ManifestRow, label: int, converted: ConvertedRow, fps: float) -> bytes:
+def _encode(
+    row: ManifestRow, label: int, converted: ConvertedRow, settings: ConversionSettings
+) -> bytes:
     return records.encode_example(
         records.Example(
             example_index=row.example_index,
             data_path=row.path,
             video_id=row.video_id,
-            frames_jpeg=converted.frames_jpeg,
-            log_mel=converted.log_mel,
+            video_items=converted.video_items,
+            audio_rows=converted.audio_rows,
             start_us=round(row.start_secs * 1e6),
             end_us=round((row.start_secs + converted.duration_secs) * 1e6),
-            frame_rate=fps,
+            frame_rate=settings.fps,
             height=converted.height,
             width=converted.width,
             label=label,
             label_text=row.label,
             waveform=converted.waveform,
+            keys=payloads.keys(settings),
         )
     )
 

@@ -1,16 +1,18 @@
-"""The frames of a file, read forwards: JPEG frames at regular instants."""
+"""The frames of a file, read forwards: at regular instants, as records hold them."""
 
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import av
+import numpy as np
 
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.decoding.containers import TIMESTAMP_SLACK_SECS, media_error
-from data_prep.decoding.jpeg_encoder import JpegEncoder
+from data_prep.decoding.frame_scaler import FrameScaler
 from data_prep.decoding.timed_frames import SKIP_SECS, TimedStream
 from data_prep.reasons import DECODE_ERROR, TOO_LARGE, TOO_LONG, MediaError
+from xdc_tf.data import payloads
 
 # A record is a protocol buffer, which ends at 2 GiB.
 _MAX_RECORD_BYTES = 1 << 30
@@ -20,12 +22,14 @@ class SegmentFrames(NamedTuple):
     """The frames of a segment.
 
     Attributes:
-      frames_jpeg: T JPEG images.
+      video_items: of the payload, that hold them in order.
+      num_frames: T.
       end_secs: time in the file where the frames ended; infinite if they went on.
       error: what ended it before its time, or None.
     """
 
-    frames_jpeg: list[bytes]
+    video_items: list[bytes]
+    num_frames: int
     end_secs: float
     error: MediaError | None
 
@@ -48,13 +52,11 @@ class FrameReader:
         self._stream = stream
         self._end_secs = end_secs
         self._settings = settings
-        self._encoder = JpegEncoder(
-            settings.short_side, settings.jpeg_quality, stream.stream
-        )
+        self._scaler = FrameScaler(settings.short_side, stream.stream)
         self._frames: Iterator | None = None
         self._shown: _Shown | None = None
         self._next: _Shown | None = None
-        self._jpeg = b""  # of the frame on show, once it was asked for
+        self._planes: list[np.ndarray] | None = None  # of the frame on show, if used
         self._read_to_secs = 0.0
         self._num_decoded = 0
         self._error: MediaError | None = None
@@ -62,7 +64,7 @@ class FrameReader:
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the frames, once there are any."""
-        return self._encoder.image_shape
+        return self._scaler.image_shape
 
     def late_secs(self) -> float:
         """When the first frame is shown, if the file begins between key frames; or 0.
@@ -89,18 +91,18 @@ class FrameReader:
           MediaError: too_long, too_large, or decode_error if there is no frame at all.
         """
         settings, fps = self._settings, self._settings.fps
-        frames_jpeg: list[bytes] = []
-        num_bytes, limit = 0, math.inf
+        items = _Items(settings)
+        limit = math.inf
         if end_secs is not None:
             limit = math.floor((end_secs - start_secs + TIMESTAMP_SLACK_SECS) * fps)
         self._num_decoded, self._error = 0, None
         may_jump = not self._go_to(start_secs)
         self._read_to_secs = math.nan  # unless this segment is read to its end
-        while len(frames_jpeg) < limit:
-            secs = start_secs + len(frames_jpeg) / fps
+        while items.num_frames < limit:
+            secs = start_secs + items.num_frames / fps
             while self._next and self._replaced_secs() <= secs:
                 self._advance()
-            if self._error is not None and may_jump and not frames_jpeg:
+            if self._error is not None and may_jump and not items.num_frames:
                 # Damage before a segment need not reach into it.
                 may_jump, self._error = False, None
                 self._jump_to(start_secs)
@@ -113,25 +115,20 @@ class FrameReader:
                 shown_secs = self._last_end_secs() - start_secs + TIMESTAMP_SLACK_SECS
                 # The last instant must have a whole 1 / fps of video behind it.
                 limit = min(limit, math.floor(shown_secs * fps))
-                if len(frames_jpeg) >= limit:
+                if items.num_frames >= limit:
                     break
-            if len(frames_jpeg) > settings.max_secs * fps:
-                raise too_long(len(frames_jpeg) / fps, settings.max_secs)
-            # A frame on show at several instants is compressed once.
-            self._jpeg = self._jpeg or self._encoder.encode(self._shown.frame)
-            frames_jpeg.append(self._jpeg)
-            num_bytes += len(self._jpeg)
-            if num_bytes > _MAX_RECORD_BYTES:
-                raise MediaError(
-                    TOO_LARGE,
-                    f"more than {_MAX_RECORD_BYTES >> 20} MiB of frames in a record; "
-                    "cut the file with segment_secs",
-                )
-        self._read_to_secs = start_secs + len(frames_jpeg) / fps
+            if items.num_frames > settings.max_secs * fps:
+                raise too_long(items.num_frames / fps, settings.max_secs)
+            if self._planes is None:
+                self._planes = self._scaler.scale(self._shown.frame)
+            items.add(self._planes)
+        self._read_to_secs = start_secs + items.num_frames / fps
         frames_end_secs = math.inf
         if self._shown and not self._next:
             frames_end_secs = self._last_end_secs()
-        return SegmentFrames(frames_jpeg, frames_end_secs, self._error)
+        return SegmentFrames(
+            items.finish(), items.num_frames, frames_end_secs, self._error
+        )
 
     def _go_to(self, start_secs: float) -> bool:
         """Reads on, or jumps, to where the segment starts; whether it jumped."""
@@ -170,7 +167,7 @@ class FrameReader:
           MediaError: too_large. A decoder's error is kept; it ends the frames.
         """
         if self._next is not None:
-            self._shown, self._next, self._jpeg = self._next, None, b""
+            self._shown, self._next, self._planes = self._next, None, None
         try:
             timed = next(self._frames, None)
         except (av.FFmpegError, OSError, MemoryError) as error:
@@ -192,9 +189,60 @@ class FrameReader:
             )
         shown = _Shown(secs, secs + duration_secs, frame)
         if self._shown is None:
-            self._shown, self._jpeg = shown, b""
+            self._shown, self._planes = shown, None
         else:
             self._next = shown
+
+
+class _Items:
+    """Encodes a segment's frames to items of the payload as they come."""
+
+    def __init__(self, settings: ConversionSettings):
+        self._payload = payloads.stored(settings, payloads.VIDEO)
+        self._frames_per_item = self._payload.row.frames_per_item(
+            self._payload.settings
+        )
+        self._items: list[bytes] = []
+        self._num_bytes = 0
+        self._pending: list[list[np.ndarray]] = []
+        self._last_frames: list[list[np.ndarray]] = []
+        self.num_frames = 0
+
+    def add(self, planes: list[np.ndarray]) -> None:
+        """Takes the next frame, the same object as the one before if it is the same.
+
+        Raises:
+          MediaError: too_large, if the items make no record.
+        """
+        self.num_frames += 1
+        self._pending.append(planes)
+        if len(self._pending) == self._frames_per_item:
+            self._encode()
+
+    def finish(self) -> list[bytes]:
+        """The items of all frames."""
+        if self._pending:
+            self._encode()
+        return self._items
+
+    def _encode(self) -> None:
+        frames, self._pending = self._pending, []
+        # A frame on show at several instants is compressed once.
+        is_repeated = len(frames) == len(self._last_frames) and all(
+            frame is last for frame, last in zip(frames, self._last_frames, strict=True)
+        )
+        if is_repeated:
+            self._items.append(self._items[-1])
+        else:
+            self._items.append(self._payload.row.encode(frames, self._payload.settings))
+        self._last_frames = frames
+        self._num_bytes += len(self._items[-1])
+        if self._num_bytes > _MAX_RECORD_BYTES:
+            raise MediaError(
+                TOO_LARGE,
+                f"more than {_MAX_RECORD_BYTES >> 20} MiB of frames in a record; "
+                "cut the file with segment_secs",
+            )
 
 
 def too_long(secs: float, max_secs: float) -> MediaError:

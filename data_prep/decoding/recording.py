@@ -23,7 +23,8 @@ from data_prep.reasons import (
     TOO_SHORT,
     MediaError,
 )
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data import payloads
+from xdc_tf.data.payloads import AUDIO, VIDEO
 
 # Audio may end this much before the frames (codecs end on whole blocks); past it, the
 # segment is cut where the audio ends.
@@ -47,7 +48,8 @@ class Media(NamedTuple):
     """A decoded segment.
 
     Attributes:
-      frames_jpeg: T JPEG images, duration_secs * fps of them; none without video.
+      video_items: of the payload, that hold duration_secs * fps frames; none without
+        video.
       height: pixels; 0 without video.
       width: pixels; 0 without video.
       waveform: [samples] float32 mono, nominally in [-1, 1]; None without audio.
@@ -55,7 +57,7 @@ class Media(NamedTuple):
       truncated: what ended it before its time, where that is accepted; or "".
     """
 
-    frames_jpeg: list[bytes]
+    video_items: list[bytes]
     height: int
     width: int
     waveform: np.ndarray | None
@@ -129,16 +131,16 @@ class Recording(NamedTuple):
         start_secs, end_secs = segment
         if self.frame_reader is None:
             return self._read_audio(segment)
-        frames_jpeg, frames_end_secs, damage = self.frame_reader.read(
+        video_items, num_frames, frames_end_secs, damage = self.frame_reader.read(
             start_secs, end_secs
         )
         self._judge(damage)
-        if len(frames_jpeg) < 2 and frames_end_secs < self._due_secs(end_secs):
+        if num_frames < 2 and frames_end_secs < self._due_secs(end_secs):
             # Truncated, where even the audio is not longer, and not just short.
-            self._truncated(frames_end_secs, end_secs, damage, len(frames_jpeg))
-        self._check_length(len(frames_jpeg) / self.settings.fps, "picture")
+            self._truncated(frames_end_secs, end_secs, damage, num_frames)
+        self._check_length(num_frames / self.settings.fps, "picture")
         waveform, audio_end_secs = None, math.inf
-        video_end_secs = start_secs + len(frames_jpeg) / self.settings.fps
+        video_end_secs = start_secs + num_frames / self.settings.fps
         if self.audio_reader is not None:
             waveform, audio_end_secs, audio_damage = self.audio_reader.read(
                 start_secs, video_end_secs
@@ -148,22 +150,24 @@ class Recording(NamedTuple):
         last_secs = frames_end_secs
         if self.audio_reader is not None:
             last_secs = max(last_secs, audio_end_secs)
-        truncated = self._truncated(last_secs, end_secs, damage, len(frames_jpeg))
+        truncated = self._truncated(last_secs, end_secs, damage, num_frames)
         if waveform is not None and not truncated:
             self._check_lengths(segment, frames_end_secs, audio_end_secs)
         if waveform is not None:
             if audio_end_secs + _MISSING_AUDIO_SECS < video_end_secs:
                 audio_secs = audio_end_secs - start_secs + TIMESTAMP_SLACK_SECS
-                del frames_jpeg[max(0, math.floor(audio_secs * self.settings.fps)) :]
-                self._check_length(len(frames_jpeg) / self.settings.fps, "sound")
+                heard = max(0, math.floor(audio_secs * self.settings.fps))
+                num_frames = min(num_frames, heard)
+                del video_items[payloads.num_items(self.settings, num_frames) :]
+                self._check_length(num_frames / self.settings.fps, "sound")
             rate_hz = self.settings.log_mel.sample_rate_hz
-            waveform = waveform[: round(len(frames_jpeg) / self.settings.fps * rate_hz)]
+            waveform = waveform[: round(num_frames / self.settings.fps * rate_hz)]
             _check_audio(waveform, self.audio_reader.widest)
         return Media(
-            frames_jpeg,
+            video_items,
             *self.frame_reader.image_shape,
             waveform,
-            duration_secs=len(frames_jpeg) / self.settings.fps,
+            duration_secs=num_frames / self.settings.fps,
             truncated=truncated,
         )
 

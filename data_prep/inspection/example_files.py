@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from data_prep.inspection.record_audio import approximate_waveform, write_wav
 from data_prep.inspection.record_figures import save_figure
 from data_prep.inspection.record_reading import check_index, read_example
+from xdc_tf.data import payloads
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.example_tables import Examples
 
@@ -38,16 +39,17 @@ def save_examples(
         check_index(records_dir, info, examples, index)
     os.makedirs(out_dir, exist_ok=True)
     sample_rate_hz = info.log_mel.sample_rate_hz
+    has_log_mel = payloads.stored(info, payloads.AUDIO).name == "log_mel"
     for index in indices:
         example = read_example(records_dir, info, examples, index)
         stem = os.path.join(out_dir, f"example_{index}")
-        save_figure(f"{stem}.png", example, info.log_mel)
+        save_figure(f"{stem}.png", example, info)
         print(f"{stem}.png", flush=True)
         if example.waveform is not None:
             write_wav(f"{stem}.wav", example.waveform, sample_rate_hz)
             print(f"{stem}.wav", flush=True)
-        elif example.log_mel is not None:
-            waveform = approximate_waveform(example.log_mel, info.log_mel)
+        elif example.audio_rows is not None and has_log_mel:
+            waveform = approximate_waveform(example.audio_rows, info.log_mel)
             write_wav(f"{stem}.from_log_mel.wav", waveform, sample_rate_hz)
             print(
                 f"{stem}.from_log_mel.wav (an approximation from the log-mel; records "

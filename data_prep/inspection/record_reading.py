@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE
 from data_prep.inspection import record_tables
-from xdc_tf.data import jpeg_sizes, records
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data import payloads, records
+from xdc_tf.data.dataset_info import VIDEO, DatasetInfo
 from xdc_tf.data.example_tables import Examples
 from xdc_tf.data.record_framing import read_record
 from xdc_tf.runtime import escaping
@@ -25,8 +25,9 @@ class Example(NamedTuple):
         start_secs: where the segment begins in its file.
         end_secs: where it ends.
         frame_rate: frames per second; 0 without frames.
-        frames_jpeg: T JPEG images; none in records of audio alone.
-        log_mel: [L, M] float32; None in records of video alone.
+        video_items: that hold the frames, see data.payloads; none in records of audio
+            alone.
+        audio_rows: [L, D] float32, see data.payloads; None in records of video alone.
         waveform: [samples] float32; None unless it is stored.
     """
 
@@ -36,8 +37,8 @@ class Example(NamedTuple):
     start_secs: float
     end_secs: float
     frame_rate: float
-    frames_jpeg: list[bytes]
-    log_mel: np.ndarray | None
+    video_items: list[bytes]
+    audio_rows: np.ndarray | None
     waveform: np.ndarray | None
 
 
@@ -102,12 +103,7 @@ def read_example(
     where = f"{path}, record {number} (example_index {example_index})"
     try:
         serialized = read_record(path, number)
-        parsed = records.parse_example(
-            tf.constant(serialized),
-            num_filters=info.log_mel.num_filters,
-            modalities=info.modalities,
-            with_waveform=info.has_waveform,
-        )
+        parsed = records.parse_record(tf.constant(serialized), info)
     except (OSError, tf.errors.OpError) as error:
         raise ValueError(f"{where}: {escaping.error_text(error)}") from error
     values = {name: tensor.numpy() for name, tensor in parsed.items()}
@@ -116,9 +112,9 @@ def read_example(
             f"{where} is example_index {values['example_index']}; --verify tells what "
             "else is wrong."
         )
-    frames_jpeg = list(values["frames_jpeg"]) if VIDEO in info.modalities else []
+    video_items = list(values.get("video_items", ()))
     try:
-        jpeg_sizes.check_sizes(frames_jpeg, info.short_side)
+        payloads.stored(info, VIDEO).row.check(video_items, info.short_side)
     except ValueError as error:
         raise ValueError(f"{where}: {error}.") from error
     label = int(examples.labels[row])
@@ -129,7 +125,7 @@ def read_example(
         start_secs=int(values["start_us"]) / 1e6,
         end_secs=int(values["end_us"]) / 1e6,
         frame_rate=info.fps if VIDEO in info.modalities else 0.0,
-        frames_jpeg=frames_jpeg,
-        log_mel=values["log_mel"] if AUDIO in info.modalities else None,
-        waveform=values["waveform"] if info.has_waveform else None,
+        video_items=video_items,
+        audio_rows=values.get("audio_rows"),
+        waveform=values.get("waveform"),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.inspection import record_tables
-from xdc_tf.data import dataset_info, record_index
+from xdc_tf.data import dataset_info, payloads, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.data.example_tables import Examples
 from xdc_tf.runtime import escaping
@@ -84,17 +84,18 @@ def _storage(records_dir: str, info: DatasetInfo, examples: Examples) -> Iterato
 def _storage_per_video(
     info: DatasetInfo, examples: Examples, total_bytes: int
 ) -> Iterator[str]:
-    """Averages; what is neither log-mel nor waveform is the frames'."""
+    """Averages; what is neither rows of audio nor waveform is the frames'."""
     num_videos = len(examples.shards)
     secs = examples.end_secs - examples.start_secs
     parts, rest = [], total_bytes / num_videos
     if AUDIO in info.modalities:
+        audio = payloads.stored(info, AUDIO)
         samples = np.round(secs * info.log_mel.sample_rate_hz)
-        rows = np.floor(samples / info.log_mel.hop_samples).mean()
-        num_filters = info.log_mel.num_filters
-        num_bytes = rows * num_filters * _FLOAT_BYTES
+        rows = np.mean([audio.row.num_rows(int(n), audio.settings) for n in samples])
+        row_length = audio.row.row_length(audio.settings)
+        num_bytes = rows * row_length * _FLOAT_BYTES
         rest -= num_bytes
-        parts.append(f"log-mel {rows:.0f} x {num_filters}, {_size(num_bytes)}")
+        parts.append(f"{audio.title} {rows:.0f} x {row_length}, {_size(num_bytes)}")
         if info.has_waveform:
             num_bytes = samples.mean() * _FLOAT_BYTES
             rest -= num_bytes

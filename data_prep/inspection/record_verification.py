@@ -78,7 +78,7 @@ def find_faults(
             info=info,
             shard_number=number,
             rows=rows[info.shards[number].file],
-            add_log_mel=moments.add,
+            add_audio=moments.add,
             advance=advance,
         )
     yield from moments.faults(info)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.inspection.record_checks import CheckedRecord, check_record
-from xdc_tf.data import record_framing, record_index, record_layout
+from xdc_tf.data import payloads, record_framing, record_index, record_layout
 from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo, ShardInfo
 from xdc_tf.data.example_tables import EXAMPLES_FILE, ExampleRow
 from xdc_tf.data.record_framing import FramedRecord, read_records
@@ -46,7 +46,7 @@ def shard_faults(
     info: DatasetInfo,
     shard_number: int,
     rows: Sequence[ExampleRow],
-    add_log_mel: Callable[[np.ndarray], object],
+    add_audio: Callable[[np.ndarray], object],
     advance: Callable[[int], object],
 ) -> Iterator[Fault]:
     """Yields the faults of a shard and of its index, reading each once.
@@ -56,7 +56,7 @@ def shard_faults(
         info: what dataset_info.json says.
         shard_number: which of its shards this is.
         rows: the lines of examples.csv for it, in order.
-        add_log_mel: called with each log-mel [L, M] that is as it should be.
+        add_audio: called with the rows [L, D] of each audio that is as it should be.
         advance: called with the number of bytes read, record by record.
     """
     is_faulty = False
@@ -65,7 +65,7 @@ def shard_faults(
         info=info,
         shard_number=shard_number,
         rows=rows,
-        add_log_mel=add_log_mel,
+        add_audio=add_audio,
         advance=advance,
     ):
         is_faulty = True
@@ -92,7 +92,7 @@ def _content_faults(
     info: DatasetInfo,
     shard_number: int,
     rows: Sequence[ExampleRow],
-    add_log_mel: Callable[[np.ndarray], object],
+    add_audio: Callable[[np.ndarray], object],
     advance: Callable[[int], object],
 ) -> Iterator[Fault]:
     shard = info.shards[shard_number]
@@ -130,8 +130,8 @@ def _content_faults(
         for what in _place_faults(index, first_row, info.rows_per_shard, last_index):
             yield Fault(file, what, number, index)
         last_index = index
-        if checked.log_mel is not None:
-            add_log_mel(checked.log_mel)
+        if checked.audio_rows is not None:
+            add_audio(checked.audio_rows)
     if is_whole and len(entries) != num_expected:
         yield Fault(file, f"{len(entries)} records, {INFO_FILE} says {num_expected}")
     if is_whole:
@@ -162,7 +162,8 @@ def _check(
         return CheckedRecord([framed.fault]), None
     checked = check_record(framed.data, info, rows)
     try:
-        return checked, record_layout.locate(framed.data, framed.position)
+        keys = payloads.keys(info)
+        return checked, record_layout.locate(framed.data, framed.position, keys)
     except ValueError as error:
         return checked._replace(faults=[*checked.faults, str(error)]), None
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from xdc_tf.data import (
     dataset_info,
     example_tables,
-    jpeg_sizes,
+    jpeg_frames,
     pipeline,
     record_directory,
     record_index,
@@ -145,27 +145,27 @@ CHANGES = {
     "backwards": (lambda v: v.__setitem__(END, 0), "from 0 to 0 microseconds"),
     "later": (lambda v: v.__setitem__(END, 2**62), "end is 4611686018427387904 micro"),
     "size": (lambda v: v.__setitem__(SHARD_BYTES, 2**40), "and not the 1099511627776"),
-    "no_rows": (lambda v: v.__setitem__(NUM_ROWS, 0), "a place of log-mel without"),
+    "no_rows": (lambda v: v.__setitem__(NUM_ROWS, 0), "a place of rows without"),
     "no_sound": (
         lambda v: v.__setitem__([POSITION, ROW_BYTES, NUM_ROWS], 0),
-        "no log-mel rows",
+        "no rows of audio",
     ),
-    "few_rows": (lambda v: v.__setitem__(NUM_ROWS, 70), "70 log-mel rows for 1.5"),
+    "few_rows": (lambda v: v.__setitem__(NUM_ROWS, 70), "70 rows of log-mel for 1.5"),
     "many_rows": (lambda v: v.__setitem__(NUM_ROWS, 2**61), "do not fit"),
     "row_bytes": (lambda v: v.__setitem__(ROW_BYTES, 3), "40 values take 169"),
-    "moved": (lambda v: v.__setitem__(POSITION, v[POSITION] - 4), "log-mel"),
+    "moved": (lambda v: v.__setitem__(POSITION, v[POSITION] - 4), "rows of audio"),
     "far": (lambda v: v.__setitem__(POSITION, 2**62), "do not fit into the shard"),
-    "no_frames": (lambda v: v[:FRAMES], "no frames"),
-    "frame": (lambda v: v.__setitem__(FRAMES + 3, 7), "frames do not follow"),
-    "negative_size": (lambda v: v.__setitem__(-1, -5), "frames lie outside"),
-    "huge_size": (lambda v: v.__setitem__(-1, 2**62), "frames lie outside"),
+    "no_frames": (lambda v: v[:FRAMES], "no items of video"),
+    "frame": (lambda v: v.__setitem__(FRAMES + 3, 7), "items do not follow"),
+    "negative_size": (lambda v: v.__setitem__(-1, -5), "items lie outside"),
+    "huge_size": (lambda v: v.__setitem__(-1, 2**62), "items lie outside"),
     "wrapped": (
         lambda v: v.__setitem__(slice(FRAMES + NUM_FRAMES, None), 2**62),
-        "frames lie outside",
+        "items lie outside",
     ),
     "one_frame": (
         lambda v: v[[*range(FRAMES + 1), FRAMES + NUM_FRAMES]],
-        "1 frames for 1.5",
+        "1 items of jpeg for 1.5",
     ),
     "another_record": (
         lambda v: v.__setitem__(
@@ -181,7 +181,7 @@ def read(folder, promised):
     record_index.read_index(
         str(folder / SHARD),
         modalities=("video", "audio"),
-        num_mels=CLIP.num_mels,
+        row_length=CLIP.num_mels,
         promised=promised,
     )
 
@@ -251,7 +251,7 @@ def place_frames(folder, make):
 
 def with_size(jpeg, height, width):
     """The image with another size in its header."""
-    size = struct.pack(">HH", *jpeg_sizes.declared_size(jpeg))
+    size = struct.pack(">HH", *jpeg_frames.declared_size(jpeg))
     return jpeg.replace(b"\x08" + size, b"\x08" + struct.pack(">HH", height, width), 1)
 
 
@@ -292,7 +292,9 @@ def test_the_size_that_is_read_is_the_one_that_the_decoder_sees():
             image = np.zeros((height, width, channels), np.uint8)
             jpeg = tf.io.encode_jpeg(image, **options).numpy()
             shape = tf.io.extract_jpeg_shape(jpeg).numpy()
-            assert jpeg_sizes.declared_size(jpeg) == tuple(shape[:2]) == (height, width)
+            assert (
+                jpeg_frames.declared_size(jpeg) == tuple(shape[:2]) == (height, width)
+            )
 
 
 def test_log_mel_that_is_not_finite_is_named(folder):
@@ -305,7 +307,7 @@ def test_log_mel_that_is_not_finite_is_named(folder):
         data[first : first + 4] = np.float32(np.nan).tobytes()
     (folder / SHARD).write_bytes(data)
     message = error_of(batches_of, folder, modalities=["audio"])
-    assert f"{SHARD}, example_index 11: log-mel values are not finite" in message
+    assert f"{SHARD}, example_index 11: values of audio are not finite" in message
 
 
 INFO_CHANGES = {

@@ -49,8 +49,8 @@ EVERYTHING = Augmentation(
 )
 
 
-def serialized_example(index, frames_jpeg=None, **changed):
-    frames_jpeg = frames_jpeg or [
+def serialized_example(index, video_items=None, **changed):
+    video_items = video_items or [
         tf.io.encode_jpeg(
             np.full((8, 12, 3), [6 * number, 12 * index, 0], np.uint8),
             quality=100,
@@ -63,8 +63,8 @@ def serialized_example(index, frames_jpeg=None, **changed):
         "example_index": index,
         "data_path": f"{index}.mp4",
         "video_id": f"{index}.mp4",
-        "frames_jpeg": frames_jpeg,
-        "log_mel": np.stack([times, np.full_like(times, index)], axis=1),
+        "video_items": video_items,
+        "audio_rows": np.stack([times, np.full_like(times, index)], axis=1),
         "start_us": 7_000_000,
         "end_us": 11_000_000,
         "frame_rate": FRAME_RATE,
@@ -344,7 +344,7 @@ def test_crops_of_training_clips_vary_in_place_and_scale(shards, tmp_path):
     picture = np.stack([x, y, np.zeros_like(x)], axis=-1).astype(np.uint8)
     jpeg = tf.io.encode_jpeg(picture, quality=100, chroma_downsampling=False).numpy()
     path = write_shard(
-        tmp_path / "one", serialized_example(0, frames_jpeg=[jpeg] * NUM_FRAMES)
+        tmp_path / "one", serialized_example(0, video_items=[jpeg] * NUM_FRAMES)
     )
     batches = training_batches(
         [path],
@@ -425,7 +425,7 @@ def test_dense_clips_are_cut_at_every_stride(shards):
 
 def test_a_recording_shorter_than_a_clip_has_one_dense_clip(tmp_path):
     jpeg = tf.io.encode_jpeg(np.zeros((8, 12, 3), np.uint8)).numpy()
-    short = serialized_example(3, frames_jpeg=[jpeg] * 3, end_us=7_300_000)
+    short = serialized_example(3, video_items=[jpeg] * 3, end_us=7_300_000)
     path = write_shard(tmp_path / "one", short)
     (batch,) = evaluation_batches([path], stride_secs=0.1)
     assert batch["example_index"].tolist() == [3, -1, -1, -1]
@@ -449,7 +449,7 @@ def test_an_hour_into_a_recording_of_29_97_frames_per_second_frames_are_exact(tm
             pixels = np.full((8, 12, 3), number - first, np.uint8)
             jpegs[number] = tf.io.encode_jpeg(6 * pixels, quality=100).numpy()
     hour = serialized_example(
-        0, frames_jpeg=jpegs, end_us=7_000_000 + 3_600_000_000, frame_rate=29.97
+        0, video_items=jpegs, end_us=7_000_000 + 3_600_000_000, frame_rate=29.97
     )
     batches = evaluation_batches(
         [write_shard(tmp_path / "one", hour)],
@@ -480,7 +480,7 @@ def test_evaluating_one_modality_sees_the_clips_that_both_would(shards, modality
 
 
 def test_records_without_sound_give_video(tmp_path):
-    path = write_shard(tmp_path / "one", serialized_example(5, log_mel=None))
+    path = write_shard(tmp_path / "one", serialized_example(5, audio_rows=None))
     (evaluated,) = evaluation_batches([path], batch_size=1, modalities=["video"])
     assert frame_numbers(examples([evaluated])[0]).tolist() == [16, 18, 20, 22]
     (trained,) = training_batches([path], 1, batch_size=1, modalities=["video"])
@@ -497,8 +497,8 @@ def test_frames_outside_the_clip_are_never_decoded(shards, tmp_path):
     parsed = records.parse_example(serialized_example(3), num_filters=2)
     jpegs = [b"not a JPEG"] * NUM_FRAMES
     for number in seen:
-        jpegs[number] = parsed["frames_jpeg"][number].numpy()
-    damaged = serialized_example(3, frames_jpeg=jpegs)
+        jpegs[number] = parsed["video_items"][number].numpy()
+    damaged = serialized_example(3, video_items=jpegs)
     assert_same([first_clip([write_shard(tmp_path / "damaged", damaged)])], [whole])
 
 
@@ -508,7 +508,7 @@ def test_large_windows_are_decoded_at_a_part_of_their_size(tmp_path):
     slope = np.stack([y, x, 0 * x], axis=-1).astype(np.uint8)
     jpeg = tf.io.encode_jpeg(slope, quality=100, chroma_downsampling=False).numpy()
     path = write_shard(
-        tmp_path / "one", serialized_example(0, frames_jpeg=[jpeg] * NUM_FRAMES)
+        tmp_path / "one", serialized_example(0, video_items=[jpeg] * NUM_FRAMES)
     )
     (batch,) = evaluation_batches(
         [path], batch_size=1, clip=CLIP._replace(crop_size=32, crop_share=0.5)
@@ -523,7 +523,7 @@ def picture_of_thirds(folder, pixels):
     """Records of one example whose frames are all the picture."""
     jpeg = tf.io.encode_jpeg(pixels, quality=100, chroma_downsampling=False).numpy()
     return write_shard(
-        folder / "one", serialized_example(0, frames_jpeg=[jpeg] * NUM_FRAMES)
+        folder / "one", serialized_example(0, video_items=[jpeg] * NUM_FRAMES)
     )
 
 
@@ -584,7 +584,7 @@ def test_crops_of_sound_are_refused(shards, modalities):
 
 
 def test_frames_are_not_decoded_for_audio_alone(tmp_path):
-    undecodable = serialized_example(5, frames_jpeg=[b"not a JPEG"] * NUM_FRAMES)
+    undecodable = serialized_example(5, video_items=[b"not a JPEG"] * NUM_FRAMES)
     path = write_shard(tmp_path / "one", undecodable)
     (evaluated,) = evaluation_batches([path], batch_size=1, modalities=["audio"])
     # Sound of 0.6 s around the centre of 4 s.

@@ -15,7 +15,7 @@ def encode(**changed):
         "example_index": 3,
         "data_path": "a.mp4",
         "video_id": "a.mp4",
-        "frames_jpeg": FRAMES,
+        "video_items": FRAMES,
         "start_us": 5,
         "end_us": 2**40,
         "frame_rate": 8.0,
@@ -23,7 +23,7 @@ def encode(**changed):
         "width": 3,
         "label": 1,
         "label_text": "label",
-        "log_mel": LOG_MEL,
+        "audio_rows": LOG_MEL,
         "waveform": np.ones(300, np.float32),
     }
     return records.encode_example(records.Example(**values | changed))
@@ -48,27 +48,27 @@ def cut(data, positions, sizes):
 
 
 def test_positions_in_a_shard_are_those_of_frames_and_log_mel_rows(tmp_path):
-    path = write(tmp_path / "shard", encode(), encode(example_index=4, frames_jpeg=[]))
+    path = write(tmp_path / "shard", encode(), encode(example_index=4, video_items=[]))
     data = (tmp_path / "shard").read_bytes()
     first, second = read_entries(path)
-    assert cut(data, first.frame_positions, first.frame_bytes) == FRAMES
-    assert second.frame_positions.shape == (0,)
+    assert cut(data, first.item_positions, first.item_bytes) == FRAMES
+    assert second.item_positions.shape == (0,)
     for entry, index in ((first, 3), (second, 4)):
         assert entry[:4] == (index, 5, 2**40, len(data))
-        row_ends = entry.log_mel_position + entry.log_mel_row_bytes * np.arange(1, 11)
-        assert entry.num_log_mel_rows == 10
+        row_ends = entry.rows_position + entry.row_bytes * np.arange(1, 11)
+        assert entry.num_rows == 10
         assert cut(data, row_ends - 20, [20] * 10) == [row.tobytes() for row in LOG_MEL]
 
 
 def test_a_record_without_log_mel_has_none():
-    entry = record_layout.locate(encode(log_mel=None))
-    assert (entry.log_mel_position, entry.num_log_mel_rows) == (0, 0)
+    entry = record_layout.locate(encode(audio_rows=None))
+    assert (entry.rows_position, entry.num_rows) == (0, 0)
 
 
 def test_one_log_mel_row_is_found():
-    serialized = encode(log_mel=LOG_MEL[:1])
+    serialized = encode(audio_rows=LOG_MEL[:1])
     entry = record_layout.locate(serialized)
-    end = entry.log_mel_position + entry.log_mel_row_bytes
+    end = entry.rows_position + entry.row_bytes
     assert serialized[end - 20 : end] == LOG_MEL[0].tobytes()
 
 
@@ -127,10 +127,10 @@ def test_changed_bytes_are_refused_or_give_positions_within_the_record():
         except ValueError:
             num_refused += 1
             continue
-        ends = entry.frame_positions + entry.frame_bytes
+        ends = entry.item_positions + entry.item_bytes
         assert np.all(ends <= len(changed))
-        rows_bytes = entry.num_log_mel_rows * entry.log_mel_row_bytes
-        assert 0 <= entry.log_mel_position <= len(changed) - rows_bytes
+        rows_bytes = entry.num_rows * entry.row_bytes
+        assert 0 <= entry.rows_position <= len(changed) - rows_bytes
     assert 500 < num_refused < 2000
 
 

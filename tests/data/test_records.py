@@ -13,8 +13,8 @@ def encode(**changed):
         "example_index": 7,
         "data_path": "videos/ä.mp4",
         "video_id": "videos/ä.mp4#t=1.5,2",
-        "frames_jpeg": [b"one", b"two"],
-        "log_mel": LOG_MEL,
+        "video_items": [b"one", b"two"],
+        "audio_rows": LOG_MEL,
         "start_us": 1_500_000,
         "end_us": 2_000_000,
         "frame_rate": 4.0,
@@ -33,8 +33,8 @@ def test_every_value_comes_back():
     assert parsed["example_index"].numpy() == 7
     assert parsed["data_path"].numpy().decode() == "videos/ä.mp4"
     assert parsed["video_id"].numpy().decode() == "videos/ä.mp4#t=1.5,2"
-    assert parsed["frames_jpeg"].numpy().tolist() == [b"one", b"two"]
-    np.testing.assert_array_equal(parsed["log_mel"], LOG_MEL)
+    assert parsed["video_items"].numpy().tolist() == [b"one", b"two"]
+    np.testing.assert_array_equal(parsed["audio_rows"], LOG_MEL)
     np.testing.assert_array_equal(parsed["waveform"], WAVEFORM)
     assert parsed["start_us"].numpy() == 1_500_000
     assert parsed["end_us"].numpy() == 2_000_000
@@ -44,13 +44,16 @@ def test_every_value_comes_back():
 
 
 def test_an_example_without_sound_has_no_key_of_it():
-    example = tf.train.SequenceExample.FromString(encode(log_mel=None))
+    example = tf.train.SequenceExample.FromString(encode(audio_rows=None))
     assert list(example.feature_lists.feature_list) == [records.FRAMES]
 
 
 @pytest.mark.parametrize(
     ("modalities", "held", "left_out"),
-    [(["video"], "frames_jpeg", "log_mel"), (["audio"], "log_mel", "frames_jpeg")],
+    [
+        (["video"], "video_items", "audio_rows"),
+        (["audio"], "audio_rows", "video_items"),
+    ],
 )
 def test_only_what_is_asked_for_is_parsed(modalities, held, left_out):
     both = records.parse_example(encode(), num_filters=4)
@@ -60,9 +63,9 @@ def test_only_what_is_asked_for_is_parsed(modalities, held, left_out):
 
 
 def test_an_example_without_sound_parses_as_video():
-    serialized = encode(log_mel=None)
+    serialized = encode(audio_rows=None)
     parsed = records.parse_example(serialized, num_filters=4, modalities=["video"])
-    assert parsed["frames_jpeg"].numpy().tolist() == [b"one", b"two"]
+    assert parsed["video_items"].numpy().tolist() == [b"one", b"two"]
 
 
 def test_an_example_without_label_parses_to_minus_one():
@@ -86,8 +89,8 @@ def test_parsing_inside_map_has_static_ranks_and_filters():
         lambda serialized: records.parse_example(serialized, num_filters=4)
     )
     spec = dataset.element_spec
-    assert spec["log_mel"].shape.as_list() == [None, 4]
-    assert spec["frames_jpeg"].shape.as_list() == [None]
+    assert spec["audio_rows"].shape.as_list() == [None, 4]
+    assert spec["video_items"].shape.as_list() == [None]
     assert spec["example_index"].shape.as_list() == []
 
 

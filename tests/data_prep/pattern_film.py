@@ -217,7 +217,7 @@ class Seen(NamedTuple):
 
 
 def see(
-    frames_jpeg: Sequence[bytes],
+    video_items: Sequence[bytes],
     waveform: np.ndarray | None,
     *,
     start_secs: float,
@@ -225,7 +225,7 @@ def see(
     rate_hz: int = 16000,
 ) -> Seen:
     """Reads a stretch that begins at start_secs of the film."""
-    images = [np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in frames_jpeg]
+    images = [np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in video_items]
     numbers = np.array([_number(image) for image in images])
     times_secs = start_secs + np.arange(len(images)) / fps
     colour_error = max(map(_colour_error, images), default=0.0)

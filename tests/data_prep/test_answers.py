@@ -99,10 +99,10 @@ def test_an_answer_that_is_cut_off_is_none(num_bytes):
 
 SETTINGS = ConversionSettings(fps=10.0, max_secs=2.0, store_waveform=True)
 ROW = ConvertedRow(
-    frames_jpeg=[b"one", b"two", b"two", b"one"],
+    video_items=[b"one", b"two", b"two", b"one"],
     height=48,
     width=64,
-    log_mel=np.arange(80, dtype=np.float32).reshape(2, 40),
+    audio_rows=np.arange(80, dtype=np.float32).reshape(2, 40),
     waveform=np.array([0.5, -0.5], np.float32),
     duration_secs=0.4,
     truncated="",
@@ -129,14 +129,14 @@ def assert_same(row, expected):
         ({"truncated": "sound after 3 frames"}, SETTINGS),
         ({"waveform": None}, SETTINGS._replace(store_waveform=False)),
         (
-            {"log_mel": None, "waveform": None},
+            {"audio_rows": None, "waveform": None},
             SETTINGS._replace(store_waveform=False, modalities=("video",)),
         ),
         (
-            {"frames_jpeg": [], "height": 0, "width": 0},
+            {"video_items": [], "height": 0, "width": 0},
             SETTINGS._replace(modalities=("audio",)),
         ),
-        ({"log_mel": np.zeros((0, 40), np.float32)}, SETTINGS),
+        ({"audio_rows": np.zeros((0, 40), np.float32)}, SETTINGS),
     ],
 )
 def test_rows_arrive_as_they_were(changed, settings):
@@ -146,25 +146,25 @@ def test_rows_arrive_as_they_were(changed, settings):
 
 def test_a_frame_on_show_for_longer_is_sent_once():
     shown = b"x" * 1000
-    row = ROW._replace(frames_jpeg=[shown] * 20)
+    row = ROW._replace(video_items=[shown] * 20)
     content = answers.encode(0, Outcome(row), rows.answer_form(SETTINGS))
     assert len(content) < 2000
-    assert sent(row).frames_jpeg == [shown] * 20
+    assert sent(row).video_items == [shown] * 20
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"frames_jpeg": []},
-        {"frames_jpeg": [b""]},
-        {"frames_jpeg": [b"one"] * 31},
+        {"video_items": []},
+        {"video_items": [b""]},
+        {"video_items": [b"one"] * 31},
         {"height": 0},
         {"width": 65536},
         {"width": 64.0},
         {"height": -48},
-        {"log_mel": np.full((2, 40), np.nan, np.float32)},
-        {"log_mel": np.full((2, 40), 1e30, np.float32)},
-        {"log_mel": np.zeros((2, 41), np.float32)},
+        {"audio_rows": np.full((2, 40), np.nan, np.float32)},
+        {"audio_rows": np.full((2, 40), 1e30, np.float32)},
+        {"audio_rows": np.zeros((2, 41), np.float32)},
         {"waveform": np.array([np.inf], np.float32)},
         {"duration_secs": 3.1},
         {"duration_secs": -0.1},
@@ -203,7 +203,7 @@ def test_sizes_of_images_that_cannot_be_are_refused(runs):
         received(answers.encode(0, Outcome(ROW), lying), form)
 
 
-@pytest.mark.parametrize("name", ["num_images", "log_mel_rows", "samples"])
+@pytest.mark.parametrize("name", ["num_items", "audio_rows", "samples"])
 @pytest.mark.parametrize("count", [0, 1, 2**40, 2**62, -1, 1.5, None])
 def test_counts_that_cannot_be_are_refused(name, count):
     form = rows.answer_form(SETTINGS)

@@ -275,7 +275,7 @@ def _onsets(on: np.ndarray) -> np.ndarray:
 def flashes_secs(example) -> np.ndarray:
     images = [
         np.asarray(Image.open(io.BytesIO(jpeg)), float)
-        for jpeg in example["frames_jpeg"].numpy()
+        for jpeg in example["video_items"].numpy()
     ]
     levels = np.array(
         [np.mean(image[len(image) // 2, image.shape[1] // 2]) for image in images]
@@ -300,7 +300,7 @@ def test_an_odd_file_is_converted_with_picture_and_sound_together(converted, nam
     assert name not in refused, refused[name]
     example = examples[name]
     secs = GOOD[name].get("secs", SECS)
-    num_frames = len(example["frames_jpeg"])
+    num_frames = len(example["video_items"])
     # Some containers round the end, or delay the whole by a frame.
     assert num_frames == pytest.approx(secs * FPS, abs=2.1)
     assert len(example["waveform"]) == round(num_frames / FPS * RATE_HZ)
@@ -343,7 +343,7 @@ def test_an_odd_size_keeps_its_shape(converted):
 def test_a_turned_picture_stands_upright(converted):
     example = converted[0]["turned.mp4"]
     assert (int(example["height"]), int(example["width"])) == (72, 48)
-    image = np.asarray(Image.open(io.BytesIO(example["frames_jpeg"][0].numpy())))
+    image = np.asarray(Image.open(io.BytesIO(example["video_items"][0].numpy())))
     # A quarter turn counterclockwise: the stripe on top is on the left, what was on
     # the left is at the bottom.
     assert image[5, 3, 2] > 120 and image[-5, -3, 0] > 90
@@ -355,6 +355,6 @@ def test_a_turned_picture_stands_upright(converted):
 )
 def test_colours_are_those_that_were_encoded(converted, name):
     example = converted[0][name]
-    image = np.asarray(Image.open(io.BytesIO(example["frames_jpeg"][0].numpy())))
+    image = np.asarray(Image.open(io.BytesIO(example["video_items"][0].numpy())))
     np.testing.assert_allclose(image[20, 5], (120, 0, 0), atol=4)
     np.testing.assert_allclose(image[20, -5], (30, 30, 30), atol=4)

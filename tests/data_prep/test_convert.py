@@ -126,17 +126,19 @@ def test_labels_index_the_sorted_names_of_the_whole_manifest(converted):
 def test_a_record_holds_frames_sound_and_times_of_its_segment(converted):
     example = read_records(converted)[2]
     assert (int(example["start_us"]), int(example["end_us"])) == (500_000, 1_500_000)
-    assert example["frames_jpeg"].shape == (10,)
-    image = Image.open(io.BytesIO(example["frames_jpeg"][0].numpy()))
+    assert example["video_items"].shape == (10,)
+    image = Image.open(io.BytesIO(example["video_items"][0].numpy()))
     assert image.size == (int(example["width"]), int(example["height"])) == (64, 48)
     assert example["waveform"].shape == (SAMPLE_RATE_HZ,)
     np.testing.assert_array_equal(
-        example["log_mel"], log_mel(example["waveform"].numpy(), SETTINGS.log_mel)
+        example["audio_rows"], log_mel(example["waveform"].numpy(), SETTINGS.log_mel)
     )
 
 
 def test_mean_and_deviation_are_those_of_all_log_mel_values(converted):
-    values = np.concatenate([example["log_mel"] for example in read_records(converted)])
+    values = np.concatenate(
+        [example["audio_rows"] for example in read_records(converted)]
+    )
     info = dataset_info.read_dataset_info(str(converted))
     assert info.log_mel_mean == pytest.approx(values.astype(np.float64).mean())
     assert info.log_mel_std == pytest.approx(values.astype(np.float64).std())
@@ -175,7 +177,7 @@ def test_video_alone_needs_no_sound(converted_videos):
     assert (info.modalities, info.num_examples) == (("video",), 3)
     assert (info.log_mel_mean, info.log_mel_std) == (0.0, 1.0)
     for example in read_records(converted_videos):
-        assert example["frames_jpeg"].shape == (10,)
+        assert example["video_items"].shape == (10,)
 
 
 def test_records_of_video_alone_hold_no_sound(converted_videos):
@@ -194,7 +196,7 @@ def test_video_alone_has_the_frames_that_it_has_with_sound(
     for alone, both in zip(
         read_records(tmp_path / "records"), read_records(converted), strict=True
     ):
-        np.testing.assert_array_equal(alone["frames_jpeg"], both["frames_jpeg"])
+        np.testing.assert_array_equal(alone["video_items"], both["video_items"])
 
 
 def test_only_what_an_earlier_conversion_left_in_the_same_directory_is_removed(

@@ -252,7 +252,7 @@ def stored(tmp_path_factory):
 def _check(example, modalities, start_secs, end_secs, cell) -> None:
     has_video, has_audio = "video" in modalities, "audio" in modalities
     seen = pattern_film.see(
-        example["frames_jpeg"].numpy() if has_video else [],
+        example["video_items"].numpy() if has_video else [],
         example["waveform"].numpy() if has_audio else None,
         start_secs=start_secs,
         fps=FPS,

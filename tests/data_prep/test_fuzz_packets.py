@@ -13,9 +13,9 @@ pytestmark = pytest.mark.once
 def media(*, sound_secs):
     """Two seconds of the film, with its sound from another time on."""
     images = [pattern_film.picture(number) for number in range(50)]
-    frames_jpeg = [simplejpeg.encode_jpeg(image) for image in images]
+    video_items = [simplejpeg.encode_jpeg(image) for image in images]
     waveform = pattern_film.sound(sound_secs, 2.0, 16000)
-    return Media(frames_jpeg, 120, 160, waveform, 2.0)
+    return Media(video_items, 120, 160, waveform, 2.0)
 
 
 def test_sound_of_another_time_is_wrong():

@@ -248,7 +248,7 @@ def set_value(values, number, value):
         ),
         (
             lambda m: steps(m, records.LOG_MEL)[7].float_list.value.pop(),
-            ["cannot be parsed: ", "log-mel rows of different sizes"],
+            ["cannot be parsed: ", "rows of audio of different sizes"],
         ),
         (
             lambda m: set_value(

@@ -69,7 +69,7 @@ def test_a_picture_whose_reference_is_missing_is_damage_that_is_named(
     if codec == "hevc" and suffix == "flv":
         pytest.skip("does not hold HEVC")
     whole = without(film[codec], tmp_path / f"whole.{suffix}", ())
-    assert len(read(whole)[0].frames_jpeg) >= 74  # FLV: without the last one's time
+    assert len(read(whole)[0].video_items) >= 74  # FLV: without the last one's time
     lossy = without(film[codec], tmp_path / f"lossy.{suffix}", range(30, 34))
     (refusal,) = read(lossy)
     assert refusal.reason == "decode_error"
@@ -82,7 +82,7 @@ def test_a_picture_whose_reference_is_missing_is_damage_that_is_named(
 @pytest.mark.parametrize("suffix", ["mkv", "ts", "mpg", "avi"])
 def test_an_anchor_of_mpeg_2_that_is_missing_is_damage(suffix, film, tmp_path):
     whole = without(film["mpeg2video"], tmp_path / f"whole.{suffix}", ())
-    assert len(read(whole)[0].frames_jpeg) >= 74
+    assert len(read(whole)[0].video_items) >= 74
     # In decoding order I P B B P B B ...: a P, without its B pictures and with them.
     for lost in ([31], [31, 32, 33]):
         lossy = without(film["mpeg2video"], tmp_path / f"lossy.{suffix}", lost)
@@ -98,14 +98,14 @@ def test_segments_before_and_after_the_loss_are_right(codec, film, tmp_path):
     before, within, after = read(lossy, *segments)
     assert within.reason == "decode_error"
     for media, first in ((before, 0), (after, 50)):
-        seen = pattern_film.see(media.frames_jpeg, None, start_secs=0.0)
+        seen = pattern_film.see(media.video_items, None, start_secs=0.0)
         assert seen.numbers.tolist() == list(range(first, first + 20))
 
 
 def test_a_segment_after_a_loss_that_reading_on_would_meet_is_right(film, tmp_path):
     lossy = without(film["h264"], tmp_path / "lossy.mkv", [10])
     (media,) = read(lossy, Segment(2.0, 2.8))
-    seen = pattern_film.see(media.frames_jpeg, None, start_secs=0.0)
+    seen = pattern_film.see(media.video_items, None, start_secs=0.0)
     assert seen.numbers.tolist() == list(range(50, 70))
 
 
@@ -121,7 +121,7 @@ def test_a_picture_that_is_no_reference_may_be_missing(film, tmp_path):
         ]
     lossy = without(path, tmp_path / "lossy.mkv", [lost])
     (media,) = read(lossy)
-    numbers = pattern_film.see(media.frames_jpeg, None, start_secs=0.0).numbers
+    numbers = pattern_film.see(media.video_items, None, start_secs=0.0).numbers
     assert len(numbers) == 75
     # The frame before is on show in place of the missing one.
     assert sum(numbers != range(75)) == 1

@@ -34,7 +34,7 @@ def read(path, *, start_secs=0.0, end_secs=None, sample_rate_hz=None, **changed)
 
 
 def greys(media):
-    images = [Image.open(io.BytesIO(jpeg)) for jpeg in media.frames_jpeg]
+    images = [Image.open(io.BytesIO(jpeg)) for jpeg in media.video_items]
     return [float(np.asarray(image).mean()) for image in images]
 
 
@@ -127,7 +127,7 @@ def test_the_tone_begins_at_its_time(two_secs):
 
 def test_the_waveform_lasts_as_long_as_the_frames(two_secs):
     media = read(two_secs, start_secs=0.5, end_secs=1.2)
-    assert len(media.frames_jpeg) == 7
+    assert len(media.video_items) == 7
     assert media.waveform.shape == (11200,)
     assert media.waveform.dtype == np.float32
 
@@ -152,7 +152,7 @@ def test_the_shorter_side_is_resized_and_the_shape_kept(tmp_path):
     path = write_media(tmp_path / "a.mp4", size=(96, 64), waveform=tone(1.0))
     media = read(path, short_side=40)
     assert (media.height, media.width) == (40, 60)
-    assert Image.open(io.BytesIO(media.frames_jpeg[0])).size == (60, 40)
+    assert Image.open(io.BytesIO(media.video_items[0])).size == (60, 40)
 
 
 def test_a_film_turned_by_its_header_stands_upright(tmp_path):
@@ -171,13 +171,13 @@ def test_a_film_turned_by_its_header_stands_upright(tmp_path):
 def test_the_segment_ends_where_the_sound_ends(tmp_path):
     path = write_media(tmp_path / "a.mp4", secs=2.0, waveform=tone(1.024))
     media = read(path)
-    assert (len(media.frames_jpeg), len(media.waveform)) == (10, 16000)
+    assert (len(media.video_items), len(media.waveform)) == (10, 16000)
 
 
 def test_sound_that_ends_a_moment_early_is_padded(tmp_path):
     path = write_media(tmp_path / "a.mkv", waveform=tone(0.95), audio_codec="pcm_s16le")
     media = read(path)
-    assert len(media.frames_jpeg) == 10
+    assert len(media.video_items) == 10
     assert not media.waveform[15200:].any()
 
 
@@ -191,13 +191,13 @@ def read_video(path, **changed):
 
 def test_without_sound_wanted_none_is_needed_or_given(tmp_path, two_secs):
     silent = read_video(write_media(tmp_path / "a.mp4"))
-    assert (len(silent.frames_jpeg), silent.waveform) == (10, None)
+    assert (len(silent.video_items), silent.waveform) == (10, None)
     assert read_video(two_secs).waveform is None
 
 
 def test_without_sound_wanted_the_segment_ends_with_the_picture(tmp_path):
     path = write_media(tmp_path / "a.mp4", secs=2.0, waveform=tone(1.024))
-    assert len(read_video(path).frames_jpeg) == 20
+    assert len(read_video(path).video_items) == 20
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_without_sound_wanted_a_longer_sound_does_not_look_like_a_missing_pictur
     tmp_path, name, audio_codec
 ):
     path = write_media(tmp_path / name, waveform=tone(4.0), audio_codec=audio_codec)
-    assert len(read_video(path).frames_jpeg) == 10
+    assert len(read_video(path).video_items) == 10
 
 
 def test_a_file_without_picture_is_refused(tmp_path):
@@ -285,7 +285,7 @@ def six_secs(tmp_path_factory):
 def test_segments_side_by_side_make_the_whole(six_secs):
     (whole,) = read_all(six_secs, [(0.0, 6.0)])
     parts = read_all(six_secs, [(0.0, 1.5), (1.5, 3.0), (3.0, 4.3), (4.3, None)])
-    assert whole.frames_jpeg == [jpeg for part in parts for jpeg in part.frames_jpeg]
+    assert whole.video_items == [jpeg for part in parts for jpeg in part.video_items]
     joined = np.concatenate([part.waveform for part in parts])
     np.testing.assert_array_equal(whole.waveform, joined)
 
@@ -297,7 +297,7 @@ def test_segments_side_by_side_make_the_whole(six_secs):
 def test_segments_in_any_order_are_those_read_alone(six_secs, segments):
     for media, segment in zip(read_all(six_secs, segments), segments, strict=True):
         (alone,) = read_all(six_secs, [segment])
-        assert media.frames_jpeg == alone.frames_jpeg
+        assert media.video_items == alone.video_items
         np.testing.assert_array_equal(media.waveform, alone.waveform)
 
 
@@ -317,7 +317,7 @@ def test_a_segment_refused_midway_leaves_the_others_their_frames(six_secs):
     refused, media = read_all(six_secs, segments, max_frames=100)
     (alone,) = read_all(six_secs, segments[1:])
     assert refused.reason == "too_large"
-    assert media.frames_jpeg == alone.frames_jpeg
+    assert media.video_items == alone.video_items
     np.testing.assert_array_equal(media.waveform, alone.waveform)
 
 
@@ -368,10 +368,10 @@ def test_a_truncated_file_can_be_kept_up_to_there(tmp_path):
     path.write_bytes(content[: len(content) // 2])
     media = read(path, keep_truncated=True)
     assert media.truncated.startswith("truncated: ends at")
-    assert 10 <= len(media.frames_jpeg) < 40
-    expected = [grey_of_time(i / 10) for i in range(len(media.frames_jpeg))]
+    assert 10 <= len(media.video_items) < 40
+    expected = [grey_of_time(i / 10) for i in range(len(media.video_items))]
     np.testing.assert_allclose(greys(media), expected, atol=3)
-    assert len(media.waveform) == 1600 * len(media.frames_jpeg)
+    assert len(media.waveform) == 1600 * len(media.video_items)
 
 
 def test_a_damaged_file_tells_after_how_many_frames_and_can_be_kept(tmp_path):
@@ -382,7 +382,7 @@ def test_a_damaged_file_tells_after_how_many_frames_and_can_be_kept(tmp_path):
     with pytest.raises(MediaError, match="after [0-9]+ frames"):
         read(path)
     media = read(path, keep_truncated=True)
-    assert " after " in media.truncated and media.frames_jpeg
+    assert " after " in media.truncated and media.video_items
 
 
 def test_bytes_that_are_not_utf8_in_a_name_do_no_harm(tmp_path):
@@ -390,7 +390,7 @@ def test_bytes_that_are_not_utf8_in_a_name_do_no_harm(tmp_path):
     odd = str(tmp_path).encode() + b"/\xff\xfe.mp4"
     (tmp_path / "a.mp4").rename(odd.decode("utf-8", "surrogateescape"))
     del path
-    assert len(read(odd.decode("utf-8", "surrogateescape")).frames_jpeg) == 10
+    assert len(read(odd.decode("utf-8", "surrogateescape")).video_items) == 10
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_a_sound_file_alone_is_read_as_sound(tmp_path, name, codec):
         tmp_path / name, video=None, audio=codec, layout="mono", rate_hz=48000
     )
     media = read(path, modalities=("audio",))
-    assert (media.frames_jpeg, media.height, media.width) == ([], 0, 0)
+    assert (media.video_items, media.height, media.width) == ([], 0, 0)
     assert media.duration_secs == pytest.approx(odd_media.SECS, abs=0.03)
     assert len(media.waveform) == round(media.duration_secs * SAMPLE_RATE_HZ)
     onset = np.flatnonzero(np.abs(media.waveform) > 0.1)[0] / SAMPLE_RATE_HZ

@@ -41,7 +41,7 @@ def see(path, *segments, **changed):
         if isinstance(media, MediaError):
             raise media
         seen.append(
-            pattern_film.see(media.frames_jpeg, media.waveform, start_secs=segment[0])
+            pattern_film.see(media.video_items, media.waveform, start_secs=segment[0])
         )
     return seen
 
@@ -261,7 +261,7 @@ def check_orientation(path, orientation: Sequence[int]) -> None:
     """Compares the corners of a converted film's first frame with where they belong."""
     a, b, c, d = orientation
     (media,) = read(path, modalities=VIDEO)
-    image = av.CodecContext.create("mjpeg", "r").decode(av.Packet(media.frames_jpeg[0]))
+    image = av.CodecContext.create("mjpeg", "r").decode(av.Packet(media.video_items[0]))
     pixels = image[0].to_ndarray(format="rgb24").astype(float)
     for corner, (y, x) in pattern_film._PLACES.items():
         # From the middle of the stored picture to that of the one on show.

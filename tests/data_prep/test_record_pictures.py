@@ -52,8 +52,8 @@ def make_example(**changed):
         "start_secs": 3.0,
         "end_secs": 5.0,
         "frame_rate": FPS,
-        "frames_jpeg": [jpeg(RED)] * 5 + [jpeg(BLUE)] * 15,
-        "log_mel": log_mel(tone(2.0, hz=2000, start_secs=0.5), LOG_MEL),
+        "video_items": [jpeg(RED)] * 5 + [jpeg(BLUE)] * 15,
+        "audio_rows": log_mel(tone(2.0, hz=2000, start_secs=0.5), LOG_MEL),
         "waveform": None,
     }
     return Example(**values | changed)
@@ -62,10 +62,10 @@ def make_example(**changed):
 def pixels_of(tmp_path, example):
     """[H, W, 3] of the picture, and its figure with both axes."""
     path = tmp_path / "example.png"
-    record_figures.save_figure(str(path), example, LOG_MEL)
+    record_figures.save_figure(str(path), example, INFO)
     with Image.open(path) as image:
         assert image.format == "PNG"
-        return np.asarray(image.convert("RGB")), record_figures.draw(example, LOG_MEL)
+        return np.asarray(image.convert("RGB")), record_figures.draw(example, INFO)
 
 
 def colour_at(pixels, axes, secs, height):
@@ -90,7 +90,7 @@ def test_frames_are_where_the_time_axis_puts_them(tmp_path):
 def test_the_log_mel_is_where_the_time_axis_puts_it(tmp_path):
     pixels, figure = pixels_of(tmp_path, make_example())
     axes = figure.axes[1]
-    row = int(np.argmax(make_example().log_mel[50]))
+    row = int(np.argmax(make_example().audio_rows[50]))
     silent = colour_at(pixels, axes, 3.47, row).sum()
     loud = colour_at(pixels, axes, 3.53, row).sum()
     assert silent < 50 < 500 < loud
@@ -123,7 +123,7 @@ def test_frames_keep_their_shape(tmp_path):
 @pytest.mark.parametrize("shape", [(480, 16), (16, 480), (1, 1)])
 def test_frames_of_odd_shapes_do_not_overlap(shape):
     image = tf.io.encode_jpeg(np.zeros((*shape, 3), np.uint8)).numpy()
-    figure = record_figures.draw(make_example(frames_jpeg=[image] * 20), LOG_MEL)
+    figure = record_figures.draw(make_example(video_items=[image] * 20), LOG_MEL)
     extents = [image.get_extent() for image in figure.axes[0].images]
     for (_, right, *_), (left, *_) in zip(extents[:-1], extents[1:], strict=True):
         assert right <= left
@@ -131,14 +131,14 @@ def test_frames_of_odd_shapes_do_not_overlap(shape):
 
 
 def test_audio_alone_is_a_log_mel_alone(tmp_path):
-    example = make_example(frames_jpeg=[], frame_rate=0.0)
+    example = make_example(video_items=[], frame_rate=0.0)
     pixels, figure = pixels_of(tmp_path, example)
     assert len(figure.axes) == 2  # with the colours' scale
     assert colour_at(pixels, figure.axes[0], 3.1, 20).sum() < 50
 
 
 def test_video_alone_is_a_strip_alone(tmp_path):
-    pixels, figure = pixels_of(tmp_path, make_example(log_mel=None))
+    pixels, figure = pixels_of(tmp_path, make_example(audio_rows=None))
     (strip,) = figure.axes
     assert np.abs(colour_at(pixels, strip, 3.02, 0.5) - RED).max() < 20
 
@@ -154,8 +154,8 @@ def test_names_of_strangers_are_no_formulas(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"frames_jpeg": [], "log_mel": None}, "neither frames nor log-mel"),
-        ({"frames_jpeg": [b"no image"]}, "frame 0 of example_index 7 is no JPEG"),
+        ({"video_items": [], "audio_rows": None}, "neither frames nor audio"),
+        ({"video_items": [b"no image"]}, "frame 0 of example_index 7 is no JPEG"),
         ({"end_secs": 3.0}, "example_index 7 is from 3.0 to 3.0 s"),
     ],
 )
@@ -177,7 +177,7 @@ def test_a_tone_made_from_its_log_mel_keeps_its_frequency(hz):
 
 
 def test_a_sound_made_from_a_log_mel_has_about_this_log_mel():
-    given = make_example().log_mel
+    given = make_example().audio_rows
     waveform = record_audio.approximate_waveform(given, LOG_MEL)
     found = log_mel(waveform, LOG_MEL)
     assert np.corrcoef(given.ravel(), found.ravel())[0, 1] > 0.95
@@ -191,7 +191,7 @@ def test_short_log_mels_give_short_sounds(num_rows):
 
 
 def test_long_log_mels_are_done_in_parts(monkeypatch):
-    values = make_example().log_mel
+    values = make_example().audio_rows
     whole = record_audio.approximate_waveform(values, LOG_MEL)
     monkeypatch.setattr(record_audio, "_SECS_AT_ONCE", 1.5)
     in_parts = record_audio.approximate_waveform(values, LOG_MEL)
@@ -222,7 +222,7 @@ def write_records(folder, *, with_waveform=False, with_log_mel=True, with_frames
             for number in numbers:
                 waveform = tone(1.0, hz=1000 + 100 * number)
                 video = {"frame_rate": FPS, "height": 32, "width": 48}
-                video["frames_jpeg"] = [jpeg(RED)] * 10
+                video["video_items"] = [jpeg(RED)] * 10
                 writer.write(
                     records.encode_example(
                         records.Example(
@@ -231,7 +231,7 @@ def write_records(folder, *, with_waveform=False, with_log_mel=True, with_frames
                             video_id=f"{number}.mp4",
                             start_us=0,
                             end_us=1_000_000,
-                            log_mel=log_mel(waveform, LOG_MEL)
+                            audio_rows=log_mel(waveform, LOG_MEL)
                             if with_log_mel
                             else None,
                             waveform=waveform if with_waveform else None,
@@ -299,7 +299,7 @@ def test_only_the_shard_of_an_example_is_read(tmp_path):
     info, examples = read_info(folder), read_examples(folder)
     example = read_example(folder, info, examples, 1)
     assert (example.example_index, example.video_id) == (1, "1.mp4")
-    assert len(example.frames_jpeg) == 10
+    assert len(example.video_items) == 10
     with pytest.raises(ValueError, match="second"):
         read_example(folder, info, examples, 2)
 

@@ -65,7 +65,7 @@ def test_a_record_of_sound_has_no_keys_of_images(sounds):
     parsed = records.parse_example(serialized, num_filters=40, modalities=("audio",))
     assert (int(parsed["height"]), float(parsed["frame_rate"])) == (0, 0.0)
     assert int(parsed["end_us"]) == 1_500_000
-    assert parsed["log_mel"].shape == (75, 40)
+    assert parsed["audio_rows"].shape == (75, 40)
 
 
 def test_an_index_of_sound_has_no_frames(sounds):
@@ -87,7 +87,7 @@ def test_clips_of_sound_are_cut_from_its_log_mel(sounds):
     assert batch["audio"].shape == (8, 25, 40, 1)
     serialized = next(tf.data.TFRecordDataset(path).as_numpy_iterator())
     whole = records.parse_example(serialized, num_filters=40, modalities=("audio",))
-    np.testing.assert_array_equal(batch["audio"][0, ..., 0], whole["log_mel"][25:50])
+    np.testing.assert_array_equal(batch["audio"][0, ..., 0], whole["audio_rows"][25:50])
 
 
 def test_encoders_of_sound_are_pretrained_on_sound_alone(

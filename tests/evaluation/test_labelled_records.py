@@ -197,13 +197,13 @@ def _black_records(directory, tiny_info, *, levels):
                         example_index=number,
                         data_path=f"{number}.mp4",
                         video_id=f"{number}.mp4",
-                        frames_jpeg=[b"black"] * 12,
+                        video_items=[b"black"] * 12,
                         start_us=0,
                         end_us=1_500_000,
                         frame_rate=8.0,
                         height=32,
                         width=32,
-                        log_mel=np.full([75, 40], level, np.float32),
+                        audio_rows=np.full([75, 40], level, np.float32),
                     )
                 )
             )

@@ -3,9 +3,12 @@
 A seed is a [2] int32 or int64 tensor, as tf.random.stateless_* takes it.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from xdc_tf.data.augmentation_settings import Augmentation
+from xdc_tf.data.clips import ClipSettings
 
 _GREY = (0.299, 0.587, 0.114)
 
@@ -29,6 +32,28 @@ def jitter_color(
     frames = mean + factors[1] * (frames - mean)
     grey = mean + factors[1] * (grey - mean)
     return tf.clip_by_value(grey + factors[2] * (frames - grey), 0.0, 1.0)
+
+
+def change_log_mel(
+    log_mel: tf.Tensor,
+    seeds: Sequence[tf.Tensor],
+    augmentation: Augmentation,
+    clip: ClipSettings,
+) -> tf.Tensor:
+    """Normalises log-mel [L, M] and changes its gain, a band of filters and of rows."""
+    gain_seed, frequency_seed, time_seed = seeds
+    if augmentation.gain_db:
+        log_mel = change_gain(log_mel, gain_seed, augmentation.gain_db)
+    log_mel = (log_mel - clip.log_mel_mean) / clip.log_mel_std
+    if augmentation.frequency_mask:
+        log_mel = mask_band(
+            log_mel, frequency_seed, axis=1, max_width=augmentation.frequency_mask
+        )
+    if augmentation.time_mask:
+        log_mel = mask_band(
+            log_mel, time_seed, axis=0, max_width=augmentation.time_mask
+        )
+    return log_mel
 
 
 def change_gain(log_mel: tf.Tensor, seed: tf.Tensor, gain_db: float) -> tf.Tensor:

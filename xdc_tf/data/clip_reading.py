@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import augment, clips, jpeg_sizes, record_index, record_layout
+from xdc_tf.data import augment, clips, payloads, record_index, record_layout
 from xdc_tf.data.augmentation_settings import Augmentation
-from xdc_tf.data.clips import ClipSettings
+from xdc_tf.data.clips import ClipSettings, Window
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
 from xdc_tf.data.example_tables import Promised
+from xdc_tf.data.payloads import PAYLOADS, Stored
 from xdc_tf.data.record_layout import Entry
 
 
@@ -27,13 +28,31 @@ class ClipSource(NamedTuple):
       modalities: which keys the batches hold beside example_index; the records must
         hold them (dataset_info.check_modalities).
       promised: what the directory says of these shards; None checks of them only what
-        each says of itself.
+        each says of itself, and takes JPEG images and log-mel for what they hold.
     """
 
     shards: Sequence[str]
     clip: ClipSettings
     modalities: Sequence[str] = MODALITIES
     promised: Promised | None = None
+
+    def payload(self, modality: str) -> Stored:
+        """What holds a modality."""
+        if self.promised is None:
+            return _DEFAULT_PAYLOADS[modality]
+        return self.promised.payloads[modality]
+
+    def frames_per_item(self) -> int:
+        """Of video."""
+        payload = self.payload(VIDEO)
+        return payload.row.frames_per_item(payload.settings)
+
+
+# Their settings do not matter to who reads them.
+_DEFAULT_PAYLOADS = {
+    PAYLOADS[name].modality: Stored(name, PAYLOADS[name], None)
+    for name in payloads.FIRST
+}
 
 
 def read_entries(
@@ -51,7 +70,7 @@ def read_entries(
         entries = record_index.read_index(
             path.decode(),
             modalities=source.modalities,
-            num_mels=source.clip.num_mels,
+            row_length=source.clip.num_mels,
             promised=source.promised,
         )
         kept = [
@@ -78,7 +97,7 @@ def find_clip(
     start_secs: tf.Tensor,
     source: ClipSource,
 ) -> dict[str, tf.Tensor]:
-    """Where a clip's frames and log-mel rows are: little, for it waits in a shuffle.
+    """Where a clip's items and rows are: little, for it waits in a shuffle.
 
     Args:
       path: scalar string, the shard.
@@ -96,25 +115,41 @@ def find_clip(
         "shard_bytes": entry.shard_bytes,
     }
     if VIDEO in source.modalities:
-        num_available = tf.size(entry.frame_positions)
-        # A record's frame_rate is float32: at 29.97, an hour in, off by 1/400 frame.
-        frame_rate = tf.cast(num_available, tf.float64) / recording_secs(entry)
-        numbers = clips.frame_indices(
-            start_secs,
-            num_available=num_available,
-            frame_rate=frame_rate,
-            settings=clip,
-        )
-        part["frame_positions"] = tf.gather(entry.frame_positions, numbers)
-        part["frame_bytes"] = tf.gather(entry.frame_bytes, numbers)
+        part |= _find_items(entry, start_secs, source)
     if AUDIO in source.modalities:
-        part["log_mel_rows"] = clips.log_mel_rows(
+        part["rows"] = clips.log_mel_rows(
             start_secs,
-            num_available=tf.cast(entry.num_log_mel_rows, tf.int32),
+            num_available=tf.cast(entry.num_rows, tf.int32),
             settings=clip,
         )
-        part["log_mel_position"] = entry.log_mel_position
-        part["log_mel_row_bytes"] = entry.log_mel_row_bytes
+        part["rows_position"] = entry.rows_position
+        part["row_bytes"] = entry.row_bytes
+    return part
+
+
+def _find_items(
+    entry: Entry, start_secs: tf.Tensor, source: ClipSource
+) -> dict[str, tf.Tensor]:
+    """Where a clip's items are, and which of their frames are its own."""
+    frames_per_item = source.frames_per_item()
+    secs = recording_secs(entry)
+    num_available = tf.size(entry.item_positions)
+    if frames_per_item > 1 and source.promised is not None:
+        # The last item may have fewer frames, and more than the recording.
+        num_available = tf.cast(tf.round(secs * source.promised.fps), tf.int32)
+    # A record's frame_rate is float32: at 29.97, an hour in, off by 1/400 frame.
+    numbers = clips.frame_indices(
+        start_secs,
+        num_available=num_available,
+        frame_rate=tf.cast(num_available, tf.float64) / secs,
+        settings=source.clip,
+    )
+    part, items = {}, numbers
+    if frames_per_item > 1:
+        items, item_of_frame = tf.unique(numbers // frames_per_item)
+        part["places"] = tf.stack([item_of_frame, numbers % frames_per_item], axis=1)
+    part["item_positions"] = tf.gather(entry.item_positions, items)
+    part["item_bytes"] = tf.gather(entry.item_bytes, items)
     return part
 
 
@@ -137,41 +172,31 @@ def read_random_clip(
         that says so.
     """
     clip = source.clip
-    place_seed, flip_seed, color_seed, gain_seed, frequency_seed, time_seed = (
-        tf.unstack(tf.random.experimental.stateless_split(part["seed"], 6))
+    place_seed, flip_seed, color_seed, *audio_seeds = tf.unstack(
+        tf.random.experimental.stateless_split(part["seed"], 6)
     )
-    jpegs, log_mel = _read_clip(part, source)
+    items, rows = _read_clip(part, source)
     decoded = {"example_index": part["example_index"]}
-    if jpegs:
+    if items is not None:
         draws = tf.random.stateless_uniform([3], place_seed)
         smallest = augmentation.min_crop_share or clip.crop_share
-        frames = clips.decode_crop(
-            jpegs,
+        window = Window(
             top=draws[0],
             left=draws[1],
             fraction=smallest + draws[2] * (clip.crop_share - smallest),
-            settings=clip,
             mirrored=augment.is_mirrored(flip_seed) if augmentation.flip else None,
         )
+        decode = source.payload(VIDEO).row.decode_clip
+        frames = decode(items, part.get("places"), window, clip)
         if augmentation.brightness or augmentation.contrast or augmentation.saturation:
             colors = tf.cast(frames, tf.float32) / 255.0
             colors = augment.jitter_color(colors, color_seed, augmentation)
             frames = clips.to_bytes(255.0 * colors)
         decoded[VIDEO] = frames
         decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
-    if log_mel is not None:
-        if augmentation.gain_db:
-            log_mel = augment.change_gain(log_mel, gain_seed, augmentation.gain_db)
-        log_mel = _normalize_log_mel(log_mel, clip)
-        if augmentation.frequency_mask:
-            log_mel = augment.mask_band(
-                log_mel, frequency_seed, axis=1, max_width=augmentation.frequency_mask
-            )
-        if augmentation.time_mask:
-            log_mel = augment.mask_band(
-                log_mel, time_seed, axis=0, max_width=augmentation.time_mask
-            )
-        decoded[AUDIO] = log_mel[..., None]
+    if rows is not None:
+        change = source.payload(AUDIO).row.augment
+        decoded[AUDIO] = change(rows, audio_seeds, augmentation, clip)[..., None]
     return decoded
 
 
@@ -193,33 +218,26 @@ def read_plain_clip(
       ValueError: see read_random_clip.
     """
     clip = source.clip
-    jpegs, log_mel = _read_clip(part, source)
+    items, rows = _read_clip(part, source)
     decoded = {name: part[name] for name in ("example_index", "start_secs")}
-    if jpegs:
+    if items is not None:
+        payload = source.payload(VIDEO).row
         top, left = tf.constant(0.5), tf.constant(0.5)
         if "crop_place" in part:
-            shape = tf.io.extract_jpeg_shape(jpegs[0])[:2]
+            shape = payload.frame_shape(items[0])
             top, left = clips.place_along(shape, part["crop_place"])
-        decoded[VIDEO] = clips.decode_crop(
-            jpegs,
-            top=top,
-            left=left,
-            fraction=tf.constant(clip.crop_share),
-            settings=clip,
-        )
+        window = Window(top, left, tf.constant(clip.crop_share))
+        decoded[VIDEO] = payload.decode_clip(items, part.get("places"), window, clip)
         decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
-    if log_mel is not None:
-        decoded[AUDIO] = _normalize_log_mel(log_mel, clip)[..., None]
+    if rows is not None:
+        normalized = (rows - clip.log_mel_mean) / clip.log_mel_std
+        decoded[AUDIO] = normalized[..., None]
     return decoded
-
-
-def _normalize_log_mel(log_mel: tf.Tensor, clip: ClipSettings) -> tf.Tensor:
-    return (log_mel - clip.log_mel_mean) / clip.log_mel_std
 
 
 def _read_clip(
     part: dict[str, tf.Tensor], source: ClipSource
-) -> tuple[list[tf.Tensor], tf.Tensor | None]:
+) -> tuple[list[tf.Tensor] | tf.Tensor | None, tf.Tensor | None]:
     """Reads what find_clip has found.
 
     Args:
@@ -227,32 +245,39 @@ def _read_clip(
       source: what the clip is read from.
 
     Returns:
-      T JPEG images, scalar strings, none without video; and log-mel [num_mel_frames,
-      num_mels] float32, None without audio.
+      The items that hold the frames, as payloads.VideoPayload.decode_clip takes them,
+      None without video; and rows of audio [num_mel_frames, num_mels] float32, None
+      without audio.
 
     Raises:
       ValueError: see read_random_clip.
     """
     positions, sizes = [], []
-    if "frame_positions" in part:
-        positions.append(part["frame_positions"])
-        sizes.append(part["frame_bytes"])
-    if "log_mel_rows" in part:
-        rows, row_bytes = part["log_mel_rows"], part["log_mel_row_bytes"]
-        first = tf.reduce_min(rows)
-        num_rows = tf.cast(tf.reduce_max(rows) - first + 1, tf.int64)
-        begin = part["log_mel_position"] + tf.cast(first, tf.int64) * row_bytes
+    if "item_positions" in part:
+        positions.append(part["item_positions"])
+        sizes.append(part["item_bytes"])
+    if "rows" in part:
+        numbers, row_bytes = part["rows"], part["row_bytes"]
+        first = tf.reduce_min(numbers)
+        num_rows = tf.cast(tf.reduce_max(numbers) - first + 1, tf.int64)
+        begin = part["rows_position"] + tf.cast(first, tf.int64) * row_bytes
         positions.append(begin[None])
         sizes.append((num_rows * row_bytes)[None])
     pieces = _read_pieces(part, tf.concat(positions, 0), tf.concat(sizes, 0), source)
-    if "log_mel_rows" not in part:
-        return tf.unstack(pieces), None
-    *jpegs, log_mel = tf.unstack(pieces)
-    clip = source.clip
-    as_bytes = tf.reshape(tf.io.decode_raw(log_mel, tf.uint8), [num_rows, row_bytes])
-    values = tf.reshape(as_bytes[:, -4 * clip.num_mels :], [-1, clip.num_mels, 4])
-    log_mel = tf.gather(tf.bitcast(values, tf.float32), rows - first)
-    return jpegs, tf.ensure_shape(log_mel, [clip.num_mel_frames, clip.num_mels])
+    items = rows = None
+    if "rows" in part:
+        clip = source.clip
+        # [rows, bytes]; the last ones of a row are its values
+        as_bytes = tf.reshape(
+            tf.io.decode_raw(pieces[-1], tf.uint8), [num_rows, row_bytes]
+        )
+        values = tf.reshape(as_bytes[:, -4 * clip.num_mels :], [-1, clip.num_mels, 4])
+        rows = tf.gather(tf.bitcast(values, tf.float32), numbers - first)
+        rows = tf.ensure_shape(rows, [clip.num_mel_frames, clip.num_mels])
+        pieces = pieces[:-1]
+    if "item_positions" in part:
+        items = pieces if "places" in part else tf.unstack(pieces)
+    return items, rows
 
 
 def _read_pieces(
@@ -261,16 +286,18 @@ def _read_pieces(
     sizes: tf.Tensor,
     source: ClipSource,
 ) -> tf.Tensor:
-    """[K] strings: a clip's frames, then its log-mel rows, checked."""
-    num_jpegs = source.clip.num_frames if "frame_positions" in part else 0
+    """[K] strings: a clip's items of video, then its rows of audio, checked."""
+    has_rows = "rows" in part
     short_side = None if source.promised is None else source.promised.short_side
+    check_items = source.payload(VIDEO).row.check
 
     def read(path, positions, sizes, file_bytes, example_index, row_bytes):
         pieces = record_index.read_file(path.decode(), positions, sizes, file_bytes)
+        num_items = len(pieces) - has_rows
         try:
-            jpeg_sizes.check_sizes(pieces[:num_jpegs], short_side)
-            for log_mel in pieces[num_jpegs:]:
-                _check_log_mel(log_mel, int(row_bytes), source.clip.num_mels)
+            check_items(pieces[:num_items], short_side)
+            for rows in pieces[num_items:]:
+                _check_rows(rows, int(row_bytes), source.clip.num_mels)
         except ValueError as error:
             raise ValueError(
                 f"{path.decode()}, example_index {example_index}: {error}; it is "
@@ -286,7 +313,7 @@ def _read_pieces(
             sizes,
             part["shard_bytes"],
             part["example_index"],
-            part.get("log_mel_row_bytes", tf.constant(0, tf.int64)),
+            part.get("row_bytes", tf.constant(0, tf.int64)),
         ],
         tf.string,
         stateful=False,
@@ -294,13 +321,13 @@ def _read_pieces(
     return tf.ensure_shape(pieces, positions.shape)
 
 
-def _check_log_mel(log_mel: bytes, row_bytes: int, num_mels: int) -> None:
+def _check_rows(rows: bytes, row_bytes: int, row_length: int) -> None:
     """Checks rows as they lie in a record, each with its tags and lengths before it."""
-    rows = np.frombuffer(log_mel, np.uint8).reshape(-1, row_bytes)
-    first_value = row_bytes - 4 * num_mels
+    values = np.frombuffer(rows, np.uint8).reshape(-1, row_bytes)
+    first_value = row_bytes - 4 * row_length
     if first_value:  # a single row has none
-        expected = np.frombuffer(record_layout.before_log_mel_row(num_mels), np.uint8)
-        if not (rows[:, :first_value] == expected).all():
-            raise ValueError("no log-mel rows are where they should be")
-    if not np.isfinite(rows[:, first_value:].view("<f4")).all():
-        raise ValueError("log-mel values are not finite")
+        expected = np.frombuffer(record_layout.before_audio_row(row_length), np.uint8)
+        if not (values[:, :first_value] == expected).all():
+            raise ValueError("no rows of audio are where they should be")
+    if not np.isfinite(values[:, first_value:].view("<f4")).all():
+        raise ValueError("values of audio are not finite")

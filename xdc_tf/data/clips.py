@@ -152,6 +152,21 @@ def log_mel_rows(
     return tf.math.floormod(first + tf.range(settings.num_mel_frames), num_available)
 
 
+class Window(NamedTuple):
+    """What of a clip's frames is cut out; see crop_window.
+
+    Attributes:
+      top, left: float32 scalars in [0, 1].
+      fraction: float32 scalar in (0, 1].
+      mirrored: bool scalar, whether left and right change places; None: they do not.
+    """
+
+    top: tf.Tensor
+    left: tf.Tensor
+    fraction: tf.Tensor
+    mirrored: tf.Tensor | None = None
+
+
 def crop_window(
     frame_shape: tf.Tensor, *, top: tf.Tensor, left: tf.Tensor, fraction: tf.Tensor
 ) -> tf.Tensor:

@@ -10,16 +10,15 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from xdc_tf.data import info_checks
+from xdc_tf.data import info_checks, payloads
 from xdc_tf.data.info_checks import shown
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.data.payloads import AUDIO, MODALITIES, Stored
+from xdc_tf.data.payloads import VIDEO as VIDEO
 from xdc_tf.runtime import files
 
 INFO_FILE = "dataset_info.json"
 FORMAT_VERSION = 1
-VIDEO, AUDIO = "video", "audio"
-# All that a record can hold, in the order in which they are listed.
-MODALITIES: tuple[str, ...] = (VIDEO, AUDIO)
 # Of an example without a label, true or of a cluster.
 NO_LABEL = -1
 # Keys that files of earlier programs lack, and what they mean there.
@@ -28,6 +27,7 @@ _SINCE_VERSION_1: dict[str, Any] = {
     "segment_secs": None,
     "max_segments": None,
     "limits": {},
+    "payloads": {},
 }
 
 
@@ -57,6 +57,8 @@ class DatasetInfo(NamedTuple):
     `log_mel` says nothing, the mean is 0 and the deviation 1. Rows are those of the
     manifest, or with `segment_secs` their segments, of which each has up to
     `max_segments`. `limits` is what else decided which rows were refused, by name.
+    `payloads` are those that are not JPEG images or the log-mel, see payloads.stored;
+    without any the file lacks the key, as files of earlier programs do.
     """
 
     manifest_sha256: str
@@ -79,6 +81,7 @@ class DatasetInfo(NamedTuple):
     segment_secs: float | None = None
     max_segments: int | None = None
     limits: Mapping[str, float] = types.MappingProxyType({})
+    payloads: tuple[Stored, ...] = ()
     format_version: int = FORMAT_VERSION
 
 
@@ -184,10 +187,15 @@ def parse_dataset_info(records_dir: str) -> DatasetInfo:
         path,
         info_checks.value_faults(values, records_dir, has_audio=AUDIO in modalities),
     )
+    try:
+        others = payloads.from_mappings(values["payloads"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Convert again.") from error
     return DatasetInfo(
         **values
         | {
             "modalities": modalities,
+            "payloads": others,
             "log_mel": LogMelSettings(**values["log_mel"]),
             "label_names": tuple(values["label_names"]),
             "shards": tuple(ShardInfo(**shard) for shard in values["shards"]),
@@ -203,15 +211,25 @@ def write_dataset_info(records_dir: str, info: DatasetInfo) -> None:
 
 def to_json(info: DatasetInfo) -> dict:
     """What dataset_info.json holds, of types that JSON has."""
-    return info._asdict() | {
-        "log_mel": info.log_mel._asdict(),
-        "limits": dict(info.limits),
-        # Without what is not known, as an earlier version wrote it.
-        "shards": [
-            {key: value for key, value in shard._asdict().items() if value is not None}
-            for shard in info.shards
-        ],
-    }
+    values = info._asdict()
+    others = payloads.to_mappings(values.pop("payloads"))
+    return (
+        values
+        | ({"payloads": others} if others else {})
+        | {
+            "log_mel": info.log_mel._asdict(),
+            "limits": dict(info.limits),
+            # Without what is not known, as an earlier version wrote it.
+            "shards": [
+                {
+                    key: value
+                    for key, value in shard._asdict().items()
+                    if value is not None
+                }
+                for shard in info.shards
+            ],
+        }
+    )
 
 
 def differences(before: DatasetInfo, now: DatasetInfo) -> list[str]:
@@ -232,6 +250,7 @@ def _flat(info: DatasetInfo) -> dict[str, object]:
     values = to_json(info)
     shards = dict(enumerate(values.pop("shards")))
     flat = {"number of shards": len(shards)}
+    flat["payloads"] = values.pop("payloads", {})
     parts = {key: values.pop(key) for key in ("log_mel", "limits")}
     parts |= {f"shards[{number}]": shard for number, shard in shards.items()}
     for name, part in parts.items():

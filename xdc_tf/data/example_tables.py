@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xdc_tf.data import dataset_info
+from xdc_tf.data import dataset_info, payloads
 from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo
 from xdc_tf.data.info_checks import shown
-from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.data.payloads import Stored
 from xdc_tf.runtime import files
 
 EXAMPLES_FILE = "examples.csv"
@@ -71,13 +71,15 @@ class Promised(NamedTuple):
     Attributes:
         fps: frames per second.
         short_side: pixels of every frame's shorter side.
-        log_mel: of the records that have audio.
+        sample_rate_hz: of the audio that the rows are of.
+        payloads: what holds each modality.
         rows: by the shard's path.
     """
 
     fps: float
     short_side: int
-    log_mel: LogMelSettings
+    sample_rate_hz: int
+    payloads: Mapping[str, Stored]
     rows: Mapping[str, ShardRows]
 
 
@@ -236,7 +238,8 @@ def promised(records_dir: str, info: DatasetInfo, examples: Examples) -> Promise
     return Promised(
         fps=info.fps,
         short_side=info.short_side,
-        log_mel=info.log_mel,
+        sample_rate_hz=info.log_mel.sample_rate_hz,
+        payloads={name: payloads.stored(info, name) for name in payloads.MODALITIES},
         rows={path: ShardRows(*part) for path, part in zip(paths, parts, strict=True)},
     )
 

@@ -12,8 +12,9 @@ scale (mel = 2595 log10(1 + hz / 700)); the result is the natural log of (x + of
 """
 
 import functools
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ _MAX_SAMPLE_RATE_HZ = 1_000_000
 _MAX_FFT_SIZE = 1 << 16
 # Of the filters' matrix, which is in memory: 128 MiB of float64.
 _MAX_WEIGHTS = 1 << 24
+# Decoders overshoot full scale, 1; what is far beyond it is no audio.
+MAX_AMPLITUDE = 16.0
 
 
 class LogMelSettings(NamedTuple):
@@ -230,6 +233,24 @@ def _constants(settings: LogMelSettings) -> _Constants:
         sines=window[:, None] * np.sin(angles),
         filters=mel_filters(settings),
     )
+
+
+def value_range(settings: LogMelSettings) -> tuple[float, float]:
+    """Of digital silence, and of any waveform of MAX_AMPLITUDE."""
+    # A Hann window's sum is half its length; no filter passes a bin on by more than 1.
+    largest_power = (MAX_AMPLITUDE * settings.window_samples / 2) ** 2
+    num_bins = settings.fft_size // 2 + 1
+    return (
+        math.log(settings.log_offset),
+        math.log(largest_power * num_bins + settings.log_offset),
+    )
+
+
+def augment(rows: Any, seeds: Sequence[Any], augmentation: Any, clip: Any) -> Any:
+    """See augment.change_log_mel and payloads.AudioPayload."""
+    from xdc_tf.data import augment as changes
+
+    return changes.change_log_mel(rows, seeds, augmentation, clip)
 
 
 def _dtype_message(dtype_name: str) -> str:

@@ -5,8 +5,8 @@ NAME lies NAME.index, TFRecords as well, one for each record and in the same ord
 vectors that data.record_layout describes.
 """
 
-import functools
 import hashlib
+import math
 import os
 from collections.abc import Collection, Sequence
 
@@ -16,7 +16,6 @@ import tensorflow as tf
 from xdc_tf.data import record_framing, record_layout
 from xdc_tf.data.dataset_info import AUDIO, VIDEO
 from xdc_tf.data.example_tables import Promised, ShardRows
-from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.data.record_framing import FOOTER_BYTES, HEADER_BYTES
 from xdc_tf.data.record_layout import Entry
 
@@ -31,7 +30,7 @@ def read_index(
     path: str,
     *,
     modalities: Collection[str] = (),
-    num_mels: int | None = None,
+    row_length: int | None = None,
     promised: Promised | None = None,
 ) -> list[tuple[bytes, Entry]]:
     """Reads and checks the index of a shard, which may be a stranger's.
@@ -42,7 +41,7 @@ def read_index(
     Args:
       path: the shard's, local or remote.
       modalities: that every record must hold.
-      num_mels: values of a log-mel row; None if it is not known.
+      row_length: values of a row of audio; None if it is not known.
       promised: what the shard must hold; None if nothing is known of it.
 
     Returns:
@@ -63,7 +62,7 @@ def read_index(
             if entry.shard_bytes == shard_bytes:
                 _check_order(entry, number, last_index, rows)
                 _check_times(entry, number, rows)
-                first_byte = _check_places(entry, first_byte, num_mels)
+                first_byte = _check_places(entry, first_byte, row_length)
                 _check_contents(entry, modalities, promised)
         except ValueError as error:
             raise ValueError(
@@ -136,57 +135,57 @@ def _check_times(entry: Entry, number: int, rows: ShardRows | None) -> None:
             )
 
 
-def _check_places(entry: Entry, first_byte: int, num_mels: int | None) -> int:
+def _check_places(entry: Entry, first_byte: int, row_length: int | None) -> int:
     """Checks where a record's parts lie.
 
     Args:
       entry: of the record.
       first_byte: where it may begin.
-      num_mels: values of a log-mel row, if known.
+      row_length: values of a row of audio, if known.
 
     Returns:
       Where the next record may begin.
     """
     begins, ends = [], []
-    sizes, limit = entry.frame_bytes, entry.shard_bytes
+    sizes, limit = entry.item_bytes, entry.shard_bytes
     if len(sizes):
-        begin = int(entry.frame_positions[0])
+        begin = int(entry.item_positions[0])
         # In floats, where no sum is too large.
         if not (0 <= begin <= limit and sizes.min() >= 0) or not (
             begin + sizes.sum(dtype=np.float64) <= limit
         ):
-            raise ValueError("frames lie outside of the shard")
+            raise ValueError("items lie outside of the shard")
         if not np.array_equal(
-            np.diff(entry.frame_positions),
+            np.diff(entry.item_positions),
             sizes[:-1] + record_layout.framing_bytes(sizes[1:]),
         ):
-            raise ValueError("frames do not follow each other")
+            raise ValueError("items do not follow each other")
         begins.append(begin)
-        ends.append(int(entry.frame_positions[-1] + sizes[-1]))
-    num_rows, row_bytes = entry.num_log_mel_rows, entry.log_mel_row_bytes
+        ends.append(int(entry.item_positions[-1] + sizes[-1]))
+    num_rows, row_bytes = entry.num_rows, entry.row_bytes
     if num_rows:
         if not (0 < num_rows <= limit and 0 < row_bytes <= limit) or not (
-            0 <= entry.log_mel_position <= limit
+            0 <= entry.rows_position <= limit
         ):
             raise ValueError(
-                f"{num_rows} log-mel rows of {row_bytes} bytes at byte "
-                f"{entry.log_mel_position} do not fit into the shard"
+                f"{num_rows} rows of {row_bytes} bytes at byte "
+                f"{entry.rows_position} do not fit into the shard"
             )
-        if num_mels is not None and row_bytes != record_layout.log_mel_row_bytes(
-            num_rows, num_mels
+        if row_length is not None and row_bytes != record_layout.audio_row_bytes(
+            num_rows, row_length
         ):
             raise ValueError(
-                f"{num_rows} log-mel rows of {row_bytes} bytes, and {num_mels} values "
-                f"take {record_layout.log_mel_row_bytes(num_rows, num_mels)}"
+                f"{num_rows} rows of {row_bytes} bytes, and {row_length} values "
+                f"take {record_layout.audio_row_bytes(num_rows, row_length)}"
             )
-        begins.append(entry.log_mel_position)
-        ends.append(entry.log_mel_position + num_rows * row_bytes)
-    elif (entry.log_mel_position, row_bytes) != (0, 0):
-        raise ValueError("a place of log-mel without rows")
+        begins.append(entry.rows_position)
+        ends.append(entry.rows_position + num_rows * row_bytes)
+    elif (entry.rows_position, row_bytes) != (0, 0):
+        raise ValueError("a place of rows without rows")
     begins, ends = sorted(begins), sorted(ends)
     # Two parts do not overlap if they begin and end in the same order, one by one.
     if any(begin < end for begin, end in zip(begins[1:], ends, strict=False)):
-        raise ValueError("log-mel and frames overlap")
+        raise ValueError("rows and items overlap")
     if not begins:
         return first_byte
     if not first_byte + HEADER_BYTES <= begins[0] <= ends[-1] <= limit - FOOTER_BYTES:
@@ -201,30 +200,44 @@ def _check_contents(
     entry: Entry, modalities: Collection[str], promised: Promised | None
 ) -> None:
     secs = (entry.end_us - entry.start_us) / 1e6
-    num_frames, num_rows = len(entry.frame_bytes), entry.num_log_mel_rows
+    num_items, num_rows = len(entry.item_bytes), entry.num_rows
     if VIDEO in modalities:
-        if not num_frames:
-            raise ValueError("no frames")
-        if promised and not abs(num_frames - secs * promised.fps) <= 0.5:
+        if not num_items:
+            raise ValueError("no items of video")
+        if promised and num_items not in _item_counts(secs, promised):
             raise ValueError(
-                f"{num_frames} frames for {secs:.6f} s at {promised.fps} per second"
+                f"{num_items} items of {promised.payloads[VIDEO].title} for {secs:.6f} "
+                f"s at {promised.fps} frames per second"
             )
     if AUDIO in modalities:
         if not num_rows:
-            raise ValueError("no log-mel rows")
-        if promised and num_rows not in _log_mel_lengths(secs, promised.log_mel):
+            raise ValueError("no rows of audio")
+        if promised and num_rows not in _row_counts(secs, promised):
             raise ValueError(
-                f"{num_rows} log-mel rows for {secs:.6f} s, one every "
-                f"{promised.log_mel.hop_ms} ms"
+                f"{num_rows} rows of {promised.payloads[AUDIO].title} for {secs:.6f} s "
+                f"at {promised.sample_rate_hz} samples per second"
             )
 
 
-@functools.lru_cache
-def _log_mel_lengths(secs: float, settings: LogMelSettings) -> set[int]:
-    """Rows of a recording so long: one number, or two where rounding decides."""
+def _item_counts(secs: float, promised: Promised) -> set[int]:
+    """Items of a recording so long: one number, or two where rounding decides."""
+    payload = promised.payloads[VIDEO]
+    frames_per_item = payload.row.frames_per_item(payload.settings)
+    num_frames = secs * promised.fps
+    return {
+        math.ceil(rounded / frames_per_item)
+        for rounded in (math.ceil(num_frames - 0.5), math.floor(num_frames + 0.5))
+    }
+
+
+def _row_counts(secs: float, promised: Promised) -> set[int]:
+    """The same of rows of audio."""
+    payload = promised.payloads[AUDIO]
     slack_secs = 2 * _TIME_SLACK_US / 1e6
     return {
-        round((secs + slack) * settings.sample_rate_hz) // settings.hop_samples
+        payload.row.num_rows(
+            round((secs + slack) * promised.sample_rate_hz), payload.settings
+        )
         for slack in (-slack_secs, 0.0, slack_secs)
     }
 
@@ -310,12 +323,12 @@ def content_hashes(
         for _, entry in read_index(path, promised=promised):
             if entry.example_index not in to_hash:
                 continue
-            digest = hashlib.sha256(entry.frame_bytes.tobytes())
-            if len(np.unique(entry.frame_bytes)) < 2 and entry.num_log_mel_rows > 0:
-                num_bytes = entry.log_mel_row_bytes * entry.num_log_mel_rows
+            digest = hashlib.sha256(entry.item_bytes.tobytes())
+            if len(np.unique(entry.item_bytes)) < 2 and entry.num_rows > 0:
+                num_bytes = entry.row_bytes * entry.num_rows
                 (log_mel,) = read_file(
                     path,
-                    np.array([entry.log_mel_position]),
+                    np.array([entry.rows_position]),
                     np.array([num_bytes]),
                     entry.shard_bytes,
                 )

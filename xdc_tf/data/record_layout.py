@@ -1,19 +1,20 @@
-"""Where a record holds its frames and log-mel rows, by its bytes.
+"""Where a record holds its items of video and rows of audio, by its bytes.
 
 A record is a serialized tf.train.SequenceExample (data.records). Its entry says where
-in the shard each frame and the log-mel rows lie. An index (data.record_index) holds
+in the shard each item and the rows lie. An index (data.record_index) holds
 entries as vectors of little-endian int64,
 
-    example_index, start_us, end_us, bytes of the shard, log-mel position, bytes per
-    log-mel row, log-mel rows, frames' positions [T], frames' lengths [T]
+    example_index, start_us, end_us, bytes of the shard, position of the first row of
+    audio, bytes per row, rows, positions of the items of video [K], their lengths [K]
 
-Positions count from the shard's first byte. The last bytes of a log-mel row are its
-values, float32.
+Positions count from the shard's first byte. The last bytes of a row are its values,
+float32. What items and rows hold, the payload says (data.payloads): an item of JPEG is
+a frame, a row of log-mel has a value for each filter.
 """
 
 import bisect
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from xdc_tf.data import records
+from xdc_tf.data.dataset_info import AUDIO, VIDEO
 
 _NUM_SCALARS = 7  # of an entry's vector
 _NUMBERS = records.EXAMPLE_INDEX, records.START_TIMESTAMP, records.END_TIMESTAMP
@@ -34,30 +36,33 @@ class Entry(NamedTuple):
       start_us: start of the segment in its file, microseconds.
       end_us: its end.
       shard_bytes: size of the shard.
-      log_mel_position: where the first row begins; 0 without log-mel.
-      log_mel_row_bytes: from the beginning of one row to the next.
-      num_log_mel_rows: L.
-      frame_positions: [T], where the JPEG images begin.
-      frame_bytes: [T], their sizes.
+      rows_position: where the first row begins; 0 without audio.
+      row_bytes: from the beginning of one row to the next.
+      num_rows: L.
+      item_positions: [K], where the items of video begin.
+      item_bytes: [K], their sizes.
     """
 
     example_index: tf.Tensor | int
     start_us: tf.Tensor | int
     end_us: tf.Tensor | int
     shard_bytes: tf.Tensor | int
-    log_mel_position: tf.Tensor | int
-    log_mel_row_bytes: tf.Tensor | int
-    num_log_mel_rows: tf.Tensor | int
-    frame_positions: tf.Tensor | np.ndarray
-    frame_bytes: tf.Tensor | np.ndarray
+    rows_position: tf.Tensor | int
+    row_bytes: tf.Tensor | int
+    num_rows: tf.Tensor | int
+    item_positions: tf.Tensor | np.ndarray
+    item_bytes: tf.Tensor | np.ndarray
 
 
-def locate(serialized: bytes, position: int = 0) -> Entry:
-    """Finds the frames and log-mel rows of a serialized record.
+def locate(
+    serialized: bytes, position: int = 0, keys: Mapping[str, str] = records.KEYS
+) -> Entry:
+    """Finds the items and rows of a serialized record.
 
     Args:
       serialized: as records.encode_example makes it.
       position: where its first byte is in the shard.
+      keys: of the items' and the rows' lists, by modality.
 
     Returns:
       Its entry, with shard_bytes 0.
@@ -67,8 +72,8 @@ def locate(serialized: bytes, position: int = 0) -> Entry:
     """
     try:
         context, lists = _outline(serialized)
-        frames = _values(serialized, lists.get(records.FRAMES, (0, 0)))
-        rows = _values(serialized, lists.get(records.LOG_MEL, (0, 0)))
+        items = _values(serialized, lists.get(keys[VIDEO], (0, 0)))
+        rows = _values(serialized, lists.get(keys[AUDIO], (0, 0)))
         index, start_us, end_us = (
             context.feature[key].int64_list.value[0] for key in _NUMBERS
         )
@@ -82,11 +87,11 @@ def locate(serialized: bytes, position: int = 0) -> Entry:
         start_us=start_us,
         end_us=end_us,
         shard_bytes=0,
-        log_mel_position=position + rows[0, 1] - row_bytes if len(rows) else 0,
-        log_mel_row_bytes=row_bytes,
-        num_log_mel_rows=len(rows),
-        frame_positions=position + frames[:, 0],
-        frame_bytes=frames[:, 1] - frames[:, 0],
+        rows_position=position + rows[0, 1] - row_bytes if len(rows) else 0,
+        row_bytes=row_bytes,
+        num_rows=len(rows),
+        item_positions=position + items[:, 0],
+        item_bytes=items[:, 1] - items[:, 0],
     )
 
 
@@ -94,7 +99,7 @@ def _row_bytes(rows: np.ndarray) -> int:
     """The distance of rows' ends [L, 2], which all have in common."""
     distances = np.unique(np.diff(rows[:, 1]))
     if len(distances) > 1:
-        raise ValueError(f"log-mel rows of different sizes, {distances} bytes")
+        raise ValueError(f"rows of audio of different sizes, {distances} bytes")
     return int(distances[0] if len(distances) else np.sum(rows[:, 1] - rows[:, 0]))
 
 
@@ -155,9 +160,9 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 def parse_entry(serialized: tf.Tensor) -> Entry:
     """An index's record as an entry of tensors; read_index has checked it."""
     vector = tf.io.decode_raw(serialized, tf.int64)
-    # Not by the shape [2, -1], which an entry without frames does not have.
-    num_frames = (tf.size(vector) - _NUM_SCALARS) // 2
-    positions, sizes = tf.split(vector[_NUM_SCALARS:], [num_frames, num_frames])
+    # Not by the shape [2, -1], which an entry without items does not have.
+    num_items = (tf.size(vector) - _NUM_SCALARS) // 2
+    positions, sizes = tf.split(vector[_NUM_SCALARS:], [num_items, num_items])
     scalars = tf.unstack(vector[:_NUM_SCALARS], _NUM_SCALARS)
     return Entry._make([*scalars, positions, sizes])
 
@@ -216,15 +221,15 @@ def framing_bytes(sizes: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def before_log_mel_row(num_mels: int) -> bytes:
-    """What lies before the values of a log-mel row: three tags and lengths."""
-    num_bytes, before = 4 * num_mels, b""
+def before_audio_row(row_length: int) -> bytes:
+    """What lies before the values of a row of audio: three tags and lengths."""
+    num_bytes, before = 4 * row_length, b""
     # FloatList.value, Feature.float_list and FeatureList.feature.
     for tag in (b"\x0a", b"\x12", b"\x0a"):
         before = tag + _encode_varint(num_bytes + len(before)) + before
     return before
 
 
-def log_mel_row_bytes(num_rows: int, num_mels: int) -> int:
+def audio_row_bytes(num_rows: int, row_length: int) -> int:
     """From one row to the next; a single one has its values alone."""
-    return 4 * num_mels + (num_rows > 1) * len(before_log_mel_row(num_mels))
+    return 4 * row_length + (num_rows > 1) * len(before_audio_row(row_length))

@@ -4,17 +4,19 @@ Key names and layouts are those of MediaSequence and DMVR, so that readers built
 these find frames, log-mel, waveform, times and labels as they are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf.data import payloads
 from xdc_tf.data.dataset_info import (
     AUDIO,
     MODALITIES,
     NO_LABEL,
     VIDEO,
+    DatasetInfo,
     order_modalities,
 )
 
@@ -29,9 +31,11 @@ LABEL_STRING = "clip/label/string"
 FRAME_RATE = "image/frame_rate"
 HEIGHT = "image/height"
 WIDTH = "image/width"
-FRAMES = "image/encoded"
-LOG_MEL = "melspec/feature/floats"
+FRAMES = payloads.PAYLOADS["jpeg"].key
+LOG_MEL = payloads.PAYLOADS["log_mel"].key
 WAVEFORM = "WAVEFORM/feature/floats"
+# The lists of the first payload of each modality.
+KEYS = {VIDEO: FRAMES, AUDIO: LOG_MEL}
 
 # Scalars of parse_example: key, dtype, and the value where a record may lack the key.
 _SCALARS = {
@@ -56,15 +60,17 @@ class Example(NamedTuple):
         video_id: name of this segment, unique in the manifest.
         start_us: start of the segment in its file, microseconds.
         end_us: end of the segment in its file, microseconds.
-        frames_jpeg: T JPEG images of height x width at frame_rate; without any, none of
-            the keys of images is written.
+        video_items: of a payload of video: T JPEG images of height x width at
+            frame_rate, or others; without any, none of the keys of images is written.
         frame_rate: frames per second.
         height: pixels.
         width: pixels.
         label: index of the label, or -1 for none (then no label key is written).
         label_text: the label's name.
-        log_mel: [L, M] float32; None: no key of it is written.
+        audio_rows: [L, D] float32 of a payload of audio, the log-mel or another; None:
+            no key of it is written.
         waveform: [samples] float32 in [-1, 1]; None: no key of it is written.
+        keys: of the items' and the rows' lists, by modality.
     """
 
     example_index: int
@@ -72,14 +78,15 @@ class Example(NamedTuple):
     video_id: str
     start_us: int
     end_us: int
-    frames_jpeg: Sequence[bytes] = ()
+    video_items: Sequence[bytes] = ()
     frame_rate: float = 0.0
     height: int = 0
     width: int = 0
     label: int = NO_LABEL
     label_text: str = ""
-    log_mel: np.ndarray | None = None
+    audio_rows: np.ndarray | None = None
     waveform: np.ndarray | None = None
+    keys: Mapping[str, str] = KEYS
 
 
 def encode_example(example: Example) -> bytes:
@@ -92,19 +99,21 @@ def encode_example(example: Example) -> bytes:
         END_TIMESTAMP: _int64_feature(example.end_us),
     }
     feature_lists = {}
-    if example.frames_jpeg:
+    if example.video_items:
         context[FRAME_RATE] = _float_feature([example.frame_rate])
         context[HEIGHT] = _int64_feature(example.height)
         context[WIDTH] = _int64_feature(example.width)
-        feature_lists[FRAMES] = [_bytes_feature(jpeg) for jpeg in example.frames_jpeg]
+        feature_lists[example.keys[VIDEO]] = [
+            _bytes_feature(item) for item in example.video_items
+        ]
     if example.label != NO_LABEL:
         context[LABEL_INDEX] = _int64_feature(example.label)
         # Readers differ in which of the two they look for.
         context[LABEL_TEXT] = _bytes_feature(example.label_text)
         context[LABEL_STRING] = _bytes_feature(example.label_text)
-    if example.log_mel is not None:
-        feature_lists[LOG_MEL] = [
-            _float_feature(row.tolist()) for row in example.log_mel
+    if example.audio_rows is not None:
+        feature_lists[example.keys[AUDIO]] = [
+            _float_feature(row.tolist()) for row in example.audio_rows
         ]
     if example.waveform is not None:
         # One step that holds all the samples, as DMVR writes and reads it.
@@ -128,21 +137,23 @@ def parse_example(
     num_filters: int,
     modalities: Sequence[str] = MODALITIES,
     with_waveform: bool = False,
+    keys: Mapping[str, str] = KEYS,
 ) -> dict[str, tf.Tensor]:
     """Parses one serialized example, eagerly or inside `tf.data.Dataset.map`.
 
     Args:
         serialized: scalar string.
-        num_filters: mel filters M of the records, static.
-        modalities: what to return of frames and log-mel; the records must hold it
+        num_filters: values of a row of audio, M of the log-mel, static.
+        modalities: what to return; the records must hold it
             (dataset_info.check_modalities).
         with_waveform: also return the waveform; the records must hold it.
+        keys: of the items' and the rows' lists, by modality.
 
     Returns:
         Scalars example_index int64, label int64 (-1 when absent), data_path string,
         video_id string, start_us int64, end_us int64, frame_rate float32, height int64,
-        width int64 (these three 0 where there are no frames). "video" adds frames_jpeg
-        [T] string, "audio" log_mel [L, M] float32, with_waveform waveform [samples]
+        width int64 (these three 0 where there are no frames). "video" adds video_items
+        [T] string, "audio" audio_rows [L, M] float32, with_waveform waveform [samples]
         float32.
 
     Raises:
@@ -155,9 +166,9 @@ def parse_example(
     }
     sequence_features = {}
     if VIDEO in modalities:
-        sequence_features[FRAMES] = tf.io.FixedLenSequenceFeature([], tf.string)
+        sequence_features[keys[VIDEO]] = tf.io.FixedLenSequenceFeature([], tf.string)
     if AUDIO in modalities:
-        sequence_features[LOG_MEL] = tf.io.FixedLenSequenceFeature(
+        sequence_features[keys[AUDIO]] = tf.io.FixedLenSequenceFeature(
             [num_filters], tf.float32
         )
     if with_waveform:
@@ -169,12 +180,24 @@ def parse_example(
     )
     parsed = {name: context[key] for name, (key, *_) in _SCALARS.items()}
     if VIDEO in modalities:
-        parsed["frames_jpeg"] = sequences[FRAMES]
+        parsed["video_items"] = sequences[keys[VIDEO]]
     if AUDIO in modalities:
-        parsed["log_mel"] = sequences[LOG_MEL]
+        parsed["audio_rows"] = sequences[keys[AUDIO]]
     if with_waveform:
         parsed["waveform"] = sequences[WAVEFORM].values
     return parsed
+
+
+def parse_record(serialized: tf.Tensor, info: DatasetInfo) -> dict[str, tf.Tensor]:
+    """All that a record of a directory holds, see parse_example."""
+    audio = payloads.stored(info, AUDIO)
+    return parse_example(
+        serialized,
+        num_filters=audio.row.row_length(audio.settings),
+        modalities=info.modalities,
+        with_waveform=info.has_waveform,
+        keys=payloads.keys(info),
+    )
 
 
 def _bytes_feature(value: bytes | str) -> tf.train.Feature:

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 
-from xdc_tf.data import record_framing, record_layout
+from xdc_tf.data import record_framing, record_layout, records
 from xdc_tf.data.record_framing import FOOTER_BYTES, HEADER_BYTES
 from xdc_tf.data.record_index import SUFFIX
 from xdc_tf.data.record_layout import Entry
@@ -21,10 +21,15 @@ class ShardWriter:
 
     with ShardWriter(path) as writer:
         writer.write(records.encode_example(records.Example(...)))
+
+    Args:
+      path: of the shard, local or remote.
+      keys: of the lists that the index is of, see records.Example.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, keys: Mapping[str, str] = records.KEYS):
         self._path = path
+        self._keys = keys
         self._temporary = _temporary_name(path)
         self._entries: list[Entry] = []
         self._num_bytes = 0
@@ -42,7 +47,7 @@ class ShardWriter:
           OSError: if it cannot be written; names the shard. Leaving the context too.
         """
         self._entries.append(
-            record_layout.locate(serialized, self._num_bytes + HEADER_BYTES)
+            record_layout.locate(serialized, self._num_bytes + HEADER_BYTES, self._keys)
         )
         with _errors_naming(self._path):
             self._writer.write(serialized)
@@ -63,8 +68,8 @@ class ShardWriter:
                 tf.io.gfile.remove(self._temporary)
 
 
-def index_shard(path: str) -> None:
-    """Makes a shard's index anew, reading all of the shard.
+def index_shard(path: str, keys: Mapping[str, str] = records.KEYS) -> None:
+    """Makes a shard's index anew, reading all of the shard; see ShardWriter.
 
     Raises:
       ValueError: if a record is cut off, its checksum is wrong, or it is none of
@@ -76,7 +81,7 @@ def index_shard(path: str) -> None:
         if framed.data is None:
             raise ValueError(f"{path}, record {number}: {framed.fault}; convert again.")
         try:
-            entries.append(record_layout.locate(framed.data, framed.position))
+            entries.append(record_layout.locate(framed.data, framed.position, keys))
         except ValueError as error:
             raise ValueError(f"{path}, record {number}: {error}") from error
         num_bytes += framed.num_bytes

@@ -308,7 +308,7 @@ def recordings_of(config: Config, records_dir: str, info: DatasetInfo) -> Record
     compat.enable_remote_paths(records_dir)
     paths = dataset_info.shard_paths(records_dir, info)
     num_bytes = sum(map(record_framing.size, paths))
-    frame_bytes = [entry.frame_bytes for _, entry in record_index.read_index(paths[0])]
+    frame_bytes = [entry.item_bytes for _, entry in record_index.read_index(paths[0])]
     return Recordings(
         bytes_per_video=num_bytes / max(1, info.num_examples),
         bytes_per_clip=_bytes_per_clip(

@@ -1,11 +1,10 @@
-"""Decoded video frames -> JPEG images as records hold them."""
+"""Decoded video frames -> upright frames of the size that records hold."""
 
 import struct
 from typing import NamedTuple
 
 import av
 import numpy as np
-import simplejpeg
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from data_prep.reasons import DECODE_ERROR, TOO_LARGE, MediaError
@@ -14,12 +13,11 @@ from data_prep.reasons import DECODE_ERROR, TOO_LARGE, MediaError
 _MAX_ASPECT = 20.0
 
 
-class JpegEncoder:
-    """Upright, square-pixel, resized JPEG images, all of the first one's size."""
+class FrameScaler:
+    """Upright, square-pixel, resized frames, all of the first one's size."""
 
-    def __init__(self, short_side: int, quality: int, stream: av.VideoStream):
+    def __init__(self, short_side: int, stream: av.VideoStream):
         self._short_side = short_side
-        self._quality = quality
         self._pixel_aspect = float(stream.sample_aspect_ratio or 1)
         # One each: a reformatter is set up anew when its formats change.
         self._scaler = VideoReformatter()
@@ -27,8 +25,8 @@ class JpegEncoder:
         self._stored_size: tuple[int, int] | None = None  # width, height
         self.image_shape: tuple[int, int] | None = None  # height, width when upright
 
-    def encode(self, frame: av.VideoFrame) -> bytes:
-        """One frame as a JPEG image.
+    def scale(self, frame: av.VideoFrame) -> list[np.ndarray]:
+        """One frame as its planes Y [H, W] and U, V [ceil(H / 2), ceil(W / 2)], uint8.
 
         Raises:
           MediaError: a shape or format that makes no image.
@@ -45,7 +43,7 @@ class JpegEncoder:
             small = self._scaler.reformat(
                 frame, width, height, "yuv420p", interpolation="BICUBIC", threads=1
             )
-            # JPEG's own: BT.601 in its full range, whatever the film has.
+            # BT.601 in its full range, as JPEG has it, whatever the film has.
             small = self._converter.reformat(
                 small,
                 dst_colorspace=Colorspace.ITU601,
@@ -56,13 +54,10 @@ class JpegEncoder:
             raise MediaError(
                 DECODE_ERROR, f"picture: {frame.format.name}: {error}"
             ) from error
-        planes = [
+        return [
             np.ascontiguousarray(_oriented(_pixels(plane), orientation))
             for plane in small.planes
         ]
-        return simplejpeg.encode_jpeg_yuv_planes(
-            *planes, quality=self._quality, fastdct=False
-        )
 
     def _fit(self, frame: av.VideoFrame) -> tuple[int, int]:
         """Width and height of the stored image, before it is turned upright."""
