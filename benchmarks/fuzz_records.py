@@ -90,7 +90,7 @@ def read_all(directory: str) -> dict[int, str]:
     opened = record_directory.open_directory(directory)
     dataset_info.check_modalities(opened.info, ("video", "audio"), directory)
     if opened.info.log_mel.num_filters != 40 or opened.info.log_mel.hop_ms != 20.0:
-        # As configuration.check_log_mel does, which needs a run's configuration.
+        # As dataset_info.check_audio does, which needs a run's configuration.
         raise ValueError(f"{directory} has another log-mel than the run.")
     # The data sets of a form are made once, which takes a second; what they check
     # records against is that of the present directory.

@@ -352,7 +352,7 @@ def _card() -> dict[str, Any]:
 def _out_of_range(source: Any) -> str:
     """What an opened export has that no network and no clip can have."""
     clip = source.run.clip
-    log_mel = source.run.log_mel
+    log_mel = source.run.config.log_mel
     positive = (clip.num_frames, clip.fps, clip.crop_size, clip.audio_secs)
     positive += (clip.log_mel_std, *clip.video_std)
     positive += (log_mel.sample_rate_hz, log_mel.fft_size, log_mel.num_filters)

@@ -154,7 +154,7 @@ def _row_faults(values: np.ndarray, info: DatasetInfo, secs: float) -> Iterator[
     """Number of rows and range of the audio [L, D]."""
     audio = payloads.stored(info, AUDIO)
     expected = {
-        audio.row.num_rows(num_samples, audio.settings)
+        num_samples // audio.row.hop_samples(audio.settings)
         for num_samples in _lengths(secs, info.log_mel.sample_rate_hz)
     }
     if len(values) not in expected:

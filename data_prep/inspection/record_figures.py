@@ -165,7 +165,7 @@ def _draw_strip(
 def _draw_rows(axes: Axes, example: Example, info: Describes) -> None:
     audio, rate_hz = payloads.stored(info, AUDIO), info.log_mel.sample_rate_hz
     num_rows, row_length = example.audio_rows.shape
-    secs = num_rows * audio.row.row_secs(audio.settings, rate_hz)
+    secs = num_rows * audio.row.hop_samples(audio.settings) / rate_hz
     edges = (example.start_secs, example.start_secs + secs, -0.5, row_length - 0.5)
     axes.imshow(
         example.audio_rows.T, origin="lower", aspect="auto", extent=edges, cmap="magma"

@@ -91,7 +91,7 @@ def _storage_per_video(
     if AUDIO in info.modalities:
         audio = payloads.stored(info, AUDIO)
         samples = np.round(secs * info.log_mel.sample_rate_hz)
-        rows = np.mean([audio.row.num_rows(int(n), audio.settings) for n in samples])
+        rows = np.floor(samples / audio.row.hop_samples(audio.settings)).mean()
         row_length = audio.row.row_length(audio.settings)
         num_bytes = rows * row_length * _FLOAT_BYTES
         rest -= num_bytes

@@ -77,7 +77,7 @@ def test_parts_of_records_follow_their_files(
 def test_files_are_converted_as_the_runs_records_were(run):
     found = parts.conversion_settings(run, CONVERSION)
     assert (found.fps, found.short_side, found.jpeg_quality) == (8.0, 32, 90)
-    assert found.log_mel == run.log_mel
+    assert found.log_mel == run.config.log_mel
     assert found.modalities == ("video", "audio")
     assert not found.store_waveform
     stored = run._replace(info=run.info._replace(fps=12.5, jpeg_quality=70))

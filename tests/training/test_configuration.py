@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs import base, synthetic
+from xdc_tf.data import dataset_info
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
@@ -175,17 +176,21 @@ INFO = DatasetInfo(
 )
 
 
+def check_audio(values, directory):
+    config = configuration.from_mapping(values)
+    audio = configuration.audio_payload(config, None)
+    dataset_info.check_audio(INFO, audio, config.log_mel.sample_rate_hz, directory)
+
+
 def test_records_of_the_configs_log_mel_setting_pass(config):
-    configuration.check_log_mel(configuration.from_mapping(config), INFO, "records")
+    check_audio(config, "records")
 
 
 def test_each_differing_log_mel_setting_is_named_with_both_values(config):
     config["log_mel"]["num_filters"] = 64
     config["log_mel"]["hop_ms"] = 10.0
     with pytest.raises(ValueError) as error:
-        configuration.check_log_mel(
-            configuration.from_mapping(config), INFO, "my/records"
-        )
+        check_audio(config, "my/records")
     message = str(error.value)
     assert message.startswith("my/records was converted with another log-mel setting")
     assert "num_filters (40 in the records, 64 in the config)" in message

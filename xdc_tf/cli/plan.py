@@ -104,7 +104,12 @@ def main(argv):
         dataset_info.check_modalities(
             info, supervision.modalities(method), _RECORDS.value
         )
-        configuration.check_log_mel(config, info, _RECORDS.value)
+        dataset_info.check_audio(
+            info,
+            configuration.audio_payload(config, info),
+            config.log_mel.sample_rate_hz,
+            _RECORDS.value,
+        )
         recordings = run_size.recordings_of(config, _RECORDS.value, info)
         num_classes = len(info.label_names) or None
         num_videos = info.num_examples if num_videos is None else num_videos

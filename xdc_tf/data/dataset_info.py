@@ -15,7 +15,7 @@ from xdc_tf.data.info_checks import shown
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.data.payloads import AUDIO, MODALITIES, Stored
 from xdc_tf.data.payloads import VIDEO as VIDEO
-from xdc_tf.runtime import files
+from xdc_tf.runtime import files, typed_settings
 
 INFO_FILE = "dataset_info.json"
 FORMAT_VERSION = 1
@@ -128,6 +128,45 @@ def check_modalities(
             f"{directory} has log_mel_std={info.log_mel_std} in {INFO_FILE}: all of "
             "its sound is alike, as silence is, and there is nothing to learn from it; "
             "convert other files, or use video alone."
+        )
+
+
+def check_audio(
+    info: DatasetInfo, audio: Stored, sample_rate_hz: int, directory: str
+) -> None:
+    """Checks that records, if they hold audio, hold what a run's encoders take.
+
+    Args:
+        info: what the records say about themselves.
+        audio: the payload that the run's configuration, or its records, have.
+        sample_rate_hz: of the run.
+        directory: the records' directory, for the message.
+
+    Raises:
+        ValueError: names each setting that differs.
+    """
+    if AUDIO not in info.modalities:
+        return
+    stored = payloads.stored(info, AUDIO)
+    if stored.name != audio.name:
+        raise ValueError(
+            f"{directory} holds {stored.title}, and the audio encoder takes "
+            f"{audio.title}. Convert again with the run's payload, or use another run."
+        )
+    there = typed_settings.to_mapping(stored.settings)
+    there["sample_rate_hz"] = info.log_mel.sample_rate_hz
+    here = typed_settings.to_mapping(audio.settings)
+    here["sample_rate_hz"] = sample_rate_hz
+    differing = [
+        f"{key} ({there[key]} in the records, {value} in the config)"
+        for key, value in here.items()
+        if there[key] != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{directory} was converted with another {audio.title} setting than "
+            f"config.log_mel: {', '.join(differing)}. Convert again with the config's, "
+            "or set config.log_mel to the records'."
         )
 
 

@@ -64,8 +64,8 @@ class AudioPayload(NamedTuple):
       settings: its settings class, see runtime.typed_settings.
       key: of the record's list of rows, float32 values each.
       row_length: of the settings, D, values of a row.
-      row_secs: of the settings and the sample rate in Hz, time from row to row.
-      num_rows: (samples, settings) -> L, rows of a waveform.
+      hop_samples: of the settings, samples from row to row; a waveform has L = samples
+        // hop_samples rows.
       encode: (waveform, settings) -> [..., L, D] float32 of [..., samples] in [-1, 1],
         NumPy arrays, without TensorFlow, or tensors.
       value_range: of the settings, the lowest and the highest value of audio that is
@@ -77,8 +77,7 @@ class AudioPayload(NamedTuple):
     settings: type
     key: str
     row_length: Callable[[Any], int]
-    row_secs: Callable[[Any, int], float]
-    num_rows: Callable[[int, Any], int]
+    hop_samples: Callable[[Any], int]
     encode: Callable[[Any, Any], Any]
     value_range: Callable[[Any], tuple[float, float]]
     augment: Callable[[Any, Sequence[Any], Any, Any], Any]
@@ -101,8 +100,7 @@ PAYLOADS: dict[str, VideoPayload | AudioPayload] = {
         settings=log_mel.LogMelSettings,
         key="melspec/feature/floats",
         row_length=lambda settings: settings.num_filters,
-        row_secs=lambda settings, sample_rate_hz: settings.hop_ms / 1000,
-        num_rows=lambda samples, settings: samples // settings.hop_samples,
+        hop_samples=lambda settings: settings.hop_samples,
         encode=log_mel.log_mel,
         value_range=log_mel.value_range,
         augment=log_mel.augment,
@@ -124,6 +122,12 @@ class Stored(NamedTuple):
     def title(self) -> str:
         """The name in a sentence."""
         return self.name.replace("_", "-")
+
+    def describe(self) -> dict[str, Any]:
+        """Key and value by which files state it; from_mappings makes it of the value."""
+        if self.name in FIRST:
+            return {self.name: typed_settings.to_mapping(self.settings)}
+        return {"payload": to_mappings([self])}
 
 
 class Describes(Protocol):
@@ -156,7 +160,12 @@ def stored(records: Describes, modality: str) -> Stored:
             PAYLOADS["jpeg"],
             jpeg_frames.JpegSettings(records.jpeg_quality),
         )
-    return Stored("log_mel", PAYLOADS["log_mel"], records.log_mel)
+    return log_mel_of(records.log_mel)
+
+
+def log_mel_of(settings: log_mel.LogMelSettings) -> Stored:
+    """The log-mel of these settings."""
+    return Stored("log_mel", PAYLOADS["log_mel"], settings)
 
 
 def num_items(records: Describes, num_frames: int) -> int:

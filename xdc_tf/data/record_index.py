@@ -233,11 +233,10 @@ def _item_counts(secs: float, promised: Promised) -> set[int]:
 def _row_counts(secs: float, promised: Promised) -> set[int]:
     """The same of rows of audio."""
     payload = promised.payloads[AUDIO]
+    hop_samples = payload.row.hop_samples(payload.settings)
     slack_secs = 2 * _TIME_SLACK_US / 1e6
     return {
-        payload.row.num_rows(
-            round((secs + slack) * promised.sample_rate_hz), payload.settings
-        )
+        round((secs + slack) * promised.sample_rate_hz) // hop_samples
         for slack in (-slack_secs, 0.0, slack_secs)
     }
 

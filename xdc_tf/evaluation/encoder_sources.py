@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import keras
 
-from xdc_tf.data.dataset_info import DatasetInfo
+from xdc_tf.data import payloads
+from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
+from xdc_tf.data.payloads import Stored
 from xdc_tf.models import encoder_table
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files, json_files, workdir
@@ -98,7 +100,7 @@ def scratch_source(config: Config | Mapping[str, Any], info: DatasetInfo) -> Sou
             streams={modality: modality for modality in info.modalities},
             architectures=configuration.architectures(config),
             clip=configuration.clip(config, info),
-            log_mel=config.log_mel,
+            audio=configuration.audio_payload(config, info),
             info=info,
         ),
         SCRATCH,
@@ -157,7 +159,10 @@ def _open_export(directory: str, card: str) -> TrainedRun:
             f"{card} lists the encoders {sorted(encoders)!a}, and those of "
             f"config.method={config.method} are {sorted(streams)}; export again."
         )
-    clip = configuration.clip(config, None)
+    audio = payloads.log_mel_of(config.log_mel)
+    for stream, modality in streams.items():
+        audio = _payload(encoders, stream, modality, card) or audio
+    clip = configuration.clip(config, None, audio)
     for stream, modality in streams.items():
         clip = clip._replace(**_statistics(encoders, stream, modality, card))
     return TrainedRun(
@@ -167,7 +172,7 @@ def _open_export(directory: str, card: str) -> TrainedRun:
         streams=streams,
         architectures=configuration.architectures(config),
         clip=clip,
-        log_mel=config.log_mel,
+        audio=audio,
         info=None,
     )
 
@@ -184,6 +189,20 @@ def _read_card(card: str) -> dict[str, Any]:
         raise ValueError(
             f"{card} cannot be read as the card of an export ({error}); export again."
         ) from error
+
+
+def _payload(
+    encoders: Mapping[str, Any], stream: str, modality: str, card: str
+) -> Stored | None:
+    """What an encoder of audio takes, if the card says that it is not the log-mel."""
+    described = encoders[f"{stream}_encoder"]
+    contract = described.get("input") if isinstance(described, dict) else None
+    if modality != AUDIO or not isinstance(contract, dict) or "payload" not in contract:
+        return None
+    try:
+        return payloads.from_mappings(contract["payload"])[0]
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"{card}: {error} Export again.") from error
 
 
 def _statistics(

@@ -16,11 +16,12 @@ from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
 from xdc_tf.models.modalities import MODALITIES
-from xdc_tf.training import configuration
 from xdc_tf.training.trained_run import TrainedRun
 
 # What the same video's records depend on.
-_CONVERSION = ("fps", "short_side", "jpeg_quality", "modalities", "log_mel")
+_CONVERSION = (
+    *("fps", "short_side", "jpeg_quality", "modalities", "log_mel", "payloads"),
+)
 
 
 class LabelledRecords(NamedTuple):
@@ -214,7 +215,8 @@ def _open(
     info, examples = opened.info, opened.examples
     dataset_info.check_modalities(info, modalities, directory)
     if AUDIO in modalities:
-        configuration.check_log_mel(run.config, info, directory)
+        rate_hz = run.config.log_mel.sample_rate_hz
+        dataset_info.check_audio(info, run.audio, rate_hz, directory)
     labelled = examples.labels >= 0
     if not labelled.any():
         raise ValueError(

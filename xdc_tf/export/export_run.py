@@ -67,7 +67,7 @@ def export(
             heads = trained_run.load_heads(run, stream)
             clustering = clusters.clusterings.get(stream) if clusters else None
             modality = MODALITIES[run.streams[stream]]
-            raw = modality.raw_input(run.clip, run.log_mel)
+            raw = modality.raw_input(run.clip, run.audio)
             model_files.save_savedmodel(
                 encoder, path, raw=raw, heads=heads, clustering=clustering
             )
@@ -204,7 +204,7 @@ def _input_contract(run: TrainedRun, name: str) -> dict[str, Any]:
     return {
         "call": modality.call,
         "serving_default": modality.serving,
-        **modality.describe(run.clip, run.log_mel),
+        **modality.describe(run.clip, run.audio),
         **modality.describe_serving(run.clip),
     }
 

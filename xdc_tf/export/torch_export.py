@@ -82,7 +82,7 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
         "classes": labels,
         "input": {
             "call": modality.channels_first,
-            **modality.describe(run.clip, run.log_mel),
+            **modality.describe(run.clip, run.audio),
         },
     }
     _write(path, description_path, tensors, description)

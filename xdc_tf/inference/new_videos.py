@@ -15,7 +15,6 @@ from data_prep.manifest import ManifestRow, read_manifest
 from xdc_tf.data import dataset_info, example_tables, record_directory
 from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
 from xdc_tf.data.example_tables import QUARANTINE_FILE, Examples, Promised, RefusedRow
-from xdc_tf.training import configuration
 from xdc_tf.training.trained_run import TrainedRun
 
 QUARANTINE_COLUMNS = RefusedRow._fields
@@ -207,6 +206,7 @@ def _open_records(directory: str, run: TrainedRun) -> Records:
     info = opened.info
     dataset_info.check_modalities(info, run.modalities, directory)
     if AUDIO in run.modalities:
-        configuration.check_log_mel(run.config, info, directory)
+        rate_hz = run.config.log_mel.sample_rate_hz
+        dataset_info.check_audio(info, run.audio, rate_hz, directory)
     rows = read_rows(directory, opened.examples)
     return Records(directory, info, rows, opened.promised)

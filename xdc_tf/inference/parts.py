@@ -21,7 +21,7 @@ from data_prep.datasets.media_files import AUDIO_SUFFIXES
 from data_prep.manifest import ManifestRow
 from data_prep.worker import Limits
 from data_prep.worker_processes import PoolSettings
-from xdc_tf.data import dataset_info, example_tables, pipeline
+from xdc_tf.data import dataset_info, example_tables, payloads, pipeline
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
 from xdc_tf.data.example_tables import EXAMPLES_FILE, QUARANTINE_FILE, Promised
@@ -150,7 +150,8 @@ def conversion_settings(
         short_side=round(clip.crop_size / clip.crop_share),
         min_secs=conversion.min_secs,
         max_secs=conversion.max_secs,
-        log_mel=run.log_mel,
+        log_mel=run.config.log_mel,
+        payloads=() if run.audio.name in payloads.FIRST else (run.audio,),
         modalities=modalities if needs_video else (AUDIO,),
     )
     if info is None:

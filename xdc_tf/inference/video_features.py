@@ -224,7 +224,7 @@ def _encoders_card(run: TrainedRun, widths: dict[str, int]) -> dict[str, Any]:
         },
         "clip": typed_settings.to_mapping(run.config.clip)
         | {"duration_secs": run.clip.duration_secs},
-        "log_mel": run.log_mel._asdict(),
+        **run.audio.describe(),
     }
 
 

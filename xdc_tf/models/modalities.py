@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.data import clips, log_mel
+from xdc_tf.data import clips
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, VIDEO
-from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.data.payloads import Stored
 from xdc_tf.runtime.typed_settings import Number
 
 
@@ -41,11 +41,11 @@ class Modality(NamedTuple):
       call: the encoder's input, in words, for cards.
       channels_first: the same for PyTorch.
       serving: the raw input, in words.
-      describe: describe(clip, log_mel) -> what a card says of the clips.
+      describe: describe(clip, audio) -> what a card says of the clips.
       describe_serving: describe_serving(clip) -> what preparing raw input adds to that.
-      raw_input: raw_input(clip, log_mel) -> the raw input, prepared as in evaluation.
-        Preparing an empty batch, clips without a frame, waveforms shorter than a row of
-        log-mel or samples that are not finite is an InvalidArgumentError that says so,
+      raw_input: raw_input(clip, audio) -> the raw input, prepared as in evaluation.
+        Preparing an empty batch, clips without a frame, waveforms shorter than a row or
+        samples that are not finite is an InvalidArgumentError that says so,
         also in a SavedModel.
     """
 
@@ -56,14 +56,14 @@ class Modality(NamedTuple):
     call: str
     channels_first: str
     serving: str
-    describe: Callable[[ClipSettings, LogMelSettings], dict[str, Any]]
+    describe: Callable[[ClipSettings, Stored], dict[str, Any]]
     describe_serving: Callable[[ClipSettings], dict[str, Any]]
-    raw_input: Callable[[ClipSettings, LogMelSettings], RawInput]
+    raw_input: Callable[[ClipSettings, Stored], RawInput]
 
 
-def _raw_frames(clip: ClipSettings, log_mel_settings: LogMelSettings) -> RawInput:
+def _raw_frames(clip: ClipSettings, audio: Stored) -> RawInput:
     """Frames as they come, at clip.fps per second; the centre is cut and scaled."""
-    del log_mel_settings
+    del audio
     spec = tf.TensorSpec([None] * 4 + [3], tf.uint8, name="frames")
 
     def prepare(frames):
@@ -92,10 +92,8 @@ def prepare_frames(frames: tf.Tensor, clip: ClipSettings) -> tf.Tensor:
     return clips.normalize_video(cropped, clips.video_normalization(clip))
 
 
-def _describe_frames(
-    clip: ClipSettings, log_mel_settings: LogMelSettings
-) -> dict[str, Any]:
-    del log_mel_settings
+def _describe_frames(clip: ClipSettings, audio: Stored) -> dict[str, Any]:
+    del audio
     return {
         "mean": list(clip.video_mean),
         "std": list(clip.video_std),
@@ -105,12 +103,12 @@ def _describe_frames(
     }
 
 
-def _raw_waveform(clip: ClipSettings, log_mel_settings: LogMelSettings) -> RawInput:
-    """Waveforms at log_mel_settings.sample_rate_hz."""
+def _raw_waveform(clip: ClipSettings, audio: Stored) -> RawInput:
+    """Waveforms at the sample rate of the records."""
     spec = tf.TensorSpec([None, None], tf.float32, name="waveform")
 
     def prepare(waveform):
-        hop = log_mel_settings.hop_samples
+        hop = audio.row.hop_samples(audio.settings)
         checks = [
             tf.debugging.assert_positive(
                 tf.shape(waveform)[0], f"{spec.name} [B, samples] must not be empty."
@@ -127,20 +125,18 @@ def _raw_waveform(clip: ClipSettings, log_mel_settings: LogMelSettings) -> RawIn
         ]
         with tf.control_dependencies([c for c in checks if c is not None]):
             waveform = tf.identity(waveform)
-        mel = log_mel.log_mel(waveform, log_mel_settings)
-        return ((mel - clip.log_mel_mean) / clip.log_mel_std)[..., None]
+        rows = audio.row.encode(waveform, audio.settings)
+        return ((rows - clip.log_mel_mean) / clip.log_mel_std)[..., None]
 
     return RawInput(spec, prepare)
 
 
-def _describe_log_mel(
-    clip: ClipSettings, log_mel_settings: LogMelSettings
-) -> dict[str, Any]:
+def _describe_audio(clip: ClipSettings, audio: Stored) -> dict[str, Any]:
     return {
         "mean": clip.log_mel_mean,
         "std": clip.log_mel_std,
         "window_secs": clip.audio_secs,
-        "log_mel": log_mel_settings._asdict(),
+        **audio.describe(),
     }
 
 
@@ -169,7 +165,7 @@ MODALITIES = {
         call="[B, rows, filters, 1] float32, log-mel minus mean, by std",
         channels_first="[B, 1, rows, filters] float32, log-mel minus mean, by std",
         serving="waveform [B, samples] float32 in [-1, 1], mono",
-        describe=_describe_log_mel,
+        describe=_describe_audio,
         describe_serving=lambda clip: {},
         raw_input=_raw_waveform,
     ),

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from xdc_tf.data import clips, log_mel
+from xdc_tf.data import clips, log_mel, payloads
 from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.data.payloads import Stored
 from xdc_tf.features.feature_store import DTYPES
 from xdc_tf.labels.health import HealthSettings
 from xdc_tf.labels.pseudo_labels import KMeansSettings
@@ -277,33 +278,35 @@ def of_encoders_file(values: Any, source: str) -> Config:
         ) from None
 
 
-def check_log_mel(config: Config, info: DatasetInfo, records: str) -> None:
-    """Checks that records were made with the configuration's log-mel setting, if any.
+def audio_payload(config: Config, info: DatasetInfo | None) -> Stored:
+    """What the audio encoders take: the records' payload, or the config's log-mel.
 
-    Raises:
-      ValueError: names each setting that differs.
+    Args:
+      config: of a run.
+      info: of the records that it is trained on; None if there are none.
     """
-    if AUDIO not in info.modalities:
-        return
-    differing = [
-        f"{key} ({getattr(info.log_mel, key)} in the records, {value} in the config)"
-        for key, value in config.log_mel._asdict().items()
-        if getattr(info.log_mel, key) != value
-    ]
-    if differing:
-        raise ValueError(
-            f"{records} was converted with another log-mel setting than "
-            f"config.log_mel: {', '.join(differing)}. Convert again with the config's, "
-            "or set config.log_mel to the records'."
-        )
+    audio = payloads.log_mel_of(config.log_mel)
+    if info is not None and payloads.stored(info, AUDIO).name != audio.name:
+        audio = payloads.stored(info, AUDIO)
+    return audio
 
 
-def clip(config: Config, info: DatasetInfo | None) -> ClipSettings:
-    """The clip's shape; log-mel normalisation is that of the records, if any."""
+def clip(
+    config: Config, info: DatasetInfo | None, audio: Stored | None = None
+) -> ClipSettings:
+    """The clip's shape; the normalisation of audio is that of the records, if any.
+
+    Args:
+      config: of a run.
+      info: of the records that it is trained on; None if there are none.
+      audio: what its encoders take; None for audio_payload.
+    """
+    audio = audio or audio_payload(config, info)
     return ClipSettings(
         **typed_settings.to_mapping(config.clip),
-        mel_hop_secs=config.log_mel.hop_ms / 1000,
-        num_mels=config.log_mel.num_filters,
+        mel_hop_secs=audio.row.hop_samples(audio.settings)
+        / config.log_mel.sample_rate_hz,
+        num_mels=audio.row.row_length(audio.settings),
         log_mel_mean=info.log_mel_mean if info else 0.0,
         log_mel_std=info.log_mel_std if info else 1.0,
     )

@@ -221,7 +221,8 @@ def _read_records(
     opened = record_directory.open_directory(records_dir)
     info, examples = opened.info, opened.examples
     dataset_info.check_modalities(info, modalities, records_dir)
-    configuration.check_log_mel(config, info, records_dir)
+    audio = configuration.audio_payload(config, info)
+    dataset_info.check_audio(info, audio, config.log_mel.sample_rate_hz, records_dir)
     true_labels = np.full(info.num_rows, NO_LABEL, np.int32)
     true_labels[examples.example_indices] = examples.labels
     held_out = configuration.held_out_rows(

@@ -9,7 +9,7 @@ import keras
 from xdc_tf.data import dataset_info
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import DatasetInfo
-from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.data.payloads import Stored
 from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import encoder_files, encoder_table
@@ -34,7 +34,7 @@ class TrainedRun(NamedTuple):
       streams: name of each encoder -> the modality it sees.
       architectures: of the encoders, by modality.
       clip: what the encoders were trained on.
-      log_mel: the setting of the spectrograms.
+      audio: what the encoders of audio take.
       info: of the records that they were trained on; None for imported weights.
     """
 
@@ -44,7 +44,7 @@ class TrainedRun(NamedTuple):
     streams: dict[str, str]
     architectures: dict[str, EncoderSettings]
     clip: ClipSettings
-    log_mel: LogMelSettings
+    audio: Stored
     info: DatasetInfo | None
 
     @property
@@ -95,7 +95,7 @@ def open_run(directory: str) -> TrainedRun:
         streams=dict(method.streams),
         architectures=configuration.architectures(config),
         clip=configuration.clip(config, info),
-        log_mel=config.log_mel,
+        audio=configuration.audio_payload(config, info),
         info=info,
     )
 
