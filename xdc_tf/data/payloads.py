@@ -124,7 +124,7 @@ class Stored(NamedTuple):
         return self.name.replace("_", "-")
 
     def describe(self) -> dict[str, Any]:
-        """Key and value by which files state it; from_mappings makes it of the value."""
+        """Key and value by which files state it, see from_mappings."""
         if self.name in FIRST:
             return {self.name: typed_settings.to_mapping(self.settings)}
         return {"payload": to_mappings([self])}
