@@ -243,13 +243,10 @@ def test_records_hold_the_frames_and_the_audio_of_the_files(records, tiny_record
 
 
 def test_they_are_verified_and_drawn(records, tmp_path):
-    done = run_toy(
-        "data_prep.inspect",
-        f"--records={records}",
-        "--verify",
-        "--index=3",
-        f"--out={tmp_path}",
-    )
+    done = run_toy("data_prep.inspect", f"--records={records}", "--verify")
+    assert "24 examples" in done.stdout
+    drawn = [f"--records={records}", "--index=3", f"--out={tmp_path}"]
+    done = run_toy("data_prep.inspect", *drawn)
     assert "samples 150 x 160" in done.stdout
     assert (tmp_path / "example_3.png").stat().st_size > 10_000
     damaged = read_example(records).video_items
@@ -297,6 +294,7 @@ def test_encoders_are_evaluated_on_them(run, records, tmp_path):
         f"--workdir={run}",
         f"--records={records}",
         f"--test_records={records}",
+        "--allow_overlap",
         f"--json={report}",
     )
     results = json.loads(report.read_text())["results"]
@@ -333,7 +331,7 @@ def test_an_export_serves_waveforms_by_it(run, records, tmp_path):
 
     exported = tmp_path / "exported"
     run_toy("xdc_tf.cli.export", f"--workdir={run}", f"--out={exported}")
-    card = json.loads((exported / "model_card.json").read_text())
+    card = json.loads((exported / "export.json").read_text())
     contract = card["encoders"]["audio_encoder"]["input"]
     assert contract["payload"] == {"samples": {"length": 160}}
     saved = tf.saved_model.load(str(exported / "audio_encoder"))
@@ -349,6 +347,7 @@ def test_an_export_serves_waveforms_by_it(run, records, tmp_path):
         f"--workdir={exported}",
         f"--records={records}",
         f"--test_records={records}",
+        "--allow_overlap",
     )
 
 

@@ -110,7 +110,7 @@ def test_rows_of_different_sizes_are_refused():
     example.feature_lists.feature_list[records.LOG_MEL].feature[
         4
     ].float_list.value.pop()
-    with pytest.raises(ValueError, match="rows of different sizes"):
+    with pytest.raises(ValueError, match="audio of different sizes"):
         record_layout.locate(example.SerializeToString())
 
 

@@ -414,7 +414,7 @@ def test_an_index_with_a_moved_frame_is_a_fault(copied):
     with tf.io.TFRecordWriter(str(copied / f"{LAST}.index")) as writer:
         writer.write(values.tobytes())
     assert faults_of(copied) == [
-        f"{LAST}.index, record 0 (example_index 3): frame_positions are not those of "
+        f"{LAST}.index, record 0 (example_index 3): item_positions are not those of "
         "the record"
     ]
 

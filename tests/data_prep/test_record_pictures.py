@@ -123,7 +123,7 @@ def test_frames_keep_their_shape(tmp_path):
 @pytest.mark.parametrize("shape", [(480, 16), (16, 480), (1, 1)])
 def test_frames_of_odd_shapes_do_not_overlap(shape):
     image = tf.io.encode_jpeg(np.zeros((*shape, 3), np.uint8)).numpy()
-    figure = record_figures.draw(make_example(video_items=[image] * 20), LOG_MEL)
+    figure = record_figures.draw(make_example(video_items=[image] * 20), INFO)
     extents = [image.get_extent() for image in figure.axes[0].images]
     for (_, right, *_), (left, *_) in zip(extents[:-1], extents[1:], strict=True):
         assert right <= left
@@ -161,7 +161,7 @@ def test_names_of_strangers_are_no_formulas(tmp_path):
 )
 def test_what_cannot_be_drawn_is_an_error(changed, message):
     with pytest.raises(ValueError, match=message):
-        record_figures.draw(make_example(**changed), LOG_MEL)
+        record_figures.draw(make_example(**changed), INFO)
 
 
 @pytest.mark.parametrize("hz", [300, 1000, 3000])
