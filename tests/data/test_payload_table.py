@@ -271,11 +271,13 @@ def test_the_same_conversion_has_nothing_to_do_and_another_payload_is_refused(
 def test_a_clip_is_of_the_frames_and_samples_at_its_time(records):
     from xdc_tf.data import pipeline, record_directory
     from xdc_tf.data.clip_reading import ClipSource
-    from xdc_tf.training import configuration, settings
+    from xdc_tf.training import configuration
 
     opened = record_directory.open_directory(str(records))
     config = configuration.from_mapping(get_config().to_dict())
-    clip = settings.clip(config, opened.info)._replace(crop_size=32, crop_share=1.0)
+    clip = configuration.clip(config, opened.info)._replace(
+        crop_size=32, crop_share=1.0
+    )
     source = ClipSource(list(opened.promised.rows), clip, promised=opened.promised)
     batch = next(iter(pipeline.evaluation_batches(source, batch_size=4)))
     example = read_example(records)
