@@ -52,14 +52,14 @@ def main(argv: list[str]) -> int:
         print(line)
     if _OUT.value:
         # Later still: matplotlib and SciPy take a second.
-        from data_prep.inspection import example_files, record_reading
+        from data_prep.inspection import example_files, record_tables
 
         indices = list(dict.fromkeys(_INDEX.value))
         example_files.save_examples(
             records_dir,
             info,
             examples,
-            indices=indices or record_reading.spread_indices(examples, _NUM_EXAMPLES),
+            indices=indices or record_tables.spread_indices(examples, _NUM_EXAMPLES),
             out_dir=_OUT.value,
         )
     return 0

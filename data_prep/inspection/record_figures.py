@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from data_prep.inspection.record_reading import Example
+from data_prep.inspection.record_tables import Example
 from xdc_tf.data import log_mel, payloads
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.data.payloads import AUDIO, VIDEO, Describes

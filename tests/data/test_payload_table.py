@@ -223,12 +223,12 @@ def run(records, tmp_path_factory):
 
 
 def read_example(directory, example_index=3):
-    from data_prep.inspection import record_reading, record_tables
+    from data_prep.inspection import record_tables
     from xdc_tf.data import example_tables
 
     info = record_tables.read_info(str(directory))
     examples = example_tables.read_examples(str(directory))
-    return record_reading.read_example(str(directory), info, examples, example_index)
+    return record_tables.read_example(str(directory), info, examples, example_index)
 
 
 def test_records_hold_the_frames_and_the_audio_of_the_files(records, tiny_records):

@@ -15,7 +15,7 @@ from media_files import write_manifest
 
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.inspection import record_reading, record_summary, record_tables
+from data_prep.inspection import record_summary, record_tables
 from data_prep.inspection.record_verification import find_faults, verify
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import example_tables, records, shard_writing
@@ -592,7 +592,7 @@ def test_an_index_without_example_is_told_why(convert, index, message):
     info = record_tables.read_info(folder)
     examples = example_tables.read_examples(folder)
     with pytest.raises(ValueError, match=message):
-        record_reading.read_example(folder, info, examples, index)
+        record_tables.read_example(folder, info, examples, index)
 
 
 def test_a_file_that_is_none_of_the_directorys_is_not_opened(copied):
@@ -601,7 +601,7 @@ def test_a_file_that_is_none_of_the_directorys_is_not_opened(copied):
     examples = example_tables.read_examples(folder)
     examples = examples._replace(shards=np.full(len(examples.shards), "../a"))
     with pytest.raises(ValueError, match="'../a', which is no file of dataset_info"):
-        record_reading.read_example(folder, info, examples, 0)
+        record_tables.read_example(folder, info, examples, 0)
 
 
 def run_program(*flags):

@@ -7,9 +7,13 @@ from media_files import SAMPLE_RATE_HZ, tone
 from PIL import Image
 from scipy.io import wavfile
 
-from data_prep.inspection import example_files, record_audio, record_figures
-from data_prep.inspection.record_reading import Example, read_example, spread_indices
-from data_prep.inspection.record_tables import read_info
+from data_prep.inspection import example_files, record_figures
+from data_prep.inspection.record_tables import (
+    Example,
+    read_example,
+    read_info,
+    spread_indices,
+)
 from xdc_tf.data import records, shard_writing
 from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, write_dataset_info
 from xdc_tf.data.example_tables import ExampleRow, read_examples, write_examples
@@ -166,7 +170,7 @@ def test_what_cannot_be_drawn_is_an_error(changed, message):
 
 @pytest.mark.parametrize("hz", [300, 1000, 3000])
 def test_a_tone_made_from_its_log_mel_keeps_its_frequency(hz):
-    waveform = record_audio.approximate_waveform(
+    waveform = example_files.approximate_waveform(
         log_mel(tone(1.0, hz=hz), LOG_MEL), LOG_MEL
     )
     assert waveform.shape == (SAMPLE_RATE_HZ,)
@@ -178,7 +182,7 @@ def test_a_tone_made_from_its_log_mel_keeps_its_frequency(hz):
 
 def test_a_sound_made_from_a_log_mel_has_about_this_log_mel():
     given = make_example().audio_rows
-    waveform = record_audio.approximate_waveform(given, LOG_MEL)
+    waveform = example_files.approximate_waveform(given, LOG_MEL)
     found = log_mel(waveform, LOG_MEL)
     assert np.corrcoef(given.ravel(), found.ravel())[0, 1] > 0.95
 
@@ -186,15 +190,15 @@ def test_a_sound_made_from_a_log_mel_has_about_this_log_mel():
 @pytest.mark.parametrize("num_rows", [0, 1, 2])
 def test_short_log_mels_give_short_sounds(num_rows):
     values = np.zeros((num_rows, 40), np.float32)
-    waveform = record_audio.approximate_waveform(values, LOG_MEL)
+    waveform = example_files.approximate_waveform(values, LOG_MEL)
     assert waveform.shape == (num_rows * 320,)
 
 
 def test_long_log_mels_are_done_in_parts(monkeypatch):
     values = make_example().audio_rows
-    whole = record_audio.approximate_waveform(values, LOG_MEL)
-    monkeypatch.setattr(record_audio, "_SECS_AT_ONCE", 1.5)
-    in_parts = record_audio.approximate_waveform(values, LOG_MEL)
+    whole = example_files.approximate_waveform(values, LOG_MEL)
+    monkeypatch.setattr(example_files, "_SECS_AT_ONCE", 1.5)
+    in_parts = example_files.approximate_waveform(values, LOG_MEL)
     assert in_parts.shape == whole.shape
     assert np.std(in_parts) == pytest.approx(np.std(whole), rel=0.1)
 
@@ -202,12 +206,12 @@ def test_long_log_mels_are_done_in_parts(monkeypatch):
 def test_a_log_mel_that_is_not_finite_has_no_sound():
     values = np.full((5, 40), np.nan, np.float32)
     with pytest.raises(ValueError, match="that no sound has"):
-        record_audio.approximate_waveform(values, LOG_MEL)
+        example_files.approximate_waveform(values, LOG_MEL)
 
 
 def test_a_wav_file_has_the_samples_and_is_clipped(tmp_path):
     path = str(tmp_path / "sound.wav")
-    record_audio.write_wav(path, np.array([0, 0.5, -1, 3], np.float32), 8000)
+    example_files.write_wav(path, np.array([0, 0.5, -1, 3], np.float32), 8000)
     rate_hz, samples = wavfile.read(path)
     assert rate_hz == 8000
     assert samples.tolist() == [0, 16384, -32767, 32767]
