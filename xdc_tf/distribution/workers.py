@@ -75,12 +75,7 @@ def local_data(
     files = tuple(names[shard] for shard in dealt)
     local_names = set(files)
     is_local = np.fromiter((name in local_names for name in examples.shards), bool)
-    return LocalData(
-        number,
-        count,
-        files,
-        np.sort(examples.example_indices[is_local]),
-    )
+    return LocalData(number, count, files, np.sort(examples.example_indices[is_local]))
 
 
 def deal(sizes: Sequence[int], num_hands: int) -> list[list[int]]:

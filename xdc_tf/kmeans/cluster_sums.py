@@ -127,11 +127,7 @@ class Far(NamedTuple):
 
 
 def reassign(
-    rows: Rows,
-    labels: tf.Tensor,
-    centroids: tf.Tensor,
-    sums: Sums,
-    context: FitContext,
+    rows: Rows, labels: tf.Tensor, centroids: tf.Tensor, sums: Sums, context: FitContext
 ) -> tuple[Sums, tf.Tensor]:
     """Moves one of the farthest rows into each empty cluster.
 

@@ -17,14 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.kmeans import (
-    assignment,
-    distances,
-    fit_settings,
-    lloyd,
-    matrices,
-    rows,
-)
+from xdc_tf.kmeans import assignment, distances, fit_settings, lloyd, matrices, rows
 from xdc_tf.kmeans.distances import Preparation
 from xdc_tf.kmeans.fit_settings import ArgumentError, FitContext, Options
 from xdc_tf.kmeans.matrices import FeatureMatrix, MatrixLike

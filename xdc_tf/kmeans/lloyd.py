@@ -227,11 +227,7 @@ def _assign(rows: Rows, state: _State, context: FitContext) -> tuple[tf.Tensor, 
 
 
 def _reassign_empty_clusters(
-    rows: Rows,
-    labels: tf.Tensor,
-    centroids: tf.Tensor,
-    sums: Sums,
-    context: FitContext,
+    rows: Rows, labels: tf.Tensor, centroids: tf.Tensor, sums: Sums, context: FitContext
 ) -> tuple[Sums, tf.Tensor]:
     """Sums without empty clusters, as far as rows are to be had, and how many [R]."""
     none_reseeded = tf.zeros([context.settings.num_fits], tf.int32)

@@ -109,10 +109,7 @@ def _as_tensor(features: np.ndarray | tf.Tensor) -> tf.Tensor:
 
 
 def shard(
-    matrix: FeatureMatrix,
-    *,
-    block_rows: int,
-    strategy: tf.distribute.Strategy | None,
+    matrix: FeatureMatrix, *, block_rows: int, strategy: tf.distribute.Strategy | None
 ) -> Rows:
     """Gives every replica of this process its part of the rows."""
     options = {

@@ -106,11 +106,7 @@ def find_faults(
 
         values = [tf.TensorSpec([None], tf.int8)]
         (faults,), counts = over_blocks(
-            shard,
-            look,
-            tf.zeros([2], tf.int64),
-            block_rows=block_rows,
-            values=values,
+            shard, look, tf.zeros([2], tf.int64), block_rows=block_rows, values=values
         )
         return faults, counts
 
@@ -126,9 +122,7 @@ def _faults_of_block(rows: tf.Tensor, normalize: bool) -> tf.Tensor:
     large = tf.reduce_sum(tf.square(rows), axis=1) > MAX_SQUARE
     large &= not normalize
     return tf.where(
-        finite,
-        tf.where(zero, ALL_ZERO, tf.where(large, TOO_LARGE, 0)),
-        NOT_FINITE,
+        finite, tf.where(zero, ALL_ZERO, tf.where(large, TOO_LARGE, 0)), NOT_FINITE
     )
 
 
@@ -306,9 +300,7 @@ def fit_preparation(
     if pca_components is not None:
         shift = tf.reduce_mean(sample, axis=0)
         mean, projection = _whitening(
-            moments(shards, shift, block_rows, strategy),
-            shift.numpy(),
-            pca_components,
+            moments(shards, shift, block_rows, strategy), shift.numpy(), pca_components
         )
     sample = preprocess(
         sample, normalize=normalize, pca_mean=mean, pca_projection=projection

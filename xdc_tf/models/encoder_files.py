@@ -63,11 +63,7 @@ def save_encoder(encoder: keras.Model, path: str) -> None:
 
 
 def load_encoder(
-    path: str,
-    settings: EncoderSettings,
-    layers: LayerSettings,
-    *,
-    name: str,
+    path: str, settings: EncoderSettings, layers: LayerSettings, *, name: str
 ) -> keras.Model:
     """Builds an encoder and gives it the weights of a file.
 

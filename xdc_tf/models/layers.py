@@ -12,12 +12,7 @@ import keras
 from xdc_tf.models import fast_layers
 
 # Depth 4 has one stage; it is for trying things out, and no published network has it.
-BLOCKS_PER_STAGE = {
-    4: (1,),
-    10: (1, 1, 1, 1),
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-}
+BLOCKS_PER_STAGE = {4: (1,), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 class LayerSettings(NamedTuple):

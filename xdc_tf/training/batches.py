@@ -73,10 +73,7 @@ def evaluation_batches(
     local = run.records.local
     batch_size = run.config.features.batch_size // local.count
     dataset = pipeline.evaluation_batches(
-        _clip_source(run),
-        batch_size=batch_size,
-        num_clips=num_clips,
-        keep=keep,
+        _clip_source(run), batch_size=batch_size, num_clips=num_clips, keep=keep
     )
     if local.count == 1:
         return _distribute(run, dataset, batch_size)

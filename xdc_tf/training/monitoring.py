@@ -172,9 +172,7 @@ class Monitor:
         print(f"warning: {description}", file=sys.stderr, flush=True)
 
     def clusterings(
-        self,
-        clusterings: Mapping[str, Clustering],
-        health_report: Mapping[str, Any],
+        self, clusterings: Mapping[str, Clustering], health_report: Mapping[str, Any]
     ) -> None:
         """Reports a round's clusterings: curves of all measures, a line of some.
 

@@ -16,12 +16,7 @@ from xdc_tf.models import two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import (
-    configuration,
-    optimizers,
-    supervision,
-    trained_run,
-)
+from xdc_tf.training import configuration, optimizers, supervision, trained_run
 from xdc_tf.training.checkpoints import Checkpoints, Progress, new_progress
 from xdc_tf.training.configuration import Config
 from xdc_tf.training.monitoring import Monitor
@@ -93,8 +88,7 @@ def prepare(
     for stream, encoder in starts.items():
         state.model.encoders[stream].set_weights(encoder.get_weights())
     lock = workers.on_chief(
-        strategy,
-        lambda: _claim_workdir(workdir, config, records, allow_config_change),
+        strategy, lambda: _claim_workdir(workdir, config, records, allow_config_change)
     )
     is_chief = records.local.number == 0
     log_dir = os.path.join(workdir, run_directory.TENSORBOARD_DIR)
@@ -107,10 +101,7 @@ def prepare(
         pretrained_streams=frozenset(starts),
         state=state,
         checkpoints=Checkpoints(
-            workdir,
-            **state._asdict(),
-            keep=config.checkpoints.keep,
-            writes=is_chief,
+            workdir, **state._asdict(), keep=config.checkpoints.keep, writes=is_chief
         ),
         monitor=Monitor(
             log_dir if is_chief else None,

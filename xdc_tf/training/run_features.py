@@ -132,8 +132,7 @@ def to_cluster(
         run.strategy, lambda: json.dumps(_encoders_sha256(run, round_index))
     )
     store.keep_only(
-        harvested_in=harvested_in(run, round_index),
-        extracted_by=json.loads(encoders),
+        harvested_in=harvested_in(run, round_index), extracted_by=json.loads(encoders)
     )
     store.drop_damaged()
     local = run.records.local.rows
@@ -145,9 +144,7 @@ def to_cluster(
     started = time.monotonic()
     if workers.any_process(run.strategy, missing.any()):
         batches = evaluation_batches(
-            run,
-            num_clips=run.config.features.clips_per_video,
-            keep=missing,
+            run, num_clips=run.config.features.clips_per_video, keep=missing
         )
         store.fill(extraction.average_clips(extract_clips(batches)))
     _check_complete(run, store, examples[local])

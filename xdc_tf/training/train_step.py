@@ -195,10 +195,7 @@ def _batch_gradients(step: _Step, batch) -> _Gradients:
     # synchronised batch norm.
     _, total = tf.while_loop(
         lambda number, _: number < num_parts,
-        lambda number, before: (
-            number + 1,
-            run(_add_part, batch, number, before),
-        ),
+        lambda number, before: (number + 1, run(_add_part, batch, number, before)),
         (0, run(_zero_gradients, batch)),
         parallel_iterations=1,
     )
@@ -313,9 +310,7 @@ def _update_if_finite(step: _Step, gradients, sums, statistics) -> tf.Tensor:
         finite &= finite_gradients | (scale > 1.0)
         strategy.run(update, args=(gradients,))
         tf.cond(
-            finite_gradients,
-            lambda: True,
-            lambda: _run(strategy, undo, statistics),
+            finite_gradients, lambda: True, lambda: _run(strategy, undo, statistics)
         )
     return finite
 
