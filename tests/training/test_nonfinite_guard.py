@@ -6,39 +6,12 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from prepared_runs import ONE_DEVICE, make_run, make_step
 
 from xdc_tf.runtime import compat
 from xdc_tf.runtime import workdir as work
-from xdc_tf.training import pretrain, train_step
+from xdc_tf.training import pretrain
 from xdc_tf.training.batches import training_batches
-from xdc_tf.training.run import prepare
-
-ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
-
-
-def make_run(config, records, workdir, strategy=ONE_DEVICE):
-    run = prepare(
-        config,
-        workdir=str(workdir),
-        records_dir=str(records / "train"),
-        strategy=strategy,
-        allow_config_change=False,
-    )
-    compat.set_learning_rate(run.state.optimizer, 0.1)
-    for table in run.state.label_tables.values():
-        table.assign(np.arange(24) % 4)
-    return run
-
-
-def make_step(run):
-    return train_step.make_train_step(
-        run.state.model,
-        run.method,
-        run.state.label_tables,
-        run.state.optimizer,
-        strategy=run.strategy,
-        settings=train_step.StepSettings(global_batch_size=4),
-    )
 
 
 def state(run):
