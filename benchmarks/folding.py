@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.models import encoder_table, folding
+from xdc_tf.models import encoder_table, layers
 from xdc_tf.models.encoder_table import EncoderSettings, ResNetSettings
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime import compat
@@ -42,7 +42,7 @@ def measure(case: Case, *, repeats: int, dtype: str) -> tuple[float, float, floa
     """Median seconds of the encoder and of its folded copy, and their greatest
     difference relative to the greatest feature."""
     encoder = encoder_table.build(case.encoder, LayerSettings(dtype=dtype), "encoder")
-    folded = folding.fold(encoder)
+    folded = layers.fold(encoder)
     clips = tf.constant(np.random.default_rng(0).normal(size=case.shape), tf.float32)
     functions = [
         tf.function(lambda model=model: model(clips, training=False))

@@ -138,12 +138,12 @@ def kmeans(
       whole: also a fit as a run has it, with k-means++.
     """
     from xdc_tf.kmeans import kmeans as engine
-    from xdc_tf.kmeans import row_files
+    from xdc_tf.kmeans import matrices
 
     path = gpu_records.make_rows(directory, **rows)
     values = np.load(path, mmap_mode="r")
     if copies:
-        given = [row_files.open_rows(path)] * copies
+        given = [matrices.open_rows(path)] * copies
     else:
         with tf.device(DEVICE):
             given = tf.cast(tf.constant(np.asarray(values)), tf.float32)

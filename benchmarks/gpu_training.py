@@ -12,7 +12,7 @@ import tensorflow as tf
 from xdc_tf.data import clips
 from xdc_tf.distribution import devices
 from xdc_tf.features import extraction
-from xdc_tf.models import encoder_table, fast_layers, folding, two_stream
+from xdc_tf.models import encoder_table, fast_layers, layers, two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.planning import operations
 from xdc_tf.runtime import compat
@@ -109,7 +109,7 @@ def make(
             for source in supervision.label_sources(method)
         }
         folded = {
-            stream: folding.fold(encoder) for stream, encoder in model.encoders.items()
+            stream: layers.fold(encoder) for stream, encoder in model.encoders.items()
         }
     compat.set_learning_rate(optimizer, learning_rate)
     train = train_step.make_train_step(

@@ -177,11 +177,11 @@ def _parts(precision, rows, result, size):
 
 def time_growth(path: str, size: Size) -> dict:
     """Seconds an iteration, from fits of a file's rows with two numbers of them."""
-    from xdc_tf.kmeans import kmeans, row_files
+    from xdc_tf.kmeans import kmeans, matrices
 
     secs = []
     for num_iterations in (1, 1, 1 + size.num_iterations):
-        rows = row_files.open_rows(path)
+        rows = matrices.open_rows(path)
         start = time.perf_counter()
         result = kmeans.fit(
             rows,

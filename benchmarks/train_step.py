@@ -59,7 +59,7 @@ def time_ours(precision: str) -> dict[str, float]:
     import tensorflow as tf
 
     from xdc_tf.features import extraction
-    from xdc_tf.models import encoder_table, folding, two_stream
+    from xdc_tf.models import encoder_table, layers, two_stream
     from xdc_tf.models.layers import LayerSettings
     from xdc_tf.runtime import compat
     from xdc_tf.training import optimizers, supervision, train_step
@@ -98,7 +98,7 @@ def time_ours(precision: str) -> dict[str, float]:
         strategy=strategy,
         settings=train_step.StepSettings(size),
     )
-    folded = {modality: folding.fold(model.encoders[modality])}
+    folded = {modality: layers.fold(model.encoders[modality])}
     extract = extraction.make_extract_clips(folded, method.streams, strategy=strategy)
     batch = {
         modality: tf.random.stateless_normal([size, *shape], seed=[0, 0]),

@@ -22,7 +22,7 @@ def test_one_process_has_all_files_and_all_rows_of_the_manifest(tiny_records):
     local = workers.local_data(
         info, example_tables.read_examples(directory), ONE_DEVICE
     )
-    assert (local.number, local.count) == (0, 1)
+    assert (local.number, local.num_processes) == (0, 1)
     assert local.files == tuple(shard.file for shard in info.shards)
     np.testing.assert_array_equal(local.rows, np.arange(info.num_rows))
 

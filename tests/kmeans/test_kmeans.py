@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from sklearn.cluster import KMeans
 
-from xdc_tf.kmeans import fit_settings, kmeans, lloyd, row_files
+from xdc_tf.kmeans import fit_settings, kmeans, lloyd, matrices
 
 
 def gaussian_rows(num_rows=400, width=6, seed=0):
@@ -443,7 +443,7 @@ def test_assign_refuses_features_of_another_width():
 
 def memory_mapped(directory, rows, dtype="f4", name="rows.npy"):
     np.save(directory / name, rows.astype(dtype))
-    return row_files.open_rows(directory / name)
+    return matrices.open_rows(directory / name)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.kmeans import fit_settings, kmeans, lloyd, row_files
+from xdc_tf.kmeans import fit_settings, kmeans, lloyd, matrices
 
 
 def blobs(num_rows=3000, width=16, num_blobs=40):
@@ -73,7 +73,7 @@ def test_rows_in_files_and_on_replicas_are_clustered_alike_in_the_form_for_gpus(
     on_cpu = fit(rows)
     request.getfixturevalue("as_on_gpu")
     np.save(tmp_path / "rows.npy", rows)
-    in_files = fit(row_files.open_rows(str(tmp_path / "rows.npy")))
+    in_files = fit(matrices.open_rows(str(tmp_path / "rows.npy")))
     np.testing.assert_array_equal(in_files.labels, on_cpu.labels)
     on_two = fit(rows, strategy=two_devices)
     np.testing.assert_array_equal(on_two.labels, on_cpu.labels)

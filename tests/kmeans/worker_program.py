@@ -6,9 +6,9 @@ import tensorflow as tf
 
 def main(rows_path, out_path):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    from xdc_tf.kmeans import kmeans, row_files
+    from xdc_tf.kmeans import kmeans, matrices
 
-    in_file = row_files.open_rows(rows_path)
+    in_file = matrices.open_rows(rows_path)
     fitted = np.ones(len(in_file), bool)
     fitted[3] = False
     told = {}

@@ -16,7 +16,7 @@ import tensorflow as tf
 from forked_commands import run_command
 
 from xdc_tf.evaluation import encoder_sources
-from xdc_tf.models import encoder_table, folding
+from xdc_tf.models import encoder_table, layers
 from xdc_tf.models.encoder_table import Encoder
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime.typed_settings import TEXT, Whole
@@ -160,7 +160,7 @@ def test_its_batch_norm_is_folded_and_its_operations_counted(toy):
     encoder.get_layer("stem_norm").set_weights(
         [np.linspace(0.5, 2, 12) + shift for shift in range(4)]
     )
-    folded = folding.fold(encoder)
+    folded = layers.fold(encoder)
     assert [layer.name for layer in folded.layers if layer.weights] == [
         "stem",
         "projection",

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.models import audio_resnet, fast_layers, folding, video_resnet
+from xdc_tf.models import audio_resnet, fast_layers, layers, video_resnet
 from xdc_tf.models.fast_layers import MATMUL, MIXED, PLANAR, SPATIAL
 from xdc_tf.models.layers import LayerSettings
 
@@ -146,7 +146,7 @@ def test_an_encoder_of_fast_layers_computes_and_learns_what_keras_s_does(
 def test_a_folded_encoder_of_fast_layers_computes_what_it_does(dtype):
     encoder = encoders(video_resnet.build, "r2plus1d", dtype)[1]
     clips = random(2, 4, 16, 16, 3)
-    folded = folding.fold(encoder)
+    folded = layers.fold(encoder)
     assert len(folded.layers) < len(encoder.layers)
     tolerance = 1e-5 if dtype == "float32" else 0.05
     np.testing.assert_allclose(

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.models import audio_resnet, folding, video_resnet
+from xdc_tf.models import audio_resnet, layers, video_resnet
 from xdc_tf.models.layers import LayerSettings
 
 BUILD = {"video": video_resnet.build, "audio": audio_resnet.build}
@@ -66,7 +66,7 @@ def test_a_folded_encoder_computes_what_the_encoder_does_in_evaluation_mode(
 ):
     encoder = build(modality, architecture)
     randomize(encoder, seed=1)
-    folded = folding.fold(encoder)
+    folded = layers.fold(encoder)
     inputs = inputs_of(modality)
     assert_close(folded(inputs), encoder(inputs, training=False))
     # It has no training mode.
@@ -75,7 +75,7 @@ def test_a_folded_encoder_computes_what_the_encoder_does_in_evaluation_mode(
 
 @pytest.mark.parametrize(("modality", "architecture"), ARCHITECTURES)
 def test_only_batch_norms_after_sums_remain(modality, architecture):
-    folded = folding.fold(build(modality, architecture))
+    folded = layers.fold(build(modality, architecture))
     assert len(batch_norms(folded)) == NORMS_AFTER_SUMS.get(architecture, 0)
     assert folded.trainable_variables == []
 
@@ -88,7 +88,7 @@ def test_a_kernel_is_scaled_and_the_bias_shifted_as_by_hand():
     conv.set_weights([np.full((1, 1, 1, 1), 5.0), np.array([7.0])])
     gamma, beta, mean, variance = ([value] for value in (4.0, 10.0, 1.0, 3.0))
     norm.set_weights([np.array(x) for x in (gamma, beta, mean, variance)])
-    kernel, bias = folding.fold(encoder).get_layer("conv").get_weights()
+    kernel, bias = layers.fold(encoder).get_layer("conv").get_weights()
     # 4 / sqrt(3 + 1) = 2 times the kernel, and 10 + 2 * (7 - 1).
     assert kernel.ravel().tolist() == [10.0]
     assert bias.tolist() == [22.0]
@@ -101,7 +101,7 @@ def test_a_batch_norm_without_scale_and_center_is_folded_too():
     encoder = keras.Model(image, x)
     encoder.get_layer("norm").set_weights([np.arange(1.0, 4.0), np.arange(2.0, 5.0)])
     inputs = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype(np.float32)
-    assert_close(folding.fold(encoder)(inputs), encoder(inputs, training=False))
+    assert_close(layers.fold(encoder)(inputs), encoder(inputs, training=False))
 
 
 def test_batch_norms_that_are_no_scale_of_a_convolution_stay():
@@ -112,7 +112,7 @@ def test_batch_norms_that_are_no_scale_of_a_convolution_stay():
     x = keras.layers.Add()([keras.layers.BatchNormalization()(x), shared])
     encoder = keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
     randomize(encoder, seed=2)
-    folded = folding.fold(encoder)
+    folded = layers.fold(encoder)
     assert len(batch_norms(folded)) == 3
     inputs = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype(np.float32)
     assert_close(folded(inputs), encoder(inputs, training=False))
@@ -125,7 +125,7 @@ def test_a_copy_follows_changed_weights_without_being_traced_again(
     modality, architecture
 ):
     encoder = build(modality, architecture)
-    folded = folding.fold(encoder)
+    folded = layers.fold(encoder)
     num_traces = []
 
     @tf.function
@@ -136,7 +136,7 @@ def test_a_copy_follows_changed_weights_without_being_traced_again(
     inputs = tf.constant(inputs_of(modality))
     for seed in (1, 2):
         randomize(encoder, seed)
-        folding.copy_folded(encoder, folded)
+        layers.copy_folded(encoder, folded)
         assert_close(compute(inputs), encoder(inputs, training=False))
     assert len(num_traces) == 1
 
@@ -150,7 +150,7 @@ def test_a_folded_encoder_keeps_the_compute_type(modality, architecture, policy)
     exact = build(modality, architecture)
     randomize(encoder, seed=1)
     exact.set_weights(encoder.get_weights())
-    folded = folding.fold(encoder)
+    folded = layers.fold(encoder)
     compute_dtype = policy.removeprefix("mixed_")
     assert {
         layer.compute_dtype
@@ -165,9 +165,9 @@ def test_a_folded_encoder_keeps_the_compute_type(modality, architecture, policy)
 def test_on_two_devices_both_compute_with_the_folded_weights(two_devices):
     with two_devices.scope():
         encoder = build("audio", "resnet", synchronized_batch_norm=True)
-        folded = folding.fold(encoder)
+        folded = layers.fold(encoder)
     randomize(encoder, seed=3)
-    folding.copy_folded(encoder, folded)
+    layers.copy_folded(encoder, folded)
     inputs = tf.constant(inputs_of("audio"))
 
     @tf.function

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from xdc_tf.models import audio_resnet, folding, video_resnet
+from xdc_tf.models import audio_resnet, layers, video_resnet
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.planning import operations
 
@@ -61,7 +61,7 @@ def test_operations_are_those_that_torchvision_states(
 
 def test_folding_keeps_the_operations_and_moves_fewer_bytes(r2plus1d):
     work = operations.count(r2plus1d, (8, 112, 112, 3))
-    folded = operations.count(folding.fold(r2plus1d), (8, 112, 112, 3))
+    folded = operations.count(layers.fold(r2plus1d), (8, 112, 112, 3))
     assert folded.flops == work.flops
 
     def moved(encoder):

@@ -33,7 +33,7 @@ class LocalData(NamedTuple):
     Attributes:
       number: of the process, from 0; the first is the chief, which writes the work
         directory.
-      count: how many processes there are.
+      num_processes: how many there are.
       files: names of the record files that this process reads, in the data set's
         order.
       rows: [n] int64, ascending: the example_index of each row of its features. A
@@ -41,7 +41,7 @@ class LocalData(NamedTuple):
     """
 
     number: int
-    count: int
+    num_processes: int
     files: tuple[str, ...]
     rows: np.ndarray
 
@@ -86,7 +86,7 @@ def deal(sizes: Sequence[int], num_hands: int) -> list[list[int]]:
     Returns:
       The numbers in each hand, ascending; no hand is empty if there are enough.
     """
-    hands = [[] for _ in range(num_hands)]
+    hands: list[list[int]] = [[] for _ in range(num_hands)]
     sums = [(0, 0, hand) for hand in range(num_hands)]  # size, things, whose
     for number in sorted(range(len(sizes)), key=lambda item: (-sizes[item], item)):
         total, things, hand = min(sums)
@@ -95,7 +95,9 @@ def deal(sizes: Sequence[int], num_hands: int) -> list[list[int]]:
     return [sorted(hand) for hand in hands]
 
 
-def gathered(strategy: tf.distribute.Strategy, value: np.ndarray | float) -> np.ndarray:
+def gathered(
+    strategy: tf.distribute.Strategy, value: np.ndarray | np.generic | float
+) -> np.ndarray:
     """[count, ...] arrays of all processes, all of the same shape."""
     number, count = place(strategy)
     local = np.asarray(value)
@@ -104,7 +106,7 @@ def gathered(strategy: tf.distribute.Strategy, value: np.ndarray | float) -> np.
     return rows.sum_over_processes(strategy if count > 1 else None, every)
 
 
-def any_process(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+def any_process(strategy: tf.distribute.Strategy, flag: bool | np.bool_) -> bool:
     """Whether it is so in one process at least."""
     return bool(gathered(strategy, np.int64(flag)).any())
 
@@ -142,11 +144,10 @@ def text_of_chief(strategy: tf.distribute.Strategy, read: Callable[[], str]) -> 
     A file that the chief has just written may still be the one before on others: file
     systems over a network keep what they have read for a while.
     """
-    _, count = place(strategy)
-    text = on_chief(strategy, read)
-    if count == 1:
-        return text
-    codes = np.frombuffer((text or "").encode(), np.uint8).astype(np.int32)
+    if place(strategy)[1] == 1:
+        return read()
+    text = on_chief(strategy, read) or ""
+    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     length = int(gathered(strategy, np.int64(len(codes)))[0])
     padded = np.zeros(length, np.int32)
     padded[: len(codes)] = codes
@@ -186,7 +187,7 @@ def labels_of_all(
       labels: [len(local.rows)] int32 of its rows.
       num_rows: of the manifest; rows of no process get -1.
     """
-    if local.count == 1:
+    if local.num_processes == 1:
         return labels
     every = np.empty(num_rows, np.int32)
     for start in range(0, num_rows, _EXCHANGED_ROWS):

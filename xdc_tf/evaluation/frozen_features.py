@@ -18,7 +18,7 @@ from xdc_tf.evaluation.encoder_sources import PRETRAINED, SCRATCH, Source
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures
-from xdc_tf.models import folding
+from xdc_tf.models import layers
 
 
 class ExtractionSettings(NamedTuple):
@@ -146,7 +146,7 @@ def make_features_of(
             strategy=strategy,
         )
     with strategy.scope():
-        folded = {name: folding.fold(encoder) for name, encoder in encoders.items()}
+        folded = {name: layers.fold(encoder) for name, encoder in encoders.items()}
     extract_clips = extraction.make_extract_clips(folded, modalities, strategy=strategy)
 
     def features_of(records: LabelledRecords) -> dict[str, np.ndarray]:

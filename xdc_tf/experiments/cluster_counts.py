@@ -16,7 +16,7 @@ import numpy as np
 from xdc_tf.features import row_arrays
 from xdc_tf.features.feature_store import ROWS_FILE, RowState
 from xdc_tf.inference import feature_files
-from xdc_tf.kmeans import kmeans, row_files
+from xdc_tf.kmeans import kmeans, matrices
 from xdc_tf.labels import agreement, health, pseudo_labels
 from xdc_tf.runtime import arrays, compat, files
 
@@ -81,7 +81,7 @@ def open_features(path: str, *, max_rows: int = 0, memory_gib: float = 4.0) -> F
       ValueError: not such a matrix, or changed since it was written, or no row of it
         holds an example.
     """
-    rows: np.ndarray = row_files.open_rows(path)
+    rows: np.ndarray = matrices.open_rows(path)
     feature_files.check_intact(path)
     present = np.ones(len(rows), bool)
     states_path = os.path.join(os.path.dirname(path), ROWS_FILE)

@@ -73,23 +73,17 @@ def make_extract_clips(
             stream: encoder(encoder_input(batch, modalities[stream]), training=False)
             for stream, encoder in encoders.items()
         }
-        return batch["example_index"], batch["start_secs"], features
+        examples = ExampleFeatures(batch["example_index"], features)
+        return examples, batch["start_secs"]
 
     @tf.function(autograph=False)
     def step(batch):
         return strategy.run(replica_step, args=(batch,))
 
-    def on_host(indices, starts, features):
-        index = _on_host(strategy, indices)
-        real = index >= 0
-        return ClipFeatures(
-            example_index=index[real],
-            start_secs=_on_host(strategy, starts)[real],
-            streams={
-                stream: _on_host(strategy, rows)[real]
-                for stream, rows in features.items()
-            },
-        )
+    def on_host(examples: ExampleFeatures, starts: tf.Tensor) -> ClipFeatures:
+        real = _on_host(strategy, examples.example_index) >= 0
+        index, streams = examples_on_host(strategy, examples)
+        return ClipFeatures(index, _on_host(strategy, starts)[real], streams)
 
     def extract_clips(batches: Iterable[dict]) -> Iterator[ClipFeatures]:
         # A batch is fetched when the next one has been started, so that a GPU is not

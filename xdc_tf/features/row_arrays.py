@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xdc_tf.kmeans import row_files
+from xdc_tf.kmeans import matrices
 from xdc_tf.runtime import arrays, files
 
 _CHECKED_BYTES = 1 << 24
@@ -143,7 +143,7 @@ def damaged_rows(path: str, present: np.ndarray) -> np.ndarray:
     checksums_path = _checksums_path(path)
     if not os.path.exists(checksums_path):
         return damaged
-    extent = row_files.extent(row_files.open_rows(path))
+    extent = matrices.extent(matrices.open_rows(path))
     expected = arrays.open_npy(checksums_path)
     if (expected.shape, expected.dtype) != (present.shape, np.uint32):
         raise damaged_error(checksums_path, f"{expected.dtype} {expected.shape}")
@@ -151,7 +151,7 @@ def damaged_rows(path: str, present: np.ndarray) -> np.ndarray:
     for start in range(0, len(present), block_rows):
         rows = slice(start, min(start + block_rows, len(present)))
         if present[rows].any():
-            numbers = row_files.read_numbers(
+            numbers = matrices.read_numbers(
                 path,
                 extent.offset + start * extent.row_bytes,
                 (rows.stop - start) * extent.width,

@@ -178,28 +178,20 @@ def fit_heads(
     matrix = matrices.open_matrix(
         features, fitted_rows=fitted_rows, present_rows=present_rows
     )
-    if strategy is not None and strategy.num_replicas_in_sync == 1:
-        strategy = None
     num_fits = num_heads * options.num_restarts
     with tf.device(matrix.device), distances.full_float32():
         shards, sample, preparation, context = _prepare_fit(
             matrix, options, num_fits=num_fits, seed=seed, strategy=strategy
         )
-        if initial_centroids is not None:
-            shape = (options.num_clusters, sample.shape[1])
-            initial_centroids = fit_settings.checked_initial_centroids(
-                initial_centroids, shape=shape, num_fits=num_fits
-            )
-            initial_centroids = (initial_centroids - preparation.origin)[tf.newaxis]
         fits = lloyd.fit_rows(
             shards,
             tf.constant([[seed, number] for number in range(num_fits)], tf.int64),
             sample,
-            initial_centroids,
+            _checked_start(initial_centroids, sample, context),
             tf.constant(options.num_iterations),
             context,
         )
-        labels = rows.local_rows(strategy, fits.labels, matrix.num_rows)
+        labels = rows.local_rows(context.strategy, fits.labels, matrix.num_rows)
     return [
         _result_of_fit(
             fits,
@@ -210,6 +202,20 @@ def fit_heads(
         )
         for fit in _best_of_restarts(fits, options.num_restarts)
     ]
+
+
+def _checked_start(
+    centroids: np.ndarray | tf.Tensor | None, sample: tf.Tensor, context: FitContext
+) -> tf.Tensor | None:
+    """Given centroids [k, d] -> [1, k, d] about the origin of the rows; or None."""
+    if centroids is None:
+        return None
+    settings = context.settings
+    shape = (settings.num_clusters, sample.shape[1])
+    centroids = fit_settings.checked_initial_centroids(
+        centroids, shape=shape, num_fits=settings.num_fits
+    )
+    return (centroids - context.origin)[tf.newaxis]
 
 
 def _best_of_restarts(fits: lloyd.Fits, num_restarts: int) -> np.ndarray:
@@ -232,6 +238,8 @@ def _prepare_fit(
       The prepared rows on their replicas, a sample [s, d] float32 of them, their
       preparation, and the context of the fits.
     """
+    if strategy is not None and strategy.num_replicas_in_sync == 1:
+        strategy = None
     num_fitted = int(rows.sum_over_processes(strategy, np.sum(matrix.fitted)))
     fit_settings.check_num_clusters(options.num_clusters, num_fitted=num_fitted)
     settings = fit_settings.trace_settings(

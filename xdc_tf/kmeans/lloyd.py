@@ -18,7 +18,8 @@ from xdc_tf.kmeans.rows import Rows, on_replicas, total
 # is faster than adding up all rows anew.
 _FEW_CHANGED = 0.3
 # Steps of k-means++ whose candidates are drawn together, as a fraction of all: one in
-# so many.
+# so many. Their distances come from a single matmul; candidates of later steps come
+# from slightly older distances.
 _STEPS_AT_ONCE = 32
 _MOST_STEPS_AT_ONCE = 16
 
@@ -292,9 +293,7 @@ def plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
 
     Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", SODA 2007.
     Greedy: of several rows drawn by squared distance, the one that lowers the objective
-    most is taken. Candidates of several steps are drawn together, so that their
-    distances come from a single matmul; those of later steps come from slightly older
-    distances.
+    most is taken.
 
     Args:
       rows: [s, d] float32, at least num_clusters.
@@ -313,11 +312,6 @@ def plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
         [1 + num_rounds, steps * num_candidates], seed, dtype=tf.float64, alg="philox"
     )
 
-    def distances_to(indices):
-        inner = tf.matmul(tf.gather(rows, indices), rows, transpose_b=True)
-        squared = norms - 2.0 * inner + tf.gather(norms, indices)[:, tf.newaxis]
-        return tf.maximum(squared, 0.0)  # [candidates, s]
-
     def draw_together(number, chosen, closest):
         cumulative = tf.cumsum(tf.cast(closest, tf.float64))
         # int64: a GPU would have TensorFlow go back and forth to the host for int32.
@@ -328,7 +322,7 @@ def plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
             out_type=tf.int64,
         )
         drawn = tf.minimum(drawn, num_rows - 1)
-        distances = distances_to(drawn)
+        distances = _distances_to(drawn, rows, norms)
         picked = []
         for step in range(steps):
             candidates = slice(step * num_candidates, (step + 1) * num_candidates)
@@ -345,8 +339,15 @@ def plus_plus(rows: tf.Tensor, seed: tf.Tensor, num_clusters: int) -> tf.Tensor:
         (
             0,
             tf.TensorArray(tf.int64, size=num_rounds, element_shape=[steps]),
-            distances_to(first)[0],
+            _distances_to(first, rows, norms)[0],
         ),
     )
     chosen = tf.concat([first, chosen.concat()], axis=0)[:num_clusters]
     return tf.gather(rows, chosen)
+
+
+def _distances_to(indices: tf.Tensor, rows: tf.Tensor, norms: tf.Tensor) -> tf.Tensor:
+    """Squared distances [candidates, s] of all rows to those of the indices."""
+    inner = tf.matmul(tf.gather(rows, indices), rows, transpose_b=True)
+    squared = norms - 2.0 * inner + tf.gather(norms, indices)[:, tf.newaxis]
+    return tf.maximum(squared, 0.0)

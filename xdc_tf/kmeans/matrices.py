@@ -1,24 +1,29 @@
-"""What a caller gives as features: a matrix in memory, or memory-mapped files."""
+"""What a caller gives as features: a matrix in memory, or memory-mapped .npy files.
 
+Files are checked when they are opened, and for where their rows lie.
+"""
+
+import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.kmeans import fit_settings, row_files, rows
-from xdc_tf.kmeans.row_files import Extent
-from xdc_tf.kmeans.rows import Rows
+from xdc_tf.kmeans import fit_settings, rows
+from xdc_tf.kmeans.rows import Extent, Rows, read_numbers
+from xdc_tf.runtime import arrays
 
-MatrixLike = np.ndarray | tf.Tensor | Sequence[np.memmap]
+_DTYPES = (np.dtype("<f4"), np.dtype("<f2"))  # of files
+MatrixLike: TypeAlias = np.ndarray | tf.Tensor | Sequence[np.memmap]
 
 
 class FeatureMatrix(NamedTuple):
-    """Features of this process; one of the first two is None.
+    """Features of this process, in memory or in files.
 
     Attributes:
-      tensor: [N, D] float32.
-      extents: rows in files, one after the other.
+      tensor: [N, D] float32; None if they are in files.
+      extents: rows in files, one after the other; empty if they are in memory.
       num_rows: N.
       width: D.
       device: where they lie, or where rows from files are assigned.
@@ -27,7 +32,7 @@ class FeatureMatrix(NamedTuple):
     """
 
     tensor: tf.Tensor | None
-    extents: list[Extent] | None
+    extents: list[Extent]
     num_rows: int
     width: int
     device: str | None
@@ -55,11 +60,11 @@ def open_matrix(
     several = isinstance(features, (list, tuple)) and any(
         isinstance(part, np.memmap) for part in features
     )
-    tensor = extents = device = None
+    tensor = device = None
+    extents: list[Extent] = []
     if several or isinstance(features, np.memmap):
-        extents = [
-            row_files.extent(part) for part in (features if several else [features])
-        ]
+        parts: Any = features if several else [features]
+        extents = [extent(part) for part in parts]
         num_rows, width = _shape_of_files(extents)
     else:
         tensor = _as_tensor(features)
@@ -112,7 +117,7 @@ def shard(
     matrix: FeatureMatrix, *, block_rows: int, strategy: tf.distribute.Strategy | None
 ) -> Rows:
     """Gives every replica of this process its part of the rows."""
-    options = {
+    options: dict[str, Any] = {
         "block_rows": block_rows,
         "fitted": matrix.fitted,
         "present": matrix.present,
@@ -132,7 +137,7 @@ def blocks(matrix: FeatureMatrix, block_rows: int) -> Iterator[np.ndarray]:
     for extent in matrix.extents:
         for start in range(0, extent.num_rows, block_rows):
             count = min(block_rows, extent.num_rows - start)
-            yield row_files.read_rows(extent, start, count)
+            yield read_rows(extent, start, count)
 
 
 def count_distinct(matrix: FeatureMatrix, *, at_most: int, block_rows: int) -> int:
@@ -198,9 +203,86 @@ def _rows_at(matrix: FeatureMatrix, numbers: np.ndarray) -> np.ndarray:
     parts, first = [], 0
     for extent in matrix.extents:
         in_extent = (numbers >= first) & (numbers < first + extent.num_rows)
-        parts += [
-            row_files.read_rows(extent, number, 1)
-            for number in numbers[in_extent] - first
-        ]
+        parts += [read_rows(extent, number, 1) for number in numbers[in_extent] - first]
         first += extent.num_rows
     return np.concatenate(parts) if parts else np.zeros([0, matrix.width], np.float32)
+
+
+def open_rows(path: str | os.PathLike, *, width: int | None = None) -> np.memmap:
+    """Opens a .npy file of features as a read-only memory-mapped [N, D] array.
+
+    Args:
+      path: a local file, as numpy.save writes it.
+      width: D that it must have, or None for any.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not a regular .npy file, cut short, or not a filled matrix of float32
+        or float16 of that width.
+    """
+    path = os.fspath(path)
+    try:
+        rows = arrays.open_npy(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file of features.") from None
+    _check_file(rows, path, width)
+    return rows
+
+
+def extent(rows: np.memmap) -> Extent:
+    """Where the rows of a memory-mapped [N, D] array lie in its file.
+
+    Raises:
+      ValueError: rows that do not follow each other in the file, as after a selection
+        of columns, another dtype, or a file that has become shorter.
+    """
+    path = os.fspath(rows.filename or "")
+    _check_file(rows, path, None)
+    if not rows.flags.c_contiguous:
+        raise ValueError(
+            f"{path}: the selected rows do not follow each other in the file; pass a "
+            "run of whole rows, or a copy in memory."
+        )
+    whole = rows
+    while isinstance(whole.base, np.memmap):
+        whole = whole.base
+    # A selection keeps the offset of the whole, so it is found by the addresses.
+    offset = whole.offset + rows.ctypes.data - whole.ctypes.data
+    num_rows, width = rows.shape
+    row_extent = Extent(path, offset, num_rows, width, rows.dtype)
+    needed = offset + num_rows * row_extent.row_bytes
+    if os.path.getsize(path) < needed:
+        raise ValueError(
+            f"{path}: has {os.path.getsize(path)} bytes where its rows end at {needed};"
+            " it was cut short after it was opened. Write it again."
+        )
+    return row_extent
+
+
+def read_rows(where: Extent, start: int, count: int) -> np.ndarray:
+    """Reads [count, D] rows as float32 without mapping the file.
+
+    Raises:
+      ValueError: a file that has become shorter.
+    """
+    offset = where.offset + int(start) * where.row_bytes
+    numbers = read_numbers(where.path, offset, count * where.width, where.dtype)
+    return numbers.reshape(count, where.width).astype(np.float32, copy=False)
+
+
+def _check_file(rows: np.ndarray, path: str, width: int | None) -> None:
+    if rows.dtype not in _DTYPES:
+        raise ValueError(
+            f"{path}: holds {rows.dtype}, and features are float32 or float16, "
+            "little-endian; convert it with numpy's astype."
+        )
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(
+            f"{path}: has shape {rows.shape}; features are a filled "
+            "[examples, dimensions] matrix."
+        )
+    if width is not None and rows.shape[1] != width:
+        raise ValueError(
+            f"{path}: has {rows.shape[1]} columns where {width} are expected; extract "
+            "the features with the same encoder."
+        )

@@ -5,15 +5,14 @@ process has its rows, which are spread over its replicas. What replicas and proc
 do together is here too: they run a function, add up, and find their places.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.kmeans import row_files
 from xdc_tf.kmeans.distances import MatmulFormat, Preparation, as_factors, prepare
-from xdc_tf.kmeans.row_files import Extent
 from xdc_tf.runtime.tuning import without_autotuning
 
 # Blocks that are read ahead of the one that is being assigned.
@@ -22,6 +21,29 @@ _READ_AHEAD = 2
 # take more memory.
 _BLOCKS_IN_FLIGHT = 4
 _ALIGNMENT = 64  # bytes, of tensors
+
+
+class Extent(NamedTuple):
+    """Rows that follow each other in a file.
+
+    Attributes:
+      path: of the file.
+      offset: bytes before the first row.
+      num_rows: how many rows.
+      width: D, numbers per row.
+      dtype: float32 or float16, little-endian.
+    """
+
+    path: str
+    offset: int
+    num_rows: int
+    width: int
+    dtype: np.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Length of a row."""
+        return self.width * self.dtype.itemsize
 
 
 class InMemory(NamedTuple):
@@ -63,6 +85,7 @@ class InFiles(NamedTuple):
 
 
 Rows = InMemory | InFiles
+_Shard = TypeVar("_Shard", InMemory, InFiles)
 
 
 class Block(NamedTuple):
@@ -169,11 +192,11 @@ def _blocks_between(
 
 
 def _distribute(
-    part: Callable[[int, int, int], Rows],
+    part: Callable[[int, int, int], _Shard],
     num_rows: int,
     block_rows: int,
     strategy: tf.distribute.Strategy | None,
-) -> Rows:
+) -> _Shard:
     if strategy is None:
         return part(0, num_rows, 0)
     # The strategy's devices in this process, over which its rows are spread.
@@ -182,7 +205,7 @@ def _distribute(
     num_blocks = -(-num_rows // block_rows)
     rows_per_device = min(-(-num_blocks // len(devices)) * block_rows, num_rows)
 
-    def value(context: tf.distribute.experimental.ValueContext) -> Rows:
+    def value(context: tf.distribute.experimental.ValueContext) -> _Shard:
         number = context.replica_id_in_sync_group % len(devices)
         start = min(number * rows_per_device, num_rows)
         stop = min(start + rows_per_device, num_rows)
@@ -217,9 +240,10 @@ def over_blocks(
       The values, each [n, ...] and zero for padding, and the last carry.
     """
     num_rows = shard.fitted.shape[0]
-    in_files = isinstance(shard, InFiles)
-    num_blocks = tf.size(shard.offsets) if in_files else -(-num_rows // block_rows)
-    read_block = _file_reader(shard) if in_files else _slicer(shard, block_rows)
+    if isinstance(shard, InFiles):
+        num_blocks, read_block = tf.size(shard.offsets), _file_reader(shard)
+    else:
+        num_blocks, read_block = -(-num_rows // block_rows), _slicer(shard, block_rows)
 
     def step(number, start, arrays, carry):
         rows, factors = read_block(start)
@@ -262,7 +286,7 @@ def _file_reader(shard: InFiles) -> Callable:
         # NumPy reads several times faster than tf.data's readers of binary records,
         # and without the interpreter's lock.
         content = tf.numpy_function(
-            lambda *place: row_files.read_numbers(*place, dtype.as_numpy_dtype),
+            lambda *place: read_numbers(*place, dtype.as_numpy_dtype),
             [path, offset, count],
             dtype,
         )
@@ -283,6 +307,23 @@ def _file_reader(shard: InFiles) -> Callable:
         return rows, None
 
     return read_block
+
+
+def read_numbers(
+    path: str | bytes, offset: int, count: int, dtype: np.dtype
+) -> np.ndarray:
+    """Reads [count] numbers from a file.
+
+    Raises:
+      ValueError: a file that has become shorter.
+    """
+    numbers = np.fromfile(os.fsdecode(path), dtype, int(count), offset=int(offset))
+    if len(numbers) != count:
+        raise ValueError(
+            f"{os.fsdecode(path)}: has no {count} numbers behind byte {offset} any "
+            "more; it was cut short. Write it again."
+        )
+    return numbers
 
 
 def _filled_up(value: tf.Tensor, stop: tf.Tensor, num_rows: int) -> tf.Tensor:

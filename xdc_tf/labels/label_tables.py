@@ -307,7 +307,9 @@ def _read_clustering(directory: Path, name: str, record: _Record) -> Clustering:
         sizes=values["sizes"],
         inertia=float(values["inertia"]),
         normalize=bool(values["normalize"]),
-        **{key: values.get(key) for key in _OPTIONAL_ARRAYS},
+        pca_mean=values.get("pca_mean"),
+        pca_projection=values.get("pca_projection"),
+        offsets=values.get("offsets"),
     )
 
 

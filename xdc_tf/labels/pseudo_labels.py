@@ -123,14 +123,15 @@ def side_by_side(
     """
     num_rows, width = len(streams[0]), sum(stream.shape[1] for stream in streams)
     fits = 4 * num_rows * width <= memory
-    mapped = isinstance(streams[0], np.memmap) and not fits
+    first = streams[0]
+    mapped = first if isinstance(first, np.memmap) and not fits else None
     if len(streams) == 1:
-        return streams[0] if mapped else np.asarray(streams[0], np.float32)
-    if mapped:
-        path = Path(streams[0].filename).with_name("joined.npy")
+        return np.asarray(first, np.float32) if mapped is None else mapped
+    if mapped is not None:
+        path = Path(str(mapped.filename)).with_name("joined.npy")
         partial = path.with_name(f".{path.name}.partial")
         joined = np.lib.format.open_memmap(
-            partial, mode="w+", dtype=streams[0].dtype, shape=(num_rows, width)
+            partial, mode="w+", dtype=first.dtype, shape=(num_rows, width)
         )
     else:
         joined = np.empty([num_rows, width], np.float32)
@@ -143,7 +144,7 @@ def side_by_side(
             ],
             axis=1,
         )
-    if not mapped:
+    if mapped is None:
         return joined
     joined.flush()
     os.replace(partial, path)

@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 import keras
 
-from xdc_tf.models.layers import BLOCKS_PER_STAGE, LayerMaker, LayerSettings
+from xdc_tf.models.layers import (
+    BLOCKS_PER_STAGE,
+    LayerMaker,
+    LayerSettings,
+    check_resnet,
+)
 
 
 class Architecture(NamedTuple):
@@ -66,18 +71,9 @@ def build(
       ValueError: on an unknown architecture or depth, or a width that leaves a stage
         without channels.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"audio_encoder.architecture={architecture!r} is not one of "
-            f"{', '.join(ARCHITECTURES)}."
-        )
-    if depth not in BLOCKS_PER_STAGE:
-        raise ValueError(
-            f"audio_encoder.depth={depth} is not one of {sorted(BLOCKS_PER_STAGE)}."
-        )
-    planes = int(64 * width)
-    if planes < 4:
-        raise ValueError(f"audio_encoder.width={width} leaves fewer than 4 channels.")
+    planes = check_resnet(
+        "audio", architecture, depth, width, among=ARCHITECTURES, least_planes=4
+    )
     form = ARCHITECTURES[architecture]
     make = LayerMaker(
         settings or LayerSettings(), batch_norm_epsilon=form.batch_norm_epsilon

@@ -1,18 +1,30 @@
 """Layers that both encoders are built from: convolution, batch norm, activation.
 
 Stock Keras layers, so that a saved `.keras` encoder opens without this project; or, for
-training, those of `fast_layers`, which have the same names and weights.
+training, those of `fast_layers`, which have the same names and weights. For inference
+alone batch norm is folded into the convolutions: in evaluation mode it is a scale and a
+shift per channel, and a convolution before it can do both: kernel * scale, and a bias.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import collections
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from xdc_tf.models import fast_layers
 
 # Depth 4 has one stage; it is for trying things out, and no published network has it.
 BLOCKS_PER_STAGE = {4: (1,), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+# Not other subclasses of Keras's, whose kernels have other axes.
+_CONVOLUTIONS = (
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    fast_layers.Conv2D,
+    fast_layers.Conv3D,
+)
 
 
 class LayerSettings(NamedTuple):
@@ -34,6 +46,40 @@ class LayerSettings(NamedTuple):
     dtype: str = "float32"
     seed: int = 0
     fast: bool = False
+
+
+def check_resnet(
+    modality: str,
+    architecture: str,
+    depth: int,
+    width: float,
+    *,
+    among: Collection[str],
+    least_planes: int,
+) -> int:
+    """The channels of a residual network's first stage; see the encoders' `build`.
+
+    Raises:
+      ValueError: on an architecture that is not among those, another depth, or a width
+        that leaves fewer channels.
+    """
+    if architecture not in among:
+        raise ValueError(
+            f"{modality}_encoder.architecture={architecture!r} is not one of "
+            f"{', '.join(among)}."
+        )
+    if depth not in BLOCKS_PER_STAGE:
+        raise ValueError(
+            f"{modality}_encoder.depth={depth} is not one of "
+            f"{sorted(BLOCKS_PER_STAGE)}."
+        )
+    planes = int(64 * width)
+    if planes < least_planes:
+        raise ValueError(
+            f"{modality}_encoder.width={width} leaves fewer than {least_planes} "
+            "channels."
+        )
+    return planes
 
 
 class LayerMaker:
@@ -124,3 +170,103 @@ class LayerMaker:
             ("max", 5): keras.layers.GlobalMaxPooling3D,
         }[pool, len(x.shape)]
         return layer(dtype="float32", name="features")(x)
+
+
+def fold(encoder: keras.Model) -> keras.Model:
+    """A copy that computes what the encoder does in evaluation mode, in fewer layers.
+
+    Every batch norm that alone reads a convolution's output goes into its kernel and
+    bias; any other one, such as that after a sum, stays. Make the copy in the strategy
+    scope of the encoder, from which it takes names and dtype policies too.
+
+    Args:
+      encoder: a functional model of one input and one output, channels last, in which
+        each layer occurs once.
+
+    Returns:
+      A model of its own variables, none of them trainable, filled by copy_folded.
+    """
+    norms = _norms_of_convolutions(encoder)
+    gone = {norm.name for norm in norms.values()}
+    made: dict[int, Any] = {}  # by the id of the encoder's tensor, that of the copy
+    for layer in encoder.layers:  # in the order in which they compute
+        inputs = [made.get(id(tensor)) for tensor in tf.nest.flatten(layer.input)]
+        if layer.name in gone:
+            made[id(layer.output)] = inputs[0]
+            continue
+        config = layer.get_config()
+        if layer.name in norms:
+            # Without random numbers that copy_folded would overwrite.
+            config |= {"use_bias": True, "kernel_initializer": "zeros"}
+        copy = type(layer).from_config(config)
+        if isinstance(layer, keras.layers.InputLayer):
+            made[id(layer.output)] = copy.output
+        else:
+            made[id(layer.output)] = copy(inputs if len(inputs) > 1 else inputs[0])
+    folded = keras.Model(
+        made[id(encoder.input)], made[id(encoder.output)], name=encoder.name
+    )
+    folded.trainable = False
+    copy_folded(encoder, folded)
+    return folded
+
+
+def copy_folded(encoder: keras.Model, folded: keras.Model) -> None:
+    """Gives a folded copy the encoder's present weights, in place.
+
+    Variables are assigned to, so functions that were traced with the copy go on working
+    and compute with the new weights. Products are made in float64 on the host.
+
+    Args:
+      encoder: what `folded` was made of, or one of the same form.
+      folded: a model by `fold`.
+    """
+    norms = _norms_of_convolutions(encoder)
+    gone = {norm.name for norm in norms.values()}
+    for layer in encoder.layers:
+        if layer.name in gone:
+            continue
+        weights = layer.get_weights()
+        if layer.name in norms:
+            weights = _folded_weights(weights, norms[layer.name])
+        folded.get_layer(layer.name).set_weights(weights)
+
+
+def _norms_of_convolutions(
+    encoder: keras.Model,
+) -> dict[str, keras.layers.BatchNormalization]:
+    """By a convolution's name, the batch norm that can become part of it."""
+    convolutions = {
+        id(layer.output): layer
+        for layer in encoder.layers
+        if type(layer) in _CONVOLUTIONS and layer.activation is keras.activations.linear
+    }
+    read = [
+        tensor for layer in encoder.layers for tensor in tf.nest.flatten(layer.input)
+    ]
+    num_readers = collections.Counter(map(id, [*read, encoder.output]))
+    return {
+        convolutions[id(layer.input)].name: layer
+        for layer in encoder.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and id(layer.input) in convolutions
+        and num_readers[id(layer.input)] == 1
+    }
+
+
+def _folded_weights(
+    weights: list[np.ndarray], norm: keras.layers.BatchNormalization
+) -> list[np.ndarray]:
+    """A convolution's [kernel] or [kernel, bias] and its norm -> [kernel, bias]."""
+    kernel, *bias = (array.astype(np.float64) for array in weights)
+    mean, variance = (
+        statistic.numpy().astype(np.float64)
+        for statistic in (norm.moving_mean, norm.moving_variance)
+    )
+    scale = 1 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        scale *= norm.gamma.numpy()
+    shift = (sum(bias) - mean) * scale
+    if norm.center:
+        shift += norm.beta.numpy()
+    return [array.astype(np.float32) for array in (kernel * scale, shift)]

@@ -9,7 +9,12 @@ from typing import NamedTuple
 
 import keras
 
-from xdc_tf.models.layers import BLOCKS_PER_STAGE, LayerMaker, LayerSettings
+from xdc_tf.models.layers import (
+    BLOCKS_PER_STAGE,
+    LayerMaker,
+    LayerSettings,
+    check_resnet,
+)
 
 # What stands for a 3x3x3 convolution.
 SPLIT, WHOLE, SPATIAL = "split", "whole", "spatial"
@@ -94,8 +99,9 @@ def build(
       ValueError: on an unknown architecture or depth, or a width that leaves a stage
         without channels.
     """
-    _check(architecture, depth, width)
-    planes = int(64 * width)
+    planes = check_resnet(
+        "video", architecture, depth, width, among=ARCHITECTURES, least_planes=2
+    )
     form = ARCHITECTURES[architecture]
     make = LayerMaker(
         settings or LayerSettings(), batch_norm_epsilon=form.batch_norm_epsilon
@@ -127,21 +133,6 @@ def build(
                 f"stage{stage}_block{number}",
             )
     return keras.Model(clips, make.features(x, pool=form.pool), name=name)
-
-
-def _check(architecture: str, depth: int, width: float) -> None:
-    """See build."""
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"video_encoder.architecture={architecture!r} is not one of "
-            f"{', '.join(ARCHITECTURES)}."
-        )
-    if depth not in BLOCKS_PER_STAGE:
-        raise ValueError(
-            f"video_encoder.depth={depth} is not one of {sorted(BLOCKS_PER_STAGE)}."
-        )
-    if int(64 * width) < 2:
-        raise ValueError(f"video_encoder.width={width} leaves fewer than 2 channels.")
 
 
 def _block(

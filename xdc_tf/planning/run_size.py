@@ -9,7 +9,7 @@ import numpy as np
 from xdc_tf.data import dataset_info, record_framing, record_index
 from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
 from xdc_tf.labels.pseudo_labels import KMeansSettings
-from xdc_tf.models import encoder_table, folding
+from xdc_tf.models import encoder_table, layers
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.planning import operations
 from xdc_tf.planning.operations import EncoderCost
@@ -269,7 +269,7 @@ def _count(config, modality, clip_shape) -> tuple[EncoderCost, EncoderCost]:
     )
     return (
         operations.count(encoder, clip_shape),
-        operations.count(folding.fold(encoder), clip_shape),
+        operations.count(layers.fold(encoder), clip_shape),
     )
 
 

@@ -7,7 +7,6 @@ the project is written to what both offer.
 
 import importlib
 import re
-import types
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 
@@ -49,7 +48,9 @@ def enable_remote_paths(path: str) -> None:
             f"TensorFlow {tf.__version__}; install requirements.txt with Python 3.10 "
             "or 3.11, or mount or copy the files and give their local path."
         )
-    _import_quietly("tensorflow_io")
+    with warnings.catch_warnings():  # of its end of life
+        warnings.simplefilter("ignore")
+        importlib.import_module("tensorflow_io")
 
 
 def versions() -> dict[str, str]:
@@ -256,10 +257,3 @@ def _inner_optimizer(
     optimizer: keras.optimizers.Optimizer,
 ) -> keras.optimizers.Optimizer:
     return optimizer.inner_optimizer if _is_loss_scaled(optimizer) else optimizer
-
-
-def _import_quietly(name: str) -> types.ModuleType:
-    """Imports a package of the first generation without its end-of-life warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(name)

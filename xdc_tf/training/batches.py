@@ -45,7 +45,7 @@ def training_batches(
             source: table.numpy() for source, table in run.state.label_tables.items()
         }
         draws = expected_draws(labels, trained)
-    batch_size = training.batch_size // local.count
+    batch_size = training.batch_size // local.num_processes
     passes, batches = divmod(
         int(run.state.progress.step), int(trained.sum()) // batch_size
     )
@@ -71,11 +71,11 @@ def evaluation_batches(
     batches, the last of padding alone where a process has fewer examples.
     """
     local = run.records.local
-    batch_size = run.config.features.batch_size // local.count
+    batch_size = run.config.features.batch_size // local.num_processes
     dataset = pipeline.evaluation_batches(
         _clip_source(run), batch_size=batch_size, num_clips=num_clips, keep=keep
     )
-    if local.count == 1:
+    if local.num_processes == 1:
         return _distribute(run, dataset, batch_size)
     used = run.records.trained | run.records.held_out
     used = used if keep is None else used & keep
@@ -120,9 +120,9 @@ def _clip_source(run: Run) -> ClipSource:
 def _distribute(run: Run, dataset: tf.data.Dataset, batch_size: int):
     """Splits this process's batches over its devices."""
     local = run.records.local
-    if local.count == 1:
+    if local.num_processes == 1:
         return devices.distribute(dataset, run.strategy)
-    per_device = batch_size * local.count // run.strategy.num_replicas_in_sync
+    per_device = batch_size * local.num_processes // run.strategy.num_replicas_in_sync
     if per_device < batch_size:
         dataset = dataset.rebatch(per_device, drop_remainder=True)
     # Of a data set that may end, processes tell each other so before every batch.

@@ -179,7 +179,7 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
     Raises:
       CollapseError: on collapsed clusters, where config.health.on_collapse is stop.
     """
-    if supervision.clustered_sources(run.method):
+    if context.store is not None:
         features = run_features.to_cluster(
             run, context.store, context.extract_clips, round_index
         )

@@ -56,7 +56,7 @@ class Run(NamedTuple):
     state: RunState
     checkpoints: Checkpoints
     monitor: Monitor
-    lock: files.Lock
+    lock: files.Lock | None  # of the chief
 
 
 def prepare(
@@ -284,7 +284,7 @@ def _check_sizes(config, records: Records, strategy) -> None:
         )
     local = records.local
     fewest = workers.gathered(strategy, records.trained[local.rows].sum()).min()
-    if fewest < batch_size // local.count:
+    if fewest < batch_size // local.num_processes:
         raise ValueError(
             f"A worker's files of {records.directory} have {fewest} examples to train "
             f"on, fewer than its part of config.training.batch_size={batch_size}; "

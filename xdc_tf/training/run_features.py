@@ -11,7 +11,7 @@ from xdc_tf.distribution import workers
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures, Features
 from xdc_tf.features.feature_store import FeatureStore, RowState
-from xdc_tf.models import folding
+from xdc_tf.models import layers
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import configuration, supervision
@@ -30,10 +30,10 @@ def open_store(run: Run) -> FeatureStore | None:
         return None
     features = run.config.features
     info, local = run.records.info, run.records.local
-    several = local.count > 1
+    several = local.num_processes > 1
     return FeatureStore(
         run_directory.features_dir(
-            run.workdir, worker=local.number, num_workers=local.count
+            run.workdir, worker=local.number, num_workers=local.num_processes
         ),
         num_rows=len(local.rows),
         widths={
@@ -47,7 +47,7 @@ def open_store(run: Run) -> FeatureStore | None:
             "clips_per_video": features.clips_per_video,
             "precision": run.config.precision,
             # By which the files of records are dealt.
-            **({"worker": [local.number, local.count]} if several else {}),
+            **({"worker": [local.number, local.num_processes]} if several else {}),
         },
         example_indices=local.rows if several else None,
     )
@@ -60,7 +60,7 @@ def make_extract_clips(run: Run) -> Callable[[Iterable[dict]], Iterator[ClipFeat
     """
     with run.strategy.scope():
         folded = {
-            stream: folding.fold(encoder)
+            stream: layers.fold(encoder)
             for stream, encoder in run.state.model.encoders.items()
         }
     of_folded = extraction.make_extract_clips(
@@ -69,7 +69,7 @@ def make_extract_clips(run: Run) -> Callable[[Iterable[dict]], Iterator[ClipFeat
 
     def extract_clips(batches: Iterable[dict]) -> Iterator[ClipFeatures]:
         for stream, encoder in run.state.model.encoders.items():
-            folding.copy_folded(encoder, folded[stream])
+            layers.copy_folded(encoder, folded[stream])
         yield from of_folded(batches)
 
     return extract_clips
@@ -200,7 +200,7 @@ class FeatureCollector:
 
     def start_round(self, round_index: int) -> None:
         """Empties the store, unless the round is gone on with."""
-        if self.collects:
+        if self._store is not None:
             self._store.keep_only(harvested_in=round_index, extracted_by=None)
 
     def add(
@@ -217,7 +217,7 @@ class FeatureCollector:
           FloatingPointError: on features that are not finite; names round and step.
           OSError: if the disk fails.
         """
-        if not self.collects:
+        if encoded is None or not self.collects:
             return
         self._write()
         self._last = encoded, f"in round {round_index + 1}, step {step}"
@@ -236,13 +236,13 @@ class FeatureCollector:
         Raises:
           FloatingPointError, OSError: see add.
         """
-        if not self.collects:
+        if self._store is None:
             return None
         self._write()
         return self._store.prepare_commit()
 
     def _write(self) -> None:
-        if self._last is None:
+        if self._store is None or self._last is None:
             return
         encoded, when = self._last
         self._last = None

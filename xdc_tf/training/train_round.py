@@ -36,7 +36,7 @@ class RoundContext(NamedTuple):
     train: Callable
     evaluate: Callable
     extract_clips: Callable
-    store: FeatureStore | None
+    store: FeatureStore | None  # None: the method clusters nothing
     collector: run_features.FeatureCollector
     training_batches: Iterator | None  # None: balanced, anew in every round
     held_out_batches: Iterable
@@ -67,9 +67,7 @@ def train_round(
     collector.start_round(round_index)
     if _out_of_patience(run):
         return
-    batches = context.training_batches
-    if batches is None:
-        batches = training_batches(run, balanced=True)
+    batches = _batches_of_round(run, context)
     guard = NonFiniteGuard(run, collector, round_index=round_index)
     steps_to_do = range(already_done + 1, num_steps + 1)
     run.monitor.start_timer(int(progress.step))
@@ -105,6 +103,12 @@ def train_round(
             stop.check()
         if _out_of_patience(run):
             return
+
+
+def _batches_of_round(run: Run, context: RoundContext) -> Iterator:
+    if context.training_batches is None:
+        return training_batches(run, balanced=True)
+    return context.training_batches
 
 
 def _average_statistics(run: Run) -> None:
