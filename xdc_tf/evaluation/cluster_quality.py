@@ -10,15 +10,15 @@ from sklearn.metrics import adjusted_mutual_info_score
 
 from xdc_tf.evaluation import frozen_features
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
-from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
+from xdc_tf.evaluation.frozen_features import FrozenSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
-from xdc_tf.evaluation.protocols import UNREPORTED, Results, Settings
+from xdc_tf.evaluation.protocols import Results
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_makers import nearest
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.pseudo_labels import side_by_side
-from xdc_tf.runtime.typed_settings import COUNT, OrNone, Whole
+from xdc_tf.runtime.typed_settings import OrNone, Whole
 from xdc_tf.training import supervision, trained_run
 from xdc_tf.training.trained_run import FinalClusters, TrainedRun
 
@@ -26,17 +26,15 @@ _BLOCK_ROWS = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClusterSettings(Settings):
+class ClusterSettings(FrozenSettings):
     """Of which features the clusters are.
 
     Attributes:
       num_clips: evenly spread clips per video, whose features are averaged; None for as
         many as the run's clusters were made of.
-      batch_size: clips per batch over all devices; None for that of the run.
     """
 
-    num_clips: Annotated[int | None, OrNone(Whole(1, 10_000))] = None
-    batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
+    num_clips: Annotated[int | None, OrNone(Whole(1, 10_000))] = None  # type: ignore[assignment]
 
 
 class Quality(NamedTuple):
@@ -70,12 +68,9 @@ def run(
 ) -> Results:
     """Labels training and test videos by a run's final clusters and compares.
 
-    Args:
-      source: a pretrained run of a method that clusters.
-      splits: labelled records with their test records; nothing is fitted to either.
-      settings: of the features.
-      streams: names of encoders; clusterings of the features of others are left out.
-      strategy: the devices; None for the present one.
+    Nothing is fitted to the videos. For the arguments see protocols.Protocol; the
+    source is a pretrained run of a method that clusters, and clusterings of the
+    features of other encoders than `streams` are left out.
 
     Returns:
       For each split one result per clustering, named like its label source, with the
@@ -95,21 +90,20 @@ def run(
         )
     final = trained_run.final_clusters(source.run)
     clustered = _clustered_streams(source.run, final, streams)
-    extraction = ExtractionSettings(
+    extraction = settings.extraction(
         tuple(dict.fromkeys(s for names in clustered.values() for s in names)),
         num_clips=settings.num_clips or source.run.config.features.clips_per_video,
         average=True,
-        batch_size=settings.batch_size,
     )
-    features = frozen_features.of_splits(source, splits, extraction, strategy=strategy)
-    return Results(
-        [
-            [
-                _compare(name, clustered[name], final, split, split_features)
-                for name in clustered
-            ]
-            for split, split_features in zip(splits, features, strict=True)
-        ]
+    return frozen_features.score_splits(
+        lambda split, features: [
+            _compare(name, clustered[name], final, split, features)
+            for name in clustered
+        ],
+        source,
+        splits,
+        extraction,
+        strategy=strategy,
     )
 
 

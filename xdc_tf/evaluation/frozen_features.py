@@ -1,8 +1,9 @@
 """Features of labelled records by frozen encoders, for all splits of an evaluation."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,9 +17,12 @@ from xdc_tf.distribution import devices
 from xdc_tf.evaluation import encoder_sources, labelled_records
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, SCRATCH, Source
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
+from xdc_tf.evaluation.protocols import UNREPORTED, Results, Settings
+from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures
 from xdc_tf.models import layers
+from xdc_tf.runtime.typed_settings import COUNT, OrNone, Whole
 
 
 class ExtractionSettings(NamedTuple):
@@ -38,6 +42,26 @@ class ExtractionSettings(NamedTuple):
     average: bool = False
     with_initial: bool = False
     batch_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrozenSettings(Settings):
+    """What the settings of protocols on frozen features have in common.
+
+    Attributes:
+      num_clips: evenly spread clips per video.
+      batch_size: clips per batch over all devices; None for that of the run.
+    """
+
+    num_clips: Annotated[int, Whole(1, 10_000)] = 10
+    batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
+
+    def extraction(self, streams: Sequence[str], **changes: Any) -> ExtractionSettings:
+        """Settings to extract the features of these encoders by."""
+        return ExtractionSettings(
+            streams,
+            **{"num_clips": self.num_clips, "batch_size": self.batch_size} | changes,
+        )
 
 
 class SplitFeatures(NamedTuple):
@@ -60,6 +84,19 @@ def initial_name(stream: str) -> str:
 def has_initial(source: Source) -> bool:
     """Whether there are encoders from before the training to compare with."""
     return source.kind == PRETRAINED and source.run.info is not None
+
+
+def score_splits(
+    score: Callable[[Split, SplitFeatures], list[SplitResult]],
+    source: Source,
+    splits: Sequence[Split],
+    settings: ExtractionSettings,
+    *,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Results:
+    """Results of score(split, features) for each split; see `of_splits`."""
+    features = of_splits(source, splits, settings, strategy=strategy)
+    return Results([score(*pair) for pair in zip(splits, features, strict=True)])
 
 
 def of_splits(

@@ -17,7 +17,7 @@ from xdc_tf.data.clips import ClipSettings
 from xdc_tf.evaluation import finetune, frozen_features, metrics
 from xdc_tf.evaluation.encoder_sources import Source
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
-from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
+from xdc_tf.evaluation.frozen_features import FrozenSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
 from xdc_tf.evaluation.metrics import Accuracies
 from xdc_tf.evaluation.protocols import (
@@ -26,11 +26,9 @@ from xdc_tf.evaluation.protocols import (
     UNREPORTED,
     Options,
     Results,
-    Settings,
 )
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.runtime.typed_settings import (
-    COUNT,
     FLAG,
     Choice,
     Kind,
@@ -43,17 +41,16 @@ _MAX_ITERATIONS = 2000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearSettings(Settings):
+class LinearSettings(FrozenSettings):
     """How the features of a frozen encoder are classified.
 
     Attributes:
-      num_clips: evenly spread clips per video; of SGD the recipe's.
+      num_clips: of SGD the recipe's.
       solver: LOGISTIC, a regression on the features, or SGD, a head that is trained on
         random clips, see finetune.
       c: inverse strength of the regression's L2 penalty, as scikit-learn has it.
       with_initial: of a pretrained run also score the encoders that it started from;
         not of SGD.
-      batch_size: clips per batch over all devices; None for that of the run.
       recipe: of SGD, with a frozen encoder.
     """
 
@@ -61,7 +58,6 @@ class LinearSettings(Settings):
     solver: Annotated[str, Choice((LOGISTIC, SGD))] = LOGISTIC
     c: Annotated[float, Number(0, 1e9, above=True), UNREPORTED] = 1.0
     with_initial: Annotated[bool, FLAG, UNREPORTED] = True
-    batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
     recipe: Annotated[
         FinetuneSettings | None, OrNone(Kind(FinetuneSettings)), UNREPORTED
     ] = None
@@ -114,12 +110,7 @@ def run(
     By regression a video's feature is the mean over its clips; features are
     standardised by the training videos' mean and deviation. For SGD see finetune.run.
 
-    Args:
-      source: of the encoders.
-      splits: labelled records with their test records.
-      settings: of the classifier.
-      streams: names of the encoders.
-      strategy: the devices; None for the present one.
+    For the arguments see protocols.Protocol.
 
     Returns:
       For each split one result per stream: top1, top5 and mean_class, and initial_top1
@@ -135,22 +126,15 @@ def run(
             source, splits, settings.recipe, streams=streams, strategy=strategy
         )
     with_initial = settings.with_initial and frozen_features.has_initial(source)
-    extraction = ExtractionSettings(
-        streams,
-        num_clips=settings.num_clips,
-        average=True,
-        with_initial=with_initial,
-        batch_size=settings.batch_size,
-    )
-    features = frozen_features.of_splits(source, splits, extraction, strategy=strategy)
-    return Results(
-        [
-            [
-                _score(stream, split, split_features, settings.c, with_initial)
-                for stream in streams
-            ]
-            for split, split_features in zip(splits, features, strict=True)
-        ]
+    return frozen_features.score_splits(
+        lambda split, features: [
+            _score(stream, split, features, settings.c, with_initial)
+            for stream in streams
+        ],
+        source,
+        splits,
+        settings.extraction(streams, average=True, with_initial=with_initial),
+        strategy=strategy,
     )
 
 

@@ -133,9 +133,9 @@ class Protocol(NamedTuple):
       settings: its settings, a frozen dataclass in which every key has a default and a
         range.
       run: run(source, splits, settings, *, streams, strategy) -> Results. It gets the
-        encoders' Source, the labelled Splits, an instance of `settings`, the names of
-        the encoders, one or more, and the tf.distribute.Strategy, None for the present
-        one.
+        encoders' Source, the labelled Splits with training and test records, an
+        instance of `settings`, the names of the encoders, one or more, and the
+        tf.distribute.Strategy, the devices, None for the present one.
     """
 
     settings: type[Settings]

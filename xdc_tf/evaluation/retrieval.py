@@ -16,14 +16,14 @@ import tensorflow as tf
 from xdc_tf.data.dataset_info import AUDIO, VIDEO
 from xdc_tf.evaluation import frozen_features
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
-from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
+from xdc_tf.evaluation.frozen_features import FrozenSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
-from xdc_tf.evaluation.protocols import UNREPORTED, Results, Settings
+from xdc_tf.evaluation.protocols import UNREPORTED, Results
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.kmeans.distances import normalize_rows, preprocess
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.runtime.typed_settings import COUNT, NonEmpty, Number, OrNone, Whole
+from xdc_tf.runtime.typed_settings import COUNT, NonEmpty, Number
 from xdc_tf.training import trained_run
 from xdc_tf.training.trained_run import TrainedRun
 
@@ -34,20 +34,16 @@ _BLOCK_ROWS = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RetrievalSettings(Settings):
+class RetrievalSettings(FrozenSettings):
     """How neighbours are looked for.
 
     Attributes:
-      num_clips: evenly spread clips per video, whose features are averaged.
       ks: numbers of neighbours, ascending.
       temperature: see `distributions`.
-      batch_size: clips per batch over all devices; None for that of the run.
     """
 
-    num_clips: Annotated[int, Whole(1, 10_000)] = 10
     ks: Annotated[tuple[int, ...], NonEmpty(COUNT), UNREPORTED] = KS
     temperature: Annotated[float, Number(0, 1e9, above=True), UNREPORTED] = TEMPERATURE
-    batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
 
 
 class Bridge(NamedTuple):
@@ -99,12 +95,8 @@ def run(
     A video's feature is the mean over its clips, scaled to length one; the nearest is
     that with the highest cosine.
 
-    Args:
-      source: of the encoders.
-      splits: the training videos are the gallery, the test videos the queries.
-      settings: of the retrieval.
-      streams: names of the encoders.
-      strategy: the devices; None for the present one.
+    The training videos are the gallery, the test videos the queries. For the arguments
+    see protocols.Protocol.
 
     Returns:
       For each split one result per stream with rK, the fraction of queries that have
@@ -122,24 +114,21 @@ def run(
     bridge, why_not = None, not_across(source, streams)
     if not why_not:
         bridge = make_bridge(source.run, temperature=settings.temperature)
-    extraction = ExtractionSettings(
-        streams,
-        num_clips=settings.num_clips,
-        average=True,
-        batch_size=settings.batch_size,
-    )
-    features = frozen_features.of_splits(source, splits, extraction, strategy=strategy)
-    results = []
-    for split, split_features in zip(splits, features, strict=True):
-        results.append(
-            [_within(split, split_features, name, ks=settings.ks) for name in streams]
-        )
+
+    def score(split, features):
+        results = [_within(split, features, name, ks=settings.ks) for name in streams]
         if bridge is not None:
-            results[-1] += [
-                _across(split, split_features, bridge, pair, ks=settings.ks)
+            results += [
+                _across(split, features, bridge, pair, ks=settings.ks)
                 for pair in ((VIDEO, AUDIO), (AUDIO, VIDEO))
             ]
-    return Results(results, (why_not,) if why_not else ())
+        return results
+
+    extraction = settings.extraction(streams, average=True)
+    results = frozen_features.score_splits(
+        score, source, splits, extraction, strategy=strategy
+    )
+    return results._replace(notes=(why_not,) if why_not else ())
 
 
 def not_across(source: Source, streams: Sequence[str]) -> str:

@@ -19,23 +19,22 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from xdc_tf.evaluation import frozen_features, metrics
 from xdc_tf.evaluation.encoder_sources import Source
-from xdc_tf.evaluation.frozen_features import ExtractionSettings, SplitFeatures
+from xdc_tf.evaluation.frozen_features import FrozenSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
 from xdc_tf.evaluation.linear import by_class, check_classes, describe
-from xdc_tf.evaluation.protocols import UNREPORTED, Results, Settings
+from xdc_tf.evaluation.protocols import Results
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.runtime.typed_settings import COUNT, NonEmpty, Number, OrNone, Whole
+from xdc_tf.runtime.typed_settings import COUNT, NonEmpty, Number, Whole
 
 CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SvmSettings(Settings):
+class SvmSettings(FrozenSettings):
     """How the SVM is fitted.
 
     Attributes:
-      num_clips: evenly spread clips per example; the authors take 10 for ESC-50 and 60
-        for DCASE.
+      num_clips: the authors take 10 for ESC-50 and 60 for DCASE.
       cs: penalties to choose from; a single one is taken as it is.
       num_folds: of the cross-validation that chooses; fewer if the smallest class has
         fewer recordings.
@@ -43,16 +42,13 @@ class SvmSettings(Settings):
       seed: of the folds and the solver.
       num_jobs: fits at a time, in threads; each takes 16 bytes per number of the
         training features.
-      batch_size: clips per batch over all devices; None for that of the run.
     """
 
-    num_clips: Annotated[int, Whole(1, 10_000)] = 10
     cs: Annotated[tuple[float, ...], NonEmpty(Number(0, 1e9, above=True))] = CS
     num_folds: Annotated[int, Whole()] = 5
     max_iterations: Annotated[int, COUNT] = 1000
     seed: Annotated[int, Whole()] = 0
     num_jobs: Annotated[int, COUNT] = 1
-    batch_size: Annotated[int | None, OrNone(COUNT), UNREPORTED] = None
 
 
 DEFAULTS = SvmSettings()
@@ -98,12 +94,7 @@ def run(
     Segments of one file count as one recording when training examples are dealt to the
     folds.
 
-    Args:
-      source: of the encoders.
-      splits: labelled records with their test records.
-      settings: of the SVM.
-      streams: names of the encoders.
-      strategy: the devices; None for the present one.
+    For the arguments see protocols.Protocol.
 
     Returns:
       For each split one result per stream: top1, top5 and mean_class. Details have
@@ -115,15 +106,14 @@ def run(
       FileNotFoundError, FloatingPointError: see frozen_features.make_features_of.
       ValueError: there, or see class_scores.
     """
-    extraction = ExtractionSettings(
-        streams, num_clips=settings.num_clips, batch_size=settings.batch_size
-    )
-    features = frozen_features.of_splits(source, splits, extraction, strategy=strategy)
-    return Results(
-        [
-            [_score(stream, split, split_features, settings) for stream in streams]
-            for split, split_features in zip(splits, features, strict=True)
-        ]
+    return frozen_features.score_splits(
+        lambda split, features: [
+            _score(stream, split, features, settings) for stream in streams
+        ],
+        source,
+        splits,
+        settings.extraction(streams),
+        strategy=strategy,
     )
 
 

@@ -44,88 +44,50 @@ class Device(NamedTuple):
 
 def _gpu(
     name: str,
-    *,
     tflops: tuple[float, float, float],
-    memory_gb_per_sec: float,
-    memory_gib: float,
+    memory: tuple[float, float],
     link_gb_per_sec: float,
     source: str,
 ) -> Device:
-    """`tflops` are those of MATMUL_DTYPES, dense; 0 for none."""
+    """Of MATMUL_DTYPES the dense TFLOP/s, 0 for none; GB/s and GiB of the memory."""
+    rates = zip(MATMUL_DTYPES, tflops, strict=True)
     return Device(
         name=name,
-        product_flops={
-            kind: value * 1e12
-            for kind, value in zip(MATMUL_DTYPES, tflops, strict=True)
-            if value
-        },
-        bytes_per_sec=memory_gb_per_sec * _GB,
-        memory_bytes=memory_gib * _GIB,
+        product_flops={kind: rate * 1e12 for kind, rate in rates if rate},
+        bytes_per_sec=memory[0] * _GB,
+        memory_bytes=memory[1] * _GIB,
         link_bytes_per_sec=link_gb_per_sec * _GB,
-        source=source,
+        source=f"NVIDIA {source}",
     )
 
 
+_SHEET = "Tensor Core GPU data sheet"
 # Data sheets quote some of these with sparsity, which doubles them, and links in both
 # directions together; here they are dense, and one direction.
 _GPUS = (
+    # SXM2 with 32 GB: float32 on CUDA cores, float16 on tensor cores.
+    _gpu("v100", (15.7, 0, 125), (900, 32), 150, f"V100 {_SHEET} (SXM2)"),
+    # Both SXM4.
     _gpu(
-        "v100",  # SXM2 with 32 GB: float32 on CUDA cores, float16 on tensor cores
-        tflops=(15.7, 0, 125),
-        memory_gb_per_sec=900,
-        memory_gib=32,
-        link_gb_per_sec=150,
-        source="NVIDIA V100 Tensor Core GPU data sheet (SXM2)",
+        "a100-40gb", (156, 312, 312), (1555, 40), 300, f"A100 {_SHEET} (40GB SXM), TF32"
     ),
     _gpu(
-        "a100-40gb",  # SXM4
-        tflops=(156, 312, 312),
-        memory_gb_per_sec=1555,
-        memory_gib=40,
-        link_gb_per_sec=300,
-        source="NVIDIA A100 Tensor Core GPU data sheet (40GB SXM), TF32",
+        "a100-80gb", (156, 312, 312), (2039, 80), 300, f"A100 {_SHEET} (80GB SXM), TF32"
     ),
+    # SXM5 with 80 GB; the sheet has 989 and 1,979 with sparsity.
+    _gpu("h100", (494.5, 989, 989), (3350, 80), 450, f"H100 {_SHEET} (SXM), TF32"),
+    # The sheet has 120 and 242 with sparsity; PCIe 4.0 x16.
+    _gpu("l4", (60, 121, 121), (300, 24), 32, f"L4 {_SHEET}, TF32"),
+    # float32 on CUDA cores, float16 on tensor cores; PCIe 3.0 x16.
+    _gpu("t4", (8.1, 0, 65), (320, 16), 16, f"T4 {_SHEET}"),
+    # With float32 accumulation, as TensorFlow has it, which halves float16's rate on
+    # GeForce; PCIe 4.0 x16.
     _gpu(
-        "a100-80gb",  # SXM4
-        tflops=(156, 312, 312),
-        memory_gb_per_sec=2039,
-        memory_gib=80,
-        link_gb_per_sec=300,
-        source="NVIDIA A100 Tensor Core GPU data sheet (80GB SXM), TF32",
-    ),
-    _gpu(
-        "h100",  # SXM5 with 80 GB; the sheet has 989 and 1,979 with sparsity
-        tflops=(494.5, 989, 989),
-        memory_gb_per_sec=3350,
-        memory_gib=80,
-        link_gb_per_sec=450,
-        source="NVIDIA H100 Tensor Core GPU data sheet (SXM), TF32",
-    ),
-    _gpu(
-        "l4",  # the sheet has 120 and 242 with sparsity; PCIe 4.0 x16
-        tflops=(60, 121, 121),
-        memory_gb_per_sec=300,
-        memory_gib=24,
-        link_gb_per_sec=32,
-        source="NVIDIA L4 Tensor Core GPU data sheet, TF32",
-    ),
-    _gpu(
-        "t4",  # float32 on CUDA cores, float16 on tensor cores; PCIe 3.0 x16
-        tflops=(8.1, 0, 65),
-        memory_gb_per_sec=320,
-        memory_gib=16,
-        link_gb_per_sec=16,
-        source="NVIDIA T4 Tensor Core GPU data sheet",
-    ),
-    _gpu(
-        # With float32 accumulation, as TensorFlow has it, which halves float16's rate
-        # on GeForce; PCIe 4.0 x16.
         "rtx4090",
-        tflops=(82.6, 165.2, 165.2),
-        memory_gb_per_sec=1008,
-        memory_gib=24,
-        link_gb_per_sec=32,
-        source="NVIDIA Ada GPU Architecture white paper, appendix A (RTX 4090), TF32",
+        (82.6, 165.2, 165.2),
+        (1008, 24),
+        32,
+        "Ada GPU Architecture white paper, appendix A (RTX 4090), TF32",
     ),
 )
 DEVICES = {device.name: device for device in _GPUS}
