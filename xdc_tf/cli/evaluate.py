@@ -17,10 +17,7 @@ from xdc_tf.evaluation import protocols
 from xdc_tf.runtime import program
 
 _PROTOCOL = flags.DEFINE_enum(
-    "protocol",
-    "linear",
-    [*protocols.PROTOCOLS, "localization"],
-    "Evaluation protocol.",
+    "protocol", "linear", [*protocols.PROTOCOLS, "localization"], "Evaluation protocol."
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of a run, of imported weights, or of an export."
@@ -153,8 +150,7 @@ def _open_source():
 
     if _SCRATCH.value:
         return encoder_sources.scratch_source(
-            _SCRATCH.value.to_dict(),
-            dataset_info.read_dataset_info(_RECORDS.value[0]),
+            _SCRATCH.value.to_dict(), dataset_info.read_dataset_info(_RECORDS.value[0])
         )
     return encoder_sources.open_source(_WORKDIR.value, initial=_INITIAL.value)
 

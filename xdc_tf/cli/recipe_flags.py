@@ -27,6 +27,9 @@ def recipe_names(folder: str = "") -> list[str]:
     Args:
       folder: name of a folder, such as "finetune"; empty for the recipes of
         pretraining, which lie in no folder.
+
+    Raises:
+      ValueError: if there is no such folder.
     """
     package = importlib.util.find_spec(_module_name(folder))
     if package is None or package.submodule_search_locations is None:

@@ -202,9 +202,7 @@ def drop(values: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:
 
 
 def make_optimizer(
-    classifier: Classifier,
-    settings: FinetuneSettings,
-    strategy: tf.distribute.Strategy,
+    classifier: Classifier, settings: FinetuneSettings, strategy: tf.distribute.Strategy
 ) -> keras.optimizers.Optimizer:
     """SGD for trained_variables; the weight decay is in the layers."""
     with strategy.scope():

@@ -138,6 +138,13 @@ def training_batches(
     """Endless distributed batches of random clips.
 
     A pass has each example once, or as often as it takes to fill a batch.
+
+    Args:
+      records: the videos.
+      clip: the clips' shape.
+      modality: what the classifier sees.
+      settings: of the batches and the augmentation.
+      strategy: the devices.
     """
     keep = records.keep
     times = -(-settings.batch_size // int(keep.sum()))

@@ -198,9 +198,7 @@ def finetune_settings(config: Mapping[str, Any]) -> FinetuneSettings:
     top = dict(config)
     values: dict[str, Any] = {
         "augmentation": typed_settings.from_mapping(
-            Augmentation,
-            dict(top.pop("augmentation", {})),
-            key="config.augmentation",
+            Augmentation, dict(top.pop("augmentation", {})), key="config.augmentation"
         )
     }
     groups = FinetuneSettings.groups()

@@ -240,9 +240,7 @@ def _select(records: LabelledRecords, manifest: str) -> LabelledRecords:
         )
     num_absent = len(ids) - len(set(records.examples.video_ids[chosen].tolist()))
     return records.part(chosen)._replace(
-        manifest=manifest,
-        chosen_by_sha256=chooser.sha256,
-        num_absent=num_absent,
+        manifest=manifest, chosen_by_sha256=chooser.sha256, num_absent=num_absent
     )
 
 

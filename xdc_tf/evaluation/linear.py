@@ -20,22 +20,9 @@ from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.frozen_features import FrozenSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
 from xdc_tf.evaluation.metrics import Accuracies
-from xdc_tf.evaluation.protocols import (
-    LOGISTIC,
-    SGD,
-    UNREPORTED,
-    Options,
-    Results,
-)
+from xdc_tf.evaluation.protocols import LOGISTIC, SGD, UNREPORTED, Options, Results
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.runtime.typed_settings import (
-    FLAG,
-    Choice,
-    Kind,
-    Number,
-    OrNone,
-    Whole,
-)
+from xdc_tf.runtime.typed_settings import FLAG, Choice, Kind, Number, OrNone, Whole
 
 _MAX_ITERATIONS = 2000
 

@@ -240,10 +240,7 @@ def _fit(train, test, labels, c: float, settings: SvmSettings) -> _Fitted:
     """Fits to [N, C, D] clips of examples with these labels and scores [M, C', D]."""
     (num_examples, num_clips, width), num_tested = train.shape, len(test)
     classifier = LinearSVC(
-        C=c,
-        dual="auto",
-        max_iter=settings.max_iterations,
-        random_state=settings.seed,
+        C=c, dual="auto", max_iter=settings.max_iterations, random_state=settings.seed
     )
     classifier.fit(
         train.reshape(num_examples * num_clips, width), np.repeat(labels, num_clips)

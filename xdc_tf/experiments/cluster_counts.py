@@ -147,11 +147,7 @@ def check_candidates(candidates: Sequence[str], *, num_rows: int) -> list[int]:
 
 
 def try_counts(
-    features: Features,
-    candidates: Sequence[int],
-    *,
-    num_seeds: int,
-    **settings: Any,
+    features: Features, candidates: Sequence[int], *, num_seeds: int, **settings: Any
 ) -> Iterator[CountResult]:
     """Clusters features with each number of clusters, one result at a time.
 

@@ -253,9 +253,7 @@ def compare_pairs(
     tested = stats.ttest_rel(ours, theirs)
     interval = tested.confidence_interval(CONFIDENCE)
     return difference._replace(
-        low=float(interval.low),
-        high=float(interval.high),
-        p_value=float(tested.pvalue),
+        low=float(interval.low), high=float(interval.high), p_value=float(tested.pvalue)
     )
 
 

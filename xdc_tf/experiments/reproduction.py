@@ -70,6 +70,14 @@ def make_tasks(
 ) -> list[Task]:
     """The runs of a table, seed by seed, so that whatever is done can be compared.
 
+    Args:
+      table: a key of TABLES.
+      scale: of the comparison.
+      seeds: each of which runs every row.
+      methods: of the rows; none for those of the table.
+      data_dir: of the videos and their records.
+      out_dir: of the reports.
+
     Raises:
       ValueError: on an unknown table or method.
     """

@@ -184,9 +184,7 @@ TABLES = {
         _along("kmeans.num_clusters", lambda scale: (5, 10, 20, 40, 80)),
     ),
     "data": Table(
-        "the number of unlabelled videos, at as many updates",
-        ("xdc",),
-        _num_unlabelled,
+        "the number of unlabelled videos, at as many updates", ("xdc",), _num_unlabelled
     ),
     "shared": Table(
         "the fraction of videos whose audio has the frames' class",

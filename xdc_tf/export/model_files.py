@@ -87,9 +87,16 @@ def signatures(
 ) -> dict[str, tf.types.experimental.GenericFunction]:
     """Functions from raw input, named as `raw.spec` says, to a dictionary.
 
-    serving_default: {"features": [B, D]}. probabilities, if there are heads: for each
-    the softmax over its classes or clusters, {source: [B, K]}. clusters, if there is a
-    clustering: {"cluster": [B] int32, "distance": [B], "margin": [B]}.
+    Args:
+      encoder: model of one float32 input.
+      raw: the raw input that they take.
+      heads: classifiers on the features, by the source of their labels; may be empty.
+      clustering: of the features, if any.
+
+    Returns:
+      serving_default: {"features": [B, D]}. probabilities, if there are heads: for each
+      the softmax over its classes or clusters, {source: [B, K]}. clusters, if there is
+      a clustering: {"cluster": [B] int32, "distance": [B], "margin": [B]}.
     """
 
     def features(raw_values):

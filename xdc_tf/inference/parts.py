@@ -244,8 +244,7 @@ def _convert(
                 records_dir,
                 settings=converted,
                 pool=PoolSettings(
-                    conversion.num_workers,
-                    Limits(timeout_secs=conversion.timeout_secs),
+                    conversion.num_workers, Limits(timeout_secs=conversion.timeout_secs)
                 ),
             )
     except ValueError:

@@ -16,12 +16,7 @@ from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.features.extraction import make_extract, make_extract_clips
 from xdc_tf.inference import feature_files, new_videos
 from xdc_tf.inference.feature_files import FeatureRows
-from xdc_tf.inference.new_videos import (
-    QUARANTINE_COLUMNS,
-    Records,
-    Row,
-    VideoFiles,
-)
+from xdc_tf.inference.new_videos import QUARANTINE_COLUMNS, Records, Row, VideoFiles
 from xdc_tf.inference.parts import (
     Conversion,
     Part,

@@ -118,11 +118,7 @@ class RunSize(NamedTuple):
 
 
 def measure(
-    config: Config,
-    *,
-    num_videos: int,
-    num_devices: int,
-    num_classes: int | None = None,
+    config: Config, *, num_videos: int, num_devices: int, num_classes: int | None = None
 ) -> RunSize:
     """Counts what a run of a configuration takes.
 
@@ -329,7 +325,15 @@ def assumed_recordings(
     short_side: int,
     jpeg_bytes_per_pixel: float,
 ) -> Recordings:
-    """Records of videos of that length, frames 16:9, with the method's modalities."""
+    """Records of videos that are alike, frames 16:9, with the method's modalities.
+
+    Args:
+      config: of the run.
+      video_secs: length of a video.
+      frames_per_sec: that are stored.
+      short_side: pixels of a stored frame's shorter side.
+      jpeg_bytes_per_pixel: of a stored frame.
+    """
     modalities = supervision.modalities(supervision.method(config.method))
     pixels = short_side**2 * _ASPECT_RATIO
     frame_bytes = pixels * jpeg_bytes_per_pixel

@@ -234,11 +234,7 @@ def kmeans_secs(
 
 
 def parts(
-    size: RunSize,
-    cluster: Cluster,
-    efficiency: Efficiency,
-    *,
-    bytes_per_clip: float,
+    size: RunSize, cluster: Cluster, efficiency: Efficiency, *, bytes_per_clip: float
 ) -> list[Part]:
     """The parts of the run, in the order of a round; those that it does not have not.
 

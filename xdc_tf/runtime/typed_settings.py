@@ -211,10 +211,7 @@ def from_mapping(
 
 
 def check(
-    settings: Any,
-    *,
-    key: str = "config",
-    key_of: Callable[[str], str] | None = None,
+    settings: Any, *, key: str = "config", key_of: Callable[[str], str] | None = None
 ) -> None:
     """Checks that every value is in its range.
 

@@ -164,10 +164,7 @@ def _write(
 
 
 def load(
-    encoder: keras.Model,
-    tensors: Mapping[str, np.ndarray],
-    network: Network,
-    path: str,
+    encoder: keras.Model, tensors: Mapping[str, np.ndarray], network: Network, path: str
 ) -> tuple[Account, Head | None]:
     """Gives an encoder the tensors of a network; returns the classifier too, if any.
 

@@ -74,10 +74,7 @@ def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
                 f"tensor {name!r} is of dtype {tensor.dtype}, which is not written; "
                 f"convert it to one of {', '.join(_DTYPES_TO_WRITE)}."
             )
-    with (
-        files.placing(path) as temporary,
-        zipfile.ZipFile(temporary, "w") as archive,
-    ):
+    with files.placing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _add_entry(archive, "data.pkl", _state_dict_pickle(tensors))
         _add_entry(archive, "byteorder", b"little")
         for key, tensor in enumerate(tensors.values()):
