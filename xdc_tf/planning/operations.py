@@ -80,7 +80,7 @@ def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderCost:
 
     Args:
       encoder: a functional model of one input and one output, channels last, in which
-        each layer occurs once, such as encoders.build makes and folding.fold
+        each layer occurs once, such as encoder_table.build makes and layers.fold
         copies.
       clip_shape: without the batch: [T, H, W, 3] or [frames, mels, 1].
 
