@@ -204,10 +204,10 @@ def test_sgd_with_multipliers_is_one_sgd_for_each_learning_rate():
     together = [tf.Variable(value) for value in values]
     apart = [tf.Variable(value) for value in values]
     one = compat.sgd(0.9)
-    compat.build_optimizer(one, together)
+    one.build(together)
     two = [compat.sgd(0.9) for _ in rates]
     for optimizer, variable in zip(two, apart, strict=True):
-        compat.build_optimizer(optimizer, [variable])
+        optimizer.build([variable])
     for step in range(6):
         factor = 1.0 / (1 + step)
         gradients = [tf.constant(rng.normal(size=len(v)), tf.float32) for v in values]

@@ -31,7 +31,7 @@ def _model_and_optimizer(strategy, make_optimizer):
         outputs = _dense("first")(inputs) + _dense("second")(inputs)
         model = keras.Model(inputs, outputs)
         optimizer = make_optimizer()
-        compat.build_optimizer(optimizer, model.trainable_variables)
+        optimizer.build(model.trainable_variables)
     compat.set_learning_rate(optimizer, 0.1)
     return model, optimizer
 

@@ -29,7 +29,7 @@ class State:
                 {"audio": keras.Model(image, encoder)}, {"audio_from_video": head}
             )
             self.optimizer = compat.sgd(0.9)
-            compat.build_optimizer(self.optimizer, self.model.trainable_variables)
+            self.optimizer.build(self.model.trainable_variables)
             self.labels = tf.Variable([0, 1, -1], trainable=False)
         self.progress = checkpoints.new_progress()
         self.checkpoints = Checkpoints(

@@ -14,6 +14,7 @@ from xdc_tf.kmeans import fit_settings, rows
 from xdc_tf.kmeans.rows import Extent, Rows, read_numbers
 from xdc_tf.runtime import arrays
 
+_ALIGNMENT = 64  # bytes, of tensors
 _DTYPES = (np.dtype("<f4"), np.dtype("<f2"))  # of files
 MatrixLike: TypeAlias = np.ndarray | tf.Tensor | Sequence[np.memmap]
 
@@ -108,9 +109,26 @@ def _as_tensor(features: np.ndarray | tf.Tensor) -> tf.Tensor:
     """Float32, on the device where it is, or the default one."""
     if not isinstance(features, np.ndarray) or tf.config.list_logical_devices("GPU"):
         return tf.cast(tf.convert_to_tensor(features), tf.float32)
-    array = rows.empty_rows(features.shape)
+    array = empty_rows(features.shape)
     array[...] = features
-    return rows.as_tensor(array)
+    return as_tensor(array)
+
+
+def empty_rows(shape: Sequence[int]) -> np.ndarray:
+    """An array of float32 that `as_tensor` takes as it is.
+
+    NumPy allocates large arrays in large pages, TensorFlow in small ones; to touch the
+    small ones for the first time can take longer than what is then done with them.
+    """
+    num_bytes = 4 * int(np.prod(shape))
+    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + num_bytes].view(np.float32).reshape(shape)
+
+
+def as_tensor(array: np.ndarray) -> tf.Tensor:
+    """The same memory as a tensor on the CPU; the array must not change any more."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def shard(
@@ -166,6 +184,12 @@ def sample(
     strategy: tf.distribute.Strategy | None,
 ) -> tf.Tensor:
     """Draws fitted rows of all processes, without repetition.
+
+    Args:
+      matrix: rows of this process.
+      size: rows to draw, at most the fitted ones of all processes.
+      seed: of the draw, the same in every process.
+      strategy: of the processes.
 
     Returns:
       [size, D] float32, the same in every process.

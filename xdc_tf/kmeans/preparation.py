@@ -18,12 +18,10 @@ from xdc_tf.kmeans.distances import (
     preprocess,
 )
 from xdc_tf.kmeans.fit_settings import ArgumentError
-from xdc_tf.kmeans.matrices import FeatureMatrix
+from xdc_tf.kmeans.matrices import FeatureMatrix, as_tensor, empty_rows
 from xdc_tf.kmeans.rows import (
     InFiles,
     Rows,
-    as_tensor,
-    empty_rows,
     local_rows,
     on_replicas,
     over_blocks,
@@ -202,7 +200,7 @@ def moments(
     block_rows: int,
     strategy: tf.distribute.Strategy | None,
 ) -> Moments:
-    """The moments of all replicas' fitted rows about an origin near their mean."""
+    """The moments of all replicas' fitted rows about an origin [D] near their mean."""
     width = origin.shape[0]
     nothing = Moments(
         tf.zeros([], tf.float64),

@@ -20,7 +20,6 @@ _READ_AHEAD = 2
 # The inner products of a block run while the labels of another are found; more blocks
 # take more memory.
 _BLOCKS_IN_FLIGHT = 4
-_ALIGNMENT = 64  # bytes, of tensors
 
 
 class Extent(NamedTuple):
@@ -104,23 +103,6 @@ class Block(NamedTuple):
     stop: tf.Tensor
 
 
-def empty_rows(shape: Sequence[int]) -> np.ndarray:
-    """An array of float32 that `as_tensor` takes as it is.
-
-    NumPy allocates large arrays in large pages, TensorFlow in small ones; to touch the
-    small ones for the first time can take longer than what is then done with them.
-    """
-    num_bytes = 4 * int(np.prod(shape))
-    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + num_bytes].view(np.float32).reshape(shape)
-
-
-def as_tensor(array: np.ndarray) -> tf.Tensor:
-    """The same memory as a tensor on the CPU; the array must not change any more."""
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-
-
 def shard_tensor(
     features: tf.Tensor,
     *,
@@ -129,7 +111,15 @@ def shard_tensor(
     present: np.ndarray,
     strategy: tf.distribute.Strategy | None,
 ) -> InMemory:
-    """Gives each of this process's replicas a run of its rows, padded to one length."""
+    """Gives each of this process's replicas a run of its rows, padded to one length.
+
+    Args:
+      features: [N, D] float32.
+      block_rows: replicas get whole blocks of so many rows.
+      fitted: [N] bool, which rows count for the centroids.
+      present: [N] bool, which rows hold an example.
+      strategy: of the replicas.
+    """
 
     def part(start: int, stop: int, padding: int) -> InMemory:
         rows = tf.pad(features[start:stop], [[0, padding], [0, 0]])
@@ -148,7 +138,7 @@ def shard_files(
     present: np.ndarray,
     strategy: tf.distribute.Strategy | None,
 ) -> InFiles:
-    """Gives each of this process's replicas a run of the rows of its files."""
+    """shard_tensor for rows in files, one after the other."""
     like = tf.zeros([0, extents[0].width], extents[0].dtype)
 
     def part(start: int, stop: int, padding: int) -> InFiles:

@@ -20,7 +20,6 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from xdc_tf.labels import agreement, label_tables
-from xdc_tf.labels.agreement import Agreement
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime.typed_settings import FRACTION, Choice
 
@@ -84,8 +83,11 @@ def build_report(
             collapses[name] = collapse
     between: dict[str, float] = {}
     for name, other in itertools.combinations(filter(is_first_head, clusterings), 2):
-        pair = _agreement(clusterings[name].labels, clusterings[other].labels)[0]
-        if pair is not None:
+        pairs = agreement.count_pairs(
+            clusterings[name].labels, clusterings[other].labels
+        )
+        if pairs.nnz:
+            pair = agreement.compare(pairs)
             between |= {
                 f"nmi_of_{name}_and_{other}": pair.nmi,
                 f"ari_of_{name}_and_{other}": pair.ari,
@@ -187,29 +189,25 @@ def _describe_collapse(measures: Mapping[str, float], settings: HealthSettings) 
     return ", and ".join(reasons)
 
 
-def _agreement(first, second) -> tuple[Agreement | None, Any]:
-    """How labellings agree, None without a common example, and the counted pairs."""
-    pairs = agreement.count_pairs(first, second)
-    return (agreement.compare(pairs) if pairs.nnz else None), pairs
-
-
 def _with_previous_round(labels, previous) -> dict[str, float]:
-    with_previous, pairs = _agreement(previous, labels)
-    if with_previous is None:
+    pairs = agreement.count_pairs(previous, labels)
+    if not pairs.nnz:
         return {}
+    compared = agreement.compare(pairs)
     return {
         "churn": agreement.churn(pairs),
-        "nmi_with_previous_round": with_previous.nmi,
-        "ari_with_previous_round": with_previous.ari,
+        "nmi_with_previous_round": compared.nmi,
+        "ari_with_previous_round": compared.ari,
     }
 
 
 def _with_true_labels(labels, true_labels) -> dict[str, float]:
-    with_true, _ = _agreement(labels, true_labels)
-    if with_true is None:
+    pairs = agreement.count_pairs(labels, true_labels)
+    if not pairs.nnz:
         return {}
+    compared = agreement.compare(pairs)
     return {
-        "purity": with_true.purity,
-        "nmi_with_true_labels": with_true.nmi,
-        "ari_with_true_labels": with_true.ari,
+        "purity": compared.purity,
+        "nmi_with_true_labels": compared.nmi,
+        "ari_with_true_labels": compared.ari,
     }

@@ -29,10 +29,10 @@ def enable_remote_paths(path: str) -> None:
     `program.run`). The second generation has no such plugins.
 
     Args:
-        path: a local path or a URL; only its scheme matters.
+      path: a local path or a URL; only its scheme matters.
 
     Raises:
-        ValueError: the scheme is unknown, or needs the first generation.
+      ValueError: the scheme is unknown, or needs the first generation.
     """
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
     if not match or match[1] in ("file", "gs", "ram"):
@@ -92,7 +92,7 @@ class SlotOptimizer(keras.optimizers.Optimizer):
         scalar_slots: Sequence[str] = (),
         name: str,
     ):
-        """Makes an optimizer of learning rate 0; `build_optimizer` makes its slots.
+        """Makes an optimizer of learning rate 0; `build` makes its slots.
 
         Args:
           update: update(weight, gradient, slots, learning_rate) -> the new weight and
@@ -176,13 +176,6 @@ def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | None:
     return tf.convert_to_tensor(scale, tf.float32)
 
 
-def build_optimizer(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[tf.Variable]
-) -> None:
-    """Creates the optimizer's variables now; call it under the strategy's scope."""
-    optimizer.build(list(variables))
-
-
 def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
     """The slot variables (momenta, second moments), all zero in a fresh optimizer.
 
@@ -238,7 +231,7 @@ def lost_worker(num_workers: int) -> str | None:
     generation. It marks all workers when it has lost one, and does not say which.
 
     Args:
-        num_workers: how many there are.
+      num_workers: how many there are.
     """
     from tensorflow.python.eager import context
 

@@ -59,8 +59,8 @@ def run(
     escaping.TerminalStream.
 
     Args:
-        main: takes sys.argv[:1] and what is no flag; returns None or an exit code.
-        takes_arguments: whether anything may be there that is no flag.
+      main: takes sys.argv[:1] and what is no flag; returns None or an exit code.
+      takes_arguments: whether anything may be there that is no flag.
     """
     code = 1
     # Before TensorFlow's, so that it comes after them.

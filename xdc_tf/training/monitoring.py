@@ -103,6 +103,14 @@ class Monitor:
     ) -> dict[str, dict[str, float]]:
         """Reports the batches since the last report.
 
+        Args:
+          sums: of each step's heads, as train_step returns them.
+          round_index: from 0.
+          step: of the run, from 1.
+          step_in_round: from 1.
+          steps_in_round: how many the round has.
+          learning_rate: of the last step.
+
         Returns:
           head_means of the batches.
         """

@@ -34,6 +34,8 @@ def make(
 ):
     """Makes an optimizer with all its variables built, so that it can be restored.
 
+    Call it under the scope of the strategy of the variables.
+
     Args:
       name: "sgd", with momentum; for large batches "lars" (You et al. 2017) or "lamb"
         (You et al. 2020).
@@ -72,7 +74,7 @@ def make(
         )
     if scale_loss:
         optimizer = compat.loss_scaled(optimizer)
-    compat.build_optimizer(optimizer, variables)
+    optimizer.build(variables)
     return optimizer
 
 
@@ -87,6 +89,15 @@ def lars(
     trust_coefficient: float,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """One step of LARS (You et al. 2017, algorithm 1): v = m v + rate ratio (g + d w).
+
+    Args:
+      weight: w, of any shape.
+      gradient: g, of the weight's shape.
+      slots: {"velocity": v}, of the weight's shape.
+      rate: [] learning rate.
+      momentum: m.
+      weight_decay: d.
+      trust_coefficient: length of a step of rate 1 by that of the weight.
 
     Returns:
       The new weight w - v, and {"velocity": v}.
@@ -112,6 +123,13 @@ def lamb(
 
     The age of the moments is a slot, so that moments which are set to zero for a new
     round are corrected for their bias as those of a new run.
+
+    Args:
+      weight: of any shape.
+      gradient: of the weight's shape.
+      slots: "mean" and "square", of the weight's shape, and their "age", [].
+      rate: [] learning rate.
+      weight_decay: fraction of the weight that is added to its change.
 
     Returns:
       The new weight, and "mean" and "square" of gradients with their "age" in steps.

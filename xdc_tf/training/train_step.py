@@ -164,6 +164,14 @@ def make_train_step(
     The loss of each head is its summed cross-entropy over all devices divided by the
     global batch size, and the heads' losses are added up, or averaged over several
     clusterings of one source; so n devices take the same step as one.
+
+    Args:
+      model: encoders and heads.
+      method: which head learns from which labels.
+      label_tables: for each label source [num_rows] int32, -1 for no label.
+      optimizer: by optimizers.make, of the model's variables.
+      strategy: of the model's variables.
+      settings: how the step goes over its batch.
     """
     step = _Step(model, method, label_tables, optimizer, strategy, settings)
 
@@ -343,7 +351,10 @@ def make_evaluation_step(
     strategy: tf.distribute.Strategy,
     returns_features: bool = False,
 ) -> Callable[[dict], StepResult]:
-    """The function from a distributed batch to its result, in evaluation mode."""
+    """The function from a distributed batch to its result, in evaluation mode.
+
+    Args: see make_train_step, whose step changes the weights that this one uses.
+    """
 
     def replica_step(batch):
         encoded = encode(model, method, batch, training=False)
