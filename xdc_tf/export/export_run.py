@@ -66,8 +66,7 @@ def export(
             path = os.path.join(directory, f"{stream}_encoder")
             heads = trained_run.load_heads(run, stream)
             clustering = clusters.clusterings.get(stream) if clusters else None
-            modality = MODALITIES[run.streams[stream]]
-            raw = modality.raw_input(run.clip, run.audio)
+            raw = MODALITIES[run.streams[stream]].raw_input(run.clip, run.audio)
             model_files.save_savedmodel(
                 encoder, path, raw=raw, heads=heads, clustering=clustering
             )

@@ -80,10 +80,8 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
         "num_features": encoder.output_shape[-1],
         "num_classes": len(tensors["fc.bias"]) if labels else None,
         "classes": labels,
-        "input": {
-            "call": modality.channels_first,
-            **modality.describe(run.clip, run.audio),
-        },
+        "input": {"call": modality.channels_first}
+        | modality.describe(run.clip, run.audio),
     }
     _write(path, description_path, tensors, description)
     return description
