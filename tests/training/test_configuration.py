@@ -14,7 +14,7 @@ from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.training import configuration
-from xdc_tf.training.optimizers import Schedule
+from xdc_tf.training.schedules import Schedule
 
 pytestmark = pytest.mark.once
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from xdc_tf.runtime import compat
 from xdc_tf.training import optimizers
-from xdc_tf.training.optimizers import Schedule, learning_rate
+from xdc_tf.training.schedules import Schedule, learning_rate
 
 KERNEL = np.array([[3.0, 0.0], [0.0, 4.0]], np.float32)  # of length 5
 BIAS = np.array([1.0, -2.0], np.float32)

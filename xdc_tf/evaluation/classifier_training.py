@@ -19,7 +19,7 @@ from xdc_tf.evaluation.labelled_records import LabelledRecords
 from xdc_tf.models import two_stream
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import compat
-from xdc_tf.training import optimizers
+from xdc_tf.training import schedules
 
 SELECTION_NOTE = (
     "The epoch that counts is the one with the best accuracy on training videos that "
@@ -291,7 +291,7 @@ class _Training(NamedTuple):
         )
         epoch_sums = _EpochSums(index)
         for step in range(index * steps_per_epoch, (index + 1) * steps_per_epoch):
-            rate = optimizers.learning_rate(
+            rate = schedules.learning_rate(
                 schedule, step, steps_per_epoch * settings.num_epochs
             )
             compat.set_learning_rate(self.optimizer, rate)

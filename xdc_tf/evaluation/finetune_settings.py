@@ -23,7 +23,7 @@ from xdc_tf.runtime.typed_settings import (
     Several,
     Whole,
 )
-from xdc_tf.training.optimizers import SCHEDULES, Schedule
+from xdc_tf.training.schedules import SCHEDULES, Schedule
 
 if TYPE_CHECKING:
     from xdc_tf.data.clips import ClipSettings

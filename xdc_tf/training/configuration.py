@@ -37,7 +37,8 @@ from xdc_tf.runtime.typed_settings import (
     Whole,
 )
 from xdc_tf.training import supervision
-from xdc_tf.training.optimizers import DECAYING, OPTIMIZERS, SCHEDULES, Schedule
+from xdc_tf.training.optimizers import DECAYING, OPTIMIZERS
+from xdc_tf.training.schedules import SCHEDULES, Schedule
 
 FROM_PASS, FROM_TRAINING = "pass", "training"
 

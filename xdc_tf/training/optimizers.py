@@ -1,4 +1,4 @@
-"""Optimizers by name, their reset at the start of a round, and learning rates over it.
+"""Optimizers by name, and their reset at the start of a round.
 
 LARS and LAMB are defined here, as pure functions of one weight, so that both
 generations of Keras compute the same. Both scale a weight's update to the weight's own
@@ -7,9 +7,6 @@ decayed: all weights of fewer than two dimensions.
 """
 
 import functools
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -18,8 +15,6 @@ from xdc_tf.runtime import compat
 OPTIMIZERS = ("sgd", "lars", "lamb")
 # These decay the weights themselves; with sgd it is a penalty in the layers.
 DECAYING = ("lars", "lamb")
-# Of the learning rate over a round, after a linear warm-up.
-SCHEDULES = ("constant", "cosine", "steps")
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-6  # of LAMB
 
 
@@ -158,42 +153,3 @@ def clear_slots(optimizer) -> None:
     """Sets momenta and other per-weight state to zero."""
     for variable in compat.optimizer_variables(optimizer):
         variable.assign(tf.zeros_like(variable))
-
-
-class Schedule(NamedTuple):
-    """Shape of a round's learning rate.
-
-    Attributes:
-      name: one of SCHEDULES.
-      peak: value after the warm-up, for the whole batch.
-      warmup_steps: steps of linear growth from peak / warmup_steps (Goyal et al. 2017).
-      decay_shares: for "steps": shares of the round, each in (0, 1).
-      decay_factor: for "steps": the factor at each of them.
-    """
-
-    name: str
-    peak: float
-    warmup_steps: int
-    decay_shares: Sequence[float] = ()
-    decay_factor: float = 0.1
-
-
-def learning_rate(schedule: Schedule, step: int, num_steps: int) -> float:
-    """Value at a step of a round.
-
-    Args:
-      schedule: its shape.
-      step: counted from 0 at the start of the round.
-      num_steps: steps in the round.
-    """
-    if step < schedule.warmup_steps:
-        return schedule.peak * (step + 1) / schedule.warmup_steps
-    if schedule.name == "cosine":
-        share = (step - schedule.warmup_steps) / max(
-            num_steps - schedule.warmup_steps, 1
-        )
-        return schedule.peak * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-    if schedule.name == "steps":
-        passed = sum(step >= share * num_steps for share in schedule.decay_shares)
-        return schedule.peak * schedule.decay_factor**passed
-    return schedule.peak

@@ -20,7 +20,7 @@ from xdc_tf.models import encoder_files, two_stream
 from xdc_tf.runtime import compat, files, outputs
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.runtime.signals import Stop
-from xdc_tf.training import configuration, optimizers, run_features, supervision
+from xdc_tf.training import configuration, run_features, schedules, supervision
 from xdc_tf.training.batches import batches_per_pass, training_batches
 from xdc_tf.training.monitoring import HeadSums
 from xdc_tf.training.run import Run
@@ -74,7 +74,7 @@ def train_round(
     # The steps first: zip takes no batch that would be lost when they are over.
     for done, batch in zip(steps_to_do, run.monitor.timed(batches), strict=False):
         step = int(progress.step) + 1
-        rate = optimizers.learning_rate(schedule, done - 1, num_steps)
+        rate = schedules.learning_rate(schedule, done - 1, num_steps)
         compat.set_learning_rate(run.state.optimizer, rate)
         with run.monitor.profiler.step(step):
             result = context.train(batch)
