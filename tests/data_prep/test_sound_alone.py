@@ -73,8 +73,8 @@ def test_an_index_of_sound_has_no_frames(sounds):
     path = dataset_info.shard_paths(str(sounds), info)[0]
     for serialized in tf.data.TFRecordDataset(path + record_index.SUFFIX):
         entry = record_layout.parse_entry(serialized)
-        assert entry.frame_positions.shape == entry.frame_bytes.shape == (0,)
-        assert int(entry.num_log_mel_rows) == 75
+        assert entry.item_positions.shape == entry.item_bytes.shape == (0,)
+        assert int(entry.num_rows) == 75
 
 
 def test_clips_of_sound_are_cut_from_its_log_mel(sounds):

@@ -63,7 +63,7 @@ def test_an_export_is_as_good_as_its_run(exported, tiny_run):
     source = encoder_sources.open_source(str(exported))
     of_run = encoder_sources.open_source(str(tiny_run))
     assert (source.kind, source.method, source.seed) == ("pretrained", "xdc", 0)
-    for name in ("streams", "architectures", "log_mel", "batch_size", "modalities"):
+    for name in ("streams", "architectures", "audio", "batch_size", "modalities"):
         assert getattr(source.run, name) == getattr(of_run.run, name)
     assert source.run.clip == of_run.run.clip
     for stream in ("video", "audio"):

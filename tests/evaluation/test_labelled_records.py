@@ -1,6 +1,5 @@
 """Splits of labelled records: what takes part, overlaps, classes, bad input."""
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -11,6 +10,7 @@ from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import (
     dataset_info,
     example_tables,
+    payloads,
     records,
     shard_writing,
 )
@@ -361,8 +361,7 @@ def test_numbers_that_do_not_fit_are_an_error(run, num_dirs, num_manifests, told
 
 def test_another_log_mel_setting_is_an_error_where_sound_is_used(run, five, others):
     log_mel = run.config.log_mel._replace(num_filters=64)
-    config = dataclasses.replace(run.config, log_mel=log_mel)
-    other = run._replace(config=config)
+    other = run._replace(audio=payloads.log_mel_of(log_mel))
     with pytest.raises(ValueError, match="num_filters .40 in the records, 64 in"):
         _open(other, [five], [others])
     assert len(_open(other, [five], [others], modalities=["video"])) == 1
