@@ -71,7 +71,7 @@ TOY = Encoder(
 
 
 def get_config():
-    """A short run of XDC with the toy for its video encoder."""
+    """A short run of two toys, each with the clusters of the other."""
     import ml_collections
 
     from configs import synthetic
@@ -80,10 +80,9 @@ def get_config():
     config.video_encoder = ml_collections.ConfigDict(
         {"architecture": "toy", "num_channels": 12}
     )
-    config.audio_encoder.depth = 4
+    config.method = "same_video"
     config.num_rounds = 1
     config.clip.num_frames, config.clip.crop_size = 4, 16
-    config.clip.audio_secs = 0.5
     config.kmeans.num_clusters, config.kmeans.num_restarts = 4, 1
     config.features.batch_size, config.features.batch_norm_batches = 8, 1
     config.training.batch_size, config.training.epochs_per_round = 4, 1

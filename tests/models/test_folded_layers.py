@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -54,6 +56,14 @@ def inputs_of(modality, seed=0):
     return rng.normal(size=INPUT_SHAPE[modality]).astype(np.float32)
 
 
+@functools.cache
+def randomized_and_folded(modality, architecture):
+    """An encoder, and its folded one."""
+    encoder = build(modality, architecture)
+    randomize(encoder, seed=1)
+    return encoder, layers.fold(encoder)
+
+
 def assert_close(found, wanted, tolerance=1e-4):
     found, wanted = np.asarray(found), np.asarray(wanted)
     assert np.abs(wanted).max() > 0.1
@@ -64,9 +74,7 @@ def assert_close(found, wanted, tolerance=1e-4):
 def test_a_folded_encoder_computes_what_the_encoder_does_in_evaluation_mode(
     modality, architecture
 ):
-    encoder = build(modality, architecture)
-    randomize(encoder, seed=1)
-    folded = layers.fold(encoder)
+    encoder, folded = randomized_and_folded(modality, architecture)
     inputs = inputs_of(modality)
     assert_close(folded(inputs), encoder(inputs, training=False))
     # It has no training mode.
@@ -75,7 +83,7 @@ def test_a_folded_encoder_computes_what_the_encoder_does_in_evaluation_mode(
 
 @pytest.mark.parametrize(("modality", "architecture"), ARCHITECTURES)
 def test_only_batch_norms_after_sums_remain(modality, architecture):
-    folded = layers.fold(build(modality, architecture))
+    _, folded = randomized_and_folded(modality, architecture)
     assert len(batch_norms(folded)) == NORMS_AFTER_SUMS.get(architecture, 0)
     assert folded.trainable_variables == []
 
@@ -146,10 +154,9 @@ def test_a_copy_follows_changed_weights_without_being_traced_again(
     ("modality", "architecture"), [("video", "r2plus1d"), ("audio", "resnet")]
 )
 def test_a_folded_encoder_keeps_the_compute_type(modality, architecture, policy):
+    exact, _ = randomized_and_folded(modality, architecture)
     encoder = build(modality, architecture, dtype=policy)
-    exact = build(modality, architecture)
-    randomize(encoder, seed=1)
-    exact.set_weights(encoder.get_weights())
+    encoder.set_weights(exact.get_weights())
     folded = layers.fold(encoder)
     compute_dtype = policy.removeprefix("mixed_")
     assert {
