@@ -8,6 +8,8 @@ import os
 import pytest
 from forked_commands import run_command
 
+pytestmark = pytest.mark.once
+
 HOSTILE = "\x1b[2J\u202e[free](http://x.org) | <img src=x>"
 
 

@@ -20,6 +20,8 @@ from data_prep.inspection.record_verification import find_faults, verify
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import example_tables, records, shard_writing
 
+pytestmark = pytest.mark.once
+
 SETTINGS = ConversionSettings(
     fps=10.0, short_side=48, min_secs=0.5, store_waveform=True
 )

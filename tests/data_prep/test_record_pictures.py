@@ -19,6 +19,8 @@ from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, write_dataset_info
 from xdc_tf.data.example_tables import ExampleRow, read_examples, write_examples
 from xdc_tf.data.log_mel import LogMelSettings, log_mel
 
+pytestmark = pytest.mark.once
+
 LOG_MEL = LogMelSettings()
 FPS = 10.0
 RED, BLUE = (200, 20, 20), (20, 20, 200)
