@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import reference_rule
-from xdc_tf.data.dataset_info import VIDEO
+from xdc_tf.data.payloads import VIDEO
 from xdc_tf.export import torch_export
 from xdc_tf.runtime import compat
 from xdc_tf.training import trained_run

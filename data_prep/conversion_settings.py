@@ -4,9 +4,9 @@ import math
 from typing import NamedTuple
 
 from xdc_tf.data import log_mel
-from xdc_tf.data.dataset_info import AUDIO, MODALITIES, order_modalities
+from xdc_tf.data.dataset_info import order_modalities
 from xdc_tf.data.log_mel import LogMelSettings
-from xdc_tf.data.payloads import Stored
+from xdc_tf.data.payloads import AUDIO, MODALITIES, Stored
 
 
 class ConversionSettings(NamedTuple):

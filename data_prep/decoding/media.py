@@ -29,7 +29,7 @@ from data_prep.reasons import (
     TOO_LARGE,
     MediaError,
 )
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data.payloads import AUDIO, VIDEO
 
 # After these, a decoder's state is anyone's guess.
 _REOPENED_AFTER = frozenset({DECODE_ERROR, CANNOT_OPEN, IO_ERROR})

@@ -8,10 +8,11 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from xdc_tf.data import payloads, records
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.example_tables import ExampleRow
 from xdc_tf.data.jpeg_frames import MAX_PIXELS
 from xdc_tf.data.log_mel import MAX_AMPLITUDE
+from xdc_tf.data.payloads import AUDIO, VIDEO
 from xdc_tf.runtime import escaping
 
 # Of a value of a row. Matrix products of other machines differ by some 1e-6.

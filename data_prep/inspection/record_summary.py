@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from data_prep.inspection import record_tables
 from xdc_tf.data import dataset_info, payloads, record_index
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.example_tables import Examples
+from xdc_tf.data.payloads import AUDIO, VIDEO
 from xdc_tf.runtime import escaping
 
 _FLOAT_BYTES = 4

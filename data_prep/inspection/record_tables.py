@@ -18,8 +18,9 @@ from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
 from data_prep.inspection import record_tables
 from data_prep.shards import RefusedRow, TruncatedRow
 from xdc_tf.data import dataset_info, payloads, records
-from xdc_tf.data.dataset_info import INFO_FILE, VIDEO, DatasetInfo
+from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo
 from xdc_tf.data.example_tables import EXAMPLES_FILE, ExampleRow, Examples
+from xdc_tf.data.payloads import VIDEO
 from xdc_tf.data.record_framing import read_record
 from xdc_tf.runtime import compat, escaping, files
 

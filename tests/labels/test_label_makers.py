@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from forked_commands import run_command
 
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data.payloads import AUDIO, VIDEO
 from xdc_tf.labels import label_makers, label_tables, pseudo_labels
 from xdc_tf.labels.label_makers import LabelMaker
 from xdc_tf.labels.label_tables import Clustering

@@ -13,9 +13,8 @@ import tensorflow as tf
 from xdc_tf.data import augment, clips, payloads, record_index, record_layout
 from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clips import ClipSettings, Window
-from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
 from xdc_tf.data.example_tables import Promised
-from xdc_tf.data.payloads import PAYLOADS, Stored
+from xdc_tf.data.payloads import AUDIO, MODALITIES, PAYLOADS, VIDEO, Stored
 from xdc_tf.data.record_layout import Entry
 
 

@@ -14,7 +14,6 @@ from xdc_tf.data import info_checks, payloads
 from xdc_tf.data.info_checks import shown
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.data.payloads import AUDIO, MODALITIES, Stored
-from xdc_tf.data.payloads import VIDEO as VIDEO
 from xdc_tf.runtime import files, typed_settings
 
 INFO_FILE = "dataset_info.json"

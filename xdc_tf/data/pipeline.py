@@ -20,7 +20,8 @@ import tensorflow as tf
 from xdc_tf.data import clip_reading, clips
 from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
-from xdc_tf.data.dataset_info import VIDEO, order_modalities
+from xdc_tf.data.dataset_info import order_modalities
+from xdc_tf.data.payloads import VIDEO
 from xdc_tf.runtime.tuning import without_autotuning
 
 PADDING_INDEX = -1

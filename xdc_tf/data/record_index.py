@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import record_framing, record_layout
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
 from xdc_tf.data.example_tables import Promised, ShardRows
+from xdc_tf.data.payloads import AUDIO, VIDEO
 from xdc_tf.data.record_framing import FOOTER_BYTES, HEADER_BYTES
 from xdc_tf.data.record_layout import Entry
 

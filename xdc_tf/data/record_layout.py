@@ -22,7 +22,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from xdc_tf.data import records
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data.payloads import AUDIO, VIDEO
 
 _NUM_SCALARS = 7  # of an entry's vector
 _NUMBERS = records.EXAMPLE_INDEX, records.START_TIMESTAMP, records.END_TIMESTAMP

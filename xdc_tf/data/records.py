@@ -11,14 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import payloads
-from xdc_tf.data.dataset_info import (
-    AUDIO,
-    MODALITIES,
-    NO_LABEL,
-    VIDEO,
-    DatasetInfo,
-    order_modalities,
-)
+from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo, order_modalities
+from xdc_tf.data.payloads import AUDIO, MODALITIES, VIDEO
 
 DATA_PATH = "clip/data_path"
 MEDIA_ID = "clip/media_id"

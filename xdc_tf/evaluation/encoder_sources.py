@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import keras
 
 from xdc_tf.data import payloads
-from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
-from xdc_tf.data.payloads import Stored
+from xdc_tf.data.dataset_info import DatasetInfo
+from xdc_tf.data.payloads import AUDIO, Stored
 from xdc_tf.models import encoder_table
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files, json_files, workdir

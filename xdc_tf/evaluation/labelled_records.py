@@ -13,8 +13,9 @@ import numpy as np
 from data_prep.manifest import read_manifest
 from xdc_tf.data import dataset_info, record_directory, record_index
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
+from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
+from xdc_tf.data.payloads import AUDIO
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.training.trained_run import TrainedRun
 

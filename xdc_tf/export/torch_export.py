@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xdc_tf.data.dataset_info import VIDEO
+from xdc_tf.data.payloads import VIDEO
 from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from data_prep.datasets.media_files import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from data_prep.manifest import ManifestRow, read_manifest
 from xdc_tf.data import dataset_info, example_tables, record_directory
-from xdc_tf.data.dataset_info import AUDIO, DatasetInfo
+from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.example_tables import QUARANTINE_FILE, Examples, Promised, RefusedRow
+from xdc_tf.data.payloads import AUDIO
 from xdc_tf.training.trained_run import TrainedRun
 
 QUARANTINE_COLUMNS = RefusedRow._fields

@@ -23,8 +23,8 @@ from data_prep.worker import Limits
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables, payloads, pipeline
 from xdc_tf.data.clip_reading import ClipSource
-from xdc_tf.data.dataset_info import AUDIO, MODALITIES, VIDEO
 from xdc_tf.data.example_tables import EXAMPLES_FILE, QUARANTINE_FILE, Promised
+from xdc_tf.data.payloads import AUDIO, MODALITIES, VIDEO
 from xdc_tf.features.extraction import ClipFeatures
 from xdc_tf.inference import new_videos
 from xdc_tf.inference.new_videos import Records, Row, VideoFiles

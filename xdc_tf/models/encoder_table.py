@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, Protocol
 
 import keras
 
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data.payloads import AUDIO, VIDEO
 from xdc_tf.models import audio_resnet, video_resnet
 from xdc_tf.models.layers import BLOCKS_PER_STAGE, LayerSettings
 from xdc_tf.runtime import typed_settings

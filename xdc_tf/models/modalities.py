@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from xdc_tf.data import clips
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
-from xdc_tf.data.payloads import Stored
+from xdc_tf.data.payloads import AUDIO, VIDEO, Stored
 from xdc_tf.runtime.typed_settings import Number
 
 
@@ -140,7 +139,7 @@ def _describe_audio(clip: ClipSettings, audio: Stored) -> dict[str, Any]:
     }
 
 
-# By the names of dataset_info.MODALITIES.
+# By the names of payloads.MODALITIES.
 MODALITIES = {
     VIDEO: Modality(
         has_crops=True,

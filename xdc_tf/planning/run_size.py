@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from xdc_tf.data import dataset_info, record_framing, record_index
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data.dataset_info import DatasetInfo
+from xdc_tf.data.payloads import AUDIO, VIDEO
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import encoder_table, layers
 from xdc_tf.models.modalities import MODALITIES

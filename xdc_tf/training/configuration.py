@@ -14,9 +14,9 @@ import numpy as np
 from xdc_tf.data import clips, log_mel, payloads
 from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import AUDIO, VIDEO, DatasetInfo
+from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
-from xdc_tf.data.payloads import Stored
+from xdc_tf.data.payloads import AUDIO, VIDEO, Stored
 from xdc_tf.features.feature_store import DTYPES
 from xdc_tf.labels.health import HealthSettings
 from xdc_tf.labels.pseudo_labels import KMeansSettings

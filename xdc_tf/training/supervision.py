@@ -6,7 +6,7 @@ controls. Encoders ("streams"), heads, k-means runs and losses all follow from a
 
 from typing import NamedTuple
 
-from xdc_tf.data.dataset_info import AUDIO, VIDEO
+from xdc_tf.data.payloads import AUDIO, VIDEO
 from xdc_tf.labels import label_tables
 
 TRUE_LABELS = "true_labels"

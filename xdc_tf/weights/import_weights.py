@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from xdc_tf.data import clips
-from xdc_tf.data.dataset_info import VIDEO
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.data.payloads import VIDEO
 from xdc_tf.models import encoder_files, video_resnet
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.runtime import files, outputs, workdir
