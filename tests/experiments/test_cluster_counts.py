@@ -15,6 +15,8 @@ from xdc_tf.features.extraction import ExampleFeatures
 from xdc_tf.features.feature_store import FeatureStore, RowState
 from xdc_tf.kmeans import kmeans
 
+pytestmark = pytest.mark.once
+
 GROUP_SIZES = (30, 20, 20, 10)
 SETTINGS = {"num_iterations": 10, "normalize": False}
 
