@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "xdc_tf.cli.evaluate",
     "compare": "xdc_tf.cli.compare",
     "reproduce": "xdc_tf.cli.reproduce",
+    "browse": "xdc_tf.cli.browse",
     "choose-k": "xdc_tf.cli.choose_k",
     "assign": "xdc_tf.cli.assign",
     "extract-features": "xdc_tf.cli.extract_features",

@@ -201,6 +201,27 @@ def read(path: str) -> dict[str, Any]:
     return check(load(path), path)
 
 
+def read_results(workdir: str) -> list[dict[str, str]]:
+    """The lines of a work directory's results.csv, by column; [] without one.
+
+    Raises:
+      ValueError: it cannot be read, or has other columns.
+    """
+    path = os.path.join(workdir, RESULTS_FILE)
+    if not os.path.exists(path):
+        return []
+    reader = csv.reader(io.StringIO(files.read_text(path), newline=""), strict=True)
+    try:
+        header, *lines = reader
+        if tuple(header) != _COLUMNS or any(len(line) != len(header) for line in lines):
+            raise ValueError(f"its columns are {','.join(header)[:200]}")
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is no table of results ({error}); move it away."
+        ) from error
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
 def load(path: str) -> dict[str, Any]:
     """Reads the JSON object of a file that should hold reports.
 

@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from xdc_tf.features.row_arrays import (
     make_matrix,
     make_zeros,
 )
-from xdc_tf.runtime import files, json_files, signals
+from xdc_tf.runtime import arrays, files, json_files, signals
 
 DTYPES = ("float32", "float16")
 COMMIT_SECS = 10.0  # what a killed pass may lose; a commit waits for the disk
@@ -46,6 +46,20 @@ class RowState(enum.IntEnum):
     EMPTY = 0
     HARVESTED = 1  # from training steps
     EXTRACTED = 2  # by a pass in evaluation mode
+
+
+class StoredFeatures(NamedTuple):
+    """What a store holds, to be read.
+
+    Attributes:
+      features: all rows, as read-only memory maps, and which of them are filled.
+      harvested_in: the round whose training steps gave the harvested rows, or None.
+      extracted_by: SHA-256 by stream of the encoders that gave the others, or None.
+    """
+
+    features: Features
+    harvested_in: int | None
+    extracted_by: dict[str, str] | None
 
 
 class FeatureStore:
@@ -264,6 +278,46 @@ class FeatureStore:
             streams={name: matrix.open() for name, matrix in self._streams.items()},
             present=self._states != RowState.EMPTY,
         )
+
+
+def read_features(directory: str) -> StoredFeatures | None:
+    """Opens the store in a directory to read it; None if there is none.
+
+    Rows that have changed since they were written count as empty.
+
+    Raises:
+      ValueError: if a file of the store is damaged.
+    """
+    record = _read_record(directory)
+    if not record:
+        return None
+    path = os.path.join(directory, _RECORD_FILE)
+    try:
+        form = json_files.check(
+            record["form"],
+            {
+                "num_rows": json_files.is_count,
+                "widths": json_files.mapping_of(json_files.is_count),
+            },
+            _RECORD_FILE,
+        )
+    except ValueError as error:
+        raise damaged_error(path, error) from error
+    rows_path = os.path.join(directory, ROWS_FILE)
+    states = arrays.open_npy(rows_path)
+    streams: dict[str, np.ndarray] = {}
+    if states.shape != (form["num_rows"],):
+        raise damaged_error(rows_path, f"{states.shape} states")
+    present = np.isin(states, (RowState.HARVESTED, RowState.EXTRACTED))
+    for stream, width in form["widths"].items():
+        stream_path = _path(directory, files.member_path("", stream))
+        streams[stream] = arrays.open_npy(stream_path)
+        if streams[stream].shape != (form["num_rows"], width):
+            raise damaged_error(stream_path, f"{streams[stream].shape} features")
+        present &= ~damaged_rows(stream_path, present)
+    return StoredFeatures(
+        Features(streams, present), record["harvested_in"], record["extracted_by"]
+    )
 
 
 def _path(directory: str, stream: str) -> str:

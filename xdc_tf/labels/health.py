@@ -79,7 +79,7 @@ def build_report(
             **_with_previous_round(clustering.labels, previous(name)),
             **_with_true_labels(clustering.labels, true_labels),
         }
-        if collapse := _describe_collapse(measures[name], settings):
+        if collapse := describe_collapse(measures[name], settings):
             collapses[name] = collapse
     between: dict[str, float] = {}
     for name, other in itertools.combinations(filter(is_first_head, clusterings), 2):
@@ -171,7 +171,7 @@ def is_first_head(name: str) -> bool:
     return label_tables.source_of(name) == name
 
 
-def _describe_collapse(measures: Mapping[str, float], settings: HealthSettings) -> str:
+def describe_collapse(measures: Mapping[str, float], settings: HealthSettings) -> str:
     """The reasons why a clustering counts as collapsed; empty if it does not."""
     reasons = []
     if measures["effective_share"] < settings.min_effective_share:

@@ -111,8 +111,8 @@ def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> Non
     files.check_no_links(workdir)
     path = os.path.join(workdir, CONFIG_FILE)
     if os.path.exists(path):
-        before = dict(_flat(read_config(workdir)))
-        now = dict(_flat(config))
+        before = dict(flatten(read_config(workdir)))
+        now = dict(flatten(config))
         differing = [
             f"{key} ({before.get(key, 'absent')} there, {now.get(key, 'absent')} now)"
             for key in sorted(before | now)
@@ -127,9 +127,10 @@ def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> Non
     files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Key and value of each value of nested mappings; keys are joined by points."""
     for key, value in nested.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

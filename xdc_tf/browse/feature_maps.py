@@ -1,0 +1,125 @@
+"""Maps of features in two dimensions, and the nearest neighbours of what is shown."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import threadpoolctl
+
+from xdc_tf.labels.pseudo_labels import side_by_side
+
+MOST_SAMPLED = 10_000
+NUM_NEIGHBOURS = 10
+_COMPONENTS = 50
+_PERPLEXITY = 30.0
+_BLOCK_ROWS = 1024
+_PURPOSE = b"map"
+
+
+class FeatureMap(NamedTuple):
+    """Places of a sample of examples.
+
+    Attributes:
+      examples: [n] ascending.
+      places: [n, 2] float32.
+      method: how they were found, for people.
+    """
+
+    examples: np.ndarray
+    places: np.ndarray
+    method: str
+
+
+def choose_sample(
+    present: np.ndarray, shown: Sequence[int], *, seed: int, size: int = MOST_SAMPLED
+) -> np.ndarray:
+    """Ascending examples for a map: those that are shown first, then random ones.
+
+    Args:
+      present: [num_rows] bool, the rows that have features.
+      shown: examples that have a clip.
+      seed: of the run.
+      size: how many, at most.
+    """
+    priorities = np.random.default_rng([seed, *_PURPOSE]).random(len(present))
+    priorities[np.asarray(shown, np.int64)] -= 1
+    candidates = np.flatnonzero(present)
+    if len(candidates) > size:
+        lowest = np.argpartition(priorities[candidates], size - 1)[:size]
+        candidates = np.sort(candidates[lowest])
+    return candidates
+
+
+def read_rows(streams: Sequence[np.ndarray], examples: np.ndarray) -> np.ndarray:
+    """[n, D] float32, the features of some examples, those of streams side by side."""
+    return side_by_side(
+        [np.asarray(stream[examples], np.float32) for stream in streams]
+    )
+
+
+def make_map(features: np.ndarray, examples: np.ndarray, *, seed: int) -> FeatureMap:
+    """Places examples by PCA, and then by t-SNE where there are enough of them.
+
+    The same features and seed give the same places: t-SNE runs in one thread, since
+    sums of several depend on their number.
+
+    Args:
+      features: [n, D] float32, scaled to length one before anything else.
+      examples: [n], whose they are.
+      seed: of the run.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    rows = unit_rows(features)
+    num_components = min(_COMPONENTS, *rows.shape)
+    if len(rows) < 5 or num_components < 2:
+        places = np.zeros((len(rows), 2), np.float32)
+        if num_components:
+            reduced = PCA(min(2, num_components), svd_solver="full").fit_transform(rows)
+            places[:, : reduced.shape[1]] = reduced
+        return FeatureMap(examples, places, "PCA to 2")
+    random_state = int(np.random.default_rng([seed, *_PURPOSE]).integers(1 << 31))
+    perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
+    with threadpoolctl.threadpool_limits(1):
+        reduced = PCA(num_components, svd_solver="full").fit_transform(rows)
+        places = TSNE(
+            perplexity=perplexity, init="pca", random_state=random_state, n_jobs=1
+        ).fit_transform(reduced.astype(np.float32))
+    method = f"PCA to {num_components}, t-SNE (perplexity {perplexity:.3g})"
+    return FeatureMap(examples, places, method)
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Rows scaled to length one; zero rows stay."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(lengths > 0, lengths, 1)
+
+
+def nearest_neighbours(
+    features: np.ndarray, examples: np.ndarray
+) -> dict[str, list[list[float]]]:
+    """The nearest of the same examples to each of them, by cosine.
+
+    Args:
+      features: [n, D] float32.
+      examples: [n], whose they are.
+
+    Returns:
+      By example, as text: NUM_NEIGHBOURS of [example, cosine], nearest first.
+    """
+    rows = unit_rows(features).astype(np.float32)
+    number = min(NUM_NEIGHBOURS, len(rows) - 1)
+    neighbours: dict[str, list[list[float]]] = {}
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        cosines = rows[start : start + _BLOCK_ROWS] @ rows.T
+        places = np.arange(len(cosines))
+        cosines[places, places + start] = -np.inf
+        # Of equals the lower number.
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :number]
+        for place in places:
+            neighbours[str(examples[start + place])] = [
+                [int(examples[other]), round(float(cosines[place, other]), 4)]
+                for other in order[place]
+            ]
+    return neighbours
