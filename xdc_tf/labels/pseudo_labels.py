@@ -127,7 +127,7 @@ def side_by_side(
     mapped = first if isinstance(first, np.memmap) and not fits else None
     if len(streams) == 1:
         return np.asarray(first, np.float32) if mapped is None else mapped
-    joined: np.ndarray
+    joined: np.ndarray | np.memmap
     if mapped is not None:
         path = Path(str(mapped.filename)).with_name("joined.npy")
         partial = path.with_name(f".{path.name}.partial")
@@ -145,7 +145,7 @@ def side_by_side(
             ],
             axis=1,
         )
-    if mapped is None:
+    if not isinstance(joined, np.memmap):
         return joined
     joined.flush()
     os.replace(partial, path)
