@@ -13,9 +13,8 @@ from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.evaluation import classifier as classifiers
 from xdc_tf.evaluation import classifier_training
-from xdc_tf.evaluation.classifier_training import few_per_class, hold_out
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
-from xdc_tf.evaluation.labelled_records import LabelledRecords
+from xdc_tf.evaluation.labelled_records import LabelledRecords, few_per_class, hold_out
 from xdc_tf.models import encoder_table
 from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.models.layers import LayerSettings

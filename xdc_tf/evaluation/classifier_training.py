@@ -1,6 +1,6 @@
 """Trains one encoder with one linear head on true labels, and finds its best epoch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -84,47 +84,6 @@ class Trained(NamedTuple):
             "selection": self.note,
             "learning_curve": [epoch._asdict() for epoch in self.curve],
         }
-
-
-def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Examples to be held out from training, of all classes alike.
-
-    Args:
-      labels: [N] int.
-      fraction: of all examples, rounded to a whole number of them. Each class gives the
-        same fraction of its examples, rounded up or down, and keeps one or more.
-      seed: which ones.
-
-    Returns:
-      [N] bool.
-    """
-    rng = np.random.default_rng([seed, 2])
-    counts = np.bincount(labels)
-    numbers = np.minimum(np.floor(fraction * counts + 1e-9), np.maximum(counts - 1, 0))
-    room = np.flatnonzero(counts - 1 > numbers)
-    # Largest remainders first; classes of equal ones in random order.
-    rng.shuffle(room)
-    room = room[np.argsort(-(fraction * counts - numbers)[room], kind="stable")]
-    num_missing = max(round(fraction * len(labels)) - int(numbers.sum()), 0)
-    numbers[room[:num_missing]] += 1
-    return _choose(labels, dict(enumerate(numbers.astype(int))), rng)
-
-
-def few_per_class(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """[N] bool: so many examples of each class, or all that it has."""
-    rng = np.random.default_rng([seed, 3])
-    return _choose(labels, dict.fromkeys(np.unique(labels), number), rng)
-
-
-def _choose(
-    labels: np.ndarray, numbers: Mapping[int, int], rng: np.random.Generator
-) -> np.ndarray:
-    """[N] bool: so many random examples of each label."""
-    chosen = np.zeros(len(labels), bool)
-    for label, number in numbers.items():
-        indices = np.flatnonzero(labels == label)
-        chosen[rng.permutation(indices)[:number]] = True
-    return chosen
 
 
 def training_batches(
@@ -229,7 +188,9 @@ def train(
     Raises:
       FloatingPointError: on a loss that is not finite; names epoch and step.
     """
-    held_out = hold_out(records.labels, settings.held_out_share, settings.seed)
+    held_out = labelled_records.hold_out(
+        records.labels, settings.held_out_share, settings.seed
+    )
     trained, validation = records.part(~held_out), records.part(held_out)
     training = _prepare(classifier, trained, clip, settings, strategy)
     curve: list[Epoch] = []

@@ -21,7 +21,7 @@ from xdc_tf.evaluation.classifier import Classifier
 from xdc_tf.evaluation.classifier_training import Epoch, Trained
 from xdc_tf.evaluation.encoder_sources import SCRATCH, Source
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings, check_devices
-from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
+from xdc_tf.evaluation.labelled_records import LabelledRecords, Split, few_per_class
 from xdc_tf.evaluation.protocols import Results
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.features import extraction
@@ -141,9 +141,7 @@ def _training_part(split: Split, settings: FinetuneSettings) -> LabelledRecords:
     if not settings.num_train:
         return split.train
     return split.train.part(
-        classifier_training.few_per_class(
-            split.train.labels, settings.num_train, settings.seed
-        )
+        few_per_class(split.train.labels, settings.num_train, settings.seed)
     )
 
 

@@ -5,7 +5,7 @@ directory and a pair of manifests for each.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -353,3 +353,44 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
         )
         if video_id in known_ids or contents.get(index) in known_contents
     ]
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Examples to be held out from training, of all classes alike.
+
+    Args:
+      labels: [N] int.
+      fraction: of all examples, rounded to a whole number of them. Each class gives the
+        same fraction of its examples, rounded up or down, and keeps one or more.
+      seed: which ones.
+
+    Returns:
+      [N] bool.
+    """
+    rng = np.random.default_rng([seed, 2])
+    counts = np.bincount(labels)
+    numbers = np.minimum(np.floor(fraction * counts + 1e-9), np.maximum(counts - 1, 0))
+    room = np.flatnonzero(counts - 1 > numbers)
+    # Largest remainders first; classes of equal ones in random order.
+    rng.shuffle(room)
+    room = room[np.argsort(-(fraction * counts - numbers)[room], kind="stable")]
+    num_missing = max(round(fraction * len(labels)) - int(numbers.sum()), 0)
+    numbers[room[:num_missing]] += 1
+    return _choose(labels, dict(enumerate(numbers.astype(int))), rng)
+
+
+def few_per_class(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """[N] bool: so many examples of each class, or all that it has."""
+    rng = np.random.default_rng([seed, 3])
+    return _choose(labels, dict.fromkeys(np.unique(labels), number), rng)
+
+
+def _choose(
+    labels: np.ndarray, numbers: Mapping[int, int], rng: np.random.Generator
+) -> np.ndarray:
+    """[N] bool: so many random examples of each label."""
+    chosen = np.zeros(len(labels), bool)
+    for label, number in numbers.items():
+        indices = np.flatnonzero(labels == label)
+        chosen[rng.permutation(indices)[:number]] = True
+    return chosen
