@@ -23,7 +23,11 @@ SHORT_SIDE = 320
 # Of a sound that people hear, whatever the records keep of it.
 SAMPLE_RATE_HZ = 48000
 SOUND = LogMelSettings(
-    sample_rate_hz=SAMPLE_RATE_HZ, fft_size=2048, num_filters=64, max_hz=16000.0
+    sample_rate_hz=SAMPLE_RATE_HZ,
+    hop_ms=25.0,
+    fft_size=2048,
+    num_filters=64,
+    max_hz=16000.0,
 )
 _POSTER_QUALITY = 80
 _RANGE = 14.0  # natural logarithms of power in a spectrogram, 61 dB
@@ -35,6 +39,7 @@ _X264_OPTIONS = {
     "crf": "26",
     "x264-params": "cpu-independent=1",
 }
+_AAC_OPTIONS = {"aac_coder": "fast"}  # a third of the time of the default
 # From silence to the loudest, dark to bright in steps that the eye takes for equal.
 _COLOURS = (
     *((0, 0, 4), (59, 15, 112), (140, 41, 129)),
@@ -142,20 +147,22 @@ def make_clip(content: Content, rows: np.ndarray | None) -> Clip:
 def _fitted(frames: np.ndarray) -> np.ndarray:
     """Frames of even sides and a short side of SHORT_SIDE at most."""
     import av
+    from av.video.reformatter import VideoReformatter
 
     height, width = frames.shape[1:3]
     scale = min(1.0, SHORT_SIDE / min(height, width))
     size = [max(2, round(side * scale) // 2 * 2) for side in (height, width)]
     if [height, width] == size:
         return frames
-    return np.stack(
-        [
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
-            .reformat(size[1], size[0], "rgb24", interpolation="AREA")
-            .to_ndarray()
-            for frame in frames
-        ]
-    )
+    reformatter = VideoReformatter()
+    fitted = []
+    for image in frames:
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+        small = reformatter.reformat(
+            frame, size[1], size[0], "rgb24", interpolation="AREA", threads=1
+        )
+        fitted.append(small.to_ndarray())
+    return np.stack(fitted)
 
 
 def _mp4(frames: np.ndarray | None, fps: float, waveform: np.ndarray | None) -> bytes:
@@ -178,7 +185,9 @@ def _mp4(frames: np.ndarray | None, fps: float, waveform: np.ndarray | None) -> 
                 video.pix_fmt = "yuv420p"
                 video.codec_context.thread_count = 1
             if waveform is not None:
-                audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
+                audio = container.add_stream(
+                    "aac", rate=SAMPLE_RATE_HZ, layout="mono", options=_AAC_OPTIONS
+                )
                 audio.codec_context.bit_rate = 64_000
             if video is not None and frames is not None:
                 for image in frames:

@@ -75,7 +75,7 @@ def make_map(features: np.ndarray, examples: np.ndarray, *, seed: int) -> Featur
     num_components = min(_COMPONENTS, *rows.shape)
     if len(rows) < 5 or num_components < 2:
         places = np.zeros((len(rows), 2), np.float32)
-        if num_components:
+        if len(rows) > 1:
             reduced = PCA(min(2, num_components), svd_solver="full").fit_transform(rows)
             places[:, : reduced.shape[1]] = reduced
         return FeatureMap(examples, places, "PCA to 2")

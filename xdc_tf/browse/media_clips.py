@@ -153,7 +153,7 @@ def _encode_planes(frames: Sequence[Sequence[np.ndarray]], settings: None) -> by
     return size + b"".join(plane.tobytes() for plane in planes)
 
 
-def _decode_planes(item: bytes) -> np.ndarray:
+def _decode_planes(item: bytes, reformatter: Any) -> np.ndarray:
     """[H, W, 3] uint8 of even height and width."""
     import av
     from av.video.reformatter import ColorRange, Colorspace
@@ -167,8 +167,10 @@ def _decode_planes(item: bytes) -> np.ndarray:
     planes = [luma[:height, :width], *(c[: height // 2, : width // 2] for c in (u, v))]
     packed = np.concatenate([plane.reshape(-1) for plane in planes])
     frame = av.VideoFrame.from_ndarray(packed.reshape(-1, width), "yuvj420p")
-    colour = frame.reformat(
+    colour = reformatter.reformat(
+        frame,
         format="rgb24",
+        threads=1,
         src_colorspace=Colorspace.ITU601,
         src_color_range=ColorRange.JPEG,
         dst_color_range=ColorRange.JPEG,
@@ -184,7 +186,7 @@ _PLANES = VideoPayload(
     encode=_encode_planes,
     check=lambda items, short_side: None,
     faults=lambda items, height, width, number: iter(()),
-    decode_item=lambda item: _decode_planes(item)[None],
+    decode_item=lambda item: np.zeros((1, 0, 0, 3), np.uint8),
     frame_shape=lambda item: None,
     decode_clip=lambda items, places, window, clip: None,
 )
@@ -193,7 +195,11 @@ _PLANES = VideoPayload(
 def _frames_of(media: Media) -> np.ndarray | None:
     if not media.video_items:
         return None
-    return np.stack([_decode_planes(item) for item in media.video_items])
+    from av.video.reformatter import VideoReformatter
+
+    # One for all frames: setting it up takes longer than a small frame.
+    reformatter = VideoReformatter()
+    return np.stack([_decode_planes(item, reformatter) for item in media.video_items])
 
 
 def _of_records(request: ClipRequest) -> Content:

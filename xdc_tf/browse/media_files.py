@@ -35,7 +35,8 @@ from xdc_tf.runtime import escaping, files
 FILE, RECORDS = "file", "records"
 _ENDINGS = {"clip": "mp4", "poster": "jpg", "spectrogram": "png"}
 _LIMITS = Limits(timeout_secs=120.0, memory_mib=1024.0)
-_STATE_SECS = 10.0  # what a killed build may lose
+# What a killed build may lose, and the time of writing the state by all time.
+_STATE_SECS, _STATE_FRACTION = 1.0, 0.05
 # Of a video that was converted at a low rate, the last frame.
 _SLACK_SECS, _SLACK_FRACTION = 0.5, 0.02
 # What follows a path in the id of a segment, see data_prep.manifest.
@@ -249,7 +250,7 @@ class _Writer:
     def __init__(self, out_dir: str, state: State, total: int, done: int):
         self._out_dir, self._state = out_dir, state
         self._num_failed = 0
-        self._written = time.monotonic()
+        self._next_state = 0.0
         self._progress = tqdm(
             total=total, initial=done, desc="clips", unit="clip", mininterval=2
         )
@@ -277,9 +278,12 @@ class _Writer:
         self._num_failed += not (clip.clip or clip.spectrogram)
         self._state.media[str(source.example)] = facts
         self._progress.update()
-        if time.monotonic() - self._written > _STATE_SECS:
+        started = time.monotonic()
+        if started >= self._next_state:
             page_files.write_state(self._out_dir, self._state)
-            self._written = time.monotonic()
+            ended = time.monotonic()
+            pause_secs = max(_STATE_SECS, (ended - started) / _STATE_FRACTION)
+            self._next_state = ended + pause_secs
 
     def close(self) -> None:
         """Writes the state; also of a build that stops."""
