@@ -95,7 +95,8 @@ def read_all(directory: str) -> dict[int, str]:
     # The data sets of a form are made once, which takes a second; what they check
     # records against is that of the present directory.
     promised, paths = opened.promised, tuple(opened.promised.rows)
-    form = promised._replace(rows=None), paths, opened.info.num_rows
+    info = opened.info
+    form = info.fps, info.short_side, info.log_mel, paths, info.num_rows
     if form not in _DATA_SETS:
         rows: dict = {}
         clip = ClipSettings(
