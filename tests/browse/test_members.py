@@ -44,6 +44,12 @@ def test_distances_and_margins_are_those_of_numpy(clustered, monkeypatch):
     assert np.isnan(distances.margin[~known]).all()
 
 
+def test_features_of_another_width_than_the_clusters_are_refused(clustered):
+    features, present, clustering, _ = clustered
+    with pytest.raises(ValueError, match="7 values a row.*of 8; move"):
+        members.measure_distances([features[:, :7]], present, clustering)
+
+
 def test_the_dispersion_is_the_mean_distance_of_the_members(clustered):
     labels, distance = clustered[2].labels, measure(clustered).distance
     means = members.mean_distances(labels, distance, 6)

@@ -321,3 +321,36 @@ def test_memory_does_not_grow_with_what_is_written(tmp_path):
     store.commit()
     assert resident_bytes() - before < 16 << 20
     assert store.features().streams["video"][-1].tolist() == [1.0] * 512
+
+
+def test_a_store_is_read_with_what_its_rows_are_of(tmp_path):
+    filled_store(tmp_path, extracted_by=ENCODERS)
+    stored = feature_store.read_features(str(tmp_path / "features"))
+    assert (stored.harvested_in, stored.extracted_by) == (None, ENCODERS)
+    assert stored.features.streams["audio"][:, 0].tolist() == [0, 1.5, 0, 0, 4.5, 0]
+    assert np.flatnonzero(stored.features.present).tolist() == [1, 4]
+
+
+def test_a_row_that_has_changed_is_read_as_empty(tmp_path):
+    filled_store(tmp_path)
+    audio = np.load(tmp_path / "features" / "audio.npy", mmap_mode="r+")
+    audio[4] = 7
+    audio.flush()
+    stored = feature_store.read_features(str(tmp_path / "features"))
+    assert np.flatnonzero(stored.features.present).tolist() == [1]
+
+
+def test_a_directory_without_a_store_is_none(tmp_path):
+    assert feature_store.read_features(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"num_rows": 6, "widths": {"video": 3}}, {"num_rows": 7, "widths": {}}]
+)
+def test_a_store_that_is_not_what_its_record_says_is_refused_by_name(tmp_path, form):
+    filled_store(tmp_path)
+    path = tmp_path / "features" / "store.json"
+    record = json.loads(path.read_text()) | {"form": form}
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="features.*is damaged"):
+        feature_store.read_features(str(tmp_path / "features"))

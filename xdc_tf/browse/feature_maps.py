@@ -7,11 +7,14 @@ import numpy as np
 import threadpoolctl
 
 from xdc_tf.labels.pseudo_labels import side_by_side
+from xdc_tf.runtime import arrays
 
 MOST_SAMPLED = 10_000
 NUM_NEIGHBOURS = 10
 _COMPONENTS = 50
 _PERPLEXITY = 30.0
+_TSNE_THREADS = 2
+_ITERATIONS = 750
 _BLOCK_ROWS = 1024
 _PURPOSE = b"map"
 
@@ -52,16 +55,19 @@ def choose_sample(
 
 def read_rows(streams: Sequence[np.ndarray], examples: np.ndarray) -> np.ndarray:
     """[n, D] float32, the features of some examples, those of streams side by side."""
-    return side_by_side(
+    rows = side_by_side(
         [np.asarray(stream[examples], np.float32) for stream in streams]
     )
+    for stream in streams:
+        arrays.give_back(stream)
+    return rows
 
 
 def make_map(features: np.ndarray, examples: np.ndarray, *, seed: int) -> FeatureMap:
     """Places examples by PCA, and then by t-SNE where there are enough of them.
 
-    The same features and seed give the same places: t-SNE runs in one thread, since
-    sums of several depend on their number.
+    The same features and seed give the same places on a machine: t-SNE runs in two
+    threads, whose sums do not depend on which of them is first.
 
     Args:
       features: [n, D] float32, scaled to length one before anything else.
@@ -81,10 +87,15 @@ def make_map(features: np.ndarray, examples: np.ndarray, *, seed: int) -> Featur
         return FeatureMap(examples, places, "PCA to 2")
     random_state = int(np.random.default_rng([seed, *_PURPOSE]).integers(1 << 31))
     perplexity = min(_PERPLEXITY, (len(rows) - 1) / 3)
-    with threadpoolctl.threadpool_limits(1):
+    threads = {"openmp": _TSNE_THREADS, "blas": 1}
+    with threadpoolctl.threadpool_limits(threads):
         reduced = PCA(num_components, svd_solver="full").fit_transform(rows)
         places = TSNE(
-            perplexity=perplexity, init="pca", random_state=random_state, n_jobs=1
+            perplexity=perplexity,
+            init="pca",
+            random_state=random_state,
+            max_iter=_ITERATIONS,
+            n_jobs=1,
         ).fit_transform(reduced.astype(np.float32))
     method = f"PCA to {num_components}, t-SNE (perplexity {perplexity:.3g})"
     return FeatureMap(examples, places, method)
@@ -115,11 +126,14 @@ def nearest_neighbours(
         cosines = rows[start : start + _BLOCK_ROWS] @ rows.T
         places = np.arange(len(cosines))
         cosines[places, places + start] = -np.inf
+        kept = np.sort(np.argpartition(-cosines, number, axis=1)[:, :number])
+        values = np.take_along_axis(cosines, kept, axis=1)
         # Of equals the lower number.
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :number]
+        order = np.argsort(-values, axis=1, kind="stable")
+        nearest = np.take_along_axis(kept, order, axis=1)
         for place in places:
             neighbours[str(examples[start + place])] = [
                 [int(examples[other]), round(float(cosines[place, other]), 4)]
-                for other in order[place]
+                for other in nearest[place]
             ]
     return neighbours

@@ -14,6 +14,7 @@ import tensorflow as tf
 from xdc_tf.kmeans.distances import preprocess
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.pseudo_labels import side_by_side
+from xdc_tf.runtime import arrays
 
 TYPICAL, BORDERLINE, RANDOM = "typical", "borderline", "random"
 # Of this many numbers, features and distances of a block.
@@ -54,7 +55,20 @@ def measure_distances(
       streams: each [num_rows, D], what was clustered, side by side.
       present: [num_rows] bool, the rows that are filled.
       clustering: of these features.
+
+    Raises:
+      ValueError: the features are of another width than the clustering's.
     """
+    width = sum(stream.shape[1] for stream in streams)
+    expected = clustering.centroids.shape[1]
+    if clustering.pca_projection is not None:
+        expected = len(clustering.pca_projection)
+    if width != expected:
+        raise ValueError(
+            f"the run's features have {width} values a row, and its last clusters are "
+            f"of {expected}; move its folder of features away, and members are drawn "
+            "at random."
+        )
     num_rows = len(present)
     distance = np.full(num_rows, np.nan, np.float32)
     margin = np.full(num_rows, np.nan, np.float32)
@@ -66,6 +80,8 @@ def measure_distances(
             continue
         labels = labels[usable]
         points = _clustered_space([stream[rows][usable] for stream in streams])
+        for stream in streams:
+            arrays.give_back(stream)
         points = _preprocess(points, clustering)
         own = np.linalg.norm(points - centroids[labels], axis=1)
         squares = (centroids**2).sum(1) - 2 * points @ centroids.T

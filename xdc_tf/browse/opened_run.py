@@ -100,7 +100,14 @@ def open_run(workdir: str, records_dir: str) -> OpenedRun:
     clusterings = read_round(run, max(rounds))
     _check_ids(run, max(rounds))
     heads = sorted(clusterings, key=lambda name: not health.is_first_head(name))
-    return run._replace(sources=tuple(heads), features=_read_features(workdir))
+    stored = _read_features(workdir)
+    if stored is not None and len(stored.features.present) != num_rows:
+        raise ValueError(
+            f"{workdir} has features of {len(stored.features.present)} rows, and "
+            f"{records_dir} is of {num_rows}: they are not of each other. Give the "
+            "--records that the run was trained on."
+        )
+    return run._replace(sources=tuple(heads), features=stored)
 
 
 def read_round(run: OpenedRun, round_index: int) -> dict[str, Clustering]:

@@ -157,11 +157,16 @@ def blocks(labels: np.ndarray) -> Iterator[np.ndarray]:
     memory once they are touched, and would add up to the whole file; those of a
     read-only map are given back.
     """
-    mapped: Any = labels.base
     for start in range(0, len(labels), BLOCK_ROWS):
         yield np.array(labels[start : start + BLOCK_ROWS])
-        if isinstance(mapped, mmap.mmap) and not labels.flags.writeable:
-            mapped.madvise(mmap.MADV_DONTNEED)
+        give_back(labels)
+
+
+def give_back(array: np.ndarray) -> None:
+    """Gives back the pages of a read-only map that were touched; see `blocks`."""
+    mapped: Any = array.base
+    if isinstance(mapped, mmap.mmap) and not array.flags.writeable:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def first_outside(labels: np.ndarray, allowed: range) -> int | None:
