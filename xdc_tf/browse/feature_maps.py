@@ -16,6 +16,7 @@ _PERPLEXITY = 30.0
 _TSNE_THREADS = 2
 _ITERATIONS = 750
 _BLOCK_ROWS = 1024
+_ROWS_READ = 256
 _PURPOSE = b"map"
 
 
@@ -55,12 +56,16 @@ def choose_sample(
 
 def read_rows(streams: Sequence[np.ndarray], examples: np.ndarray) -> np.ndarray:
     """[n, D] float32, the features of some examples, those of streams side by side."""
-    rows = side_by_side(
-        [np.asarray(stream[examples], np.float32) for stream in streams]
-    )
-    for stream in streams:
-        arrays.give_back(stream)
-    return rows
+    rows = []
+    for start in range(0, max(len(examples), 1), _ROWS_READ):
+        block = examples[start : start + _ROWS_READ]
+        rows.append(
+            side_by_side([np.asarray(stream[block], np.float32) for stream in streams])
+        )
+        # Rows far apart each bring what lies around them into memory.
+        for stream in streams:
+            arrays.give_back(stream)
+    return np.concatenate(rows)
 
 
 def make_map(features: np.ndarray, examples: np.ndarray, *, seed: int) -> FeatureMap:

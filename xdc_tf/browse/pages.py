@@ -16,6 +16,7 @@ import numpy as np
 from xdc_tf.browse import (
     cluster_tables,
     feature_maps,
+    map_tables,
     media_files,
     members,
     opened_run,
@@ -99,45 +100,55 @@ def make_pages(
     }
     with page_files.claimed(out_dir, made_of) as state:
         page_files.copy_page(out_dir)
-        figures, warnings = overview.round_figures(run)
-        rounds = _make_rounds(run, shown_rounds, settings)
-        shown = _add_cross_tables(run, rounds, settings)
-        _tell_size(run, out_dir, shown, state, settings)
-        media_files.make_media(
-            run,
-            out_dir,
-            state,
-            shown,
-            videos=settings.videos,
-            num_workers=settings.num_workers,
-        )
-        maps = _write_maps(run, out_dir, state, shown, settings)
-        last = shown_rounds[-1]
-        warnings += run_warnings.member_warnings(
-            run,
-            last,
-            opened_run.read_round(run, last),
-            members=rounds[last].members,
-            media=state.media,
-        )
-        _write_examples(run, out_dir)
-        for round_index, shown_round in rounds.items():
-            _write_round(run, out_dir, round_index, shown_round)
-        page_files.write_table(out_dir, "media", media_files.media_table(state))
-        page_files.write_table(
-            out_dir,
-            "overview",
-            overview.make_overview(
-                run,
-                command=command,
-                rounds=figures,
-                shown_rounds=shown_rounds,
-                warnings=warnings,
-                maps=maps,
-            ),
-        )
-        page_files.remove_other_tables(out_dir, _table_names(run, rounds, maps))
+        _fill(run, out_dir, state, shown_rounds, settings, command)
     return os.path.join(out_dir, "index.html")
+
+
+def _fill(
+    run: OpenedRun,
+    out_dir: str,
+    state: State,
+    shown_rounds: Sequence[int],
+    settings: BrowseSettings,
+    command: str,
+) -> None:
+    """Makes clips, maps and tables, the overview last."""
+    figures, warnings = overview.round_figures(run)
+    rounds = _make_rounds(run, shown_rounds, settings)
+    shown = _add_cross_tables(run, rounds, settings)
+    _tell_size(run, out_dir, shown, state, settings)
+    media_files.make_media(
+        run,
+        out_dir,
+        state,
+        shown,
+        videos=settings.videos,
+        num_workers=settings.num_workers,
+    )
+    maps = map_tables.write_maps(
+        run, out_dir, state, shown, most_sampled=settings.map_examples
+    )
+    warnings += run_warnings.member_warnings(
+        run,
+        shown_rounds[-1],
+        opened_run.read_round(run, shown_rounds[-1]),
+        members=rounds[shown_rounds[-1]].members,
+        media=state.media,
+    )
+    _write_tables(run, out_dir, state, rounds)
+    page_files.write_table(
+        out_dir,
+        "overview",
+        overview.make_overview(
+            run,
+            command=command,
+            rounds=figures,
+            shown_rounds=shown_rounds,
+            warnings=warnings,
+            maps=maps,
+        ),
+    )
+    page_files.remove_other_tables(out_dir, _table_names(run, rounds, maps))
 
 
 def _check(settings: BrowseSettings) -> None:
@@ -295,75 +306,13 @@ def _tell_size(
         )
 
 
-def _write_maps(
-    run: OpenedRun,
-    out_dir: str,
-    state: State,
-    shown: Sequence[int],
-    settings: BrowseSettings,
-) -> dict[str, dict[str, Any]]:
-    """Writes maps and neighbours; returns what the overview says of each map."""
-    maps = {}
-    for source in run.first_heads:
-        streams = opened_run.latest_features(run, source)
-        if streams is None or run.features is None:
-            continue
-        present = run.features.features.present
-        if not present.any():
-            continue
-        sample = feature_maps.choose_sample(
-            present, shown, seed=run.config.seed, size=settings.map_examples
-        )
-        made_of = {
-            "extracted_by": run.features.extracted_by,
-            "harvested_in": run.features.harvested_in,
-            "examples": _digest(sample),
-            "shown": _digest(np.asarray(shown)),
-        }
-        before = state.maps.get(source)
-        if not isinstance(before, dict) or before.get("made_of") != made_of:
-            print(
-                f"map of {source}: {len(sample)} examples", file=sys.stderr, flush=True
-            )
-            method = _write_map(run, out_dir, source, streams, sample)
-            with_media = np.asarray(shown)[present[np.asarray(shown)]]
-            rows = feature_maps.read_rows(streams, with_media)
-            page_files.write_table(
-                out_dir,
-                f"neighbours-{source}",
-                feature_maps.nearest_neighbours(rows, with_media),
-            )
-            before = {"made_of": made_of, "method": method}
-            state.maps[source] = before
-            page_files.write_state(out_dir, state)
-        maps[source] = {"sample": len(sample), "method": before["method"]}
-    return maps
-
-
-def _write_map(
-    run: OpenedRun,
-    out_dir: str,
-    source: str,
-    streams: Sequence[np.ndarray],
-    sample: np.ndarray,
-) -> str:
-    feature_map = feature_maps.make_map(
-        feature_maps.read_rows(streams, sample), sample, seed=run.config.seed
-    )
-    x, y = np.round(feature_map.places.astype(float), 3).T
-    page_files.write_table(
-        out_dir,
-        f"map-{source}",
-        {"examples": sample.tolist(), "x": x.tolist(), "y": y.tolist()},
-    )
-    return feature_map.method
-
-
-def _digest(examples: np.ndarray) -> str:
-    return page_files.digest(np.ascontiguousarray(examples, "<i8").tobytes())
-
-
-def _write_examples(run: OpenedRun, out_dir: str) -> None:
+def _write_tables(
+    run: OpenedRun, out_dir: str, state: State, rounds: Mapping[int, _Round]
+) -> None:
+    """Writes all tables but the overview and those of maps."""
+    for round_index, shown_round in rounds.items():
+        _write_round(run, out_dir, round_index, shown_round)
+    page_files.write_table(out_dir, "media", media_files.media_table(state))
     size = overview.EXAMPLES_PER_BLOCK
     for block, first in enumerate(range(0, run.num_rows, size)):
         rows = range(first, min(first + size, run.num_rows))
