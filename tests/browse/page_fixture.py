@@ -38,7 +38,10 @@ class Sizes(NamedTuple):
     shared_media: bool = False
 
 
-def write_page(folder: pathlib.Path, sizes: Sizes = Sizes()) -> dict[str, Any]:
+_SIZES = Sizes()
+
+
+def write_page(folder: pathlib.Path, sizes: Sizes = _SIZES) -> dict[str, Any]:
     """Writes a complete page. Returns its tables by name."""
     folder.mkdir(parents=True)
     for path in PAGE_DIR.iterdir():
