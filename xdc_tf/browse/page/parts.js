@@ -60,7 +60,7 @@ function selectElement(id, label, options, value, onChange) {
 function roundSlider(state) {
   const rounds = run.shown_rounds;
   const index = rounds.indexOf(state.round);
-  const output = el("output", { for: "round" }, `${state.round}`);
+  const shown = el("span", {}, `${state.round}`);
   const slider = el("input", {
     id: "round",
     type: "range",
@@ -71,12 +71,12 @@ function roundSlider(state) {
     disabled: rounds.length < 2,
     "aria-valuetext": `round ${state.round}`,
     oninput: () => {
-      output.textContent = rounds[slider.value];
+      shown.textContent = rounds[slider.value];
       slider.setAttribute("aria-valuetext", `round ${rounds[slider.value]}`);
     },
     onchange: () => goTo(linkTo({ ...readState(), round: rounds[slider.value] })),
   });
-  return el("label", { class: "control" }, el("span", {}, "Round ", output), slider);
+  return el("label", { class: "control" }, el("span", {}, "Round ", shown), slider);
 }
 
 function sourceSwitch(state, label = "Clustering") {
