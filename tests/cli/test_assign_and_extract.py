@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from forked_commands import run_command
 
+from xdc_tf.labels import label_tables
+from xdc_tf.runtime import workdir
+
 
 @pytest.fixture(scope="module")
 def folder(tiny_records, tmp_path_factory):
@@ -23,7 +26,22 @@ def folder(tiny_records, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(folder, tiny_run):
+def names(tiny_run, tmp_path_factory):
+    """The CSV of names that calls each cluster of audio "audio cluster N"."""
+    clusterings = label_tables.read(workdir.round_dir(str(tiny_run), 2)).clusterings
+    path = tmp_path_factory.mktemp("names") / "cluster_names.csv"
+    path.write_text(
+        "source,round,cluster,name,junk,merged_into\n"
+        + "".join(
+            f"audio,2,{cluster},audio cluster {cluster},0,\n"
+            for cluster in range(len(clusterings["audio"].centroids))
+        )
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(folder, names, tiny_run):
     """The finished processes."""
     both = [f"--workdir={tiny_run}", f"--videos={folder / 'my videos'}"]
     commands = {
@@ -33,6 +51,8 @@ def done(folder, tiny_run):
             f"--out={folder / 'made' / 'assigned.csv'}",
             f"--features={folder / 'made' / 'features'}",
             "--rows_per_part=2",
+            f"--names={names}",
+            f"--manifest={folder / 'made' / 'labelled.csv'}",
         ],
         "extract": [
             "extract_features",
@@ -48,6 +68,15 @@ def done(folder, tiny_run):
         "no videos": [
             *("assign", *both, f"--videos={folder / 'none'}"),
             f"--out={folder / 'assigned.csv'}",
+        ],
+        "no names": [
+            *("assign", *both, f"--out={folder / 'assigned.csv'}"),
+            f"--manifest={folder / 'labelled.csv'}",
+        ],
+        "names of others": [
+            *("assign", *both, f"--out={folder / 'assigned.csv'}"),
+            *(f"--names={names}", f"--manifest={folder / 'labelled.csv'}"),
+            "--label_source=video",
         ],
     }
     return {
@@ -65,6 +94,7 @@ def test_assign_says_what_it_did(done, folder):
         "3 of 3 rows, 1 quarantined",
         f"{folder}/made/assigned.csv: 2 of 3 videos (quarantined: 1 cannot_open) "
         "labelled with the clusters of audio and video (round_002)",
+        f"{folder}/made/labelled.csv: 2 videos with a label",
     ]
 
 
@@ -77,6 +107,25 @@ def test_assign_writes_a_line_per_video(done, folder):
         ("video 1.mp4", ""),
     ]
     assert np.load(folder / "made" / "features" / "audio.npy").shape == (3, 32)
+    assert [row["audio_name"] for row in rows] == [
+        "",
+        *(f"audio cluster {row['audio_cluster']}" for row in rows[1:]),
+    ]
+    assert {row["video_name"] for row in rows} == {""}
+
+
+def test_named_clusters_become_labels_of_records(done, folder, tmp_path):
+    process = run_command(
+        "data_prep.convert",
+        f"--manifest={folder / 'made' / 'labelled.csv'}",
+        f"--out={tmp_path / 'records'}",
+        *("--fps=8", "--short_side=32"),
+    )
+    assert process.returncode == 0, process.stderr
+    with open(folder / "made" / "assigned.csv", newline="") as file:
+        names = [row["audio_name"] for row in csv.DictReader(file)][1:]
+    with open(tmp_path / "records" / "examples.csv", newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == names
 
 
 def test_extract_features_says_what_it_did(done, folder):
@@ -95,6 +144,8 @@ def test_extract_features_says_what_it_did(done, folder):
     [
         ("both ways", "--num_clips=3 and --stride_secs=0.5 exclude each other"),
         ("no videos", "none does not exist; give a folder of video files"),
+        ("no names", "--manifest needs --names"),
+        ("names of others", "'video', and the clusterings with names are: audio"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(done, case, told):
@@ -106,4 +157,6 @@ def test_bad_input_is_one_line_and_exit_code_1(done, case, told):
 
 def test_nothing_else_is_written(done, folder):
     assert sorted(os.listdir(folder)) == ["made", "my videos"]
-    assert sorted(os.listdir(folder / "made")) == ["assigned.csv", "dense", "features"]
+    assert sorted(os.listdir(folder / "made")) == [
+        *("assigned.csv", "dense", "features", "labelled.csv"),
+    ]

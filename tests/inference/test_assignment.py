@@ -279,7 +279,7 @@ def test_one_place_for_the_csv_and_the_features_is_an_error(
     tiny_run, tiny_records, tmp_path
 ):
     out = tmp_path / "assigned"
-    with pytest.raises(ValueError, match="to be the CSV and the directory"):
+    with pytest.raises(ValueError, match="need different places"):
         _assign(tiny_run, tiny_records / "test", out, features_dir=f"{out}/")
 
 

@@ -4,7 +4,12 @@
 
 writes one line per video: its cluster, the distance to the cluster's centre and by how
 much the next one is farther, for each clustering of the run; or why the video could not
-be used.
+be used. With names that were given to clusters in the cluster pages,
+
+    python -m xdc_tf.cli.assign --workdir=run --videos=FOLDER --out=assigned.csv \\
+        --names=cluster_names.csv --manifest=labelled.csv
+
+it writes those too, and a manifest with names as labels, which data_prep.convert takes.
 """
 
 from absl import flags
@@ -28,12 +33,31 @@ _NUM_CLIPS = flags.DEFINE_integer(
     "features.clips_per_video.",
     lower_bound=1,
 )
+_NAMES = flags.DEFINE_string(
+    "names", None, "CSV of clusters' names, as the cluster pages export it."
+)
+_MANIFEST = flags.DEFINE_string(
+    "manifest",
+    None,
+    "Manifest to make, of the videos whose cluster has a name, with it as label; needs "
+    "--names.",
+)
+_LABEL_SOURCE = flags.DEFINE_string(
+    "label_source",
+    None,
+    "Clustering whose names label the manifest, such as audio; default: the only one "
+    "that has names.",
+)
 flags.adopt_module_key_flags(new_video_flags)
 flags.mark_flag_as_required("videos")
 
 
 def main(argv):
     del argv
+    if _MANIFEST.value is not None and _NAMES.value is None:
+        raise ValueError("--manifest needs --names, whose names are its labels.")
+    if _LABEL_SOURCE.value is not None and _MANIFEST.value is None:
+        raise ValueError("--label_source needs --manifest, whose labels it chooses.")
     conversion = new_video_flags.conversion()
     from xdc_tf.inference import cluster_assignment, new_videos
 
@@ -45,11 +69,17 @@ def main(argv):
         num_clips=_NUM_CLIPS.value,
         batch_size=new_video_flags.BATCH_SIZE.value,
         features_dir=_FEATURES.value,
+        naming=_NAMES.value
+        and cluster_assignment.Naming(
+            _NAMES.value, _MANIFEST.value, _LABEL_SOURCE.value
+        ),
     )
     print(
         f"{_OUT.value}: {new_videos.describe_usable(done.rows)} labelled with the "
         f"clusters of {' and '.join(done.sources)} (round_{done.round_index:03d})"
     )
+    if done.num_labelled is not None:
+        print(f"{_MANIFEST.value}: {done.num_labelled} videos with a label")
 
 
 def run():

@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from xdc_tf.data import example_tables
 from xdc_tf.features.extraction import make_extract
-from xdc_tf.inference import feature_files, new_videos
-from xdc_tf.inference.new_videos import Row
+from xdc_tf.inference import cluster_names, feature_files, new_videos
+from xdc_tf.inference.new_videos import Records, Row, VideoFiles
 from xdc_tf.inference.parts import Conversion, Part, Sampling, mean_features, parts
 from xdc_tf.labels.label_makers import nearest
 from xdc_tf.labels.label_tables import Clustering
@@ -24,6 +24,7 @@ from xdc_tf.runtime import files
 from xdc_tf.training import supervision, trained_run
 
 _LABEL_COLUMNS = ("cluster", "distance", "margin")
+_NAME_COLUMN = "name"
 # The CSV before it gets its name; in a directory of features, a sign that it has none.
 _PENDING_FILE = ".assigned.csv"
 
@@ -35,11 +36,37 @@ class Assigned(NamedTuple):
       rows: all rows, in the order of the CSV.
       sources: the label sources whose clusters label them.
       round_index: the round that the clusters are of.
+      num_labelled: rows of the manifest; None without one.
     """
 
     rows: list[Row]
     sources: tuple[str, ...]
     round_index: int
+    num_labelled: int | None = None
+
+
+class Naming(NamedTuple):
+    """Names of clusters, and the manifest that they label.
+
+    Attributes:
+      path: CSV of cluster_names.read_names.
+      manifest_path: the manifest to make, of the rows whose cluster has a name; None
+        for none.
+      label_source: the clustering whose names are its labels; None for the only one
+        with names.
+    """
+
+    path: str
+    manifest_path: str | None = None
+    label_source: str | None = None
+
+
+class _ReadNames(NamedTuple):
+    """A Naming, read and checked: names by source and cluster."""
+
+    of_clusters: dict[str, list[str]]
+    manifest_path: str | None
+    label_source: str | None
 
 
 class _LabelledRow(NamedTuple):
@@ -64,32 +91,33 @@ def assign_clusters(
     num_clips: int | None = None,
     batch_size: int | None = None,
     features_dir: str | None = None,
+    naming: Naming | None = None,
 ) -> Assigned:
     """Writes a CSV with one line per row: its clusters, or why it could not be used.
 
     Args:
       run_dir: work directory of a finished run of a method that clusters.
       videos_path: see new_videos.open_videos.
-      out_path: the CSV; columns path, start_secs, end_secs, video_id, for each label
-        source SOURCE_cluster, SOURCE_distance, SOURCE_margin (label_makers.nearest),
-        and reason and detail, which are empty unless the row is quarantined.
+      out_path: the CSV, of the columns that _write_table says.
       conversion: of video files.
       num_clips: whose features are averaged, evenly spread; None for as many as the
         run's clusters were made of.
       batch_size: clips per batch; None for that of the run.
       features_dir: a directory to make, with STREAM.npy of [rows, D] float32 in the
         order of the CSV, NaN for a quarantined row.
+      naming: names of the clusters; None for none.
 
     Raises:
-      FileExistsError: if out_path or features_dir exists.
-      FileNotFoundError: without videos, a run, or clusters of its present encoders.
-      ValueError: see new_videos.open_videos and parts.parts.
+      FileExistsError: if out_path, features_dir or the manifest exists.
+      FileNotFoundError: without videos, a run, names, or clusters of its present
+        encoders.
+      ValueError: see new_videos.open_videos, parts.parts and cluster_names.read_names.
       FloatingPointError: on features that are not finite.
     """
-    if features_dir and os.path.abspath(features_dir) == os.path.abspath(out_path):
-        raise ValueError(f"{out_path} is to be the CSV and the directory of features.")
+    _check_places(out_path, features_dir, naming and naming.manifest_path)
     run = trained_run.open_run(run_dir)
     clusters = trained_run.final_clusters(run)
+    names = _read_names(naming, clusters)
     videos = new_videos.open_videos(videos_path, run)
     encoders = trained_run.load_encoders(run)
     if num_clips is None:
@@ -110,14 +138,78 @@ def assign_clusters(
                 _label_parts(video_parts, run, encoders, clusters.clusterings, append)
             )
         pending_path = os.path.join(features_scratch or scratch_dir, _PENDING_FILE)
-        _write_table(pending_path, lines, sources=list(clusters.clusterings))
+        _write_table(pending_path, lines, list(clusters.clusterings), names)
+        num_labelled = _write_manifest(names, lines, _folder(videos, videos_path))
         if features_dir and features_scratch:
             files.place_directory(features_scratch, features_dir)
             pending_path = os.path.join(features_dir, _PENDING_FILE)
         files.check_free(out_path)
         _move(pending_path, out_path)
-    rows = [line.row for line in lines]
-    return Assigned(rows, tuple(clusters.clusterings), clusters.round_index)
+    return Assigned(
+        [line.row for line in lines],
+        tuple(clusters.clusterings),
+        clusters.round_index,
+        num_labelled,
+    )
+
+
+def _check_places(*paths: str | None) -> None:
+    places = [os.path.abspath(path) for path in paths if path]
+    if len(set(places)) != len(places):
+        raise ValueError(
+            "The CSV, the directory of features and the manifest need different "
+            f"places, not {', '.join(places)}."
+        )
+
+
+def _read_names(
+    naming: Naming | None, clusters: trained_run.FinalClusters
+) -> _ReadNames | None:
+    """Reads and checks the names before anything is computed."""
+    if naming is None:
+        return None
+    names = cluster_names.read_names(
+        naming.path,
+        round_index=clusters.round_index,
+        num_clusters={
+            source: len(clustering.centroids)
+            for source, clustering in clusters.clusterings.items()
+        },
+    )
+    if naming.manifest_path is None:
+        return _ReadNames(names, None, None)
+    files.check_free(naming.manifest_path)
+    source = cluster_names.choose_source(names, naming.label_source)
+    return _ReadNames(names, naming.manifest_path, source)
+
+
+def _write_manifest(
+    names: _ReadNames | None, lines: Sequence[_LabelledRow], folder: str
+) -> int | None:
+    """Writes the manifest, if there is to be one; returns how many rows it has."""
+    if names is None or names.manifest_path is None:
+        return None
+    source = names.label_source
+    return cluster_names.write_manifest(
+        names.manifest_path,
+        [line.row for line in lines],
+        [_name(names, source, line) for line in lines],
+        folder=folder,
+    )
+
+
+def _name(names: _ReadNames, source: str, line: _LabelledRow) -> str:
+    """The name of a row's cluster; "" for none."""
+    cluster = line.labels[source][0]
+    return "" if cluster == "" else names.of_clusters[source][cluster]
+
+
+def _folder(videos: VideoFiles | Records, path: str) -> str:
+    """What the paths of rows are relative to; records do not say it."""
+    if isinstance(videos, Records):
+        return ""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    return folder if "://" in folder else os.path.abspath(folder)
 
 
 def _label_parts(
@@ -173,23 +265,39 @@ def _labels(
 
 
 def _write_table(
-    path: str, lines: Sequence[_LabelledRow], *, sources: Sequence[str]
+    path: str,
+    lines: Sequence[_LabelledRow],
+    sources: Sequence[str],
+    names: _ReadNames | None,
 ) -> None:
-    """Writes the CSV; see `assign_clusters` for its columns."""
+    """Writes the CSV.
+
+    Its columns are path, start_secs, end_secs, video_id; for each label source
+    SOURCE_cluster, SOURCE_distance, SOURCE_margin (label_makers.nearest), and with
+    names SOURCE_name, "" where the cluster has none or is junk; reason and detail,
+    which are empty unless the row is quarantined.
+    """
+
+    def cells(source: str, line: _LabelledRow) -> tuple:
+        labels = line.labels[source]
+        return labels if names is None else (*labels, _name(names, source, line))
+
+    columns = _LABEL_COLUMNS if names is None else (*_LABEL_COLUMNS, _NAME_COLUMN)
     example_tables.write_csv(
         path,
         [
             *("path", "start_secs", "end_secs", "video_id"),
-            *(f"{source}_{column}" for source in sources for column in _LABEL_COLUMNS),
+            *(f"{source}_{column}" for source in sources for column in columns),
             *("reason", "detail"),
         ],
         (
             (
-                *(row.path, row.start_secs, row.end_secs, row.video_id),
-                *itertools.chain(*labels.values()),
-                *(row.reason, row.detail),
+                *(line.row.path, line.row.start_secs, line.row.end_secs),
+                line.row.video_id,
+                *itertools.chain(*(cells(source, line) for source in sources)),
+                *(line.row.reason, line.row.detail),
             )
-            for row, labels in lines
+            for line in lines
         ),
     )
 
