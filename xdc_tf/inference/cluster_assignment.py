@@ -66,7 +66,7 @@ class _ReadNames(NamedTuple):
 
     of_clusters: dict[str, list[str]]
     manifest_path: str | None
-    label_source: str | None
+    label_source: str
 
 
 class _LabelledRow(NamedTuple):
@@ -177,7 +177,7 @@ def _read_names(
         },
     )
     if naming.manifest_path is None:
-        return _ReadNames(names, None, None)
+        return _ReadNames(names, None, "")
     files.check_free(naming.manifest_path)
     source = cluster_names.choose_source(names, naming.label_source)
     return _ReadNames(names, naming.manifest_path, source)
