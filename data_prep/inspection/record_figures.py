@@ -1,19 +1,16 @@
 """A figure of an example: frames above the audio, on one time axis."""
 
-import warnings
-
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_prep.inspection.record_tables import Example
 from xdc_tf.data import log_mel, payloads
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.data.payloads import AUDIO, VIDEO, Describes
-from xdc_tf.runtime import escaping, files
+from xdc_tf.runtime import escaping, figures
 
-_DPI = 100
 # In inches. The frames' height is about this, so that they fill the strip.
 _STRIP_HEIGHT, _MAX_STRIP_HEIGHT, _LOG_MEL_HEIGHT = 1.25, 2.5, 2.6
 _LEFT, _AXES_WIDTH, _RIGHT = 0.75, 12.4, 0.85
@@ -24,7 +21,6 @@ _MAX_FRAMES = 30
 _FRAME_FRACTION = 0.985
 _MAX_TITLE_CHARS = 110
 _TICKS_HZ = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
-_GREY = "0.35"
 
 
 def save_figure(path: str, example: Example, info: Describes) -> None:
@@ -34,14 +30,10 @@ def save_figure(path: str, example: Example, info: Describes) -> None:
         ValueError: see draw.
         OSError: the file cannot be written.
     """
-    figure = draw(example, info)
-    with warnings.catch_warnings():
-        # Names in scripts that the font lacks are no reason for messages.
-        warnings.filterwarnings("ignore", message="Glyph")
-        with files.placing(path) as temporary:
-            figure.savefig(temporary)
+    figures.write(draw(example, info), path)
 
 
+@matplotlib.rc_context(figures.STYLE)
 def draw(example: Example, info: Describes) -> Figure:
     """Draws the strip of frames, the rows of audio, or one above the other.
 
@@ -76,8 +68,7 @@ def draw(example: Example, info: Describes) -> Figure:
         heights.append(_LOG_MEL_HEIGHT)
     width = _LEFT + _AXES_WIDTH + _RIGHT
     height = _TOP + sum(heights) + _GAP * (len(heights) - 1) + _BOTTOM
-    figure = Figure(figsize=(width, height), dpi=_DPI)
-    FigureCanvasAgg(figure)
+    figure = figures.new_figure(width, height)
     all_axes = _add_axes(figure, heights)
     if images:
         secs_per_inch = (example.end_secs - example.start_secs) / _AXES_WIDTH
@@ -91,7 +82,7 @@ def draw(example: Example, info: Describes) -> Figure:
         bar = figure.colorbar(all_axes[-1].images[0], cax=colours)
         bar.outline.set_visible(False)
         if payloads.stored(info, AUDIO).name == "log_mel":
-            colours.set_title("ln power", loc="left", fontsize=9, color=_GREY)
+            colours.set_title("ln power", loc="left", fontsize=9, color=figures.MUTED)
     for axes in all_axes:
         axes.set_xlim(example.start_secs, example.end_secs)
         axes.tick_params(labelbottom=axes is all_axes[-1])
@@ -157,7 +148,7 @@ def _draw_strip(
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.set_xticks(times)
-    axes.tick_params(length=4, color=_GREY)
+    axes.tick_params(length=4, color=figures.MUTED)
     # Ticks at the frames' times; numbers at all of them would overlap.
     axes.set_xticklabels([f"{secs:.2f}" for secs in times], fontsize=8)
 
@@ -219,7 +210,12 @@ def _draw_titles(
         **above,
     )
     figure.text(
-        left, 1 - 0.42 / height, " · ".join(facts), fontsize=9, color=_GREY, **above
+        left,
+        1 - 0.42 / height,
+        " · ".join(facts),
+        fontsize=9,
+        color=figures.MUTED,
+        **above,
     )
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from xdc_tf.evaluation import reports
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.experiments import comparison, comparison_tables
+from xdc_tf.experiments import comparison, comparison_plot, comparison_tables
 from xdc_tf.experiments.comparison import Column, Report, Row
 
 pytestmark = pytest.mark.once
@@ -332,6 +332,46 @@ def test_the_command_prints_the_table_or_writes_it(paths, tmp_path):
     assert out.read_text() == comparison_tables.as_csv(
         comparison.summarize(ours, reference="sdc")
     )
+
+
+def test_the_picture_has_a_point_for_each_value_and_a_line_for_each_mean(
+    paths, tmp_path, monkeypatch
+):
+    rows = comparison.collect(
+        [report for path in paths for report in comparison.read(path)], ["top1"]
+    )
+    table = comparison.summarize(rows)
+    drawn = []
+    monkeypatch.setattr(
+        comparison_plot.figures, "write", lambda figure, path: drawn.append(figure)
+    )
+    comparison_plot.write(rows, table, "unused")
+    (figure,) = drawn
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(panels) == len(table.columns)
+    for axes, column in zip(panels, table.columns, strict=True):
+        points, means = axes.lines[::2], axes.lines[1::2]
+        values = [
+            [100 * row.value for row in rows if _key(row) == (method, *column)]
+            for method in table.methods
+        ]
+        assert [list(line.get_ydata()) for line in points] == values
+        np.testing.assert_allclose(
+            [line.get_ydata()[0] for line in means], [np.mean(row) for row in values]
+        )
+        labels = [text.get_text() for text in axes.get_xticklabels()]
+        assert labels == list(table.methods)
+
+
+def _key(row):
+    return row.method, row.protocol, row.stream, row.metric
+
+
+def test_the_command_draws_a_picture(paths, tmp_path):
+    plot = tmp_path / "plot.png"
+    done = _command(*paths, f"--plot={plot}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_mistakes_of_the_command_are_one_line(paths, tmp_path):

@@ -30,6 +30,9 @@ _FORMAT = flags.DEFINE_enum(
     "format", "markdown", ["markdown", "csv", "latex"], "Format of the table."
 )
 _OUT = flags.DEFINE_string("out", None, "File for the table, instead of printing it.")
+_PLOT = flags.DEFINE_string(
+    "plot", None, "PNG file for a picture: a panel per column, a point per value."
+)
 _COLLECT = flags.DEFINE_string(
     "collect",
     None,
@@ -49,7 +52,7 @@ def main(argv):
     from xdc_tf.experiments import comparison, comparison_tables
     from xdc_tf.runtime import escaping, files, outputs
 
-    for path in filter(None, (_OUT.value, _COLLECT.value)):
+    for path in filter(None, (_OUT.value, _PLOT.value, _COLLECT.value)):
         outputs.try_file(path)
     reports = [
         report
@@ -66,6 +69,11 @@ def main(argv):
         names = report_collections.make_names([report.path for report in reports])
         values = (report.values for report in reports)
         report_collections.write(_COLLECT.value, dict(zip(names, values, strict=True)))
+    if _PLOT.value:
+        # Matplotlib takes a second to import.
+        from xdc_tf.experiments import comparison_plot
+
+        comparison_plot.write(rows, table, _PLOT.value)
     if _OUT.value:
         files.write_text(_OUT.value, text)
     else:

@@ -297,12 +297,18 @@ def _write(
 
 
 def _plot(results: Sequence[CountResult], path: str) -> None:
-    # Imported late, since it takes a second; without pyplot it needs no display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    # Imported late, since it takes a second.
+    import matplotlib
 
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    FigureCanvasAgg(figure)
+    from xdc_tf.runtime import figures
+
+    with matplotlib.rc_context(figures.STYLE):
+        figure = figures.new_figure(10, 7, layout="constrained")
+        _draw(figure, results)
+        figures.write(figure, path)
+
+
+def _draw(figure: Any, results: Sequence[CountResult]) -> None:
     fit, stability, sizes, effective = figure.subplots(2, 2).flat
     counts = [result.num_clusters for result in results]
     curves = (
@@ -325,5 +331,4 @@ def _plot(results: Sequence[CountResult], path: str) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.set_xlabel("clusters")
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
+        axes.grid()

@@ -19,7 +19,7 @@ _DIFFERENCE_HEADER = (
 )
 
 
-class _Unit(NamedTuple):
+class Unit(NamedTuple):
     """The factor and the number of decimals that values are printed with."""
 
     factor: float
@@ -29,7 +29,7 @@ class _Unit(NamedTuple):
         return f"{self.factor * value:{sign}.{self.decimals}f}"
 
 
-_PERCENT, _PLAIN = _Unit(100, 1), _Unit(1, 3)
+PERCENT, _PLAIN = Unit(100, 1), Unit(1, 3)
 
 
 def markdown(table: Table) -> str:
@@ -97,9 +97,9 @@ def _cells(table: Table) -> Iterator[tuple[str, Column, Cell]]:
 
 def _grids(table: Table) -> list[list[list[str]]]:
     """Two tables as text: a title, a header, and lines."""
-    unit_of = {column: _unit(table, column) for column in table.columns}
+    unit_of = {column: column_unit(table, column) for column in table.columns}
     title_of = {
-        column: ", ".join(column) + (" (%)" if unit == _PERCENT else "")
+        column: ", ".join(column) + (" (%)" if unit == PERCENT else "")
         for column, unit in unit_of.items()
     }
     means = [["method", *title_of.values()]]
@@ -123,17 +123,18 @@ def _grids(table: Table) -> list[list[list[str]]]:
     return grids
 
 
-def _unit(table: Table, column: Column) -> _Unit:
+def column_unit(table: Table, column: Column) -> Unit:
+    """How a column is written: fractions in percent, others as they are."""
     means = [cell.mean for _, other, cell in _cells(table) if other == column]
-    return _PERCENT if metrics.are_fractions(means) else _PLAIN
+    return PERCENT if metrics.are_fractions(means) else _PLAIN
 
 
-def _mean(cell: Cell, unit: _Unit) -> str:
+def _mean(cell: Cell, unit: Unit) -> str:
     deviation = "" if cell.std is None else f" ± {unit.format(cell.std)}"
     return f"{unit.format(cell.mean)}{deviation} ({cell.num_runs})"
 
 
-def _difference(difference: Difference, unit: _Unit) -> list[str]:
+def _difference(difference: Difference, unit: Unit) -> list[str]:
     mean, interval = _NONE, _NONE
     if difference.mean is not None:
         mean = unit.format(difference.mean, "+")

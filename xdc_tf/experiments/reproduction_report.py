@@ -5,11 +5,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from xdc_tf.evaluation import report_collections
 from xdc_tf.experiments import comparison, comparison_tables
-from xdc_tf.experiments.comparison import Report, Row
+from xdc_tf.experiments.comparison import Report
 from xdc_tf.experiments.reproduction import Task
 from xdc_tf.experiments.reproduction_tables import Scale
 from xdc_tf.runtime import escaping, files
@@ -49,7 +47,11 @@ def write(
     files.write_text(
         os.path.join(out_dir, f"{table_name}.csv"), comparison_tables.as_csv(table)
     )
-    _plot(rows, order, os.path.join(out_dir, f"{table_name}.png"), title=title)
+    # Matplotlib takes a second to import.
+    from xdc_tf.experiments import comparison_plot
+
+    plot_path = os.path.join(out_dir, f"{table_name}.png")
+    comparison_plot.write(rows, table, plot_path, title=title)
     collection = os.path.join(out_dir, f"{table_name}.json")
     report_collections.write(
         collection,
@@ -112,38 +114,3 @@ def _describe(scale: Scale) -> str:
         f"{scale.finetune_epochs} epochs, the last of which counts, on "
         f"{scale.labels_per_class} labelled videos per class."
     )
-
-
-def _plot(rows: Sequence[Row], order: Sequence[str], path: str, *, title: str) -> None:
-    """A panel for each protocol and stream: every seed a point, and the means."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels: Mapping[tuple[str, str], None] = dict.fromkeys(
-        (row.protocol, row.stream) for row in rows
-    )
-    figure = Figure(figsize=(4.2 * len(panels), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(escaping.plot(title))
-    for axes, (protocol, stream) in zip(
-        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0],
-        panels,
-        strict=True,
-    ):
-        for place, name in enumerate(order):
-            values = [
-                100 * row.value
-                for row in rows
-                if (row.protocol, row.stream, row.method) == (protocol, stream, name)
-            ]
-            if not values:
-                continue
-            axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.4)
-            axes.plot(place, np.mean(values), "_", color="black", markersize=22)
-        axes.set_title(escaping.plot(f"{protocol}, {stream}"))
-        labels = list(map(escaping.plot, order))
-        axes.set_xticks(range(len(order)), labels, rotation=45, ha="right")
-        axes.grid(alpha=0.3)
-    figure.supylabel("top-1 accuracy, %")
-    with files.placing(path) as temporary:
-        figure.savefig(temporary)
