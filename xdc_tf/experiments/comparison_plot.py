@@ -33,8 +33,8 @@ def write(rows: Sequence[Row], table: Table, path: str, *, title: str = "") -> N
         )
         if title:
             figure.suptitle(escaping.plot(title))
-        panels = figure.subplots(lines, columns, squeeze=False).flat
-        for axes in list(panels)[len(table.columns) :]:
+        panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+        for axes in panels[len(table.columns) :]:
             axes.set_visible(False)
         for axes, column in zip(panels, table.columns, strict=False):
             scale = column_unit(table, column)
