@@ -76,12 +76,15 @@ function chartLayout(layout) {
 // is called; when the theme changes, too.
 function chartElement({ height, text, draw }) {
   const element = el("div", { class: "chart", role: "img", "aria-label": text });
+  element.ariaBusy = "true"; // until it is drawn and answers to clicks
   element.style.height = `${height}px`;
   const chart = {
     element,
     async redraw() {
       await loadScript("plotly.min.js");
-      if (openCharts.has(chart) && element.isConnected) await draw(Plotly, element);
+      if (!openCharts.has(chart) || !element.isConnected) return;
+      await draw(Plotly, element);
+      element.ariaBusy = "false";
     },
   };
   openCharts.add(chart);
