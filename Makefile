@@ -82,7 +82,7 @@ $(DEMO_DIR)/.exported: $(DEMO_DIR)/results.json
 $(DEMO_DIR)/.browsed: $(DEMO_DIR)/results.json
 	$(RUN) -m xdc_tf.cli.browse --workdir=$(WORKDIR) --records=$(TRAIN_RECORDS) \
 		--videos=$(DEMO_DIR)/train/videos --out=$(PAGE) \
-		--rounds=last --examples_per_cluster=9
+		--examples_per_cluster=6
 	touch $@
 
 demo: $(DEMO_DIR)/.exported $(DEMO_DIR)/.browsed
