@@ -10,12 +10,12 @@ loaded, and the memory of the tab's JavaScript and of its process.
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterator
 
 from absl import app, flags
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
+from benchmarks import process_memory
 from tests.browse import browser, page_fixture
 
 _EXAMPLES = flags.DEFINE_integer("examples", 100_000, "Number of examples.")
@@ -75,30 +75,14 @@ def main(argv: list[str]) -> None:
 
 def _tab_mib(driver: webdriver.Chrome) -> float:
     """Resident memory of the browser's largest process of a tab."""
-    sizes = [
-        _resident_mib(process)
-        for process in descendants(driver.service.process.pid)
-        if b"--type=renderer" in pathlib.Path(f"/proc/{process}/cmdline").read_bytes()
-    ]
-    return max(sizes, default=float("nan"))
-
-
-def descendants(process_id: int) -> Iterator[int]:
-    """The processes that a process has started, and these, as far as they run."""
-    for path in pathlib.Path(f"/proc/{process_id}/task").glob("*/children"):
-        try:
-            children = path.read_text().split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for child in map(int, children):
-            yield child
-            yield from descendants(child)
-
-
-def _resident_mib(process_id: int) -> float:
-    status = pathlib.Path(f"/proc/{process_id}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) / 1024
+    return max(
+        (
+            process.mib
+            for process in process_memory.processes_of(driver.service.process.pid)
+            if "--type=renderer" in process.command
+        ),
+        default=float("nan"),
+    )
 
 
 if __name__ == "__main__":
