@@ -2,8 +2,8 @@
 
     python -m benchmarks.browse_memory --run=demo_run/run --examples=1000000
 
-Writes records of a quarter of a second, of one frame and one sound in all, random
-labels of two rounds and random features (4 GB for a million, in --dir until the end),
+Writes records of a second, whose four frames look the same in all, random labels of
+three rounds and random features (5 GB for a million, in --dir until the end),
 takes the configuration of a run, and makes pages of them by the command. Prints its
 time, its own peak of memory, and the largest sum over it and the processes that decode.
 """
@@ -48,8 +48,8 @@ from xdc_tf.browse import pages
 pages.make_pages(*places, settings=pages.BrowseSettings(**json.loads(settings)))
 """
 _ROWS_PER_SHARD = 10_000
-_SECS = 0.25
-_LOG_MEL_ROWS = 12
+_SECS = 1.0
+_NUM_FRAMES = 4
 _WIDTH = 128  # of features
 _NUM_ROUNDS = 2
 _STREAMS = ("video", "audio")
@@ -82,13 +82,12 @@ def main(argv: list[str]) -> None:
 
 
 def write_records(directory: pathlib.Path, num_examples: int) -> None:
-    """Writes a directory of records whose examples differ in their names alone."""
+    """Writes a directory of records that differ in names and in bytes after a frame."""
     directory.mkdir()
     picture = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(noise).save(picture, "jpeg")
-    log_mel = LogMelSettings()
-    rows = np.zeros((_LOG_MEL_ROWS, log_mel.num_filters), np.float32)
+    frames = [picture.getvalue() + bytes(number) for number in range(32)]
     num_shards = -(-num_examples // _ROWS_PER_SHARD)
     shards, examples = [], []
     for shard in range(num_shards):
@@ -105,13 +104,14 @@ def write_records(directory: pathlib.Path, num_examples: int) -> None:
                     video_id=video_id,
                     start_us=0,
                     end_us=round(_SECS * 1e6),
-                    video_items=[picture.getvalue()],
+                    video_items=[
+                        frames[number >> 5 * place & 31] for place in range(_NUM_FRAMES)
+                    ],
                     frame_rate=4.0,
                     height=16,
                     width=16,
                     label=number % 20,
                     label_text=f"class_{number % 20:02d}",
-                    audio_rows=rows,
                 )
                 writer.write(records.encode_example(example))
                 examples.append(
@@ -138,11 +138,12 @@ def write_records(directory: pathlib.Path, num_examples: int) -> None:
         max_secs=300.0,
         has_waveform=False,
         rows_per_shard=_ROWS_PER_SHARD,
-        log_mel=log_mel,
+        log_mel=LogMelSettings(),
         log_mel_mean=0.0,
         log_mel_std=1.0,
         label_names=[f"class_{number:02d}" for number in range(20)],
         shards=shards,
+        modalities=["video"],
     )
     dataset_info.write_dataset_info(str(directory), info)
 
