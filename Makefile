@@ -51,6 +51,7 @@ TRAIN_RECORDS := $(DEMO_DIR)/train_records
 TEST_RECORDS := $(DEMO_DIR)/test_records
 WORKDIR := $(DEMO_DIR)/run
 EXPORT := $(DEMO_DIR)/export
+PAGE := $(DEMO_DIR)/page
 
 $(TRAIN_MANIFEST): | $(VENV)/.installed
 	$(RUN) -m data_prep.synthetic --out=$(@D) --num_videos=1200 --seed=0
@@ -77,7 +78,14 @@ $(DEMO_DIR)/.exported: $(DEMO_DIR)/results.json
 		--results=$<
 	touch $@
 
-demo: $(DEMO_DIR)/.exported
+# After the evaluation, whose results the pages show; few clips, for time.
+$(DEMO_DIR)/.browsed: $(DEMO_DIR)/results.json
+	$(RUN) -m xdc_tf.cli.browse --workdir=$(WORKDIR) --records=$(TRAIN_RECORDS) \
+		--videos=$(DEMO_DIR)/train/videos --out=$(PAGE) \
+		--examples_per_cluster=6
+	touch $@
+
+demo: $(DEMO_DIR)/.exported $(DEMO_DIR)/.browsed
 	@echo
 	@cat $(DEMO_DIR)/results.txt
 	@echo
@@ -87,6 +95,7 @@ demo: $(DEMO_DIR)/.exported
 	@echo "Results:     $(DEMO_DIR)/results.json"
 	@echo "Run:         $(WORKDIR)"
 	@echo "SavedModels: $(EXPORT)"
+	@echo "Clusters:    open $(PAGE)/index.html"
 	@echo "Curves:      $(VENV)/bin/tensorboard --logdir=$(WORKDIR)/tensorboard"
 
 clean:

@@ -8,16 +8,15 @@ loaded, and the memory of the tab's JavaScript and of its process.
 """
 
 import pathlib
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 
 from absl import app, flags
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.browse import page_fixture
+from benchmarks import process_memory
+from tests.browse import browser, page_fixture
 
 _EXAMPLES = flags.DEFINE_integer("examples", 100_000, "Number of examples.")
 _CLUSTERS = flags.DEFINE_integer("clusters", 256, "Number of clusters.")
@@ -32,7 +31,7 @@ _VIEWS = {
 }
 _READY = """
 return document.getElementById("main").ariaBusy === "false"
-  && [...document.querySelectorAll(".chart")].every((chart) => chart._fullLayout)
+  && document.querySelector(".chart:not([aria-busy=false])") === null
   && !document.getElementById("search-status")?.textContent.includes("so far");
 """
 _FIRST_PAINT = """
@@ -42,6 +41,9 @@ return performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? N
 
 def main(argv: list[str]) -> None:
     del argv
+    programs = browser.find_programs()
+    if programs is None:
+        raise app.UsageError("chromium and chromedriver are needed")
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary) / "page"
         sizes = page_fixture.Sizes(
@@ -53,60 +55,34 @@ def main(argv: list[str]) -> None:
             shared_media=True,
         )
         page_fixture.write_page(folder, sizes)
-        with _start_browser() as browser:
+        with browser.start(*programs) as driver:
             print("view      first paint s  shown after s  JavaScript MiB  process MiB")
             for name, state in _VIEWS.items():
-                browser.get("about:blank")
+                driver.get("about:blank")
                 begin = time.perf_counter()
-                browser.get(f"{folder.as_uri()}/index.html{state}")
-                WebDriverWait(browser, 120, poll_frequency=0.05).until(
-                    lambda driver: driver.execute_script(_READY)
+                driver.get(f"{folder.as_uri()}/index.html{state}")
+                WebDriverWait(driver, 120, poll_frequency=0.05).until(
+                    lambda _: driver.execute_script(_READY)
                 )
                 shown_secs = time.perf_counter() - begin
-                paint_secs = browser.execute_script(_FIRST_PAINT) / 1000
-                heap = browser.execute_cdp_cmd("Runtime.getHeapUsage", {})["usedSize"]
+                paint_secs = driver.execute_script(_FIRST_PAINT) / 1000
+                heap = driver.execute_cdp_cmd("Runtime.getHeapUsage", {})["usedSize"]
                 print(
                     f"{name:8}  {paint_secs:13.2f}  {shown_secs:13.2f}  "
-                    f"{heap / 2**20:14.0f}  {_tab_mib(browser):11.0f}"
+                    f"{heap / 2**20:14.0f}  {_tab_mib(driver):11.0f}"
                 )
 
 
-def _start_browser() -> webdriver.Chrome:
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or "chromium"
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--enable-unsafe-swiftshader",
-        "--window-size=1400,900",
-    ):
-        options.add_argument(argument)
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    return webdriver.Chrome(options=options, service=service)
-
-
-def _tab_mib(browser: webdriver.Chrome) -> float:
+def _tab_mib(driver: webdriver.Chrome) -> float:
     """Resident memory of the browser's largest process of a tab."""
-    sizes = [
-        _resident_mib(process)
-        for process in _descendants(browser.service.process.pid)
-        if b"--type=renderer" in pathlib.Path(f"/proc/{process}/cmdline").read_bytes()
-    ]
-    return max(sizes, default=float("nan"))
-
-
-def _descendants(process_id: int) -> Iterator[int]:
-    for path in pathlib.Path(f"/proc/{process_id}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            yield child
-            yield from _descendants(child)
-
-
-def _resident_mib(process_id: int) -> float:
-    status = pathlib.Path(f"/proc/{process_id}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) / 1024
+    return max(
+        (
+            process.mib
+            for process in process_memory.processes_of(driver.service.process.pid)
+            if "--type=renderer" in process.command
+        ),
+        default=float("nan"),
+    )
 
 
 if __name__ == "__main__":

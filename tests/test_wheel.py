@@ -137,6 +137,18 @@ def test_installed_commands_go_from_videos_to_an_export(elsewhere):
     assert set(card["encoders"]) == {"video_encoder", "audio_encoder"}
 
 
+def test_an_installed_browse_finds_the_files_of_its_page(wheel, environment, tmp_path):
+    page = ROOT / "xdc_tf" / "browse" / "page"
+    expected = {path.name for path in page.iterdir()}
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {f"xdc_tf/browse/page/{name}" for name in expected} <= set(names)
+    code = "from xdc_tf.browse import page_files; page_files.copy_page('.')"
+    done = run(environment / "bin" / "python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    copied = {path.name for path in tmp_path.iterdir()}
+    assert copied == expected | {"plotly.min.js"}
+
+
 def test_installed_reproduce_finds_its_configurations(environment, tmp_path):
     code = "from xdc_tf.experiments.reproduction_tables import SCALES, TABLES; "
     code += "print(len(TABLES['data'].variants(SCALES['small'], ['xdc'])))"

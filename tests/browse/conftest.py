@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.browse import browser as chromium
+from tests.browse import page_fixture
 from xdc_tf.browse import pages
 from xdc_tf.browse.pages import BrowseSettings
 from xdc_tf.labels import label_tables
@@ -83,3 +85,53 @@ def renamed(copied):
         return copied
 
     return rename
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser, one for all tests of a process."""
+    programs = chromium.find_programs()
+    if programs is None:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium-driver)")
+    with chromium.start(*programs) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def written_page(tmp_path_factory):
+    """A folder of pages of made-up tables, and these by name; not to be changed."""
+    folder = tmp_path_factory.mktemp("browse") / "a page"
+    return folder, page_fixture.write_page(folder)
+
+
+@pytest.fixture
+def page(browser, written_page):
+    """The page; afterwards nothing has failed and nothing came from elsewhere."""
+    opened = chromium.Page(browser, *written_page)
+    yield opened
+    opened.wait("document.getElementById('main')?.ariaBusy !== 'true'")
+    messages = browser.get_log("browser")
+    assert [entry for entry in messages if entry["level"] == "SEVERE"] == []
+    assert opened.value("window.hacked === undefined")
+    own = (written_page[0].as_uri() + "/", "data:", "blob:", "about:blank")
+    assert [url for url in opened.requested() if not url.startswith(own)] == []
+    if opened.lone:
+        opened.run("if (location.protocol === 'file:') localStorage.clear()")
+        opened.leave()
+
+
+@pytest.fixture
+def lone_page(page):
+    """The page, loaded anew, for a test that changes what it keeps."""
+    page.leave()
+    page.lone = True
+    return page
+
+
+@pytest.fixture
+def copied_page(browser, written_page, tmp_path):
+    """A copy of the page whose tables a test may change; its errors are no fault."""
+    folder = tmp_path / "copy"
+    shutil.copytree(written_page[0], folder)
+    yield chromium.Page(browser, folder, written_page[1])
+    browser.get_log("browser"), browser.get_log("performance")

@@ -85,8 +85,8 @@ def _make_tables(sizes: Sizes) -> dict[str, Any]:
     }
     tables: dict[str, Any] = {}
     shown: set[int] = set()
-    for place, round_number in enumerate(SHOWN_ROUNDS):
-        before = SHOWN_ROUNDS[place - 1] if place else None
+    for round_number in SHOWN_ROUNDS:
+        before = round_number - 1 if round_number else None
         table = _round_table(random, round_number, before, labels, classes, sizes)
         tables[f"round-{round_number:04d}"] = table
         tables[f"labels-{round_number:04d}"] = {

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import threadpoolctl
 
+from xdc_tf.features import run_matrices
+from xdc_tf.features.run_matrices import Matrix
 from xdc_tf.labels.pseudo_labels import side_by_side
-from xdc_tf.runtime import arrays
 
 MOST_SAMPLED = 10_000
 NUM_NEIGHBOURS = 10
@@ -54,7 +55,7 @@ def choose_sample(
     return candidates
 
 
-def read_rows(streams: Sequence[np.ndarray], examples: np.ndarray) -> np.ndarray:
+def read_rows(streams: Sequence[Matrix], examples: np.ndarray) -> np.ndarray:
     """[n, D] float32, the features of some examples, those of streams side by side."""
     rows = []
     for start in range(0, max(len(examples), 1), _ROWS_READ):
@@ -64,7 +65,7 @@ def read_rows(streams: Sequence[np.ndarray], examples: np.ndarray) -> np.ndarray
         )
         # Rows far apart each bring what lies around them into memory.
         for stream in streams:
-            arrays.give_back(stream)
+            run_matrices.give_back(stream)
     return np.concatenate(rows)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from xdc_tf.browse import feature_maps, opened_run, page_files
 from xdc_tf.browse.opened_run import OpenedRun
 from xdc_tf.browse.page_files import State
+from xdc_tf.features.run_matrices import Matrix
 
 
 def write_maps(
@@ -36,7 +37,7 @@ def write_maps(
         streams = opened_run.latest_features(run, source)
         if streams is None or run.features is None:
             continue
-        present = run.features.features.present
+        present = run.features.present
         if not present.any():
             continue
         sample = feature_maps.choose_sample(
@@ -72,7 +73,7 @@ def _write_map(
     run: OpenedRun,
     out_dir: str,
     source: str,
-    streams: Sequence[np.ndarray],
+    streams: Sequence[Matrix],
     sample: np.ndarray,
 ) -> str:
     feature_map = feature_maps.make_map(

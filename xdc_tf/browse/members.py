@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf.features import run_matrices
+from xdc_tf.features.run_matrices import Matrix
 from xdc_tf.kmeans.distances import preprocess
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.pseudo_labels import side_by_side
-from xdc_tf.runtime import arrays
 
 TYPICAL, BORDERLINE, RANDOM = "typical", "borderline", "random"
 # Of this many numbers, features and distances of a block.
@@ -47,7 +48,7 @@ class Member(NamedTuple):
 
 
 def measure_distances(
-    streams: Sequence[np.ndarray], present: np.ndarray, clustering: Clustering
+    streams: Sequence[Matrix], present: np.ndarray, clustering: Clustering
 ) -> Distances:
     """Measures the distances of all examples to the centroids, in blocks.
 
@@ -81,7 +82,7 @@ def measure_distances(
         labels = labels[usable]
         points = _clustered_space([stream[rows][usable] for stream in streams])
         for stream in streams:
-            arrays.give_back(stream)
+            run_matrices.give_back(stream)
         points = _preprocess(points, clustering)
         own = np.linalg.norm(points - centroids[labels], axis=1)
         squares = (centroids**2).sum(1) - 2 * points @ centroids.T

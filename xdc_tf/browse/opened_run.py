@@ -10,8 +10,8 @@ import numpy as np
 from xdc_tf.data import record_directory
 from xdc_tf.data.dataset_info import NO_LABEL
 from xdc_tf.data.record_directory import OpenRecords
-from xdc_tf.features import feature_store
-from xdc_tf.features.feature_store import StoredFeatures
+from xdc_tf.features import run_matrices
+from xdc_tf.features.run_matrices import Matrix, RunFeatures
 from xdc_tf.labels import health, label_tables
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import workdir as run_directory
@@ -47,7 +47,7 @@ class OpenedRun(NamedTuple):
     positions: np.ndarray
     rounds: dict[int, str]
     sources: tuple[str, ...]
-    features: StoredFeatures | None
+    features: RunFeatures | None
 
     @property
     def num_rows(self) -> int:
@@ -100,10 +100,10 @@ def open_run(workdir: str, records_dir: str) -> OpenedRun:
     clusterings = read_round(run, max(rounds))
     _check_ids(run, max(rounds))
     heads = sorted(clusterings, key=lambda name: not health.is_first_head(name))
-    stored = _read_features(workdir)
-    if stored is not None and len(stored.features.present) != num_rows:
+    stored = _read_features(workdir, records)
+    if stored is not None and len(stored.present) != num_rows:
         raise ValueError(
-            f"{workdir} has features of {len(stored.features.present)} rows, and "
+            f"{workdir} has features of {len(stored.present)} rows, and "
             f"{records_dir} is of {num_rows}: they are not of each other. Give the "
             "--records that the run was trained on."
         )
@@ -163,7 +163,7 @@ def choose_rounds(run: OpenedRun, rounds: str) -> list[int]:
 
 def features_of_round(
     run: OpenedRun, round_index: int, source: str
-) -> list[np.ndarray] | None:
+) -> list[Matrix] | None:
     """The streams' features that a source's clusters of a round were made of.
 
     None where the run has none that belong to the round.
@@ -180,25 +180,25 @@ def features_of_round(
     return latest_features(run, source) if belongs else None
 
 
-def latest_features(run: OpenedRun, source: str) -> list[np.ndarray] | None:
+def latest_features(run: OpenedRun, source: str) -> list[Matrix] | None:
     """The features, as the run has them now, of the streams that a source clusters."""
     streams = supervision.clustered_streams(run.method, source)
-    features = None if run.features is None else run.features.features.streams
+    features = None if run.features is None else run.features.streams
     if features is None or any(stream not in features for stream in streams):
         return None
     return [features[stream] for stream in streams]
 
 
-def _read_features(workdir: str) -> StoredFeatures | None:
+def _read_features(workdir: str, records: OpenRecords) -> RunFeatures | None:
+    features = run_matrices.read(workdir, records.info, records.examples)
     directory = run_directory.features_dir(workdir, worker=0, num_workers=1)
-    stored = feature_store.read_features(directory)
-    if stored is None and os.path.isdir(directory):
+    if features is None and os.path.isdir(directory):
         print(
-            f"warning: {directory} has no features of all examples in one place; "
-            "members are drawn at random, and there is no map.",
+            f"warning: {directory} has no features that are whole and of these "
+            "records; members are drawn at random, and there is no map.",
             file=sys.stderr,
         )
-    return stored
+    return features
 
 
 def _check_ids(run: OpenedRun, round_index: int) -> None:

@@ -209,7 +209,7 @@ def _choose_members(
     streams = opened_run.features_of_round(run, round_index, name)
     distances = None
     if streams is not None and run.features is not None:
-        present = run.features.features.present
+        present = run.features.present
         distances = members.measure_distances(streams, present, clustering)
         means = members.mean_distances(
             clustering.labels, distances.distance, len(clustering.centroids)

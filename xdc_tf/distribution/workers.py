@@ -71,11 +71,20 @@ def local_data(
             "worker needs at least one; convert with a lower --rows_per_shard or use "
             "fewer workers."
         )
-    dealt = deal([shard.num_examples for shard in info.shards], count)[number]
-    files = tuple(names[shard] for shard in dealt)
+    files, rows = local_rows(info, examples, number=number, num_processes=count)
+    return LocalData(number, count, files, rows)
+
+
+def local_rows(
+    info: DatasetInfo, examples: Examples, *, number: int, num_processes: int
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """The files and the rows of LocalData of one of several processes."""
+    sizes = [shard.num_examples for shard in info.shards]
+    dealt = deal(sizes, num_processes)[number]
+    files = tuple(info.shards[shard].file for shard in dealt)
     local_names = set(files)
     is_local = np.fromiter((name in local_names for name in examples.shards), bool)
-    return LocalData(number, count, files, np.sort(examples.example_indices[is_local]))
+    return files, np.sort(examples.example_indices[is_local])
 
 
 def deal(sizes: Sequence[int], num_hands: int) -> list[list[int]]:

@@ -55,11 +55,14 @@ class StoredFeatures(NamedTuple):
       features: all rows, as read-only memory maps, and which of them are filled.
       harvested_in: the round whose training steps gave the harvested rows, or None.
       extracted_by: SHA-256 by stream of the encoders that gave the others, or None.
+      worker: number of the process whose examples these are, and how many processes
+        there were; None of a single one.
     """
 
     features: Features
     harvested_in: int | None
     extracted_by: dict[str, str] | None
+    worker: tuple[int, int] | None
 
 
 class FeatureStore:
@@ -298,9 +301,13 @@ def read_features(directory: str) -> StoredFeatures | None:
             {
                 "num_rows": json_files.is_count,
                 "widths": json_files.mapping_of(json_files.is_count),
+                "made_with": json_files.is_object,
             },
             _RECORD_FILE,
         )
+        worker = form["made_with"].get("worker")
+        if worker is not None:
+            json_files.check({"worker": worker}, {"worker": _is_worker}, _RECORD_FILE)
     except ValueError as error:
         raise damaged_error(path, error) from error
     rows_path = os.path.join(directory, ROWS_FILE)
@@ -316,8 +323,16 @@ def read_features(directory: str) -> StoredFeatures | None:
             raise damaged_error(stream_path, f"{streams[stream].shape} features")
         present &= ~damaged_rows(stream_path, present)
     return StoredFeatures(
-        Features(streams, present), record["harvested_in"], record["extracted_by"]
+        Features(streams, present),
+        record["harvested_in"],
+        record["extracted_by"],
+        None if worker is None else (worker[0], worker[1]),
     )
+
+
+def _is_worker(value: Any) -> bool:
+    is_list = json_files.list_of(json_files.is_count)
+    return is_list(value) and len(value) == 2 and value[0] < value[1]
 
 
 def _path(directory: str, stream: str) -> str:

@@ -187,7 +187,7 @@ function showSound() {
   const button = document.getElementById("sound");
   const waits = clipPlayer.sound && !soundAllowed();
   button.setAttribute("aria-pressed", soundIsOn());
-  button.textContent = waits ? "Sound: click to allow" : `Sound: ${soundIsOn() ? "on" : "off"}`;
+  showSwitch(button, "Sound", waits ? "click to allow" : soundIsOn() ? "on" : "off");
   for (const video of document.querySelectorAll("video")) video.muted = !soundIsOn();
 }
 

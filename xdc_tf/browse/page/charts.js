@@ -49,6 +49,10 @@ function themeColour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+function isNarrow() {
+  return window.innerWidth < 520;
+}
+
 function chartLayout(layout) {
   const axis = {
     gridcolor: themeColour("--line"),
@@ -61,6 +65,11 @@ function chartLayout(layout) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: themeColour("--text"), family: "system-ui, sans-serif", size: 13 },
     margin: { l: 48, r: 16, t: 16, b: 44 },
+    modebar: {
+      bgcolor: "rgba(0,0,0,0)",
+      color: themeColour("--muted"),
+      activecolor: themeColour("--accent"),
+    },
     hoverlabel: {
       bgcolor: themeColour("--panel"),
       bordercolor: themeColour("--line"),
@@ -76,12 +85,15 @@ function chartLayout(layout) {
 // is called; when the theme changes, too.
 function chartElement({ height, text, draw }) {
   const element = el("div", { class: "chart", role: "img", "aria-label": text });
+  element.ariaBusy = "true"; // until it is drawn and answers to clicks
   element.style.height = `${height}px`;
   const chart = {
     element,
     async redraw() {
       await loadScript("plotly.min.js");
-      if (openCharts.has(chart) && element.isConnected) await draw(Plotly, element);
+      if (!openCharts.has(chart) || !element.isConnected) return;
+      await draw(Plotly, element);
+      element.ariaBusy = "false";
     },
   };
   openCharts.add(chart);
@@ -229,7 +241,12 @@ function crossChart({
               [1, themeColour("--heat-high")],
             ],
             zmin: 0,
-            colorbar: { title: { text: unit, side: "right" }, thickness: 12, outlinewidth: 0 },
+            colorbar: {
+              title: { text: unit, side: isNarrow() ? "top" : "right" },
+              orientation: isNarrow() ? "h" : "v",
+              thickness: 12,
+              outlinewidth: 0,
+            },
             xgap: columns.length > 60 ? 0 : 1,
             ygap: rows.length > 60 ? 0 : 1,
             hovertemplate: `${plotText(rowTitle)} %{y}, ${plotText(columnTitle)} %{x}: %{z:.3~g}<extra></extra>`,
@@ -241,7 +258,7 @@ function crossChart({
             ...ticks(columns, titleOfColumn),
           },
           yaxis: {
-            title: { text: `${plotText(rowTitle)} clusters` },
+            title: { text: isNarrow() ? "" : `${plotText(rowTitle)} clusters` },
             autorange: "reversed",
             ...ticks(rows, titleOfRow),
           },

@@ -17,7 +17,7 @@ function showRounds(state, data) {
       el(
         "p",
         {},
-        "The first round that is shown: nothing flows into it. Move the slider to a later one.",
+        "The first round: nothing flows into it. Move the slider to a later one.",
       ),
     );
   else section.append(...flowElements(flows, state));
@@ -61,6 +61,13 @@ function flowElements(flows, { source, round, cluster }) {
     if (run.shown_rounds.includes(ofRound))
       goTo(linkTo({ view: "clusters", round: ofRound, source, cluster }));
   };
+  const notes = ["A click on a cluster opens it."];
+  if (!run.shown_rounds.includes(flows.from)) {
+    notes.push(`Round ${flows.from} is not shown: its clusters have no page.`);
+  }
+  if (shown < total) {
+    notes.push(`The ${MAX_FLOWS} largest flows: ${percent(shown / total)} of the videos.`);
+  }
   const chart = flowsChart(counts, {
     titleOfOld: (cluster) => clusterTitle(source, flows.from, cluster),
     titleOfNew: (cluster) => clusterTitle(source, round, cluster),
@@ -82,11 +89,7 @@ function flowElements(flows, { source, round, cluster }) {
         replaceState({ cluster: to }),
       ),
     ),
-    el(
-      "p",
-      { class: "muted" },
-      `A click on a cluster opens it.${shown < total ? ` The ${MAX_FLOWS} largest flows: ${percent(shown / total)} of the videos.` : ""}`,
-    ),
+    el("p", { class: "muted" }, notes.join(" ")),
     chart,
     el(
       "details",

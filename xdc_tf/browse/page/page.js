@@ -232,7 +232,10 @@ function showNavigation(state) {
       const link = el("a", { href, "aria-current": current ? "page" : null }, view.title);
       return el("li", {}, link);
     });
-  document.getElementById("views").replaceChildren(...items);
+  const list = document.getElementById("views");
+  list.replaceChildren(...items);
+  const current = list.querySelector("[aria-current]");
+  if (current) list.scrollLeft = current.offsetLeft - (list.clientWidth - current.offsetWidth) / 2;
 }
 
 function announce(text) {
@@ -248,12 +251,17 @@ function showError(error) {
 
 const THEMES = ["auto", "light", "dark"];
 
+// On a narrow screen the setting is heard, not seen.
+function showSwitch(button, name, setting) {
+  button.replaceChildren(name, el("span", { class: "setting" }, `: ${setting}`));
+}
+
 function showTheme() {
   const setting = readSetting("theme");
   const theme = THEMES.includes(setting) ? setting : "auto";
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  document.getElementById("theme").textContent = `Theme: ${theme}`;
+  showSwitch(document.getElementById("theme"), "Theme", theme);
   return theme;
 }
 
