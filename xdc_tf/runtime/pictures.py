@@ -72,7 +72,7 @@ def png(picture: np.ndarray) -> bytes:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(out, "PNG", optimize=True)
+    Image.fromarray(np.ascontiguousarray(picture)).save(out, "PNG")
     return out.getvalue()
 
 

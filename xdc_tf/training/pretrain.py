@@ -20,6 +20,7 @@ from xdc_tf.training import (
     charts,
     configuration,
     optimizers,
+    projector,
     run_features,
     supervision,
     train_step,
@@ -213,6 +214,10 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
         )
         clusterings = cluster(run, features, round_index)
         report_clusterings(run, context, clusterings, round_index)
+        if round_index == run.config.num_rounds:
+            workers.on_chief(
+                run.strategy, lambda: projector.write(run, features, clusterings)
+            )
         load_labels(run, clusterings)
         seed = _round_seed(run, round_index, "heads")
         two_stream.reset_heads(run.state.model, seed=seed)
