@@ -41,20 +41,9 @@ def tiny_records(tmp_path_factory):
 
     24 and 12 videos of 1.5 s, 8 frames per second, 32 x 32 pixels, in 3 and 2 shards.
     """
-    from data_prep import conversion, conversion_settings, synthetic
-    from data_prep.worker_processes import PoolSettings
-    from xdc_tf.data.log_mel import LogMelSettings
+    from data_prep import synthetic
 
     root = tmp_path_factory.mktemp("tiny")
-    settings = conversion_settings.ConversionSettings(
-        fps=8.0,
-        short_side=32,
-        jpeg_quality=90,
-        min_secs=0.5,
-        max_secs=60.0,
-        store_waveform=False,
-        log_mel=LogMelSettings(),
-    )
     for seed, (name, num_videos) in enumerate({"train": 24, "test": 12}.items()):
         manifest = synthetic.make_benchmark(
             str(root / f"{name}_videos"),
@@ -63,14 +52,36 @@ def tiny_records(tmp_path_factory):
             duration_secs=1.5,
             size=32,
         )
-        conversion.convert_manifest(
-            manifest,
-            str(root / name),
-            settings=settings,
-            pool=PoolSettings(2),
-            rows_per_shard=8,
-        )
+        _convert(manifest, root / name)
     return root
+
+
+@pytest.fixture(scope="session")
+def waveform_records(tiny_records, tmp_path_factory):
+    """A directory with "train", the videos of tiny_records' "test" with waveforms."""
+    root = tmp_path_factory.mktemp("waveform")
+    manifest = str(tiny_records / "test_videos" / "manifest.csv")
+    _convert(manifest, root / "train", store_waveform=True)
+    return root
+
+
+def _convert(manifest, out, *, store_waveform=False):
+    from data_prep import conversion, conversion_settings
+    from data_prep.worker_processes import PoolSettings
+    from xdc_tf.data.log_mel import LogMelSettings
+
+    settings = conversion_settings.ConversionSettings(
+        fps=8.0,
+        short_side=32,
+        jpeg_quality=90,
+        min_secs=0.5,
+        max_secs=60.0,
+        store_waveform=store_waveform,
+        log_mel=LogMelSettings(),
+    )
+    conversion.convert_manifest(
+        manifest, str(out), settings=settings, pool=PoolSettings(2), rows_per_shard=8
+    )
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import pytest
 
 from xdc_tf.browse import members
 from xdc_tf.browse.members import BORDERLINE, RANDOM, TYPICAL, Distances
+from xdc_tf.labels import shown_members
 from xdc_tf.labels.label_tables import Clustering
 
 RNG = np.random.default_rng(1)
@@ -65,7 +66,7 @@ def select(labels, distances, per_cluster, seed=0):
         labels,
         num_clusters=int(labels.max()) + 1,
         distances=distances,
-        priorities=members.draw_priorities(len(labels), seed=seed),
+        priorities=shown_members.draw_priorities(len(labels), seed=seed),
         per_cluster=per_cluster,
     )
 

@@ -6,10 +6,11 @@ import json
 import os
 import resource
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.evaluation import reports
+from xdc_tf.evaluation import report_events, reports
 from xdc_tf.evaluation.reports import SplitResult
 
 ABOUT = {"kind": "pretrained", "method": "xdc", "seed": 3, "directory": "run"}
@@ -177,6 +178,36 @@ def test_tensorboard_can_read_the_learning_curve_of_each_split(tmp_path):
         ("evaluation/linear/video/split_2/train_loss", 2): 1.0,
         ("evaluation/linear/video/split_2/held_out_loss", 2): 3.0,
     }
+
+
+def test_tensorboard_has_the_confusion_matrix_of_all_splits(tmp_path):
+    report = _report([0.5, 0.5], streams=["video"])
+    for split in report["results"][0]["splits"]:
+        split["details"] |= {"class_names": ["a", "b"], "confusion": [[3, 1], [0, 2]]}
+    details = [split["details"] for split in report["results"][0]["splits"]]
+    matrix = report_events.sum_of_confusions(details)
+    np.testing.assert_array_equal(matrix, [[6, 2], [0, 4]])
+    reports.write(report, workdir=str(tmp_path))
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    names = {
+        value.tag: value.metadata.summary_description
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert "evaluation/linear/video/confusion" in names
+    assert all(names.values())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"class_names": ["a", "c"], "confusion": [[1, 0], [0, 1]]},
+        {},
+    ],
+)
+def test_confusions_of_other_classes_are_not_added_up(other):
+    first = {"class_names": ["a", "b"], "confusion": [[3, 1], [0, 2]]}
+    assert report_events.sum_of_confusions([first, other]) is None
 
 
 def test_the_table_has_means_in_percent_and_the_notes():

@@ -98,3 +98,8 @@ def test_files_have_the_names_that_the_map_gives():
         == "w/initial/audio_encoder.keras"
     )
     assert workdir.round_dir("w", 7) == "w/labels/round_007"
+
+
+def test_a_run_is_called_by_its_configuration_or_its_directory(tmp_path):
+    assert workdir.run_name(str(tmp_path / "xdc_seed0"), "") == "xdc_seed0"
+    assert workdir.run_name(f"{tmp_path}/xdc_seed0/", "baseline") == "baseline"

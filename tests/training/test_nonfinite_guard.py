@@ -150,7 +150,7 @@ def test_as_many_steps_are_left_out_as_the_configuration_says(
     assert "number 1 of the 1" in line
     tags = {
         value.tag
-        for path in (tmp_path / work.TENSORBOARD_DIR).iterdir()
+        for path in (tmp_path / work.TENSORBOARD_DIR).glob("events.*")
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
     }

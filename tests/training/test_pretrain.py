@@ -1,4 +1,5 @@
 import functools
+import glob
 import json
 import os
 
@@ -180,8 +181,8 @@ def test_tensorboard_has_the_curves_of_training_and_clustering(
 ):
     log_dir = os.path.join(tiny_run, work.TENSORBOARD_DIR)
     tags = set()
-    for name in os.listdir(log_dir):
-        for event in tf.compat.v1.train.summary_iterator(os.path.join(log_dir, name)):
+    for path in glob.glob(os.path.join(log_dir, "events.*")):
+        for event in tf.compat.v1.train.summary_iterator(path):
             tags |= {value.tag for value in event.summary.value}
     assert tags >= {
         "training/learning_rate",
@@ -196,4 +197,7 @@ def test_tensorboard_has_the_curves_of_training_and_clustering(
         "clusters/audio/nmi_with_previous_round",
         "clusters/audio/nmi_with_true_labels",
         "clusters/nmi_of_audio_and_video",
+        "clusters/audio/contact_sheet",
+        "clusters/cross_table_of_audio_and_video",
+        "run/configuration",
     }

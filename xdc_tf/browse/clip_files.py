@@ -18,6 +18,7 @@ from data_prep.answers import Form, Packed, Value
 from data_prep.reasons import DECODE_ERROR, MediaError
 from xdc_tf.data import log_mel
 from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.runtime import pictures
 
 SHORT_SIDE = 320
 # Of a sound that people hear, whatever the records keep of it.
@@ -30,7 +31,6 @@ SOUND = LogMelSettings(
     max_hz=16000.0,
 )
 _POSTER_QUALITY = 80
-_RANGE = 14.0  # natural logarithms of power in a spectrogram, 61 dB
 _QUIETEST_DB = 200.0
 _FINGERPRINT_SIDE = 8
 # The same bytes on all processors.
@@ -40,11 +40,6 @@ _X264_OPTIONS = {
     "x264-params": "cpu-independent=1",
 }
 _AAC_OPTIONS = {"aac_coder": "fast"}  # a third of the time of the default
-# From silence to the loudest, dark to bright in steps that the eye takes for equal.
-_COLOURS = (
-    *((0, 0, 4), (59, 15, 112), (140, 41, 129)),
-    *((222, 73, 104), (254, 159, 109), (252, 253, 191)),
-)
 _MAGIC = {
     "clip": (4, b"ftyp"),
     "poster": (0, b"\xff\xd8\xff"),
@@ -220,15 +215,8 @@ def _png(rows: np.ndarray) -> bytes:
     """A picture of a log-mel [L, D], low frequencies at the bottom."""
     from PIL import Image
 
-    top = float(rows.max())
-    levels = np.clip((rows.T[::-1] - top + _RANGE) / _RANGE, 0, 1)
-    image = Image.fromarray(np.round(levels * 255).astype(np.uint8), "L").convert("P")
-    places = np.linspace(0, 1, len(_COLOURS))
-    palette = [
-        np.interp(np.linspace(0, 1, 256), places, channel)
-        for channel in zip(*_COLOURS, strict=True)
-    ]
-    image.putpalette(np.round(np.stack(palette, 1)).astype(np.uint8).tobytes())
+    image = Image.fromarray(pictures.spectrogram_levels(rows), "L").convert("P")
+    image.putpalette(pictures.PALETTE.tobytes())
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     return out.getvalue()

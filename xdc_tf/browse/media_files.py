@@ -27,7 +27,7 @@ from xdc_tf.browse.clip_files import CLIP_FORM, SHORT_SIDE, Clip
 from xdc_tf.browse.media_clips import ClipRequest
 from xdc_tf.browse.opened_run import OpenedRun
 from xdc_tf.browse.page_files import State
-from xdc_tf.data import payloads, records
+from xdc_tf.data import payloads, record_directory, records
 from xdc_tf.data.payloads import AUDIO, VIDEO
 from xdc_tf.data.record_framing import read_record
 from xdc_tf.runtime import escaping, files
@@ -193,13 +193,8 @@ def _stored(run: OpenedRun, source: _Source, notes: dict[int, str]) -> ClipReque
 def _read_record(run: OpenedRun, example: int) -> ClipRequest:
     info, examples = run.records.info, run.records.examples
     position = int(run.positions[example])
-    # A shard's records are in the order of its lines in examples.csv.
-    shard = str(examples.shards[position])
-    ends = np.cumsum([known.num_examples for known in info.shards])
-    number = [known.file for known in info.shards].index(shard)
-    first = int(ends[number - 1]) if number else 0
-    path = os.path.join(run.records.directory, shard)
-    serialized = read_record(path, position - first)
+    path, number = record_directory.record_place(run.records.directory, info, position)
+    serialized = read_record(path, number)
     parsed = records.parse_record(tf.constant(serialized), info)
     if int(parsed["example_index"]) != example:
         raise ValueError(f"it is of example {int(parsed['example_index'])}")

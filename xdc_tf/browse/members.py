@@ -20,7 +20,6 @@ from xdc_tf.labels.pseudo_labels import side_by_side
 TYPICAL, BORDERLINE, RANDOM = "typical", "borderline", "random"
 # Of this many numbers, features and distances of a block.
 _BLOCK_NUMBERS = 1 << 22
-_PURPOSE = b"members"
 
 
 class Distances(NamedTuple):
@@ -115,20 +114,6 @@ def _preprocess(points: np.ndarray, clustering: Clustering) -> np.ndarray:
     ).numpy()
 
 
-def draw_priorities(num_rows: int, *, seed: int) -> np.ndarray:
-    """[num_rows] float32, random; the lowest of a cluster are its random members.
-
-    They are the same in all rounds and clusterings, so that the same examples are
-    drawn again where clusters stay, and fewer clips are made.
-
-    Args:
-      num_rows: of the manifest.
-      seed: of the run.
-    """
-    rng = np.random.default_rng([seed, *_PURPOSE])
-    return rng.random(num_rows, np.float32)
-
-
 def mean_distances(
     labels: np.ndarray, distance: np.ndarray, num_clusters: int
 ) -> np.ndarray:
@@ -163,7 +148,7 @@ def select_members(
       labels: [num_rows], -1 for none.
       num_clusters: of the clustering.
       distances: of its examples; None where they are not known.
-      priorities: of draw_priorities.
+      priorities: of shown_members.draw_priorities.
       per_cluster: how many, at most.
 
     Returns:

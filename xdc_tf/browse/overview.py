@@ -63,7 +63,7 @@ def make_overview(
     hours = float((examples.end_secs - examples.start_secs).sum()) / 3600
     return {
         "format": page_files.FORMAT_VERSION,
-        "title": os.path.basename(os.path.abspath(run.workdir)),
+        "title": run_directory.run_name(run.workdir, run.config.name),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "version": _version(),
         "method": run.config.method,

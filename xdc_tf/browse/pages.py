@@ -27,6 +27,7 @@ from xdc_tf.browse import (
 from xdc_tf.browse.members import Member
 from xdc_tf.browse.opened_run import OpenedRun
 from xdc_tf.browse.page_files import State
+from xdc_tf.labels import shown_members
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import arrays
 
@@ -167,7 +168,7 @@ def _make_rounds(
     run: OpenedRun, shown_rounds: Sequence[int], settings: BrowseSettings
 ) -> dict[int, _Round]:
     """Members and figures of the rounds that are shown."""
-    priorities = members.draw_priorities(run.num_rows, seed=run.config.seed)
+    priorities = shown_members.draw_priorities(run.num_rows, seed=run.config.seed)
     rounds = {}
     for round_index in shown_rounds:
         clusterings = opened_run.read_round(run, round_index)

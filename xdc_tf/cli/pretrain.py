@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 
 from absl import flags
@@ -66,6 +68,7 @@ def main(argv):
                 strategy=strategy,
                 allow_config_change=_ALLOW_CONFIG_CHANGE.value,
                 stop=stop,
+                command=shlex.join(["xdc-tf", "pretrain", *sys.argv[1:]]),
             )
 
 

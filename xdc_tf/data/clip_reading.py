@@ -296,7 +296,7 @@ def _read_pieces(
         try:
             check_items(pieces[:num_items], short_side)
             for rows in pieces[num_items:]:
-                _check_rows(rows, int(row_bytes), source.clip.num_mels)
+                audio_values(rows, int(row_bytes), source.clip.num_mels)
         except ValueError as error:
             raise ValueError(
                 f"{path.decode()}, example_index {example_index}: {error}; it is "
@@ -320,13 +320,24 @@ def _read_pieces(
     return tf.ensure_shape(pieces, positions.shape)
 
 
-def _check_rows(rows: bytes, row_bytes: int, row_length: int) -> None:
-    """Checks rows as they lie in a record, each with its tags and lengths before it."""
-    values = np.frombuffer(rows, np.uint8).reshape(-1, row_bytes)
+def audio_values(rows: bytes, row_bytes: int, row_length: int) -> np.ndarray:
+    """The values [N, row_length] float32 of rows of audio as they lie in a record.
+
+    Args:
+      rows: N of them, each with its tags and lengths before it.
+      row_bytes: from one row to the next.
+      row_length: values of a row.
+
+    Raises:
+      ValueError: if there are other bytes than rows, or values that are not finite.
+    """
+    as_bytes = np.frombuffer(rows, np.uint8).reshape(-1, row_bytes)
     first_value = row_bytes - 4 * row_length
     if first_value:  # a single row has none
         expected = np.frombuffer(record_layout.before_audio_row(row_length), np.uint8)
-        if not (values[:, :first_value] == expected).all():
+        if not (as_bytes[:, :first_value] == expected).all():
             raise ValueError("no rows of audio are where they should be")
-    if not np.isfinite(values[:, first_value:].view("<f4")).all():
+    values = as_bytes[:, first_value:].view("<f4")
+    if not np.isfinite(values).all():
         raise ValueError("values of audio are not finite")
+    return values

@@ -1,9 +1,11 @@
 """Opening a directory of records: what it promises is checked before anything runs."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import dataset_info, example_tables, record_framing, record_index
@@ -77,6 +79,21 @@ def _read_refused(directory: str, info: DatasetInfo) -> list[RefusedRow]:
             f"{info.num_rows}; convert again."
         )
     return refused
+
+
+def record_place(directory: str, info: DatasetInfo, position: int) -> tuple[str, int]:
+    """Path of the shard that holds an example, and the number of its record there.
+
+    Args:
+      directory: local or remote.
+      info: its read_dataset_info.
+      position: of the example in its read_examples.
+    """
+    # A shard's records are in the order of its lines in examples.csv.
+    ends = np.cumsum([shard.num_examples for shard in info.shards])
+    number = int(np.searchsorted(ends, position, side="right"))
+    first = int(ends[number - 1]) if number else 0
+    return os.path.join(directory, info.shards[number].file), position - first
 
 
 def check_files(directory: str, info: DatasetInfo, promised: Promised) -> None:

@@ -179,6 +179,8 @@ def write(report: Mapping[str, Any], *, workdir: str, path: str | None = None) -
       ValueError: on values that are not finite, and see try_places; nothing is written
         then.
     """
+    from xdc_tf.evaluation import report_events
+
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     try_places(workdir, path)
     if path is None:
@@ -187,7 +189,7 @@ def write(report: Mapping[str, Any], *, workdir: str, path: str | None = None) -
         path = _free_name(os.path.join(folder, name), ".json")
     files.write_text(path, text)
     _append_csv(os.path.join(workdir, RESULTS_FILE), report, path)
-    _log(os.path.join(workdir, TENSORBOARD_DIR), report)
+    report_events.write(os.path.join(workdir, TENSORBOARD_DIR), report)
     return path
 
 
@@ -334,30 +336,3 @@ def _append_csv(path: str, report: Mapping[str, Any], json_path: str) -> None:
         lines = files.read_text(path) if os.path.exists(path) else header
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             file.write(lines + text.getvalue())
-
-
-def _log(log_dir: str, report: Mapping[str, Any]) -> None:
-    import tensorflow as tf
-
-    writer = tf.summary.create_file_writer(log_dir)
-    with writer.as_default(step=0):
-        for result in report["results"]:
-            for name, mean in result["mean"].items():
-                tag = f"evaluation/{report['protocol']}/{result['stream']}/{name}"
-                tf.summary.scalar(tag, mean)
-            for split in result["splits"]:
-                _log_curve(
-                    f"evaluation/{report['protocol']}/{result['stream']}/"
-                    f"split_{split['split']}",
-                    split["details"].get("learning_curve", ()),
-                )
-    writer.close()
-
-
-def _log_curve(tag: str, curve: Sequence[Mapping[str, Any]]) -> None:
-    import tensorflow as tf
-
-    for epoch in curve:
-        for name, value in epoch.items():
-            if name != "epoch" and value is not None:
-                tf.summary.scalar(f"{tag}/{name}", value, step=int(epoch["epoch"]))

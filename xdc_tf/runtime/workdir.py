@@ -34,6 +34,11 @@ def lock(workdir: str) -> files.Lock:
     return files.Lock(os.path.join(workdir, LOCK_FILE), held=workdir)
 
 
+def run_name(workdir: str, name: str) -> str:
+    """The name of a run for people: config.name, or that of its work directory."""
+    return name or os.path.basename(os.path.abspath(workdir))
+
+
 def encoder_file(workdir: str, stream: str, *, initial: bool = False) -> str:
     """Path of a stream's encoder: as trained so far, or as the run started from."""
     folder = os.path.join(workdir, INITIAL_DIR) if initial else workdir

@@ -137,6 +137,20 @@ class CheckpointConfig:
     keep: Annotated[int, COUNT] = 2  # the last so many
 
 
+@dataclass(frozen=True)
+class TensorBoardConfig:
+    """What a run writes for TensorBoard beside its curves."""
+
+    # Clusters of each source that are shown in every round, from the largest to the
+    # smallest; 0: no pictures and no sound.
+    clusters_shown: Annotated[int, Whole(0, 64)] = 8
+    examples_per_cluster: Annotated[int, Whole(1, 32)] = 8
+    # Of each source in every round, where records have the waveform.
+    sounds_per_source: Annotated[int, Whole(0, 64)] = 4
+    # Whose last features the projector shows; 0: none.
+    projector_examples: Annotated[int, Whole(0, 10_000)] = 2000
+
+
 def _encoder(modality: str) -> Parsed:
     return Parsed(lambda values: encoder_table.settings_of(modality, values))
 
@@ -148,6 +162,8 @@ class Config:
     Imported weights have one of the encoders; the other is None.
     """
 
+    # Of the run, in TensorBoard and on its pages; "": that of the work directory.
+    name: Annotated[str, TEXT] = ""
     method: Annotated[str, Choice(supervision.METHODS)] = "xdc"
     seed: Annotated[int, Whole()] = 0
     num_rounds: Annotated[int, Whole(1, 100_000)] = 10
@@ -180,6 +196,7 @@ class Config:
     checkpoint_every_steps: Annotated[int, COUNT] = 500
     checkpoints: CheckpointConfig = CheckpointConfig()
     log_every_steps: Annotated[int, COUNT] = 20
+    tensorboard: TensorBoardConfig = TensorBoardConfig()
     # First and last step of the run to profile; 0, 0: none.
     profile_steps: Annotated[tuple[int, int], Several(Whole(), 2)] = (0, 0)
     # The same bits in every run on the same devices, killed or not; slower on GPUs.

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from xdc_tf.labels import health
 from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.training import charts
 
 HeadSums = Mapping[str, Mapping[str, tf.Tensor]]
 # Measures of clusterings that are worth the terminal's room.
@@ -69,6 +70,7 @@ class Monitor:
             if log_dir is None
             else tf.summary.create_file_writer(log_dir)
         )
+        self._described: set[str] = set()
         self._num_rounds = num_rounds
         self._batch_size = batch_size
         self._last = (time.monotonic(), 0)
@@ -121,9 +123,9 @@ class Monitor:
         self._step_secs.append(1 / max(rate, 1e-9))
         self.start_timer(step)
         with self._events(step=step):
-            tf.summary.scalar("training/learning_rate", learning_rate)
-            tf.summary.scalar("training/clips_per_sec", rate * self._batch_size)
-            tf.summary.scalar("training/input_wait_share", waited)
+            self._scalar("training/learning_rate", learning_rate)
+            self._scalar("training/clips_per_sec", rate * self._batch_size)
+            self._scalar("training/input_wait_share", waited)
             self._head_scalars("training", means)
         losses = {head: values["loss"] for head, values in means.items()}
         rounds_after = self._num_rounds - round_index - 1
@@ -171,12 +173,12 @@ class Monitor:
     def _head_scalars(self, group, means):
         for head, values in means.items():
             for key, value in values.items():
-                tf.summary.scalar(f"{group}/{head}/{key}", value)
+                self._scalar(f"{group}/{head}/{key}", value)
 
     def skipped(self, count: int, *, step: int, description: str) -> None:
         """Reports a step that was left out, as the count-th of the run."""
         with self._events(step=step):
-            tf.summary.scalar("training/skipped_steps", count)
+            self._scalar("training/skipped_steps", count)
         print(f"warning: {description}", file=sys.stderr, flush=True)
 
     def clusterings(
@@ -196,9 +198,12 @@ class Monitor:
             scalars[f"{name}/collapsed"] = float(name in health_report["collapses"])
         with self._events(step=health_report["round"]):
             for name, value in scalars.items():
-                tf.summary.scalar(f"clusters/{name}", value)
+                self._scalar(f"clusters/{name}", value)
             for name, clustering in clusterings.items():
-                tf.summary.histogram(f"clusters/{name}/sizes", clustering.sizes)
+                sizes = f"clusters/{name}/sizes"
+                tf.summary.histogram(
+                    sizes, clustering.sizes, description=self._description(sizes)
+                )
             self._writer.flush()
         finished = health_report["round"] == self._num_rounds
         when = (
@@ -223,6 +228,55 @@ class Monitor:
                 file=sys.stderr,
                 flush=True,
             )
+
+    def start(self, texts: Mapping[str, str], *, step: int) -> None:
+        """Writes which charts come first, and what the run is.
+
+        Args:
+          texts: Markdown by the name of the summary.
+          step: from which on they hold.
+        """
+        with self._events(step=step):
+            tf.summary.experimental.write_raw_pb(charts.layout())
+            for name, text in texts.items():
+                tf.summary.text(name, text, description=self._description(name))
+            self._writer.flush()
+
+    def pictures(self, pictures: Mapping[str, np.ndarray], *, step: int) -> None:
+        """Writes pictures [H, W, 3] uint8 by the name of the summary."""
+        with self._events(step=step):
+            for name, picture in pictures.items():
+                tf.summary.image(
+                    name, picture[None], description=self._description(name)
+                )
+            self._writer.flush()
+
+    def sounds(
+        self, name: str, waveforms: np.ndarray, *, sample_rate_hz: int, step: int
+    ) -> None:
+        """Writes waveforms [N, samples] float32 in [-1, 1] as one summary."""
+        with self._events(step=step):
+            tf.summary.audio(
+                name,
+                waveforms[..., None],
+                sample_rate_hz,
+                max_outputs=len(waveforms),
+                description=self._description(name),
+            )
+            self._writer.flush()
+
+    def _scalar(self, name: str, value: Any) -> None:
+        tf.summary.scalar(name, value, description=self._description(name))
+
+    def _description(self, name: str) -> str | None:
+        """How to read a summary, for its first event; TensorBoard keeps that one's.
+
+        In each event it would be most of the file.
+        """
+        if name in self._described:
+            return None
+        self._described.add(name)
+        return charts.describe(name)
 
     @contextlib.contextmanager
     def _events(self, *, step: int) -> Iterator[None]:

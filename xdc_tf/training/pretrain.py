@@ -17,8 +17,10 @@ from xdc_tf.runtime import arrays, compat, typed_settings
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import (
+    charts,
     configuration,
     optimizers,
+    projector,
     run_features,
     supervision,
     train_step,
@@ -30,6 +32,7 @@ from xdc_tf.training.batches import (
 )
 from xdc_tf.training.checkpoints import Phase
 from xdc_tf.training.configuration import Config
+from xdc_tf.training.round_pictures import RoundPictures
 from xdc_tf.training.run import Run, prepare
 from xdc_tf.training.train_round import (
     RoundContext,
@@ -49,6 +52,7 @@ def pretrain(
     strategy: tf.distribute.Strategy,
     allow_config_change: bool = False,
     stop: Stop | None = None,
+    command: str = "",
 ) -> None:
     """Pretrains, from the start or from the last checkpoint in the work directory.
 
@@ -59,6 +63,7 @@ def pretrain(
       strategy: the devices.
       allow_config_change: go on in a work directory of another configuration.
       stop: whether signals ask the process to leave; None: they do not.
+      command: what started it, for people.
 
     Raises:
       FileNotFoundError: without records.
@@ -82,19 +87,20 @@ def pretrain(
     )
     with run.lock or contextlib.nullcontext():
         with contextlib.closing(run.monitor), run.checkpoints:
-            run_rounds(run, stop or Stop())
+            run_rounds(run, stop or Stop(), command=command)
         # None leaves before the others are done: they would take it for lost.
         workers.any_process(run.strategy, False)
     print(f"{workdir} has all its {config.num_rounds} rounds.", flush=True)
 
 
-def run_rounds(run: Run, stop: Stop) -> None:
+def run_rounds(run: Run, stop: Stop, *, command: str = "") -> None:
     """Does what a run has left to do."""
     restored = run.checkpoints.restore()
     progress = run.state.progress
     workers.check_same(run.strategy, [int(value) for value in progress[:4]], _POSITION)
     if restored:
         print(f"Going on from step {int(progress.step)} in {run.workdir}.", flush=True)
+    describe_start(run, command)
     context = make_round_context(run)
     if not restored:
         save_initial_encoders(run, context)
@@ -110,6 +116,28 @@ def run_rounds(run: Run, stop: Stop) -> None:
     if progress.phase == Phase.CLUSTER:
         # What the finished encoders see; a further round would train on it.
         start_round(run, context, num_rounds)
+
+
+def describe_start(run: Run, command: str) -> None:
+    """Writes for TensorBoard what the run is."""
+    config, info = run.config, run.records.info
+    texts = charts.run_texts(
+        name=run_directory.run_name(run.workdir, config.name),
+        config=configuration.to_mapping(config),
+        data={
+            "records": run.records.directory,
+            "examples": info.num_examples,
+            "trained on": int(run.records.trained.sum()),
+            "held out": int(run.records.held_out.sum()),
+            "rows that were not converted": info.num_quarantined,
+            "modalities": ", ".join(info.modalities),
+            "frames per second": info.fps,
+            "short side in pixels": info.short_side,
+            "classes": len(info.label_names),
+        },
+        command=command,
+    )
+    run.monitor.start(texts, step=int(run.state.progress.step))
 
 
 def make_round_context(run: Run) -> RoundContext:
@@ -154,6 +182,7 @@ def make_round_context(run: Run) -> RoundContext:
             )
             for stream, modality in run.method.streams.items()
         },
+        pictures=RoundPictures(run),
     )
 
 
@@ -184,7 +213,11 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
             run, context.store, context.extract_clips, round_index
         )
         clusterings = cluster(run, features, round_index)
-        report_clusterings(run, clusterings, round_index)
+        report_clusterings(run, context, clusterings, round_index)
+        if round_index == run.config.num_rounds:
+            workers.on_chief(
+                run.strategy, lambda: projector.write(run, features, clusterings)
+            )
         load_labels(run, clusterings)
         seed = _round_seed(run, round_index, "heads")
         two_stream.reset_heads(run.state.model, seed=seed)
@@ -216,9 +249,12 @@ def cluster(
 
 
 def report_clusterings(
-    run: Run, clusterings: Mapping[str, label_tables.Clustering], round_index: int
+    run: Run,
+    context: RoundContext,
+    clusterings: Mapping[str, label_tables.Clustering],
+    round_index: int,
 ) -> None:
-    """Measures the clusterings, and writes their label tables and measures.
+    """Measures the clusterings; writes their label tables, measures and pictures.
 
     Raises:
       CollapseError: see start_round; when all has been written.
@@ -235,6 +271,9 @@ def report_clusterings(
     workers.on_chief(
         run.strategy,
         lambda: write_label_tables(run, round_index, clusterings, health_report),
+    )
+    workers.on_chief(
+        run.strategy, lambda: context.pictures.write(clusterings, round_index)
     )
     if round_index < run.config.num_rounds:
         health.check_collapses(health_report, criteria)

@@ -23,6 +23,7 @@ from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import configuration, run_features, schedules, supervision
 from xdc_tf.training.batches import batches_per_pass, training_batches
 from xdc_tf.training.monitoring import HeadSums
+from xdc_tf.training.round_pictures import RoundPictures
 from xdc_tf.training.run import Run
 from xdc_tf.training.run_features import FeatureCollector
 from xdc_tf.training.train_step import StepResult
@@ -41,6 +42,7 @@ class RoundContext(NamedTuple):
     training_batches: Iterator | None  # None: balanced, anew in every round
     held_out_batches: Iterable
     portable_encoders: Mapping[str, keras.Model]  # receive weights to be saved
+    pictures: RoundPictures
 
 
 def train_round(
