@@ -37,6 +37,7 @@ from xdc_tf.runtime.typed_settings import (
     Whole,
 )
 from xdc_tf.training import supervision
+from xdc_tf.training.charts import TensorBoardConfig
 from xdc_tf.training.optimizers import DECAYING, OPTIMIZERS
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
@@ -135,20 +136,6 @@ class CheckpointConfig:
     """The checkpoints of a run."""
 
     keep: Annotated[int, COUNT] = 2  # the last so many
-
-
-@dataclass(frozen=True)
-class TensorBoardConfig:
-    """What a run writes for TensorBoard beside its curves."""
-
-    # Clusters of each source that are shown in every round, from the largest to the
-    # smallest; 0: no pictures and no sound.
-    clusters_shown: Annotated[int, Whole(0, 64)] = 8
-    examples_per_cluster: Annotated[int, Whole(1, 32)] = 8
-    # Of each source in every round, where records have the waveform.
-    sounds_per_source: Annotated[int, Whole(0, 64)] = 4
-    # Whose last features the projector shows; 0: none.
-    projector_examples: Annotated[int, Whole(0, 10_000)] = 2000
 
 
 def _encoder(modality: str) -> Parsed:
