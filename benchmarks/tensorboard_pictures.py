@@ -71,6 +71,7 @@ def write_curves(tensors, out):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from PIL import Image
 
     from xdc_tf.training import charts
 
@@ -84,8 +85,11 @@ def write_curves(tensors, out):
         axis.tick_params(labelsize=7)
         axis.legend(fontsize=6)
     figure.tight_layout()
-    figure.savefig(os.path.join(out, "first_charts.png"), dpi=80)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=80)
     pyplot.close(figure)
+    image = Image.open(drawn).convert("RGB").quantize(32)
+    image.save(os.path.join(out, "first_charts.png"), optimize=True)
 
 
 def main(argv):
