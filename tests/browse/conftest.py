@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.browse import browser as chromium
-from tests.browse import page_fixture
 from xdc_tf.browse import pages
 from xdc_tf.browse.pages import BrowseSettings
 from xdc_tf.labels import label_tables
@@ -90,6 +88,8 @@ def renamed(copied):
 @pytest.fixture(scope="session")
 def browser():
     """A browser, one for all tests of a process."""
+    from tests.browse import browser as chromium
+
     programs = chromium.find_programs()
     if programs is None:
         pytest.skip("needs chromium and chromedriver (Debian: chromium-driver)")
@@ -100,6 +100,8 @@ def browser():
 @pytest.fixture(scope="session")
 def written_page(tmp_path_factory):
     """A folder of pages of made-up tables, and these by name; not to be changed."""
+    from tests.browse import page_fixture
+
     folder = tmp_path_factory.mktemp("browse") / "a page"
     return folder, page_fixture.write_page(folder)
 
@@ -107,6 +109,8 @@ def written_page(tmp_path_factory):
 @pytest.fixture
 def page(browser, written_page):
     """The page; afterwards nothing has failed and nothing came from elsewhere."""
+    from tests.browse import browser as chromium
+
     opened = chromium.Page(browser, *written_page)
     yield opened
     opened.wait("document.getElementById('main')?.ariaBusy !== 'true'")
@@ -131,6 +135,8 @@ def lone_page(page):
 @pytest.fixture
 def copied_page(browser, written_page, tmp_path):
     """A copy of the page whose tables a test may change; its errors are no fault."""
+    from tests.browse import browser as chromium
+
     folder = tmp_path / "copy"
     shutil.copytree(written_page[0], folder)
     yield chromium.Page(browser, folder, written_page[1])

@@ -5,10 +5,12 @@ import http.server
 import threading
 
 import pytest
-from selenium.webdriver.common.keys import Keys
 
-from tests.browse import page_fixture
-from tests.browse.browser import VIEWS
+pytest.importorskip("selenium", reason="needs selenium")
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+from tests.browse import page_fixture  # noqa: E402
+from tests.browse.browser import VIEWS  # noqa: E402
 
 pytestmark = pytest.mark.once
 

@@ -3,10 +3,12 @@
 import csv
 
 import pytest
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from tests.browse.browser import VIEWS
+pytest.importorskip("selenium", reason="needs selenium")
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+from tests.browse.browser import VIEWS  # noqa: E402
 
 pytestmark = pytest.mark.once
 
