@@ -24,15 +24,11 @@ def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def test_the_hosted_workflow_runs_the_command_of_ci_on_python_3_11():
+def test_the_hosted_workflow_ends_with_the_command_of_ci_on_debians_python_3_11():
     (job,) = load(".github/workflows/ci.yml")["jobs"].values()
     commands = [step["run"] for step in job["steps"] if "run" in step]
-    versions = [
-        step["with"]["python-version"]
-        for step in job["steps"]
-        if step.get("uses", "").startswith("actions/setup-python@")
-    ]
-    assert (commands, versions) == ([".ci/run"], ["3.11"])
+    assert job["container"] == "debian:bookworm"  # whose python3 is 3.11
+    assert "python3-venv" in commands[0] and commands[1:] == [".ci/run"]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 
