@@ -6,9 +6,26 @@ name matches a row of SENTENCES, whose text TensorBoard shows with the chart.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from xdc_tf.runtime import compat, escaping, workdir
+from xdc_tf.runtime.typed_settings import Whole
+
+
+@dataclass(frozen=True)
+class TensorBoardSettings:
+    """What a run writes for TensorBoard beside its curves."""
+
+    # Clusters of each source that are shown in every round, from the largest to the
+    # smallest; 0: no pictures and no sound.
+    clusters_shown: Annotated[int, Whole(0, 64)] = 8
+    examples_per_cluster: Annotated[int, Whole(1, 32)] = 8
+    # Of each source in every round, where records have the waveform.
+    sounds_per_source: Annotated[int, Whole(0, 64)] = 4
+    # Whose last features the projector shows; 0: none.
+    projector_examples: Annotated[int, Whole(0, 10_000)] = 2000
+
 
 # Pattern of the whole name of a summary -> how to read it; the first that matches.
 SENTENCES: Sequence[tuple[str, str]] = (

@@ -37,6 +37,7 @@ from xdc_tf.runtime.typed_settings import (
     Whole,
 )
 from xdc_tf.training import supervision
+from xdc_tf.training.charts import TensorBoardSettings
 from xdc_tf.training.optimizers import DECAYING, OPTIMIZERS
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
@@ -137,20 +138,6 @@ class CheckpointConfig:
     keep: Annotated[int, COUNT] = 2  # the last so many
 
 
-@dataclass(frozen=True)
-class TensorBoardConfig:
-    """What a run writes for TensorBoard beside its curves."""
-
-    # Clusters of each source that are shown in every round, from the largest to the
-    # smallest; 0: no pictures and no sound.
-    clusters_shown: Annotated[int, Whole(0, 64)] = 8
-    examples_per_cluster: Annotated[int, Whole(1, 32)] = 8
-    # Of each source in every round, where records have the waveform.
-    sounds_per_source: Annotated[int, Whole(0, 64)] = 4
-    # Whose last features the projector shows; 0: none.
-    projector_examples: Annotated[int, Whole(0, 10_000)] = 2000
-
-
 def _encoder(modality: str) -> Parsed:
     return Parsed(lambda values: encoder_table.settings_of(modality, values))
 
@@ -196,7 +183,7 @@ class Config:
     checkpoint_every_steps: Annotated[int, COUNT] = 500
     checkpoints: CheckpointConfig = CheckpointConfig()
     log_every_steps: Annotated[int, COUNT] = 20
-    tensorboard: TensorBoardConfig = TensorBoardConfig()
+    tensorboard: TensorBoardSettings = TensorBoardSettings()
     # First and last step of the run to profile; 0, 0: none.
     profile_steps: Annotated[tuple[int, int], Several(Whole(), 2)] = (0, 0)
     # The same bits in every run on the same devices, killed or not; slower on GPUs.
