@@ -3,13 +3,19 @@
     python -m benchmarks.tensorboard_pictures --workdir=run --out=docs/pictures
 
 Contact sheets, cross tables and confusion matrices are those of TensorBoard, of the
-first and of the last round; the curves are the charts that its layout puts first.
+first and of the last round; the curves are the charts that its layout puts first. The
+projector's picture is left out where there is no chromium.
 """
 
 import glob
 import io
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 
 import numpy as np
 from absl import app, flags
@@ -20,6 +26,7 @@ _WORKDIR = flags.DEFINE_string(
 _OUT = flags.DEFINE_string("out", None, "Folder of the pictures.", required=True)
 
 _SHEET_QUALITY = 78
+_PAGE_MS, _STARTING_SECS = 40_000, 120
 # Name of a summary -> name of its pictures.
 _PICTURES = {
     "clusters/audio/contact_sheet": "contact_sheet",
@@ -92,12 +99,55 @@ def write_curves(tensors, out):
     image.save(os.path.join(out, "first_charts.png"), optimize=True)
 
 
+def write_projector(workdir, out):
+    """Takes a picture of TensorBoard's projector in Debian's chromium, headless."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        log_path, taken = (os.path.join(folder, name) for name in ("log", "page.png"))
+        logdir = os.path.join(workdir, "tensorboard")
+        with open(log_path, "wb") as log:
+            board = subprocess.Popen(
+                [sys.executable, "-m", "tensorboard.main", f"--logdir={logdir}"]
+                + ["--port=0"],
+                stderr=log,
+            )
+        try:
+            address = _wait_for_address(log_path)
+            subprocess.run(
+                ["chromium", "--headless", "--no-sandbox", "--use-gl=angle"]
+                + ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+                + [f"--user-data-dir={folder}/profile", "--window-size=1200,800"]
+                + [f"--virtual-time-budget={_PAGE_MS}", f"--screenshot={taken}"]
+                + [f"{address}#projector"],
+                check=True,
+                capture_output=True,
+            )
+        finally:
+            board.terminate()
+            board.wait()
+        image = Image.open(taken).convert("RGB").resize((780, 520))
+        image.quantize(48).save(os.path.join(out, "projector.png"), optimize=True)
+
+
+def _wait_for_address(log_path):
+    """The address that TensorBoard prints when it serves."""
+    for _ in range(_STARTING_SECS):
+        with open(log_path, encoding="utf-8", errors="replace") as log:
+            if found := re.search(r"at (http://\S+)", log.read()):
+                return found[1]
+        time.sleep(1)
+    raise TimeoutError(f"TensorBoard has not started within {_STARTING_SECS} s.")
+
+
 def main(argv):
     del argv
     os.makedirs(_OUT.value, exist_ok=True)
     tensors = read_events(_WORKDIR.value)
     write_pictures(tensors, _OUT.value)
     write_curves(tensors, _OUT.value)
+    if shutil.which("chromium"):
+        write_projector(_WORKDIR.value, _OUT.value)
     for name in sorted(os.listdir(_OUT.value)):
         num_bytes = os.path.getsize(os.path.join(_OUT.value, name))
         print(f"{num_bytes:>8} {name}")

@@ -39,6 +39,23 @@ def test_the_same_config_goes_on(claimed):
     workdir.claim(claimed, CONFIG, allow_change=False)
 
 
+def test_a_key_that_is_new_has_its_default_in_an_older_directory(claimed):
+    newer = CONFIG | {"name": "a", "added": {"key": 1}}
+    defaults = {"name": "a", "added": {"key": 1}, "other": 2, "seed": 99}
+    workdir.claim(claimed, newer, allow_change=False, defaults=defaults)
+    assert workdir.read_config(claimed)["added"] == {"key": 1}
+
+
+def test_a_key_that_is_new_and_not_its_default_is_a_change(claimed):
+    with pytest.raises(ValueError, match=r"added\.key \(1 there, 2 now\)"):
+        workdir.claim(
+            claimed,
+            CONFIG | {"added": {"key": 2}},
+            allow_change=False,
+            defaults={"added": {"key": 1}},
+        )
+
+
 def test_a_tuple_is_the_list_that_it_is_read_as(claimed):
     workdir.claim(
         claimed, changed(optimizer={"decay_shares": [0.5, 0.75]}), allow_change=False

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from xdc_tf.runtime import files, json_files
@@ -96,7 +97,13 @@ def check_local(workdir: str) -> None:
         raise ValueError(f"--workdir={workdir} must be a local directory.")
 
 
-def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> None:
+def claim(
+    workdir: str,
+    config: Mapping[str, Any],
+    *,
+    allow_change: bool,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Makes a work directory for a configuration, or checks that it is its own.
 
     Args:
@@ -104,6 +111,8 @@ def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> Non
       config: nested values that JSON can hold.
       allow_change: go on with the new configuration, which then takes the old one's
         place.
+      defaults: values that a key has which the directory's configuration lacks: it is
+        of a version that did not have the key.
 
     Raises:
       ValueError: if the directory belongs to another configuration; names all keys
@@ -116,8 +125,10 @@ def claim(workdir: str, config: Mapping[str, Any], *, allow_change: bool) -> Non
     files.check_no_links(workdir)
     path = os.path.join(workdir, CONFIG_FILE)
     if os.path.exists(path):
-        before = dict(flatten(read_config(workdir)))
         now = dict(flatten(config))
+        of_older = flatten(json.loads(json.dumps(dict(defaults))))
+        before = {key: value for key, value in of_older if key in now}
+        before |= flatten(read_config(workdir))
         differing = [
             f"{key} ({before.get(key, 'absent')} there, {now.get(key, 'absent')} now)"
             for key in sorted(before | now)

@@ -14,7 +14,7 @@ from xdc_tf.runtime.typed_settings import Whole
 
 
 @dataclass(frozen=True)
-class TensorBoardConfig:
+class TensorBoardSettings:
     """What a run writes for TensorBoard beside its curves."""
 
     # Clusters of each source that are shown in every round, from the largest to the

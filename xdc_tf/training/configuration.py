@@ -37,7 +37,7 @@ from xdc_tf.runtime.typed_settings import (
     Whole,
 )
 from xdc_tf.training import supervision
-from xdc_tf.training.charts import TensorBoardConfig
+from xdc_tf.training.charts import TensorBoardSettings
 from xdc_tf.training.optimizers import DECAYING, OPTIMIZERS
 from xdc_tf.training.schedules import SCHEDULES, Schedule
 
@@ -183,7 +183,7 @@ class Config:
     checkpoint_every_steps: Annotated[int, COUNT] = 500
     checkpoints: CheckpointConfig = CheckpointConfig()
     log_every_steps: Annotated[int, COUNT] = 20
-    tensorboard: TensorBoardConfig = TensorBoardConfig()
+    tensorboard: TensorBoardSettings = TensorBoardSettings()
     # First and last step of the run to profile; 0, 0: none.
     profile_steps: Annotated[tuple[int, int], Several(Whole(), 2)] = (0, 0)
     # The same bits in every run on the same devices, killed or not; slower on GPUs.

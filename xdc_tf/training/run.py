@@ -320,7 +320,10 @@ def _claim_locked(workdir, config, records: Records, allow_config_change) -> Non
                 "--workdir."
             )
     run_directory.claim(
-        workdir, configuration.to_mapping(config), allow_change=allow_config_change
+        workdir,
+        configuration.to_mapping(config),
+        allow_change=allow_config_change,
+        defaults=configuration.to_mapping(configuration.Config()),
     )
     if is_new:
         os.makedirs(records_copy, exist_ok=True)
