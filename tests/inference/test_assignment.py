@@ -252,6 +252,49 @@ def test_what_was_killed_before_the_csv_had_its_name_is_made_again(
     assert len(np.load(features / "video.npy")) == 12
 
 
+@pytest.fixture
+def naming(tmp_path):
+    """A name for one cluster of audio, and the manifest of its videos."""
+    names = tmp_path / "names.csv"
+    header = "source,round,cluster,name,junk,merged_into"
+    names.write_text(f"{header}\naudio,2,0,the first,0,\n")
+    return cluster_assignment.Naming(str(names), str(tmp_path / "manifest.csv"))
+
+
+def test_a_manifest_whose_csv_was_never_finished_is_made_again(
+    tiny_run, tiny_records, naming, tmp_path, monkeypatch
+):
+    def fail(*paths):
+        raise OSError("no room")
+
+    arguments = tiny_run, tiny_records / "test", tmp_path / "assigned.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster_assignment, "_move", fail)
+        with pytest.raises(OSError, match="no room"):
+            _assign(*arguments, naming=naming)
+    assert (tmp_path / "manifest.csv").exists()
+    assert not (tmp_path / "assigned.csv").exists()
+    done = _assign(*arguments, naming=naming)
+    clusters = _column(_read(tmp_path / "assigned.csv"), "audio_cluster")
+    assert done.num_labelled == (clusters == 0).sum()
+    made = ["assigned.csv", "manifest.csv", "names.csv"]
+    assert sorted(os.listdir(tmp_path)) == made
+
+
+def test_an_existing_manifest_is_not_overwritten(
+    tiny_run, tiny_records, naming, tmp_path
+):
+    (tmp_path / "manifest.csv").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"manifest\.csv exists"):
+        _assign(
+            tiny_run,
+            tiny_records / "test",
+            tmp_path / "assigned.csv",
+            naming=naming,
+        )
+    assert (tmp_path / "manifest.csv").read_text() == "precious"
+
+
 def test_features_without_their_csv_are_somebodys_and_stay(
     tiny_run, tiny_records, tmp_path
 ):

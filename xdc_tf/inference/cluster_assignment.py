@@ -145,6 +145,7 @@ def assign_clusters(
             pending_path = os.path.join(features_dir, _PENDING_FILE)
         files.check_free(out_path)
         _move(pending_path, out_path)
+        _finish_manifest(names)
     return Assigned(
         [line.row for line in lines],
         tuple(clusters.clusterings),
@@ -178,7 +179,8 @@ def _read_names(
     )
     if naming.manifest_path is None:
         return _ReadNames(names, None, "")
-    files.check_free(naming.manifest_path)
+    if not os.path.lexists(_unfinished_sign(naming.manifest_path)):
+        files.check_free(naming.manifest_path)
     source = cluster_names.choose_source(names, naming.label_source)
     return _ReadNames(names, naming.manifest_path, source)
 
@@ -190,12 +192,24 @@ def _write_manifest(
     if names is None or names.manifest_path is None:
         return None
     source = names.label_source
+    files.write_text(_unfinished_sign(names.manifest_path), "")
     return cluster_names.write_manifest(
         names.manifest_path,
         [line.row for line in lines],
         [_name(names, source, line) for line in lines],
         folder=folder,
     )
+
+
+def _unfinished_sign(manifest_path: str) -> str:
+    """A file beside a manifest whose CSV has not got its name yet."""
+    folder, name = os.path.split(manifest_path)
+    return os.path.join(folder, f".{name}.unfinished")
+
+
+def _finish_manifest(names: _ReadNames | None) -> None:
+    if names is not None and names.manifest_path is not None:
+        os.remove(_unfinished_sign(names.manifest_path))
 
 
 def _name(names: _ReadNames, source: str, line: _LabelledRow) -> str:
