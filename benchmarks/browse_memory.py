@@ -33,13 +33,13 @@ from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import workdir as run_directory
 
-_RUN = flags.DEFINE_string("run", None, "Run whose configuration is used.")
-_EXAMPLES = flags.DEFINE_integer("examples", 1_000_000, "Number of examples.")
+RUN = flags.DEFINE_string("run", None, "Run whose configuration is used.")
+EXAMPLES = flags.DEFINE_integer("examples", 1_000_000, "Number of examples.")
 _CLUSTERS = flags.DEFINE_integer("clusters", 256, "Number of clusters.")
 _PER_CLUSTER = flags.DEFINE_integer("examples_per_cluster", 3, "Clips of each.")
 _MAP_EXAMPLES = flags.DEFINE_integer("map_examples", 10_000, "Points of each map.")
-_WORKERS = flags.DEFINE_integer("num_workers", 2, "Processes that decode.")
-_DIR = flags.DEFINE_string("dir", None, "Where the files lie; default: $TMPDIR.")
+WORKERS = flags.DEFINE_integer("num_workers", 2, "Processes that decode.")
+DIR = flags.DEFINE_string("dir", None, "Where the files lie; default: $TMPDIR.")
 # What xdc-tf browse does; of the settings, it has no flag for map_examples.
 _MAKE_PAGES = """
 import json, sys
@@ -58,14 +58,14 @@ _ENCODERS = {stream: "0" * 64 for stream in _STREAMS}
 
 def main(argv: list[str]) -> None:
     del argv
-    with tempfile.TemporaryDirectory(dir=_DIR.value) as temporary:
+    with tempfile.TemporaryDirectory(dir=DIR.value) as temporary:
         folder = pathlib.Path(temporary)
-        write_records(folder / "records", _EXAMPLES.value)
-        write_run(folder / "run", _EXAMPLES.value)
+        write_records(folder / "records", EXAMPLES.value)
+        write_run(folder / "run", EXAMPLES.value)
         settings = {
             "examples_per_cluster": _PER_CLUSTER.value,
             "map_examples": _MAP_EXAMPLES.value,
-            "num_workers": _WORKERS.value,
+            "num_workers": WORKERS.value,
         }
         places = [str(folder / name) for name in ("run", "records", "page")]
         command = [sys.executable, "-c", _MAKE_PAGES, *places, json.dumps(settings)]
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
         secs = time.perf_counter() - begin
         size = sum(path.stat().st_size for path in (folder / "page").rglob("*.*"))
         print(
-            f"{_EXAMPLES.value} examples, {_CLUSTERS.value} clusters: {secs:.0f} s, "
+            f"{EXAMPLES.value} examples, {_CLUSTERS.value} clusters: {secs:.0f} s, "
             f"{own_mib:.0f} MiB, {sum_mib:.0f} MiB with the processes that decode; "
             f"pages of {size / 1e6:.0f} MB"
         )
@@ -151,8 +151,8 @@ def write_records(directory: pathlib.Path, num_examples: int) -> None:
 def write_run(directory: pathlib.Path, num_examples: int) -> None:
     """Writes a run of random labels and features."""
     directory.mkdir()
-    shutil.copy(pathlib.Path(_RUN.value) / "config.json", directory)
-    shutil.copytree(pathlib.Path(_RUN.value) / "records", directory / "records")
+    shutil.copy(pathlib.Path(RUN.value) / "config.json", directory)
+    shutil.copytree(pathlib.Path(RUN.value) / "records", directory / "records")
     random = np.random.default_rng(1)
     for round_index in range(_NUM_ROUNDS + 1):
         label_tables.write(

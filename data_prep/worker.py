@@ -94,14 +94,30 @@ class Worker:
       stopped: whether it has ended, or was made to.
     """
 
-    def __init__(self, function: Callable, form: Form, limits: Limits):
+    def __init__(
+        self,
+        function: Callable,
+        form: Form,
+        limits: Limits,
+        directories: dict[str, int],
+    ):
+        """Starts the process.
+
+        Args:
+          function: see worker_processes.map_groups.
+          form: the same.
+          limits: of an item.
+          directories: the temporary directories of workers, with the open file that
+            has each locked; gets this one's, and loses it when the worker stops.
+        """
         # A fresh interpreter: forking a process that runs TensorFlow's threads hangs.
         context = multiprocessing.get_context("spawn")
         self.socket, theirs = socket.socketpair()
         # Nor does one that reads no tasks stop what sends them.
         self.socket.settimeout(limits.timeout_secs)
         # A process that is killed leaves its temporary files.
-        self._temporary_dir, self._temporary_lock = _make_temporary_dir()
+        self._directories = directories
+        self._temporary_dir = _make_temporary_dir(directories)
         self.process = context.Process(
             target=_serve,
             args=(function, form, theirs, limits.memory_mib, self._temporary_dir),
@@ -184,8 +200,7 @@ class Worker:
         self.process.kill()
         self.process.join()
         self.socket.close()
-        shutil.rmtree(self._temporary_dir, ignore_errors=True)
-        os.close(self._temporary_lock)
+        remove_directory(self._temporary_dir, self._directories)
         self.task, self.stopped = None, True
 
 
@@ -199,18 +214,30 @@ def _rest(task: Task) -> Task | None:
     return Task(task.first + 1, task.items[1:])
 
 
-def _make_temporary_dir() -> tuple[str, int]:
-    """A directory, and an open file that has it locked."""
+def _make_temporary_dir(directories: dict[str, int]) -> str:
+    """Makes a directory, and adds the open file that has it locked.
+
+    Wherever a signal ends this, the directory is unlocked or among the others.
+    """
     while True:
         path = tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX)
         # Before it is locked, another process may take it for abandoned.
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            directories[path] = descriptor
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
             if os.path.isdir(path):
-                return path, descriptor
-            os.close(descriptor)
+                return path
+            remove_directory(path, directories)
+
+
+def remove_directory(path: str, directories: dict[str, int]) -> None:
+    """Removes a worker's directory, if it is there, and takes it from the others."""
+    shutil.rmtree(path, ignore_errors=True)
+    descriptor = directories.pop(path, None)
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def remove_abandoned() -> None:

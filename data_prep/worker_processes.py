@@ -4,6 +4,7 @@ What may not be the item's fault is tried once more, while no other item is proc
 """
 
 import collections
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -12,7 +13,13 @@ from typing import Any, NamedTuple
 
 from data_prep.answers import Form, Outcome
 from data_prep.reasons import TRIED_AGAIN_REASONS
-from data_prep.worker import Limits, Task, Worker, remove_abandoned
+from data_prep.worker import (
+    Limits,
+    Task,
+    Worker,
+    remove_abandoned,
+    remove_directory,
+)
 
 # Outcomes may wait for the turn of an earlier one, this many per worker.
 _WAITING_PER_WORKER = 8
@@ -62,9 +69,11 @@ def map_groups(
             yield from running.take_in_order()
             running.extend_deadlines(time.monotonic() - before)
     finally:
-        running.stop()
-        # A killed process may have been ending still when this one began.
-        remove_abandoned()
+        with contextlib.ExitStack() as ending:
+            # A killed process may have been ending still when this one began.
+            ending.callback(remove_abandoned)
+            ending.callback(running.stop)
+            running.stop()  # and once more if a signal ends it
 
 
 class _Pool:
@@ -73,7 +82,7 @@ class _Pool:
     def __init__(
         self,
         groups: Iterable[Sequence[Any]],
-        start_worker: Callable[[], Worker],
+        start_worker: Callable[[dict[str, int]], Worker],
         num_workers: int,
     ):
         self._start_worker = start_worker
@@ -83,6 +92,7 @@ class _Pool:
         self._rests: collections.deque[Task] = collections.deque()  # of groups
         self._last_tries: collections.deque[Task] = collections.deque()
         self._workers: list[Worker] = []
+        self._directories: dict[str, int] = {}  # temporary ones of the workers
         self._outcomes: dict[int, Outcome] = {}
         self._next_item = 0  # whose outcome is given next
 
@@ -124,7 +134,7 @@ class _Pool:
             self._workers.remove(idle)
         if len(self._workers) >= self._num_workers:
             return None
-        self._workers.append(self._start_worker())
+        self._workers.append(self._start_worker(self._directories))
         return self._workers[-1]
 
     def heard_workers(self) -> list[Worker]:
@@ -180,9 +190,12 @@ class _Pool:
             worker.deadline += secs
 
     def stop(self) -> None:
-        """Ends all processes."""
+        """Ends all processes; may be called again."""
         for worker in self._workers:
             worker.stop()
+        # Of a worker that a signal kept from being one: it has no task, and ends.
+        for path in list(self._directories):
+            remove_directory(path, self._directories)
 
 
 def _number(groups: Iterable[Sequence[Any]]) -> Iterator[Task]:

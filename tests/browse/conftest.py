@@ -112,6 +112,7 @@ def page(browser, written_page):
     from tests.browse import browser as chromium
 
     opened = chromium.Page(browser, *written_page)
+    browser.get_log("browser"), list(opened.requested())  # of what was open before
     yield opened
     opened.wait("document.getElementById('main')?.ariaBusy !== 'true'")
     messages = browser.get_log("browser")
@@ -140,4 +141,5 @@ def copied_page(browser, written_page, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(written_page[0], folder)
     yield chromium.Page(browser, folder, written_page[1])
+    browser.get("about:blank")  # which ends what it loads
     browser.get_log("browser"), browser.get_log("performance")

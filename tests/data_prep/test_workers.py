@@ -19,6 +19,7 @@ from test_answers import answer, header
 from data_prep.answers import Form, Outcome, Packed
 from data_prep.worker import Limits
 from data_prep.worker_processes import PoolSettings, map_groups
+from xdc_tf.runtime import signals
 
 pytestmark = pytest.mark.once
 
@@ -343,3 +344,33 @@ def test_directories_of_workers_at_work_are_left_to_them(tmp_path, monkeypatch):
     assert os.path.exists(kept)
     mine.close()
     assert not os.path.exists(kept)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data_prep.worker.fcntl.flock",  # of the new directory
+        "data_prep.worker.answers.Receiver",  # when the process runs
+        "data_prep.worker.Worker.start",
+        "data_prep.worker.Worker.stop",
+        "data_prep.worker.shutil.rmtree",
+    ],
+)
+def test_a_signal_while_workers_start_or_stop_leaves_no_directory(
+    tmp_path, monkeypatch, place
+):
+    with monkeypatch.context() as patch:
+
+        def be_interrupted(*arguments, **options):
+            patch.undo()
+            raise signals.Stopped("SIGTERM")
+
+        patch.setattr(place, be_interrupted)
+        directory = tempfile.tempdir
+        tempfile.tempdir = str(tmp_path)
+        try:
+            with pytest.raises(signals.Stopped):
+                outcomes_of([["a"], ["b"]])
+        finally:
+            tempfile.tempdir = directory
+    assert list(tmp_path.iterdir()) == []

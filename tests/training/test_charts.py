@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 import re
 
 import pytest
@@ -22,7 +23,9 @@ from xdc_tf.training import charts
 def described(tiny_run):
     """Of each name in the events of a run the texts of its descriptions, in order."""
     found = {}
-    (path,) = glob.glob(f"{tiny_run}/tensorboard/events.*")
+    # Others of the folder are of evaluations, by other tests.
+    paths = glob.glob(f"{tiny_run}/tensorboard/events.*")
+    path = min(paths, key=lambda path: int(os.path.basename(path).split(".")[3]))
     for event in tf.compat.v1.train.summary_iterator(path):
         for value in event.summary.value:
             texts = found.setdefault(value.tag, [])
