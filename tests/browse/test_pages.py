@@ -229,6 +229,7 @@ def test_fewer_examples_leave_no_clip_and_no_table_of_the_others(tiny, tmp_path)
     assert table(page, "overview")["shown_rounds"] == [1]
 
 
+@pytest.mark.once
 def test_a_killed_build_goes_on_with_the_clips_that_are_there(tiny, tmp_path):
     page = tmp_path / "page"
     command = [sys.executable, "-m", "xdc_tf.cli", "browse"]
