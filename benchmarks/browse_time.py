@@ -110,7 +110,11 @@ def repeat_records(directory: pathlib.Path, number: int) -> list[str]:
         [],
     )
     info = source.info._replace(
-        num_rows=number, num_examples=number, num_quarantined=0, shards=shards
+        num_rows=number,
+        num_examples=number,
+        num_quarantined=0,
+        rows_per_shard=per_shard,
+        shards=shards,
     )
     dataset_info.write_dataset_info(str(directory), info)
     return [row.video_id for row in rows]
