@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
@@ -120,12 +121,7 @@ def write_records(directory: pathlib.Path, num_examples: int) -> None:
         index = path.with_name(f"{name}.index")
         sizes = path.stat().st_size, index.stat().st_size
         shards.append(ShardInfo(name, len(numbers), *sizes))
-    example_tables.write_examples(str(directory), examples)
-    example_tables.write_csv(
-        str(directory / example_tables.QUARANTINE_FILE),
-        example_tables.RefusedRow._fields,
-        [],
-    )
+    write_tables(directory, examples)
     info = DatasetInfo(
         manifest_sha256="0" * 64,
         num_rows=num_examples,
@@ -146,6 +142,16 @@ def write_records(directory: pathlib.Path, num_examples: int) -> None:
         modalities=["video"],
     )
     dataset_info.write_dataset_info(str(directory), info)
+
+
+def write_tables(directory: pathlib.Path, rows: Sequence[ExampleRow]) -> None:
+    """Writes the tables of a directory of records that refused nothing."""
+    example_tables.write_examples(str(directory), rows)
+    example_tables.write_csv(
+        str(directory / example_tables.QUARANTINE_FILE),
+        example_tables.RefusedRow._fields,
+        [],
+    )
 
 
 def write_run(directory: pathlib.Path, num_examples: int) -> None:

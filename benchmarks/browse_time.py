@@ -21,7 +21,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from benchmarks import browse_memory
-from xdc_tf.data import dataset_info, example_tables, record_directory, records
+from xdc_tf.data import dataset_info, record_directory, records
 from xdc_tf.data.dataset_info import ShardInfo
 from xdc_tf.data.example_tables import ExampleRow
 from xdc_tf.data.record_framing import read_records
@@ -103,12 +103,7 @@ def repeat_records(directory: pathlib.Path, number: int) -> list[str]:
         index = path.with_name(f"{name}.index")
         sizes = path.stat().st_size, index.stat().st_size
         shards.append(ShardInfo(name, len(numbers), *sizes))
-    example_tables.write_examples(str(directory), rows)
-    example_tables.write_csv(
-        str(directory / example_tables.QUARANTINE_FILE),
-        example_tables.RefusedRow._fields,
-        [],
-    )
+    browse_memory.write_tables(directory, rows)
     info = source.info._replace(
         num_rows=number,
         num_examples=number,
