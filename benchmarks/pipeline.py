@@ -31,7 +31,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data_prep import conversion, conversion_settings, synthetic, synthetic_scenes
+from data_prep import conversion, conversion_settings, synthetic
+from data_prep.scenes import shapes
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, pipeline, records
 from xdc_tf.data.augmentation_settings import Augmentation
@@ -77,18 +78,18 @@ def make_video(out_dir: str, number: int) -> str:
         return path
     for_video, for_audio = np.random.SeedSequence([0, number]).spawn(2)
     width, height = _SIZE
-    class_index = number % len(synthetic_scenes.LABELS)
+    class_index = number % len(shapes.LABELS)
     top = (width - height) // 2
-    frames = synthetic_scenes.draw_frames(
+    frames = shapes.draw_frames(
         class_index,
         np.random.default_rng(for_video),
-        num_frames=round(_SECS * synthetic_scenes.FPS),
+        num_frames=round(_SECS * shapes.FPS),
         size=width,
     )[:, top : top + height]
-    waveform = synthetic_scenes.synthesize_waveform(
+    waveform = shapes.synthesize_waveform(
         class_index,
         np.random.default_rng(for_audio),
-        num_samples=round(_SECS * synthetic_scenes.SAMPLE_RATE_HZ),
+        num_samples=round(_SECS * shapes.SAMPLE_RATE_HZ),
     )
     synthetic.write_mp4(path, frames, waveform)
     return path

@@ -1,14 +1,18 @@
 """Writes the embedded benchmark: mp4 files whose frames and audio share a class.
 
-Every video shows one large object that moves, and sounds one repeating tone. Its
-class is a pair (what, how): *what* picks the object's shape and the tone's timbre,
-*how* picks the object's motion and the tone's rhythm. Nothing else is shared: colours,
-size, position, angle, phase, speed and background of the frames, and pitch, loudness,
-vibrato, microphone, background noise and reverberation of the audio are drawn
-independently. Within one modality the class is one factor among many; only across
-modalities does it stand out, which is what cross-modal clustering claims to exploit.
---shared is the fraction of videos in which it does: in the others the audio's class is
-drawn by itself, and the manifest's label is the frames'.
+Nothing but the class is shared: colours, size, position, angle, phase, speed and
+background of the frames, and pitch or voice, loudness, microphone, noise and
+reverberation of the audio are drawn independently. Within one modality the class is
+one factor among many; only across modalities does it stand out, which is what
+cross-modal clustering claims to exploit. There are several kinds (--kind):
+
+    shapes     one large object that moves, and a repeating tone
+    clutter    fine textures and contours among distractors, tones among other sounds
+    digits     handwritten digits, and a voice that says a word, another voice behind
+    long_tail  a few classes are most videos; some are seen only, some heard only
+
+--shared is the fraction of videos in which audio and frames have the same class: in the
+others the audio's is drawn by itself, and the manifest's label is the frames'.
 
     python -m data_prep.synthetic --out=DIR --num_videos=600 --seed=0
 
@@ -28,18 +32,12 @@ from absl import flags
 
 from data_prep import answers, worker, worker_processes
 from data_prep.answers import Form, Outcome, Packed, Value
-from data_prep.synthetic_scenes import (
-    FPS,
-    LABELS,
-    MICROPHONE_DB,
-    SAMPLE_RATE_HZ,
-    draw_frames,
-    synthesize_waveform,
-)
+from data_prep.scenes.kinds import KINDS
+from data_prep.scenes.shapes import FPS, MICROPHONE_DB, SAMPLE_RATE_HZ
 from xdc_tf.runtime import files, program
 
-# Purpose of the draws that decide whether the audio has the frames' class.
-_AUDIO_CLASS = 2
+# Purposes of draws: whether the audio has the frames' class, and the frames' class.
+_AUDIO_CLASS, _CLASS = 2, 3
 
 _VIDEOS_PER_GROUP = 8
 # Of a video: an hour, and what memory there is.
@@ -62,20 +60,26 @@ class VideoSpec(NamedTuple):
     number: int
     duration_secs: float
     size: int
+    kind: str = "shapes"
     shared: float = 1.0
     microphone_db: float = MICROPHONE_DB
 
     @property
     def class_index(self) -> int:
-        """Classes take turns, so that every prefix of the set is balanced."""
-        return self.number % len(LABELS)
+        """Of the frames, and of the label: by turns, or drawn by their frequencies."""
+        kind = KINDS[self.kind]
+        if kind.frequencies is None:
+            return self.number % len(kind.labels)
+        rng = np.random.default_rng([self.seed, self.number, _CLASS])
+        return int(rng.choice(len(kind.labels), p=kind.frequencies))
 
     @property
     def audio_class_index(self) -> int:
         """The frames' class, or for a fraction of 1 - shared any class."""
         rng = np.random.default_rng([self.seed, self.number, _AUDIO_CLASS])
         is_shared = rng.random() < self.shared
-        return self.class_index if is_shared else int(rng.integers(len(LABELS)))
+        num_classes = len(KINDS[self.kind].labels)
+        return self.class_index if is_shared else int(rng.integers(num_classes))
 
 
 def write_mp4(path: str, frames: np.ndarray, waveform: np.ndarray) -> None:
@@ -111,14 +115,17 @@ def make_video(spec: VideoSpec) -> None:
     """Draws, synthesises and writes one file; one already there is kept."""
     if os.path.exists(spec.path):
         return
+    kind = KINDS[spec.kind]
+    part = {"part": spec.seed % kind.num_parts} if kind.num_parts > 1 else {}
     for_video, for_audio = np.random.SeedSequence([spec.seed, spec.number]).spawn(2)
-    frames = draw_frames(
+    frames = kind.draw_frames(
         spec.class_index,
         np.random.default_rng(for_video),
         num_frames=round(spec.duration_secs * FPS),
         size=spec.size,
+        **part,
     )
-    waveform = synthesize_waveform(
+    waveform = kind.synthesize_waveform(
         spec.audio_class_index,
         np.random.default_rng(for_audio),
         num_samples=round(spec.duration_secs * SAMPLE_RATE_HZ),
@@ -151,7 +158,8 @@ def make_benchmark(
     seed: int,
     duration_secs: float = 3.0,
     size: int = 72,
-    shared: float = 1.0,
+    kind: str = "shapes",
+    shared: float | None = None,
     microphone_db: float = MICROPHONE_DB,
     num_workers: int = 1,
 ) -> str:
@@ -165,7 +173,8 @@ def make_benchmark(
       seed: another one gives other videos.
       duration_secs: of each video.
       size: height and width in pixels.
-      shared: fraction of videos whose audio has the frames' class.
+      kind: a key of KINDS.
+      shared: fraction of videos whose audio has the frames' class; None for the kind's.
       microphone_db: deviation of the microphones' gain.
       num_workers: processes that draw and encode.
 
@@ -174,13 +183,15 @@ def make_benchmark(
 
     Raises:
       OSError: a file cannot be written; names it.
-      ValueError: on a size that H.264 cannot hold, a number below one, or a fraction
-        outside of [0, 1].
+      ValueError: on an unknown kind, a size that H.264 cannot hold, a number below one,
+        or a fraction outside of [0, 1].
     """
     if num_videos < 1 or num_workers < 1:
         raise ValueError(
             f"num_videos={num_videos} and num_workers={num_workers} must be 1 or more."
         )
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is unknown; choose one of {list(KINDS)}.")
     specs = [
         VideoSpec(
             path=os.path.join(out_dir, "videos", f"seed{seed}_{number:06d}.mp4"),
@@ -188,7 +199,8 @@ def make_benchmark(
             number=number,
             duration_secs=duration_secs,
             size=size,
-            shared=shared,
+            kind=kind,
+            shared=KINDS[kind].shared if shared is None else shared,
             microphone_db=microphone_db,
         )
         for number in range(num_videos)
@@ -250,7 +262,7 @@ def _write_manifest(path: str, specs: Sequence[VideoSpec]) -> None:
     writer.writerow(["path", "label"])
     for spec in specs:
         relative = os.path.join("videos", os.path.basename(spec.path))
-        writer.writerow([relative, LABELS[spec.class_index]])
+        writer.writerow([relative, KINDS[spec.kind].labels[spec.class_index]])
     files.write_text(path, text.getvalue())
 
 
@@ -263,8 +275,12 @@ _SEED = flags.DEFINE_integer(
 )
 _DURATION_SECS = flags.DEFINE_float("duration_secs", 3.0, "Seconds of each video.")
 _SIZE = flags.DEFINE_integer("size", 72, "Height and width in pixels.")
+_KIND = flags.DEFINE_enum("kind", "shapes", list(KINDS), "What is seen and heard.")
 _SHARED = flags.DEFINE_float(
-    "shared", 1.0, "Fraction of videos whose audio has the frames' class."
+    "shared",
+    None,
+    "Fraction of videos whose audio has the frames' class; by default 1, of digits "
+    "0.95.",
 )
 _MICROPHONE_DB = flags.DEFINE_float(
     "microphone_db", MICROPHONE_DB, "Deviation of the microphones' gain in dB."
@@ -282,6 +298,7 @@ def main(argv):
         seed=_SEED.value,
         duration_secs=_DURATION_SECS.value,
         size=_SIZE.value,
+        kind=_KIND.value,
         shared=_SHARED.value,
         microphone_db=_MICROPHONE_DB.value,
         num_workers=_NUM_WORKERS.value,

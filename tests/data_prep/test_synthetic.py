@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data_prep import synthetic, synthetic_scenes
+from data_prep import synthetic
+from data_prep.scenes import digits, shapes
+from data_prep.scenes.kinds import KINDS
 
 pytestmark = pytest.mark.once
 
@@ -55,8 +57,8 @@ def test_another_seed_gives_other_videos_under_other_names(made, tmp_path):
 
 def test_classes_are_balanced(made):
     labels = [row["label"] for row in _rows(made / "manifest.csv")]
-    assert len(synthetic_scenes.LABELS) >= 10
-    assert sorted(labels) == sorted(2 * synthetic_scenes.LABELS)
+    assert len(shapes.LABELS) >= 10
+    assert sorted(labels) == sorted(2 * shapes.LABELS)
 
 
 def test_the_manifest_names_every_file_and_nothing_else_is_there(made):
@@ -76,7 +78,7 @@ def test_a_file_has_h264_video_and_aac_audio_of_the_asked_duration(made):
                 num_frames += 1
             else:
                 num_samples += frame.samples
-        assert num_frames == SECS * synthetic_scenes.FPS
+        assert num_frames == SECS * shapes.FPS
         # AAC comes in blocks of 1024 samples, with one or two of padding.
         excess = num_samples - SECS * audio.sample_rate
         assert 0 <= excess <= 3 * 1024
@@ -105,6 +107,7 @@ def test_an_interrupted_file_is_made_again(made, tmp_path):
         ({"duration_secs": 0.5}, "duration_secs=0.5"),
         ({"num_workers": 0}, "num_workers=0"),
         ({"shared": 1.5}, "shared=1.5"),
+        ({"kind": "cartoons"}, "kind='cartoons'.*long_tail"),
         ({"microphone_db": -1.0}, "microphone_db=-1.0"),
     ],
 )
@@ -126,10 +129,10 @@ def nuisances():
     for number in range(300):
         seeds = np.random.SeedSequence([7, number]).spawn(2)
         class_index = number % 10
-        frames = synthetic_scenes.draw_frames(
+        frames = shapes.draw_frames(
             class_index, np.random.default_rng(seeds[0]), num_frames=8, size=SIZE
         ).astype(float)
-        waveform = synthetic_scenes.synthesize_waveform(
+        waveform = shapes.synthesize_waveform(
             class_index, np.random.default_rng(seeds[1]), num_samples=16000
         )
         assert waveform.dtype == np.float32 and np.abs(waveform).max() <= 1
@@ -172,24 +175,100 @@ def test_videos_of_one_class_differ_in_every_nuisance(nuisances):
         assert np.all(values.std(axis=1) > 0)
 
 
-@pytest.mark.parametrize("class_index", range(10))
-def test_the_same_draws_give_another_picture_and_sound_for_another_class(class_index):
-    def draw(index):
-        frames = synthetic_scenes.draw_frames(
-            index, np.random.default_rng(0), num_frames=8, size=SIZE
-        )
-        sound = synthetic_scenes.synthesize_waveform(
-            index, np.random.default_rng(0), num_samples=8000
-        )
-        return frames, sound
+def _draw(kind, class_index, seed=0):
+    frames = KINDS[kind].draw_frames(
+        class_index, np.random.default_rng(seed), num_frames=8, size=SIZE
+    )
+    waveform = KINDS[kind].synthesize_waveform(
+        class_index, np.random.default_rng(seed), num_samples=16000
+    )
+    return frames, waveform
 
-    ours, theirs = draw(class_index), draw((class_index + 1) % 10)
-    assert np.mean(ours[0] != theirs[0]) > 0.05
-    assert np.abs(ours[1] - theirs[1]).max() > 0.05
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_class_has_frames_and_a_waveform_and_draws_decide_all_else(kind):
+    for class_index in range(len(KINDS[kind].labels)):
+        frames, waveform = _draw(kind, class_index)
+        assert frames.shape == (8, SIZE, SIZE, 3) and frames.dtype == np.uint8
+        assert waveform.shape == (16000,) and waveform.dtype == np.float32
+        assert 0.1 < np.abs(waveform).max() <= 1
+        assert frames.std(axis=(1, 2, 3)).min() > 1  # no frame is empty
+        again, others = _draw(kind, class_index), _draw(kind, class_index, seed=1)
+        np.testing.assert_array_equal(frames, again[0])
+        np.testing.assert_array_equal(waveform, again[1])
+        assert np.mean(frames != others[0]) > 0.05
+        assert np.abs(waveform - others[1]).max() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["shapes", "clutter", "digits"])
+def test_the_same_draws_give_another_picture_and_sound_for_another_class(kind):
+    num_classes = len(KINDS[kind].labels)
+    for class_index in range(num_classes):
+        ours = _draw(kind, class_index)
+        theirs = _draw(kind, (class_index + 1) % num_classes)
+        assert np.mean(ours[0] != theirs[0]) > 0.05
+        assert np.abs(ours[1] - theirs[1]).max() > 0.2 * np.abs(ours[1]).max()
+
+
+def test_digits_of_seeds_that_differ_modulo_three_are_of_other_scans():
+    parts = [digits.scans(part) for part in range(digits.NUM_PARTS)]
+    assert sum(len(scans) for part in parts for scans in part) == 1797
+    seen = [{scan.tobytes() for scans in part for scan in scans} for part in parts]
+    assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+
+
+def test_a_set_of_digits_draws_from_the_part_of_its_seed(tmp_path, monkeypatch):
+    parts = []
+    row = KINDS["digits"]
+
+    def draw_frames(*args, part, **options):
+        parts.append(part)
+        return row.draw_frames(*args, part=part, **options)
+
+    monkeypatch.setitem(KINDS, "digits", row._replace(draw_frames=draw_frames))
+    for seed in (1, 5):
+        path = str(tmp_path / f"{seed}.mp4")
+        synthetic.make_video(synthetic.VideoSpec(path, seed, 0, 1.0, SIZE, "digits"))
+    assert parts == [1, 2]
+
+
+def test_frequencies_of_the_long_tail_are_those_of_zipf():
+    specs = [
+        synthetic.VideoSpec("", 0, number, SECS, SIZE, "long_tail")
+        for number in range(4000)
+    ]
+    counts = np.bincount([spec.class_index for spec in specs], minlength=12)
+    expected = 4000 / np.arange(1, 13) / np.sum(1 / np.arange(1, 13))
+    assert stats.chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_classes_of_the_long_tail_with_one_side_have_nothing_on_the_other():
+    labels = KINDS["long_tail"].labels
+    unseen = [c for c, label in enumerate(labels) if label.startswith("unseen")]
+    silent = [c for c, label in enumerate(labels) if label.startswith("silent")]
+    assert len(unseen) == len(silent) == 2
+    for classes, side in ((unseen, 0), (silent, 1)):
+        first, second = (_draw("long_tail", c)[side] for c in classes)
+        np.testing.assert_array_equal(first, second)
+        first, second = (_draw("long_tail", c)[1 - side] for c in classes)
+        assert np.any(first != second)
+
+
+def test_the_manifest_has_the_labels_of_the_kind_and_of_its_shared_fraction(tmp_path):
+    manifest = _make(tmp_path, 10, seed=0, kind="digits", size=32)
+    assert [row["label"] for row in _rows(manifest)] == [str(d) for d in range(10)]
+    specs = [
+        synthetic.VideoSpec(
+            "", 0, n, SECS, SIZE, "digits", shared=KINDS["digits"].shared
+        )
+        for n in range(1000)
+    ]
+    same = np.mean([spec.audio_class_index == spec.class_index for spec in specs])
+    assert same == pytest.approx(0.955, abs=0.02)
 
 
 def _spec(number, shared):
-    return synthetic.VideoSpec("", 0, number, SECS, SIZE, shared)
+    return synthetic.VideoSpec("", 0, number, SECS, SIZE, shared=shared)
 
 
 def test_a_sound_has_the_pictures_class_unless_that_is_not_shared():

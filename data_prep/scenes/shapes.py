@@ -1,10 +1,10 @@
-"""Scenes of the embedded benchmark: what is seen and heard in a video of a class.
+"""Large shapes that move, and tones: what is seen and heard in a video of a class.
 
 A class is a pair (what, how): *what* picks the object's shape and the tone's timbre,
 *how* picks the object's motion and the tone's rhythm. All else is drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def _ring(x, y):
     return np.abs(np.hypot(x, y) - 0.75) - 0.22
 
 
-_SIGNED_DISTANCE: dict[str, Callable] = {
+SIGNED_DISTANCE: dict[str, Callable] = {
     "disc": _disc,
     "square": _square,
     "triangle": _triangle,
@@ -53,7 +53,7 @@ _SIGNED_DISTANCE: dict[str, Callable] = {
 
 
 def draw_frames(
-    class_index: int,
+    class_index: int | None,
     rng: np.random.Generator,
     *,
     num_frames: int,
@@ -62,7 +62,8 @@ def draw_frames(
     """Draws the moving scene of one video.
 
     Args:
-      class_index: index into LABELS; sets the object's shape and its motion.
+      class_index: index into LABELS; sets the object's shape and its motion. None for
+        a background without an object.
       rng: source of everything else.
       num_frames: number of frames at FPS frames per second.
       size: height and width in pixels.
@@ -70,7 +71,7 @@ def draw_frames(
     Returns:
       [num_frames, size, size, 3] uint8.
     """
-    shape, motion = SHAPES[class_index // 2], MOTIONS[class_index % 2]
+    shape, motion = _pair(class_index, SHAPES, MOTIONS)
     time = np.arange(num_frames) / FPS
     rate_hz, phase = rng.uniform(0.8, 1.4), rng.uniform(0, 2 * np.pi)
     wave = np.sin(2 * np.pi * rate_hz * time + phase)
@@ -95,20 +96,34 @@ def draw_frames(
     cos, sin = np.cos(angle), np.sin(angle)
     for t in range(num_frames):
         dx, dy = (x - center[t, 0]) / radius[t], (y - center[t, 1]) / radius[t]
-        distance = _SIGNED_DISTANCE[shape](cos * dx + sin * dy, cos * dy - sin * dx)
-        # The edge is as wide as one pixel, so that slow motion stays smooth.
-        edge = distance * radius[t] * size / 2
-        cover = np.clip(0.5 - edge, 0.0, 1.0)[..., None]
-        image = background + (inside - background) * cover
-        image += 0.02 * rng.standard_normal(image.shape, np.float32)
+        image = background
+        if shape is not None:
+            distance = SIGNED_DISTANCE[shape](cos * dx + sin * dy, cos * dy - sin * dx)
+            # The edge is as wide as one pixel, so that slow motion stays smooth.
+            edge = distance * radius[t] * size / 2
+            cover = np.clip(0.5 - edge, 0.0, 1.0)[..., None]
+            image = background + (inside - background) * cover
+        image = image + 0.02 * rng.standard_normal(image.shape, np.float32)
         frames[t] = np.clip(image * 255, 0, 255)
     return frames
 
 
-def _tone(timbre: str, pitch_hz: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _pair(
+    class_index: int | None, what: Sequence[str], how: Sequence[str]
+) -> tuple[str | None, str]:
+    if class_index is None:
+        return None, how[0]
+    return what[class_index // 2], how[class_index % 2]
+
+
+def _tone(
+    timbre: str | None, pitch_hz: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """One sustained tone; pitch_hz is [samples], in Hz over time."""
     turns = 2 * np.pi * np.cumsum(pitch_hz) / SAMPLE_RATE_HZ
     silence = np.zeros_like(turns)
+    if timbre is None:
+        return silence
     if timbre == "sine":
         return np.sin(turns)
     if timbre == "saw":
@@ -123,7 +138,7 @@ def _tone(timbre: str, pitch_hz: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def synthesize_waveform(
-    class_index: int,
+    class_index: int | None,
     rng: np.random.Generator,
     *,
     num_samples: int,
@@ -132,7 +147,8 @@ def synthesize_waveform(
     """Synthesises the audio of one video.
 
     Args:
-      class_index: index into LABELS; sets the tone's timbre and its rhythm.
+      class_index: index into LABELS; sets the tone's timbre and its rhythm. None for
+        the room's noise alone.
       rng: source of everything else.
       num_samples: length at SAMPLE_RATE_HZ.
       microphone_db: deviation of the microphone's gain at six frequencies.
@@ -140,7 +156,7 @@ def synthesize_waveform(
     Returns:
       [num_samples] float32 in [-1, 1].
     """
-    timbre, rhythm = TIMBRES[class_index // 2], RHYTHMS[class_index % 2]
+    timbre, rhythm = _pair(class_index, TIMBRES, RHYTHMS)
     time = np.arange(num_samples) / SAMPLE_RATE_HZ
     vibrato = 1 + rng.uniform(0, 0.02) * np.sin(2 * np.pi * rng.uniform(3, 6) * time)
     tone = _tone(timbre, rng.uniform(200, 500) * vibrato, rng)
@@ -150,7 +166,7 @@ def synthesize_waveform(
         "held": 0.8 + 0.2 * np.cos(2 * np.pi * cycle),
         "staccato": np.exp(-6 * cycle) * np.minimum(cycle / 0.02, 1),
     }[rhythm]
-    dry = tone / np.abs(tone).max() * envelope
+    dry = tone / _peak(tone) * envelope
 
     decay_secs = rng.uniform(0.02, 0.12)
     echo_time = np.arange(int(0.3 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
@@ -170,6 +186,10 @@ def synthesize_waveform(
         rng.normal(size=num_samples), np.hanning(rng.integers(3, 40)), "same"
     )
     noise_level = rng.uniform(0.003, 0.05)
-    waveform = waveform / np.abs(waveform).max() + noise_level * noise / noise.std()
+    waveform = waveform / _peak(waveform) + noise_level * noise / noise.std()
     loudness = rng.uniform(0.15, 0.9)
-    return (loudness * waveform / np.abs(waveform).max()).astype(np.float32)
+    return (loudness * waveform / _peak(waveform)).astype(np.float32)
+
+
+def _peak(waveform: np.ndarray) -> float:
+    return np.abs(waveform).max() or 1.0
