@@ -155,8 +155,19 @@ def test_reports_of_another_scale_are_not_taken_for_these(tmp_path):
         )
         with open(task.reports[protocol], "w") as file:
             json.dump(report, file)
-    with pytest.raises(ValueError, match="finetune.json is of another scale"):
+    with pytest.raises(ValueError, match="finetune.json is of shapes videos at"):
         reproduction.read_reports([task])
+
+
+def test_reports_of_another_kind_are_not_taken_for_these(tmp_path):
+    (task,) = tasks_of("methods", tmp_path, methods=["xdc"])
+    os.makedirs(task.out_dir)
+    for protocol, path in task.reports.items():
+        with open(path, "w") as file:
+            json.dump(_report(task, protocol, 0.5), file)
+    assert len(reproduction.read_reports([task])) == 2
+    with pytest.raises(ValueError, match="shapes videos .* not of digits"):
+        reproduction.read_reports([task._replace(kind="digits")])
 
 
 def _report(task, protocol, accuracy):
@@ -223,7 +234,7 @@ def test_collected_reports_of_another_scale_are_not_taken_for_these(tmp_path):
     other = _report(task._replace(scale=SCALES["small"]), "linear", 0.5)
     name = os.path.basename(task.reports["linear"])
     report_collections.write(collection, {name: other})
-    with pytest.raises(ValueError, match="linear.json in .*methods.json is of another"):
+    with pytest.raises(ValueError, match="linear.json in .*methods.json is of shapes"):
         reproduction.read_reports([task], collection)
 
 

@@ -13,6 +13,7 @@ import shlex
 
 from absl import flags
 
+from data_prep.scenes.kinds import KINDS
 from xdc_tf.experiments.reproduction_tables import SCALES, TABLES
 from xdc_tf.runtime import files, outputs, program
 
@@ -25,6 +26,9 @@ _SCALE = flags.DEFINE_enum(
     "full",
     list(SCALES),
     "Scale of the comparison: how many videos, rounds and epochs.",
+)
+_KIND = flags.DEFINE_enum(
+    "kind", "shapes", list(KINDS), "Kind of videos; see data_prep.synthetic --help."
 )
 _METHODS = flags.DEFINE_list(
     "methods", [], "Methods of the table; default: all that it names."
@@ -55,6 +59,7 @@ def main(argv):
         methods=_METHODS.value,
         data_dir=_VIDEOS.value or os.path.join(_OUT.value, "videos"),
         out_dir=os.path.join(_OUT.value, name),
+        kind=_KIND.value,
     )
     outputs.try_directory(_OUT.value)
     path = os.path.join(_OUT.value, f".{name}.lock")
@@ -85,6 +90,8 @@ def _compare(name: str, tasks) -> str:
         )
     flags_given = [f"--table={name}", f"--seeds={_SEEDS.value}"]
     flags_given += [f"--scale={_SCALE.value}", f"--out={_OUT.value}"]
+    if _KIND.value != "shapes":
+        flags_given.append(f"--kind={_KIND.value}")
     if _METHODS.value:
         flags_given.append(f"--methods={','.join(_METHODS.value)}")
     if _REFERENCE.value:

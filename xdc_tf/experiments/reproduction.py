@@ -44,6 +44,7 @@ class Task(NamedTuple):
     scale: Scale
     data_dir: str
     out_dir: str
+    kind: str = "shapes"
 
     @property
     def reports(self) -> dict[str, str]:
@@ -67,6 +68,7 @@ def make_tasks(
     methods: Sequence[str],
     data_dir: str,
     out_dir: str,
+    kind: str = "shapes",
 ) -> list[Task]:
     """The runs of a table, seed by seed, so that whatever is done can be compared.
 
@@ -77,6 +79,7 @@ def make_tasks(
       methods: of the rows; none for those of the table.
       data_dir: of the videos and their records.
       out_dir: of the reports.
+      kind: of the videos, a key of data_prep.scenes.kinds.KINDS.
 
     Raises:
       ValueError: on an unknown table or method.
@@ -91,7 +94,7 @@ def make_tasks(
         raise ValueError(f"--methods={unknown} are unknown; choose of {known}.")
     variants = TABLES[table].variants(scale, methods or TABLES[table].methods)
     return [
-        Task(variant, seed, scale, data_dir, out_dir)
+        Task(variant, seed, scale, data_dir, out_dir, kind)
         for seed in seeds
         for variant in variants
     ]
@@ -118,7 +121,7 @@ def read_reports(
       Reports by the paths of `Task.reports`, and those of other tasks.
 
     Raises:
-      ValueError: one of a task is of another scale, or damaged.
+      ValueError: one of a task is of another kind or scale, or damaged.
     """
     reports_by_path = {}
     if collection and os.path.exists(collection):
@@ -131,12 +134,14 @@ def read_reports(
                 reports_by_path[path] = reports.read(path)
             if path not in reports_by_path:
                 continue
-            scale = reports_by_path[path]["settings"].get("scale")
-            if scale != task.scale._asdict():
+            settings = reports_by_path[path]["settings"]
+            kind, scale = settings.get("kind", "shapes"), settings.get("scale")
+            if kind != task.kind or scale != task.scale._asdict():
                 place = path if os.path.exists(path) else f"{path} in {collection}"
                 raise ValueError(
-                    f"{place} is of another scale, {scale}; choose another --out, or "
-                    "delete it."
+                    f"{place} is of {kind} videos at the scale {scale}, not of "
+                    f"{task.kind} at that of --scale; choose another --out, or delete "
+                    "it."
                 )
     return reports_by_path
 
@@ -266,6 +271,7 @@ def run(task: Task) -> None:
         )
         report["settings"]["row"] = variant.row
         report["settings"]["scale"] = scale._asdict()
+        report["settings"]["kind"] = task.kind
         files.write_text(path + ".new", json.dumps(report, indent=1) + "\n")
     # Together, so that one is not taken for all.
     for path in task.reports.values():
@@ -314,7 +320,8 @@ class _Videos(NamedTuple):
 
     num_videos: int
     seed: int
-    shared: float = 1.0
+    kind: str
+    shared: float | None = None
     microphone_db: float | None = None
 
 
@@ -322,17 +329,19 @@ def _data(task: Task) -> list[tuple[str, _Videos]]:
     """Directories and contents of the unlabelled, labelled and test videos."""
     variant, scale = task.variant, task.scale
     number = variant.num_unlabelled or scale.num_unlabelled
-    kinds = {
-        "unlabelled": _Videos(number, 0, variant.shared, variant.microphone_db),
-        "labelled": _Videos(scale.num_labelled, 1),
-        "test": _Videos(scale.num_test, 2),
+    sets = {
+        "unlabelled": _Videos(
+            number, 0, task.kind, variant.shared, variant.microphone_db
+        ),
+        "labelled": _Videos(scale.num_labelled, 1, task.kind),
+        "test": _Videos(scale.num_test, 2, task.kind),
     }
     return [
         (
-            os.path.join(task.data_dir, _file_name("-".join(map(str, [kind, *spec])))),
+            os.path.join(task.data_dir, _file_name("-".join(map(str, [name, *spec])))),
             spec,
         )
-        for kind, spec in kinds.items()
+        for name, spec in sets.items()
     ]
 
 

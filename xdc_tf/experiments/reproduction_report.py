@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_prep.scenes.kinds import KINDS
 from xdc_tf.evaluation import report_collections
 from xdc_tf.experiments import comparison, comparison_tables
 from xdc_tf.experiments.comparison import Report
@@ -85,17 +86,18 @@ def _page(
 ) -> list[str]:
     """Lines: the table, its plot, what it is of, and the command that makes it."""
     seeds = sorted({task.seed for task in tasks})
+    kind = "" if tasks[0].kind == "shapes" else f", kind {tasks[0].kind}"
     heading = escaping.markdown(title[0].upper() + title[1:])
     return [
-        f"# {heading}, on the embedded benchmark",
+        f"# {heading}, on the embedded benchmark{kind}",
         "",
         text,
         "",
         f"![{escaping.markdown(title)}]({table_name}.png)",
         "",
-        f"Top-1 accuracy in percent on {tasks[0].scale.num_test} test videos of 10 "
-        f"classes, mean and standard deviation over {len(seeds)} seeds "
-        f"({', '.join(map(str, seeds))}); differences from "
+        f"Top-1 accuracy in percent on {tasks[0].scale.num_test} test videos of "
+        f"{len(KINDS[tasks[0].kind].labels)} classes, mean and standard deviation over "
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}); differences from "
         f"{escaping.markdown(reference)}, paired by seed. But for what a row says: "
         + _describe(tasks[0].scale),
         "",

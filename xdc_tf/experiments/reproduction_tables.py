@@ -60,7 +60,7 @@ class Variant(NamedTuple):
       method: of supervision.METHODS, or SCRATCH.
       config: values of the pretraining configuration, by dotted key.
       num_unlabelled: videos to pretrain on; None for those of the scale.
-      shared: fraction of them whose audio has the frames' class.
+      shared: fraction of them whose audio has the frames' class; None for the kind's.
       microphone_db: strength of a nuisance of their audio.
       streams: that are evaluated.
     """
@@ -69,7 +69,7 @@ class Variant(NamedTuple):
     method: str
     config: Mapping[str, Any] = {}
     num_unlabelled: int | None = None
-    shared: float = 1.0
+    shared: float | None = None
     microphone_db: float | None = None
     streams: tuple[str, ...] = BOTH
 
