@@ -1,11 +1,14 @@
-# `make demo` runs the whole method on the embedded benchmark, `make test` the tests; both
-# set up their own environment first and need nothing but Python, git and make.
+# `make demo` runs the whole method on the embedded benchmark, `make test` the tests,
+# `make test-all` the slow ones too; all set up their own environment first and need
+# nothing but Python, git and make.
 
 VENV ?= .venv
 DEMO_DIR ?= demo_run
 REQUIREMENTS ?= requirements.txt
 TEST_REQUIREMENTS ?= requirements-test-keras2.txt
 PYTEST_FLAGS ?= -n 2 --dist loadfile
+# By their marks, which pyproject.toml lists; empty for all.
+TESTS ?= not slow
 
 # The first of these that exists and can make an environment, which Debian's own Python
 # cannot without the package python3-venv.
@@ -14,7 +17,7 @@ PYTHON ?= $(shell for python in python3.11 python3.10 python3 python3.12 python3
 	2> /dev/null && echo $$python && break; done)
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test clean
+.PHONY: demo test test-all clean
 .DELETE_ON_ERROR:
 
 $(RUN):
@@ -42,7 +45,10 @@ test: $(VENV)/.installed-test
 	$(RUN) -m ruff format --check --quiet .
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
-	$(RUN) -m pytest $(PYTEST_FLAGS)
+	$(RUN) -m pytest $(PYTEST_FLAGS) -m "$(TESTS)"
+
+test-all:
+	$(MAKE) test TESTS=
 
 # Each step is a file that the next one needs, so a second `make demo` repeats none.
 TRAIN_MANIFEST := $(DEMO_DIR)/train/manifest.csv

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.once
 CLIPS = {0: "a", 1: "b", 3: "c"}
 
 
+@pytest.mark.slow
 def test_forged_directories_are_refused_or_read_as_they_were(tmp_path):
     lines = []
     faults = fuzz_records.fuzz(
@@ -41,6 +42,7 @@ def test_what_is_read_in_silence_is_a_fault_unless_it_was_changed(answer, what):
     assert what in found if what else found == ""
 
 
+@pytest.mark.slow
 def test_a_reader_that_waits_or_ends_is_a_fault_and_is_started_anew(
     tmp_path, monkeypatch
 ):

@@ -86,6 +86,7 @@ def test_check_finds_the_device_to_agree_with_the_cpu(plan):
         assert figures_of(plan("check"), name)["right"] is True, name
 
 
+@pytest.mark.slow
 def test_check_resumes_a_killed_pretraining_and_reads_its_export(plan, tiny_records):
     figures = figures_of(
         plan("check", tiny_records / "train"), "check pretraining, killed and resumed"
@@ -138,6 +139,7 @@ def test_extract_measures_folded_encoders(plan):
     assert figures["forward_clips_per_sec"] > 0
 
 
+@pytest.mark.slow
 def test_pipeline_measures_decoding(plan):
     figures = figures_of(plan("pipeline"), "pipeline 8x112")
     assert figures["floor_clips_per_sec"] > 0

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.once
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_saving_ends_with_the_same_bits(
     tiny_records,
 ):
@@ -33,6 +34,7 @@ def test_a_run_killed_while_saving_ends_with_the_same_bits(
     assert "1 of 1 the same, bit for bit" in done.stdout
 
 
+@pytest.mark.slow
 def test_commands_that_are_stopped_end_with_the_same_files():
     command = [sys.executable, "-m", "benchmarks.kill_commands", "--times=2"]
     done = subprocess.run(

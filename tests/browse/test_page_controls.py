@@ -43,6 +43,7 @@ def test_the_filter_and_the_other_clustering(page):
     assert "6 video clusters of round 3" in page.text()
 
 
+@pytest.mark.slow
 def test_previous_and_next_follow_the_order_and_back_returns(page):
     page.open(VIEWS["clusters"] + "&sort=number&order=ascending")
     order = page.value(

@@ -168,6 +168,7 @@ def test_clips_of_originals_move_and_sound(tiny_page):
     assert np.abs(np.concatenate(sound, axis=1)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_without_originals_clips_are_of_the_records_and_say_so(tiny, tmp_path):
     page = tiny.make(
         tmp_path / "page", videos=None, rounds="last", examples_per_cluster=1
@@ -184,6 +185,7 @@ def test_without_originals_clips_are_of_the_records_and_say_so(tiny, tmp_path):
     assert len(frames) == 12 and np.ptp(np.array(frames), axis=0).max() > 30
 
 
+@pytest.mark.slow
 def test_originals_that_are_gone_or_changed_are_replaced_by_the_records(
     tiny, copied, tmp_path
 ):
@@ -217,6 +219,7 @@ def test_originals_that_are_gone_or_changed_are_replaced_by_the_records(
     assert (page / media["2"]["clip"]).stat().st_mtime_ns == kept
 
 
+@pytest.mark.slow
 def test_fewer_examples_leave_no_clip_and_no_table_of_the_others(tiny, tmp_path):
     arguments = {"videos": None, "examples_per_cluster": 2}
     page = tiny.make(tmp_path / "page", rounds="all", **arguments)
@@ -229,6 +232,7 @@ def test_fewer_examples_leave_no_clip_and_no_table_of_the_others(tiny, tmp_path)
     assert table(page, "overview")["shown_rounds"] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_a_killed_build_goes_on_with_the_clips_that_are_there(tiny, tmp_path):
     page = tmp_path / "page"

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pytest
 
 from xdc_tf.browse import page_files
 from xdc_tf.data import record_directory
@@ -45,6 +46,7 @@ def split_features(directories, num_workers):
         path.unlink()
 
 
+@pytest.mark.slow
 def test_features_of_several_workers_are_read_as_those_of_one(
     copied, tiny_page, tmp_path
 ):

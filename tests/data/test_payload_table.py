@@ -288,6 +288,7 @@ def test_a_clip_is_of_the_frames_and_samples_at_its_time(records):
     np.testing.assert_allclose(samples, example.audio_rows[50:100], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_encoders_are_evaluated_on_them(run, records, tmp_path):
     report = tmp_path / "report.json"
     run_toy(
@@ -327,6 +328,7 @@ def test_new_videos_are_converted_to_them(run, odd_videos, tmp_path):
     assert len(lines) == 5 and any("two.mov" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_an_export_serves_waveforms_by_it(run, records, tmp_path):
     import keras
     import tensorflow as tf

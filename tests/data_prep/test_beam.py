@@ -37,6 +37,7 @@ def manifest(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_direct_runner_writes_the_same_bytes(manifest, tmp_path):
     pytest.importorskip("apache_beam")
     here, there = tmp_path / "here", tmp_path / "there"

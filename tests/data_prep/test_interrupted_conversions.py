@@ -66,7 +66,7 @@ def start(manifest, out):
     )
 
 
-@pytest.mark.parametrize("num_reports", [1, 4])
+@pytest.mark.parametrize("num_reports", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_killed_conversion_goes_on_with_what_is_missing(
     manifest, uninterrupted, tmp_path, num_reports
 ):

@@ -67,6 +67,7 @@ def test_remote_media_give_the_records_of_local_ones(videos, s3, tmp_path):
             assert ours == (tmp_path / "local" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compat.KERAS_3, reason="this generation has no tensorflow-io")
 def test_records_are_written_to_s3_and_read_from_there(videos, s3):
     out = "s3://records/converted"

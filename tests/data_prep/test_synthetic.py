@@ -154,6 +154,7 @@ def nuisances():
     )
 
 
+@pytest.mark.slow
 def test_within_a_class_picture_and_sound_are_not_correlated(nuisances):
     pictures, sounds = nuisances
     for n in range(pictures.shape[-1]):

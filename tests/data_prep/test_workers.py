@@ -101,6 +101,7 @@ def test_matrix_products_in_a_worker_use_one_thread(monkeypatch):
     assert outcome.result and set(outcome.result) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["die", "hang", "a"])
 def test_temporary_files_of_a_worker_end_with_it(last):
     kept, _ = outcomes_of([["keep", last]])
@@ -247,6 +248,7 @@ def stop_in_the_middle(tasks):
         yield Outcome(task)
 
 
+@pytest.mark.slow
 def test_an_answer_that_never_ends_is_a_timeout():
     outcomes = outcomes_of([["half", "a"]], function=stop_in_the_middle)
     assert [outcome.result or outcome.reason for outcome in outcomes] == [

@@ -328,6 +328,7 @@ def test_dropout_keeps_the_mean_and_drops_its_share():
     assert (kept != other).any()
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(records, two_devices):
     settings = dataclasses.replace(
         SETTINGS,

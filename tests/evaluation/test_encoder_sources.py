@@ -59,6 +59,7 @@ def test_a_run_gives_the_encoders_that_it_started_from(tiny_run):
     assert not _same(_weights(source), _weights(trained))
 
 
+@pytest.mark.slow
 def test_an_export_is_as_good_as_its_run(exported, tiny_run):
     source = encoder_sources.open_source(str(exported))
     of_run = encoder_sources.open_source(str(tiny_run))

@@ -138,6 +138,7 @@ def learnt(scratch, split, tmp_path_factory):
     return first, second, folder
 
 
+@pytest.mark.slow
 def test_labels_that_can_be_read_from_every_frame_are_all_learnt(learnt):
     result, _, _ = learnt
     assert result.stream == "video"
@@ -226,6 +227,7 @@ def test_every_split_starts_from_the_encoder_anew(learnt):
     assert first.details["learning_curve"] == second.details["learning_curve"]
 
 
+@pytest.mark.slow
 def test_three_crops_of_more_frames_on_two_devices(
     scratch, split, two_devices, monkeypatch
 ):

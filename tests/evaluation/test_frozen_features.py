@@ -160,6 +160,7 @@ def test_random_encoders_get_the_statistics_of_each_splits_training_videos(
     assert found[0].test["audio"].std() > 1e-3
 
 
+@pytest.mark.slow
 def test_random_encoders_differ_by_seed_alone(split):
     one, again, other = (
         next(

@@ -298,6 +298,7 @@ def test_unknown_tables_and_methods_are_named(tmp_path):
         tasks_of("methods", tmp_path, methods=["xcd"])
 
 
+@pytest.mark.slow
 def test_methods_are_compared_and_their_reports_collected(tmp_path):
     # One round of the smallest encoder: a run is mostly tracing of graphs.
     small = {"audio_encoder.depth": 4}

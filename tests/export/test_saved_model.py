@@ -158,6 +158,7 @@ def outside(exported):
     return report, dict(np.load(folder / "features.npz")), probes
 
 
+@pytest.mark.slow
 def test_the_export_is_tried_where_this_project_cannot_be_imported(outside):
     assert outside[0]["project_importable"] is False
 

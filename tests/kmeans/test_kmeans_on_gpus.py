@@ -66,6 +66,7 @@ def test_empty_clusters_are_placed_alike_in_the_form_for_gpus(request):
     np.testing.assert_array_equal(on_gpu.labels, on_cpu.labels)
 
 
+@pytest.mark.slow
 def test_rows_in_files_and_on_replicas_are_clustered_alike_in_the_form_for_gpus(
     request, tmp_path, two_devices
 ):

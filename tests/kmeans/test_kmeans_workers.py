@@ -26,6 +26,7 @@ def told_by_workers(rows, tmp_path_factory):
     return [dict(np.load(out)) for _, out in files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["in_memory", "in_file"])
 def test_two_workers_with_their_own_rows_find_what_one_process_does(
     rows, told_by_workers, place

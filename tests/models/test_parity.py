@@ -44,16 +44,17 @@ PARAMETERS = {
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
-def once_but_for(unmarked, names):
+def marked_but_for(unmarked, names, *marks):
     """Names for all tests; what Keras does of them is of the unmarked ones too."""
     return [
-        name if name in unmarked else pytest.param(name, marks=pytest.mark.once)
-        for name in names
+        name if name in unmarked else pytest.param(name, marks=marks) for name in names
     ]
 
 
 # One of each kind of layers; xdc_r2plus1d_34 has more of those of 18.
-EVERY = once_but_for([name for name in MODELS if name != "xdc_r2plus1d_34"], MODELS)
+EVERY = marked_but_for(
+    [name for name in MODELS if name != "xdc_r2plus1d_34"], MODELS, pytest.mark.once
+)
 
 
 @functools.cache
@@ -196,7 +197,9 @@ IN_FLOAT64 = [
     "torchvision_resnet_18",
     "vmz_resnet_18",
 ]
-STEPS = once_but_for(["xdc_r2plus1d_18", "vmz_resnet_18"], IN_FLOAT64)
+STEPS = marked_but_for(
+    ["xdc_r2plus1d_18", "vmz_resnet_18"], IN_FLOAT64, pytest.mark.once, pytest.mark.slow
+)
 
 
 @pytest.mark.parametrize("name", STEPS, scope="module")

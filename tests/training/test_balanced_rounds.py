@@ -102,6 +102,7 @@ def test_every_round_draws_by_its_own_clusters(config, whole_run):
     assert max(map(np.max, expected_of_rounds)) > 1.5
 
 
+@pytest.mark.slow
 def test_a_run_cut_in_a_round_goes_on_with_the_same_batches_and_labels(
     config, whole_run, tiny_records, tmp_path
 ):

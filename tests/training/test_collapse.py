@@ -87,6 +87,7 @@ def test_a_stopped_run_has_not_trained_and_takes_no_label_over(stopped):
         assert labels and np.concatenate(labels).max() == -1
 
 
+@pytest.mark.slow
 def test_a_restarted_run_clusters_anew_with_its_changed_settings(restarted):
     workdir, _ = restarted
     settings = label_tables.read_settings(work.round_dir(str(workdir), 0))

@@ -177,6 +177,7 @@ def troubled_run(new_tiny_config, tiny_records, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_records_that_vanish_are_named_and_the_run_goes_on_with_them_back(troubled_run):
     named = f"{troubled_run.records}/train/records-0000"
     assert named in troubled_run.without_records
@@ -220,6 +221,7 @@ def continued_on_two_devices(
     return Continued(workdir, output.getvalue())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_devices(continued_on_two_devices):
     workdir, output = continued_on_two_devices
     assert "Going on from step 2" in output

@@ -117,6 +117,7 @@ def killed_in_a_pass(new_config, tiny_records, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_pass_that_was_killed_goes_on_and_ends_as_an_uninterrupted_one(
     new_config,
     killed_in_a_pass,
@@ -159,6 +160,7 @@ def test_a_row_that_changed_on_disk_is_extracted_again(
         )
 
 
+@pytest.mark.slow
 def test_a_harvesting_run_killed_in_training_and_in_a_pass_ends_as_an_uninterrupted_one(
     new_config, harvested_run, tiny_records, tmp_path, capsys
 ):

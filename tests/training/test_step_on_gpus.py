@@ -6,7 +6,14 @@ import pytest
 from benchmarks import gpu_training
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "float32",
+        pytest.param("float16", marks=pytest.mark.slow),
+        pytest.param("bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_step_on_a_gpu_has_the_host_gather_labels_and_nothing_else(
     precision,
 ):

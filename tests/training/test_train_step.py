@@ -102,6 +102,7 @@ def test_gradients_of_parts_make_the_step_of_the_whole_batch(
         np.testing.assert_allclose(found.streams[stream], rows, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_on_two_devices_share_their_batch_norm_statistics(
     tiny_config, tiny_records, tmp_path, two_devices
 ):
@@ -131,6 +132,7 @@ def test_a_batch_that_parts_do_not_divide_is_an_error(
         make_run(tiny_config, tiny_records, tmp_path)
 
 
+@pytest.mark.slow
 def test_repeated_steps_on_one_batch_learn_its_labels_from_the_loss_log_k(
     tiny_config, tiny_records, tmp_path
 ):

@@ -78,9 +78,7 @@ def cluster(
     Raises:
       ValueError: see kmeans.fit; names the key of an unusable setting.
     """
-    options = kmeans.Options(
-        *(getattr(settings, name) for name in kmeans.Options._fields)
-    )._replace(pca_components=settings.pca_components or None)
+    options = fit_options(settings)
     limit = settings.memory_gib * 2**30
     clusterings = {}
     for number, (source, streams) in enumerate(sources.items()):
@@ -106,6 +104,14 @@ def cluster(
                 *(getattr(result, name) for name in Clustering._fields)
             )
     return clusterings
+
+
+def fit_options(settings: KMeansSettings) -> kmeans.Options:
+    """The options of a single fit."""
+    options = kmeans.Options(
+        *(getattr(settings, name) for name in kmeans.Options._fields)
+    )
+    return options._replace(pca_components=settings.pca_components or None)
 
 
 def side_by_side(

@@ -181,6 +181,32 @@ SENTENCES: Sequence[tuple[str, str]] = (
         "falling line: the thinner the line, the more the modalities agree.",
     ),
     (
+        r"criteria/effective_rank_of_.+",
+        "Directions that the features use: one that falls to a few is a collapse; "
+        "compares runs of one width.",
+    ),
+    (
+        r"criteria/stability_of_.+",
+        "Agreement (ARI) of k-means with itself from other centroids: low where the "
+        "features have no clusters to be found, 1 where there is one way to cut them.",
+    ),
+    (
+        r"criteria/same_cluster_of_.+",
+        "How often two clips of a video are in one cluster, 0 by chance and 1 always: "
+        "low where clusters are of the moment and not of the video.",
+    ),
+    (
+        r"criteria/held_out_of_.+",
+        "Accuracy on held-out videos at the end of the round before, 0 at the "
+        "commonest cluster and 1 at the best: what one modality tells of the other; "
+        "should leave 0 within a few rounds.",
+    ),
+    (
+        r"criteria/retrieval_of_.+",
+        "How high one modality's features rank the other's of the same video, through "
+        "a linear map of other videos, 0 by chance and 1 first: should rise.",
+    ),
+    (
         r"run/configuration",
         "Every key of the configuration; the step says from where on it holds.",
     ),

@@ -18,6 +18,7 @@ from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.data.payloads import AUDIO, VIDEO, Stored
 from xdc_tf.features.feature_store import DTYPES
+from xdc_tf.labels.criteria import CriteriaSettings
 from xdc_tf.labels.health import HealthSettings
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import encoder_table
@@ -177,6 +178,7 @@ class Config:
     precision: Annotated[str, PRECISION] = "float32"
     kmeans: KMeansSettings = KMeansSettings()  # once per round
     health: HealthSettings = HealthSettings()
+    criteria: CriteriaSettings = CriteriaSettings()
     features: FeatureConfig = FeatureConfig()
     training: TrainingConfig = TrainingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

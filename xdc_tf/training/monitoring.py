@@ -193,12 +193,15 @@ class Monitor:
           health_report: of health.build_report; its round is the step of these curves.
         """
         scalars = dict(health_report["between"])
+        measured = health_report.get("criteria", {})
         for name, measures in health_report["clusterings"].items():
             scalars |= {f"{name}/{key}": value for key, value in measures.items()}
             scalars[f"{name}/collapsed"] = float(name in health_report["collapses"])
         with self._events(step=health_report["round"]):
             for name, value in scalars.items():
                 self._scalar(f"clusters/{name}", value)
+            for name, value in measured.items():
+                self._scalar(f"criteria/{name}", value)
             for name, clustering in clusterings.items():
                 sizes = f"clusters/{name}/sizes"
                 tf.summary.histogram(
@@ -222,6 +225,12 @@ class Monitor:
             + "  ".join(f"{name} {value:.4g}" for name, value in shown.items()),
             flush=True,
         )
+        if measured:
+            print(
+                f"{when}  criteria  "
+                + "  ".join(f"{name} {value:.3g}" for name, value in measured.items()),
+                flush=True,
+            )
         if health_report["collapses"]:
             print(
                 f"warning: {health.describe_collapses(health_report)}",

@@ -19,6 +19,7 @@ from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import (
     charts,
     configuration,
+    criteria,
     optimizers,
     projector,
     run_features,
@@ -213,7 +214,7 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
             run, context.store, context.extract_clips, round_index
         )
         clusterings = cluster(run, features, round_index)
-        report_clusterings(run, context, clusterings, round_index)
+        report_clusterings(run, context, features, clusterings, round_index)
         if round_index == run.config.num_rounds:
             workers.on_chief(
                 run.strategy, lambda: projector.write(run, features, clusterings)
@@ -251,6 +252,7 @@ def cluster(
 def report_clusterings(
     run: Run,
     context: RoundContext,
+    features: extraction.Features,
     clusterings: Mapping[str, label_tables.Clustering],
     round_index: int,
 ) -> None:
@@ -259,12 +261,21 @@ def report_clusterings(
     Raises:
       CollapseError: see start_round; when all has been written.
     """
-    criteria = run.config.health
+    limits = run.config.health
     health_report = health.build_report(
         clusterings,
         previous=lambda name: run.state.label_tables[name].numpy(),
         true_labels=run.records.true_labels,
-        settings=criteria,
+        settings=limits,
+        round_index=round_index,
+    )
+    health_report["criteria"] = criteria.measure(
+        run,
+        features,
+        clusterings,
+        extract_clips=context.extract_clips,
+        evaluate=context.evaluate,
+        held_out_batches=context.held_out_batches,
         round_index=round_index,
     )
     run.monitor.clusterings(clusterings, health_report)
@@ -276,7 +287,7 @@ def report_clusterings(
         run.strategy, lambda: context.pictures.write(clusterings, round_index)
     )
     if round_index < run.config.num_rounds:
-        health.check_collapses(health_report, criteria)
+        health.check_collapses(health_report, limits)
 
 
 def load_labels(run: Run, clusterings: Mapping[str, label_tables.Clustering]) -> None:

@@ -1,0 +1,58 @@
+"""The criteria of a run: those of each round, and that they can be left out."""
+
+import pytest
+import tensorflow as tf
+
+from xdc_tf.labels import label_tables
+from xdc_tf.runtime import workdir as run_directory
+from xdc_tf.training.pretrain import pretrain
+
+ALWAYS = {
+    f"{name}_of_{stream}"
+    for name in ("effective_rank", "stability", "same_cluster")
+    for stream in ("video", "audio")
+} | {"retrieval_of_audio_by_video", "retrieval_of_video_by_audio"}
+AFTER_TRAINING = {"held_out_of_video_from_audio", "held_out_of_audio_from_video"}
+
+
+def _criteria(workdir, round_index):
+    directory = run_directory.round_dir(str(workdir), round_index)
+    return label_tables.read_health(directory)["criteria"]
+
+
+def _pretrain(config, records, workdir):
+    pretrain(
+        config,
+        workdir=str(workdir),
+        records_dir=str(records / "train"),
+        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+    )
+
+
+def test_every_round_has_its_criteria(tiny_run):
+    for round_index in range(3):
+        measured = _criteria(tiny_run, round_index)
+        assert set(measured) == (ALWAYS | AFTER_TRAINING if round_index else ALWAYS)
+        for name, value in measured.items():
+            assert value <= (24 if name.startswith("effective_rank") else 1), name
+
+
+def test_they_are_left_out_where_no_examples_are_asked_for(
+    tiny_config, tiny_records, tmp_path, capfd
+):
+    config = tiny_config | {"criteria": {"max_examples": 0}, "num_rounds": 1}
+    _pretrain(config, tiny_records, tmp_path / "run")
+    assert _criteria(tmp_path / "run", 0) == {}
+    assert "criteria" not in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_joint_clusters_have_criteria_of_their_own(tiny_config, tiny_records, tmp_path):
+    config = tiny_config | {"method": "cdc", "num_rounds": 1}
+    _pretrain(config, tiny_records, tmp_path / "run")
+    assert {name for name in _criteria(tmp_path / "run", 1) if "joint" in name} == {
+        "stability_of_joint",
+        "same_cluster_of_joint",
+        "held_out_of_video_from_joint",
+        "held_out_of_audio_from_joint",
+    }
