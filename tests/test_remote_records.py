@@ -8,6 +8,8 @@ import pytest
 
 from xdc_tf.runtime import compat
 
+pytestmark = pytest.mark.once
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COMMAND = """\
 import os

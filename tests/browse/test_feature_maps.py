@@ -7,6 +7,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from xdc_tf.browse import feature_maps
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(2)
 
 

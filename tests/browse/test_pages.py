@@ -20,6 +20,8 @@ from xdc_tf.evaluation import reports
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.labels import label_tables
 
+pytestmark = pytest.mark.once
+
 SOURCES = ["audio", "video"]
 LAST = 2
 
@@ -233,7 +235,6 @@ def test_fewer_examples_leave_no_clip_and_no_table_of_the_others(tiny, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.once
 def test_a_killed_build_goes_on_with_the_clips_that_are_there(tiny, tmp_path):
     page = tmp_path / "page"
     command = [sys.executable, "-m", "xdc_tf.cli", "browse"]

@@ -15,6 +15,8 @@ from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.pipeline import EpochPosition
 
+pytestmark = pytest.mark.once
+
 NUM_ROWS = 9  # of the manifest; row 5 was never converted
 SHARDS = ([0, 1, 2, 3], [4, 6, 7, 8])
 CLIP = ClipSettings(

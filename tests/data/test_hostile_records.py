@@ -25,6 +25,8 @@ from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.record_index import SUFFIX
 
+pytestmark = pytest.mark.once
+
 SHARD = "records-00001-of-00003.tfrecord"  # of the examples 8 to 15
 CLIP = ClipSettings(
     num_frames=4,
@@ -93,7 +95,6 @@ def test_untouched_records_pass(folder):
     assert len(batches_of(folder, training=True)) == 6
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", [SHARD, SHARD + SUFFIX])
 @pytest.mark.parametrize("is_old", [False, True])
 def test_a_missing_file_is_named_when_a_directory_is_opened(folder, name, is_old):
@@ -104,7 +105,6 @@ def test_a_missing_file_is_named_when_a_directory_is_opened(folder, name, is_old
     assert name in message and "cannot be read" in message
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("num_kept", [0, 5])
 @pytest.mark.parametrize("is_old", [False, True])
 def test_an_index_without_some_of_its_records_is_named(folder, num_kept, is_old):
@@ -120,7 +120,6 @@ def test_an_index_without_some_of_its_records_is_named(folder, num_kept, is_old)
         assert f"{SHARD}.index has {size} bytes, and dataset_info.json" in message
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("is_old", [False, True])
 def test_a_shard_that_lost_its_last_record_is_named(folder, is_old):
     if is_old:
@@ -187,7 +186,6 @@ def read(folder, promised):
 
 
 # A place that is wrong by less than a row is seen by what is read there.
-@pytest.mark.once
 @pytest.mark.parametrize("name", [name for name in CHANGES if name != "moved"])
 def test_an_entry_that_cannot_be_true_is_named(folder, name):
     promised = record_directory.open_directory(str(folder)).promised
@@ -344,7 +342,6 @@ INFO_CHANGES = {
 }
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("key", "value"),
     [(key, value) for key, values in INFO_CHANGES.items() for value in values],
@@ -360,7 +357,6 @@ def test_a_value_of_dataset_info_that_cannot_be_is_named(folder, key, value):
     assert len(message) < 500
 
 
-@pytest.mark.once
 def test_rows_that_no_table_lists_are_not_believed(folder):
     values = json.loads((folder / "dataset_info.json").read_text())
     record_files.change_info(
@@ -378,7 +374,6 @@ def test_rows_that_no_table_lists_are_not_believed(folder):
     )
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "{", "\x00", '{"format_version": 1e0}']
 )
@@ -424,7 +419,6 @@ EXAMPLE_CHANGES = {
 }
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("column", "value"),
     [(column, value) for column, values in EXAMPLE_CHANGES.items() for value in values],
@@ -439,7 +433,6 @@ def test_a_row_of_examples_that_cannot_be_is_named_by_its_line(folder, column, v
     assert EXAMPLE_CHANGES[column][value] in message
 
 
-@pytest.mark.once
 def test_rows_of_another_shards_number_are_named(folder):
     path = folder / "examples.csv"
     lines = path.read_text().splitlines(keepends=True)
@@ -449,7 +442,6 @@ def test_rows_of_another_shards_number_are_named(folder):
     )
 
 
-@pytest.mark.once
 def test_a_pipe_in_place_of_an_index_does_not_wait_for_a_writer(folder):
     record_files.forget_sizes(folder)
     (folder / (SHARD + SUFFIX)).unlink()
@@ -459,7 +451,6 @@ def test_a_pipe_in_place_of_an_index_does_not_wait_for_a_writer(folder):
     )
 
 
-@pytest.mark.once
 def test_records_that_differ_in_any_key_are_told_apart(tiny_records):
     info = dataset_info.read_dataset_info(str(tiny_records / "train"))
     assert dataset_info.differences(info, info) == []

@@ -16,6 +16,8 @@ from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables, records
 from xdc_tf.data.log_mel import log_mel
 
+pytestmark = pytest.mark.once
+
 SETTINGS = ConversionSettings(
     fps=10.0, short_side=48, min_secs=0.5, store_waveform=True
 )

@@ -22,6 +22,8 @@ from xdc_tf.evaluation.linear import LinearSettings
 from xdc_tf.runtime import workdir
 from xdc_tf.training import configuration
 
+pytestmark = pytest.mark.once
+
 
 def _labels(num_rows, num_classes=5):
     return np.arange(num_rows) % num_classes

@@ -8,6 +8,8 @@ from xdc_tf.inference import new_videos, parts
 from xdc_tf.inference.parts import Conversion, Sampling
 from xdc_tf.training import trained_run
 
+pytestmark = pytest.mark.once
+
 CONVERSION = Conversion(num_workers=2, rows_per_part=3)
 CENTRE = Sampling()
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from xdc_tf.kmeans import fit_settings, kmeans, lloyd, matrices
 
+pytestmark = pytest.mark.once
+
 
 def blobs(num_rows=3000, width=16, num_blobs=40):
     rng = np.random.default_rng(0)

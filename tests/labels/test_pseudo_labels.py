@@ -6,6 +6,8 @@ from xdc_tf.labels import pseudo_labels
 from xdc_tf.labels.label_makers import nearest as find_nearest
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 
+pytestmark = pytest.mark.once
+
 NUM_ROWS = 60
 ABSENT = [7, 31, 59]
 HELD_OUT = [0, 3, 10, 11, 44, 58]

@@ -7,6 +7,8 @@ from xdc_tf.models import audio_resnet, layers, video_resnet
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.planning import operations
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def r2plus1d():

@@ -33,6 +33,8 @@ PROTOCOLS = ("linear", "finetune")
 _CONTEXT: Any = multiprocessing.get_context(
     "forkserver" if sys.platform == "linux" else "spawn"
 )
+# Of a clustering's measures those that reports keep.
+_OF_CLUSTERINGS = {"nmi_with_true_labels", "effective_share", "churn"}
 _NUM_CLIPS = 3  # of a labelled video; they have 3 s
 
 
@@ -270,6 +272,8 @@ def run(task: Task) -> None:
             protocol, source, splits, settings, streams=variant.streams
         )
         report["settings"]["row"] = variant.row
+        if protocol == PROTOCOLS[0] and variant.method != SCRATCH:
+            report["settings"]["rounds"] = _round_measures(workdir)
         report["settings"]["scale"] = scale._asdict()
         report["settings"]["kind"] = task.kind
         files.write_text(path + ".new", json.dumps(report, indent=1) + "\n")
@@ -277,6 +281,22 @@ def run(task: Task) -> None:
     for path in task.reports.values():
         os.replace(path + ".new", path)
     shutil.rmtree(workdir, ignore_errors=True)
+
+
+def _round_measures(workdir: str) -> list[dict[str, float]]:
+    """Each round's figures of its clusterings, the criteria among them."""
+    from xdc_tf.labels import label_tables
+    from xdc_tf.runtime import workdir as run_directory
+
+    rounds = []
+    while os.path.exists(directory := run_directory.round_dir(workdir, len(rounds))):
+        report = label_tables.read_health(directory)
+        measures = report["between"] | report["criteria"]
+        for name, values in report["clusterings"].items():
+            for key in _OF_CLUSTERINGS & values.keys():
+                measures[f"{key}_of_{name}"] = values[key]
+        rounds.append({key: round(x, 4) for key, x in sorted(measures.items())})
+    return rounds
 
 
 def make_config(task: Task) -> dict[str, Any]:

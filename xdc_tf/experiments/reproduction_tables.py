@@ -117,6 +117,90 @@ def _along_data(field: str, values: Callable[[Scale], Sequence]) -> Callable:
     return variants
 
 
+_AUGMENTED = {
+    "augmentation.min_crop_share": 0.6,
+    "augmentation.brightness": 0.4,
+    "augmentation.contrast": 0.4,
+    "augmentation.saturation": 0.4,
+    "augmentation.gain_db": 6.0,
+    "augmentation.frequency_mask": 10,
+    "augmentation.time_mask": 20,
+}
+# What each row changes of configs/synthetic.py at the scale: one thing at a time.
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "as configured": {},
+    "half the updates per round": {"training.epochs_per_round": 0.5},
+    "twice the updates per round": {"training.epochs_per_round": 2.0},
+    "as many updates in half the rounds": {
+        "num_rounds": 0.5,
+        "training.epochs_per_round": 2.0,
+    },
+    "as many updates in twice the rounds": {
+        "num_rounds": 2.0,
+        "training.epochs_per_round": 0.5,
+    },
+    "a quarter of the clusters": {"kmeans.num_clusters": 0.25},
+    "half the clusters": {"kmeans.num_clusters": 0.5},
+    "twice the clusters": {"kmeans.num_clusters": 2.0},
+    "four times the clusters": {"kmeans.num_clusters": 4.0},
+    "ten times the clusters": {"kmeans.num_clusters": 10.0},
+    "whitened to 16 dimensions": {"kmeans.pca_components": 16},
+    "balanced clusters": {"kmeans.balanced": True},
+    "balanced batches": {"training.balance_clusters": True},
+    "four heads": {"kmeans.num_heads": 4},
+    "features of three clips": {"features.clips_per_video": 3},
+    "features harvested in training": {"features.source": "training"},
+    "batch-norm statistics of the start": {"features.batch_norm_batches": 0},
+    "batch-norm momentum 0.99": {"batch_norm_momentum": 0.99},
+    "learning rate x 0.4": {"optimizer.learning_rate": 0.4},
+    "learning rate x 2": {"optimizer.learning_rate": 2.0},
+    "constant learning rate": {"optimizer.schedule": "constant"},
+    "no mirroring": {"augmentation.flip": False},
+    "augmented": _AUGMENTED,
+    "augmented frames": {k: _AUGMENTED[k] for k in list(_AUGMENTED)[:4]},
+    "augmented audio": {k: _AUGMENTED[k] for k in list(_AUGMENTED)[4:]},
+}
+# Keys whose values above are factors of what is configured.
+_FACTORS = (
+    "num_rounds",
+    "training.epochs_per_round",
+    "kmeans.num_clusters",
+    "optimizer.learning_rate",
+)
+
+
+def _settings(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+    """One change at a time."""
+    from xdc_tf.configs import synthetic
+
+    configured = {
+        "num_rounds": scale.num_rounds,
+        "training.epochs_per_round": scale.epochs_per_round,
+        "kmeans.num_clusters": scale.num_clusters,
+        "optimizer.learning_rate": synthetic.get_config().optimizer.learning_rate,
+    }
+
+    def value(key: str, change: Any) -> Any:
+        if key not in _FACTORS:
+            return change
+        scaled = change * configured[key]
+        return max(1, round(scaled)) if isinstance(configured[key], int) else scaled
+
+    return [
+        _variant(
+            f"{method}, {row}",
+            method,
+            config={
+                # For the criteria, of which one is accuracy on held-out examples.
+                "training.held_out_share": 0.1,
+                **{key: value(key, change) for key, change in changes.items()},
+            },
+        )
+        for method in methods
+        for row, changes in SETTINGS.items()
+    ]
+
+
 class Table(NamedTuple):
     """A table: its rows by scale and methods.
 
@@ -198,6 +282,7 @@ TABLES = {
         ("xdc",),
         _along("training.epochs_per_round", lambda scale: (1, 2, 4, 8)),
     ),
+    "settings": Table("settings, one changed at a time", ("xdc",), _settings),
     "normalize": Table(
         "L2-normalised features for k-means",
         ("xdc",),
