@@ -19,7 +19,7 @@ from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.experiments import reproduction, reproduction_report
 from xdc_tf.experiments.reproduction_tables import SCALES, TABLES, Scale
 from xdc_tf.runtime import files
-from xdc_tf.training import supervision
+from xdc_tf.training import configuration, supervision
 
 TINY = Scale(
     num_unlabelled=24,
@@ -34,14 +34,15 @@ TINY = Scale(
 )
 
 
-def tasks_of(table, tmp_path, *, methods=(), seeds=(0,)):
+def tasks_of(table, tmp_path, *, methods=(), seeds=(0,), rows=(), scale=TINY):
     return reproduction.make_tasks(
         table,
-        scale=TINY,
+        scale=scale,
         seeds=seeds,
         methods=methods,
         data_dir=str(tmp_path / "data"),
         out_dir=str(tmp_path / table),
+        rows=rows,
     )
 
 
@@ -289,6 +290,33 @@ def test_a_run_ends_when_the_comparison_is_killed(tmp_path):
             except BlockingIOError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
+
+
+def test_a_table_can_have_some_of_its_rows(tmp_path):
+    rows = ["xdc, augmented", "xdc, as configured"]
+    tasks = tasks_of("settings", tmp_path, rows=rows)
+    assert {task.variant.row for task in tasks} == set(rows)
+    with pytest.raises(ValueError, match="--row='xdc, tuned' is unknown"):
+        tasks_of("settings", tmp_path, rows=["xdc, tuned"])
+
+
+def test_a_row_of_settings_changes_what_it_says_and_by_how_much(tmp_path):
+    configs = {
+        task.variant.row: reproduction.make_config(task)
+        for task in tasks_of(
+            "settings", tmp_path, scale=TINY._replace(epochs_per_round=2)
+        )
+    }
+    base = configs["xdc, as configured"]
+    longer = configs["xdc, as many updates in half the rounds"]
+    assert 2 * longer["num_rounds"] == base["num_rounds"]
+    epochs = [config["training"]["epochs_per_round"] for config in (longer, base)]
+    assert epochs[0] == 2 * epochs[1]
+    slower = configs["xdc, learning rate x 0.4"]["optimizer"]["learning_rate"]
+    assert slower == pytest.approx(0.4 * base["optimizer"]["learning_rate"])
+    for row, config in configs.items():
+        assert (config == base) == (row == "xdc, as configured"), row
+        configuration.from_mapping(config)
 
 
 def test_unknown_tables_and_methods_are_named(tmp_path):

@@ -33,6 +33,9 @@ _KIND = flags.DEFINE_enum(
 _METHODS = flags.DEFINE_list(
     "methods", [], "Methods of the table; default: all that it names."
 )
+_ROWS = flags.DEFINE_multi_string(
+    "row", [], "Row of the table to make, several times for several; default: all."
+)
 _REFERENCE = flags.DEFINE_string(
     "reference",
     None,
@@ -60,6 +63,7 @@ def main(argv):
         data_dir=_VIDEOS.value or os.path.join(_OUT.value, "videos"),
         out_dir=os.path.join(_OUT.value, name),
         kind=_KIND.value,
+        rows=_ROWS.value,
     )
     outputs.try_directory(_OUT.value)
     path = os.path.join(_OUT.value, f".{name}.lock")
@@ -94,6 +98,7 @@ def _compare(name: str, tasks) -> str:
         flags_given.append(f"--kind={_KIND.value}")
     if _METHODS.value:
         flags_given.append(f"--methods={','.join(_METHODS.value)}")
+    flags_given += [f"--row={shlex.quote(row)}" for row in _ROWS.value]
     if _REFERENCE.value:
         flags_given.append(f"--reference={shlex.quote(_REFERENCE.value)}")
     return reproduction_report.write(

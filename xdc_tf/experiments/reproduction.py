@@ -71,6 +71,7 @@ def make_tasks(
     data_dir: str,
     out_dir: str,
     kind: str = "shapes",
+    rows: Sequence[str] = (),
 ) -> list[Task]:
     """The runs of a table, seed by seed, so that whatever is done can be compared.
 
@@ -82,9 +83,10 @@ def make_tasks(
       data_dir: of the videos and their records.
       out_dir: of the reports.
       kind: of the videos, a key of data_prep.scenes.kinds.KINDS.
+      rows: of the table; none for all.
 
     Raises:
-      ValueError: on an unknown table or method.
+      ValueError: on an unknown table, method or row.
     """
     if table not in TABLES:
         raise ValueError(f"--table={table} is unknown; choose one of {list(TABLES)}.")
@@ -95,6 +97,10 @@ def make_tasks(
     if unknown:
         raise ValueError(f"--methods={unknown} are unknown; choose of {known}.")
     variants = TABLES[table].variants(scale, methods or TABLES[table].methods)
+    names = list(dict.fromkeys(variant.row for variant in variants))
+    if unknown := [row for row in rows if row not in names]:
+        raise ValueError(f"--row={unknown[0]!r} is unknown; choose of {names}.")
+    variants = [variant for variant in variants if not rows or variant.row in rows]
     return [
         Task(variant, seed, scale, data_dir, out_dir, kind)
         for seed in seeds

@@ -48,6 +48,8 @@ SCALES = {
         finetune_epochs=15,
         num_frames=4,
     ),
+    # As many rounds as XDC needs to take off, by clips of half the frames.
+    "medium": Scale(768, 300, 400, num_rounds=10, epochs_per_round=4, num_frames=4),
     "full": Scale(1600, 400, 500, num_rounds=8, epochs_per_round=4),
 }
 
