@@ -301,11 +301,10 @@ def test_a_table_can_have_some_of_its_rows(tmp_path):
 
 
 def test_a_row_of_settings_changes_what_it_says_and_by_how_much(tmp_path):
+    scale = TINY._replace(epochs_per_round=2, num_clusters=20)
     configs = {
         task.variant.row: reproduction.make_config(task)
-        for task in tasks_of(
-            "settings", tmp_path, scale=TINY._replace(epochs_per_round=2)
-        )
+        for task in tasks_of("settings", tmp_path, scale=scale)
     }
     base = configs["xdc, as configured"]
     longer = configs["xdc, as many updates in half the rounds"]
