@@ -294,7 +294,7 @@ def _round_measures(workdir: str) -> list[dict[str, float]]:
     from xdc_tf.labels import label_tables
     from xdc_tf.runtime import workdir as run_directory
 
-    rounds = []
+    rounds: list[dict[str, float]] = []
     while os.path.exists(directory := run_directory.round_dir(workdir, len(rounds))):
         report = label_tables.read_health(directory)
         measures = report["between"] | report["criteria"]

@@ -86,6 +86,30 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True)
+class LabelConfig:
+    """How clusters become labels."""
+
+    # Directory of a round's label table, of a run on the same manifest, whose labels
+    # are those of the first round: WORKDIR/labels/round_000. "": the first clustering.
+    first_from: Annotated[str, TEXT] = ""
+    # Number clusters as those of the round before that they share the most examples
+    # with, and go on with the heads instead of resetting them.
+    keep_heads: Annotated[bool, FLAG] = False
+    # Of each cluster, the fraction nearest to its centroid that is trained on.
+    nearest_fraction: Annotated[float, Number(0, 1, above=True)] = 1.0
+    # Label source that alone has labels in the first teacher_rounds rounds.
+    teacher: Annotated[str, TEXT] = ""
+    teacher_rounds: Annotated[int, Whole()] = 0
+
+    def __post_init__(self):
+        if bool(self.teacher) != bool(self.teacher_rounds):
+            raise ValueError(
+                f"config.labels.teacher={self.teacher!r} and teacher_rounds="
+                f"{self.teacher_rounds} go together; set both or neither."
+            )
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Training on one round's labels."""
 
@@ -180,6 +204,7 @@ class Config:
     health: HealthSettings = HealthSettings()
     criteria: CriteriaSettings = CriteriaSettings()
     features: FeatureConfig = FeatureConfig()
+    labels: LabelConfig = LabelConfig()
     training: TrainingConfig = TrainingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint_every_steps: Annotated[int, COUNT] = 500
@@ -193,6 +218,12 @@ class Config:
 
     def __post_init__(self):
         typed_settings.check(self)
+        sources = _clustered_sources(self.method)
+        if self.labels.teacher and self.labels.teacher not in sources:
+            raise ValueError(
+                f"config.labels.teacher={self.labels.teacher!r} is no label source of "
+                f"{self.method}; choose one of {sources}."
+            )
         first, last = self.profile_steps
         if not (first == last == 0 or 1 <= first <= last):
             raise ValueError(
@@ -205,6 +236,10 @@ class Config:
                 f"config.clip.audio_secs={self.clip.audio_secs} must be at least "
                 f"config.log_mel.hop_ms={self.log_mel.hop_ms}."
             )
+
+
+def _clustered_sources(method: str) -> list[str]:
+    return list(supervision.clustered_sources(supervision.method(method)))
 
 
 def from_mapping(values: Config | Mapping[str, Any]) -> Config:

@@ -22,7 +22,7 @@ import tensorflow as tf
 from xdc_tf.features.extraction import ClipFeatures, Features
 from xdc_tf.labels import criteria, health, label_makers, label_tables, pseudo_labels
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.training import supervision
+from xdc_tf.training import round_labels, supervision
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.monitoring import head_means
 from xdc_tf.training.run import Run
@@ -57,7 +57,8 @@ def measure(
         return {}
     rng = np.random.default_rng([run.config.seed, round_index, 4])
     measured = _of_features(run, features, rng)
-    measured |= _of_other_clips(run, clusterings, extract_clips, rng)
+    if not round_labels.are_given(run, round_index):
+        measured |= _of_other_clips(run, clusterings, extract_clips, rng)
     if round_index and run.records.held_out.any():
         measured |= _of_held_out(run, evaluate, held_out_batches)
     return {name: float(x) for name, x in measured.items() if np.isfinite(x)}

@@ -13,7 +13,7 @@ from xdc_tf.features import extraction
 from xdc_tf.labels import health, label_tables
 from xdc_tf.labels.label_makers import LABEL_MAKERS
 from xdc_tf.models import encoder_table, two_stream
-from xdc_tf.runtime import arrays, compat, typed_settings
+from xdc_tf.runtime import compat, typed_settings
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import (
@@ -22,6 +22,7 @@ from xdc_tf.training import (
     criteria,
     optimizers,
     projector,
+    round_labels,
     run_features,
     supervision,
     train_step,
@@ -214,14 +215,23 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
             run, context.store, context.extract_clips, round_index
         )
         clusterings = cluster(run, features, round_index)
+        keeps_heads = run.config.labels.keep_heads and round_index > 0
+        if keeps_heads:
+            clusterings = {
+                name: round_labels.match_clusters(
+                    clustering, run.state.label_tables[name].numpy()
+                )
+                for name, clustering in clusterings.items()
+            }
         report_clusterings(run, context, features, clusterings, round_index)
         if round_index == run.config.num_rounds:
             workers.on_chief(
                 run.strategy, lambda: projector.write(run, features, clusterings)
             )
-        load_labels(run, clusterings)
-        seed = _round_seed(run, round_index, "heads")
-        two_stream.reset_heads(run.state.model, seed=seed)
+        round_labels.load(run, features, clusterings, round_index)
+        if not keeps_heads:
+            seed = _round_seed(run, round_index, "heads")
+            two_stream.reset_heads(run.state.model, seed=seed)
     start_training(run)
 
 
@@ -229,6 +239,8 @@ def cluster(
     run: Run, features: extraction.Features, round_index: int
 ) -> dict[str, label_tables.Clustering]:
     """The clusterings of each label source, with the labels of all examples."""
+    if round_index == 0 and run.config.labels.first_from:
+        return round_labels.first_clusterings(run)
     records = run.records
     maker = LABEL_MAKERS[run.method.label_maker]
     clusterings = maker.fit(
@@ -290,14 +302,6 @@ def report_clusterings(
         health.check_collapses(health_report, limits)
 
 
-def load_labels(run: Run, clusterings: Mapping[str, label_tables.Clustering]) -> None:
-    """Makes the clusters the labels that training steps gather."""
-    for source, clustering in clusterings.items():
-        arrays.fill_variable(
-            run.state.label_tables[source], clustering.labels, strategy=run.strategy
-        )
-
-
 def start_training(run: Run) -> None:
     """Saves the run at the first step of its round's training."""
     optimizers.clear_slots(run.state.optimizer)
@@ -328,6 +332,7 @@ def write_label_tables(
             "encoders_sha256": run_features.clustered_encoders(run, round_index),
             "kmeans": typed_settings.to_mapping(run.config.kmeans),
             "features": typed_settings.to_mapping(run.config.features),
+            "labels": typed_settings.to_mapping(run.config.labels),
             "manifest_sha256": run.records.info.manifest_sha256,
             "versions": compat.versions(),
         },

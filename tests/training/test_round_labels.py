@@ -1,0 +1,193 @@
+"""Labels of clusters: matched to the round before, of the nearest, given, by turns."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from xdc_tf.labels import label_tables
+from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.models import encoder_files
+from xdc_tf.runtime import workdir as run_directory
+from xdc_tf.training import configuration, round_labels
+from xdc_tf.training.pretrain import pretrain
+
+RNG = np.random.default_rng(0)
+
+
+def _pretrain(config, records, workdir, **options):
+    pretrain(
+        config,
+        workdir=str(workdir),
+        records_dir=str(records / "train"),
+        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+        **options,
+    )
+
+
+def _clustering(labels, num_clusters):
+    return Clustering(
+        labels,
+        centroids=np.arange(num_clusters, dtype=np.float32)[:, None],
+        sizes=np.bincount(labels[labels >= 0], minlength=num_clusters),
+        inertia=1.0,
+        offsets=np.arange(num_clusters, dtype=np.float32),
+    )
+
+
+def test_matching_keeps_the_numbers_of_as_many_examples_as_can_be():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        previous, labels = rng.integers(-1, 4, (2, 60)).astype(np.int32)
+        matched = round_labels.match_clusters(_clustering(labels, 4), previous)
+        by_hand = max(
+            np.sum((np.array([*order, -1])[labels] == previous) & (previous >= 0))
+            for order in itertools.permutations(range(4))
+        )
+        assert np.sum((matched.labels == previous) & (previous >= 0)) == by_hand
+
+
+def test_what_is_numbered_anew_is_the_same_clustering():
+    labels = RNG.integers(-1, 4, 60).astype(np.int32)
+    clustering = _clustering(labels, 4)
+    matched = round_labels.match_clusters(clustering, np.roll(labels, 7))
+    for name in ("centroids", "sizes", "offsets"):
+        old, new = getattr(clustering, name), getattr(matched, name)
+        np.testing.assert_array_equal(
+            old[labels[labels >= 0]], new[matched.labels[labels >= 0]]
+        )
+    np.testing.assert_array_equal(matched.labels < 0, labels < 0)
+
+
+def test_the_nearest_of_each_cluster_keep_their_label():
+    labels = RNG.integers(-1, 3, 50).astype(np.int32)
+    distances = RNG.random(50)
+    kept = round_labels.nearest_part(labels, distances, 0.3)
+    for cluster in range(3):
+        members = np.flatnonzero(labels == cluster)
+        nearest = members[np.argsort(distances[members])]
+        nearest = nearest[: int(np.ceil(0.3 * len(members)))]
+        assert set(np.flatnonzero(kept == cluster)) == set(nearest)
+    assert np.all(kept[labels < 0] == -1)
+    np.testing.assert_array_equal(
+        round_labels.nearest_part(labels, distances, 1.0), labels
+    )
+
+
+def _labels(workdir, round_index):
+    table = label_tables.read(run_directory.round_dir(str(workdir), round_index))
+    return {name: c.labels for name, c in table.clusterings.items()}
+
+
+def test_a_round_can_start_from_another_runs_labels(
+    tiny_config, tiny_run, tiny_records, tmp_path
+):
+    given = run_directory.round_dir(str(tiny_run), 1)
+    config = tiny_config | {
+        "num_rounds": 1,
+        "seed": 5,
+        "labels": _with(first_from=given),
+    }
+    _pretrain(config, tiny_records, tmp_path / "run")
+    for name, labels in _labels(tmp_path / "run", 0).items():
+        np.testing.assert_array_equal(labels, _labels(tiny_run, 1)[name])
+    health = label_tables.read_health(run_directory.round_dir(str(tmp_path / "run"), 0))
+    assert not [name for name in health["criteria"] if name.startswith("same_cluster")]
+
+
+def _with(**values):
+    return {
+        "first_from": "",
+        "keep_heads": False,
+        "nearest_fraction": 1.0,
+        "teacher": "",
+        "teacher_rounds": 0,
+    } | values
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"kmeans": {"num_clusters": 3}}, "4 clusters, and config.kmeans.num_clusters"),
+        ({"method": "cdc"}, "none is named joint"),
+    ],
+)
+def test_labels_that_do_not_fit_the_run_are_named(
+    tiny_config, tiny_run, tiny_records, tmp_path, change, message
+):
+    given = run_directory.round_dir(str(tiny_run), 0)
+    config = tiny_config | {"labels": _with(first_from=given)}
+    for key, value in change.items():
+        is_section = isinstance(value, dict)
+        config[key] = config[key] | value if is_section else value
+    with pytest.raises(ValueError, match=message):
+        _pretrain(config, tiny_records, tmp_path / "run")
+
+
+def test_labels_of_another_manifest_are_refused(
+    tiny_config, tiny_run, tiny_records, tmp_path
+):
+    given = run_directory.round_dir(str(tiny_run), 0)
+    config = tiny_config | {"labels": _with(first_from=given)}
+    with pytest.raises(ValueError, match="of the manifest with SHA-256"):
+        pretrain(
+            config,
+            workdir=str(tmp_path / "run"),
+            records_dir=str(tiny_records / "test"),
+            strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+        )
+
+
+def _weights(workdir, stream, *, initial=False):
+    path = run_directory.encoder_file(str(workdir), stream, initial=initial)
+    return [w.numpy() for w in keras.models.load_model(path).trainable_weights]
+
+
+def test_a_stream_learns_nothing_while_the_teacher_is_itself(
+    tiny_config, tiny_records, tmp_path
+):
+    config = tiny_config | {
+        "labels": _with(teacher="audio", teacher_rounds=2),
+        "optimizer": tiny_config["optimizer"] | {"weight_decay": 0.0},
+    }
+    _pretrain(config, tiny_records, tmp_path / "run")
+    for stream, learns in (("video", True), ("audio", False)):
+        before = _weights(tmp_path / "run", stream, initial=True)
+        after = _weights(tmp_path / "run", stream)
+        changed = [np.any(old != new) for old, new in zip(before, after, strict=True)]
+        assert all(changed) if learns else not any(changed)
+
+
+def test_kept_heads_go_on_where_others_start_anew(tiny_config, tiny_records, tmp_path):
+    def heads():
+        path = run_directory.heads_file(str(tmp_path / "run"), "video")
+        return encoder_files.load_heads(path, num_features=32)["audio"].kernel
+
+    # Nothing is learnt, so that a round ends with the heads that it starts with; the
+    # first round after a change has been started before it.
+    config = tiny_config | {
+        "num_rounds": 1,
+        "labels": _with(keep_heads=True, nearest_fraction=0.5),
+        "optimizer": tiny_config["optimizer"] | {"learning_rate": 0.0},
+    }
+    _pretrain(config, tiny_records, tmp_path / "run")
+    first = heads()
+    for keep_heads, num_rounds in ((True, 2), (False, 4)):
+        config |= {"num_rounds": num_rounds, "labels": _with(keep_heads=keep_heads)}
+        _pretrain(config, tiny_records, tmp_path / "run", allow_config_change=True)
+        assert np.array_equal(heads(), first) == keep_heads
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"teacher": "smell", "teacher_rounds": 1}, "teacher='smell'"),
+        ({"teacher": "audio"}, "go together"),
+        ({"nearest_fraction": 0.0}, "nearest_fraction"),
+    ],
+)
+def test_values_that_mean_nothing_are_named(tiny_config, values, message):
+    with pytest.raises(ValueError, match=message):
+        configuration.from_mapping(tiny_config | {"labels": _with(**values)})

@@ -1,0 +1,161 @@
+"""From a round's clusterings to the labels that its training has.
+
+By default these are the clusters. config.labels can start from those of another run,
+keep the numbers of clusters from round to round so that heads go on, leave out what
+lies far from its centroid, and have one source teach alone at first.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import optimize
+
+from xdc_tf.data.dataset_info import NO_LABEL
+from xdc_tf.distribution import workers
+from xdc_tf.features.extraction import Features
+from xdc_tf.kmeans import kmeans
+from xdc_tf.labels import agreement, label_tables, pseudo_labels
+from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.runtime import arrays
+from xdc_tf.training import supervision
+from xdc_tf.training.run import Run
+
+
+def match_clusters(clustering: Clustering, previous: np.ndarray) -> Clustering:
+    """A clustering with its clusters numbered as those of another one.
+
+    The numbers are those by which the most examples keep theirs (Kuhn 1955).
+
+    Args:
+      clustering: of k clusters.
+      previous: [num_rows] labels below k, -1 for none.
+    """
+    num_clusters = len(clustering.centroids)
+    pairs = agreement.count_pairs(previous, clustering.labels).tocoo()
+    counts = np.zeros([num_clusters, num_clusters])
+    counts[pairs.coords] = pairs.data
+    # Row j is the cluster of the round before whose number takes[j] is to have.
+    _, takes = optimize.linear_sum_assignment(counts, maximize=True)
+    numbers = np.empty(num_clusters + 1, np.int32)
+    numbers[takes] = np.arange(num_clusters)
+    numbers[NO_LABEL] = NO_LABEL
+    offsets = clustering.offsets
+    return clustering._replace(
+        labels=numbers[clustering.labels],
+        centroids=clustering.centroids[takes],
+        sizes=clustering.sizes[takes],
+        offsets=None if offsets is None else offsets[takes],
+    )
+
+
+def nearest_part(
+    labels: np.ndarray, distances: np.ndarray, fraction: float
+) -> np.ndarray:
+    """Labels of each cluster's nearest members; -1 for the others.
+
+    Args:
+      labels: [N] int32, -1 for none.
+      distances: [N] to the centroid.
+      fraction: of a cluster's members, rounded up.
+
+    Returns:
+      [N] int32.
+    """
+    order = np.lexsort((distances, labels))
+    in_order = labels[order]
+    starts = np.searchsorted(in_order, in_order)
+    sizes = np.searchsorted(in_order, in_order, side="right") - starts
+    is_near = np.arange(len(labels)) - starts < np.ceil(fraction * sizes)
+    kept = np.full_like(labels, NO_LABEL)
+    kept[order[is_near]] = in_order[is_near]
+    return kept
+
+
+def first_clusterings(run: Run) -> dict[str, Clustering]:
+    """The clusterings of config.labels.first_from.
+
+    Raises:
+      FileNotFoundError: there is no such directory, or a file of it is missing.
+      ValueError: it is damaged, of another manifest, or has other sources or clusters
+        than the run.
+    """
+    directory = run.config.labels.first_from
+    where = f"config.labels.first_from={directory}"
+    table = label_tables.read(directory)
+    made_of = table.settings.get("manifest_sha256")
+    if made_of != run.records.info.manifest_sha256:
+        raise ValueError(
+            f"{where} is of the manifest with SHA-256 {made_of}, the records of "
+            f"{run.records.info.manifest_sha256}; take a run on the same records."
+        )
+    names = [
+        source
+        for source in supervision.label_sources(run.method)
+        if source != supervision.TRUE_LABELS
+    ]
+    if missing := [name for name in names if name not in table.clusterings]:
+        raise ValueError(
+            f"{where} has clusterings {list(table.clusterings)}, and none is named "
+            f"{missing[0]}; take a run of the same method and number of heads."
+        )
+    num_clusters = run.config.kmeans.num_clusters
+    for name in names:
+        if len(table.clusterings[name].centroids) != num_clusters:
+            raise ValueError(
+                f"{where} has {len(table.clusterings[name].centroids)} clusters, and "
+                f"config.kmeans.num_clusters is {num_clusters}; make them the same."
+            )
+    return {name: table.clusterings[name] for name in names}
+
+
+def load(
+    run: Run,
+    features: Features,
+    clusterings: Mapping[str, Clustering],
+    round_index: int,
+) -> None:
+    """Makes the clusters the labels that training steps gather.
+
+    Args:
+      run: whose label tables get them.
+      features: of this process's examples, which were clustered.
+      clusterings: of the round, with the labels of all examples.
+      round_index: from 0.
+    """
+    config = run.config.labels
+    for name, clustering in clusterings.items():
+        labels = clustering.labels
+        if config.nearest_fraction < 1 and not are_given(run, round_index):
+            labels = _near_labels(run, features, name, clustering)
+        source = label_tables.source_of(name)
+        if round_index < config.teacher_rounds and source != config.teacher:
+            labels = np.full_like(labels, NO_LABEL)
+        arrays.fill_variable(
+            run.state.label_tables[name], labels, strategy=run.strategy
+        )
+
+
+def are_given(run: Run, round_index: int) -> bool:
+    """Whether a round's clusterings are another run's, and not of its own features."""
+    return round_index == 0 and bool(run.config.labels.first_from)
+
+
+def _near_labels(
+    run: Run, features: Features, name: str, clustering: Clustering
+) -> np.ndarray:
+    streams = supervision.clustered_streams(run.method, name)
+    present = np.flatnonzero(features.present)
+    joined = pseudo_labels.side_by_side(
+        [np.asarray(features.streams[s][present], np.float32) for s in streams]
+    )
+    _, squared = kmeans.assign(joined, clustering)
+    local = run.records.local.rows
+    kept = np.full(len(local), NO_LABEL, np.int32)
+    kept[present] = nearest_part(
+        np.asarray(clustering.labels[local][present]),
+        squared,
+        run.config.labels.nearest_fraction,
+    )
+    return workers.labels_of_all(
+        run.strategy, run.records.local, kept, run.records.info.num_rows
+    )
