@@ -78,12 +78,10 @@ def draw_frames(
     time = np.arange(num_frames) / FPS
     rate_hz, phase = rng.uniform(0.2, 0.8, 3), rng.uniform(0, 2 * np.pi, 3)
     sway, swing, lean = np.sin(2 * np.pi * rate_hz[:, None] * time + phase[:, None])
-    radius = rng.uniform(0.6, 0.85)
-    angle = np.deg2rad(rng.uniform(-12, 12) + 8 * lean)
-    center = 0.25 * np.stack([sway, swing], axis=1)
-    ink, paper = rng.uniform(0.6, 1.0, 3), rng.uniform(0.0, 0.45, 3)
-    if rng.random() < 0.5:
-        ink, paper = paper, ink
+    radius = rng.uniform(0.75, 0.95)
+    angle = np.deg2rad(rng.uniform(-6, 6) + 6 * lean)
+    center = 0.2 * np.stack([sway, swing], axis=1)
+    ink, paper = rng.uniform(0.7, 1.0, 3), rng.uniform(0.0, 0.4, 3)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     slope = rng.uniform(-0.15, 0.15, (3, 2))

@@ -17,6 +17,7 @@ COMMANDS = {
     "make-manifest": "data_prep.make_manifest",
     "convert": "data_prep.convert",
     "inspect": "data_prep.inspect",
+    "advise": "xdc_tf.cli.advise",
     "plan": "xdc_tf.cli.plan",
     "pretrain": "xdc_tf.cli.pretrain",
     "import-weights": "xdc_tf.cli.import_weights",
