@@ -28,7 +28,13 @@ def test_the_hosted_workflow_ends_with_the_command_of_ci_on_debians_python_3_11(
     (job,) = load(".github/workflows/ci.yml")["jobs"].values()
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert job["container"] == "debian:bookworm"  # whose python3 is 3.11
-    assert "python3-venv" in commands[0] and commands[1:] == [".ci/run"]
+    assert "python3-venv" in commands[0]
+    assert commands[1:] == [".ci/run", ".ci/run --all"]
+    by_day, by_night = job["steps"][-2:]
+    assert (by_day["if"], by_night["if"]) == (
+        "github.event_name != 'schedule'",
+        "github.event_name == 'schedule'",
+    )
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 

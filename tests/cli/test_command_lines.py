@@ -28,6 +28,7 @@ MODULES = [
     "xdc_tf.cli.assign",
     "xdc_tf.cli.extract_features",
     "xdc_tf.cli.choose_k",
+    "xdc_tf.cli.advise",
     "xdc_tf.cli.plan",
 ]
 # Each takes seconds to import.

@@ -1,18 +1,20 @@
 """Looks at records without labels, tries settings on them and writes the best.
 
-    xdc-tf advise --config=base --records=records --budget_minutes=30 --out=advice
+    xdc-tf advise --records=records --budget_minutes=30 --out=advice
 
 writes advice/config.py, to be given to pretrain as --config, and advice/advice.md with
 its reasons. Interrupted, the same command goes on.
 """
 
+import os
+
 from absl import flags
 
 from xdc_tf.cli import recipe_flags
-from xdc_tf.runtime import program
+from xdc_tf.runtime import files, outputs, program
 
 _CONFIG = recipe_flags.DEFINE_recipe(
-    "config", "base", "Configuration that trials start from."
+    "config", None, "Configuration that trials start from; default: base."
 )
 _RECORDS = flags.DEFINE_string(
     "records", None, "Directory of records by data_prep.convert.", required=True
@@ -25,17 +27,22 @@ _BUDGET_MINUTES = flags.DEFINE_float(
 
 def main(argv):
     del argv
-    config = _CONFIG.value.to_dict()
+    given = _CONFIG.value
+    from xdc_tf.configs import base
     from xdc_tf.experiments import advice
 
-    print(
-        advice.advise(
+    config = (given or base.get_config()).to_dict()
+
+    outputs.try_directory(_OUT.value)
+    lock = os.path.join(_OUT.value, ".advise.lock")
+    with files.Lock(lock, held=_OUT.value, remove=True):
+        text = advice.advise(
             config,
             records=_RECORDS.value,
             out_dir=_OUT.value,
             budget_secs=60 * _BUDGET_MINUTES.value,
         )
-    )
+    print(text)
 
 
 def run():

@@ -23,7 +23,7 @@ import numpy as np
 from xdc_tf.experiments import record_survey
 from xdc_tf.experiments.record_survey import Survey
 from xdc_tf.labels import label_tables
-from xdc_tf.runtime import escaping, files, outputs, signals, workdir
+from xdc_tf.runtime import escaping, files, signals, workdir
 from xdc_tf.training import configuration
 
 _AUGMENTED = {
@@ -129,7 +129,6 @@ def advise(
     surveyed = record_survey.survey(opened, checked, max_examples=_MAX_SAMPLED)
     for line in record_survey.describe(surveyed):
         print(line, flush=True)
-    outputs.try_directory(out_dir)
     trials = make_trials(surveyed.num_examples)
     outcomes = list(
         _run_trials(trials, config, records, out_dir, budget_secs=budget_secs)
