@@ -7,15 +7,11 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf.data import example_previews, record_directory, records
-from xdc_tf.data.example_previews import ExampleSource
 from xdc_tf.data.record_framing import read_record
 
 
 def open_source(directory):
-    opened = record_directory.open_directory(str(directory))
-    return ExampleSource(
-        opened.directory, opened.info, opened.examples, opened.promised
-    )
+    return record_directory.open_directory(str(directory))
 
 
 def parsed_record(source, place):

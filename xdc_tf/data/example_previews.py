@@ -13,31 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import clip_reading, record_directory, record_index, records
-from xdc_tf.data.dataset_info import DatasetInfo
-from xdc_tf.data.example_tables import Examples, Promised
 from xdc_tf.data.payloads import AUDIO, VIDEO
+from xdc_tf.data.record_directory import OpenRecords
 from xdc_tf.data.record_framing import read_record
 from xdc_tf.data.record_layout import Entry
 from xdc_tf.runtime import escaping
 
 MOST_SECS = 4.0  # of the audio, from the middle
 _SHARDS_AT_A_TIME = 8
-
-
-class ExampleSource(NamedTuple):
-    """A directory of records that was checked when it was opened.
-
-    Attributes:
-      directory: local or remote.
-      info: what dataset_info.json says.
-      examples: of examples.csv.
-      promised: what the shards must hold.
-    """
-
-    directory: str
-    info: DatasetInfo
-    examples: Examples
-    promised: Promised
 
 
 class Preview(NamedTuple):
@@ -53,7 +36,7 @@ class Preview(NamedTuple):
 
 
 def read_previews(
-    source: ExampleSource, example_indices: Sequence[int]
+    source: OpenRecords, example_indices: Sequence[int]
 ) -> tuple[dict[int, Preview], list[str]]:
     """Reads the previews of some examples.
 
@@ -84,7 +67,7 @@ def read_previews(
 
 
 def _read_shard(
-    source: ExampleSource, path: str, indices: set[int]
+    source: OpenRecords, path: str, indices: set[int]
 ) -> tuple[dict[int, Preview], list[str]]:
     previews, faults = {}, []
     try:
@@ -106,17 +89,17 @@ def _read_shard(
     return previews, faults
 
 
-def _place(source: ExampleSource, example_index: int) -> int:
+def _place(source: OpenRecords, example_index: int) -> int:
     """The line of examples.csv, whose indices ascend, that is of an example."""
     return int(np.searchsorted(source.examples.example_indices, example_index))
 
 
-def _row_length(source: ExampleSource) -> int:
+def _row_length(source: OpenRecords) -> int:
     audio = source.promised.payloads[AUDIO]
     return audio.row.row_length(audio.settings)
 
 
-def _read_preview(source: ExampleSource, path: str, entry: Entry) -> Preview:
+def _read_preview(source: OpenRecords, path: str, entry: Entry) -> Preview:
     """Reads an example's frame and rows.
 
     Raises:
@@ -153,7 +136,7 @@ def _read_preview(source: ExampleSource, path: str, entry: Entry) -> Preview:
     return Preview(frame, rows)
 
 
-def read_waveform(source: ExampleSource, example_index: int) -> np.ndarray:
+def read_waveform(source: OpenRecords, example_index: int) -> np.ndarray:
     """[samples] float32, MOST_SECS of an example's stored waveform, from the middle.
 
     Args:

@@ -31,17 +31,14 @@ class OpenRecords(NamedTuple):
       info: what dataset_info.json says.
       examples: of examples.csv.
       refused: of quarantine.csv.
+      promised: what its shards must hold, for data.pipeline.
     """
 
     directory: str
     info: DatasetInfo
     examples: Examples
     refused: Sequence[RefusedRow]
-
-    @property
-    def promised(self) -> Promised:
-        """What its shards must hold, for data.pipeline."""
-        return example_tables.promised(self.directory, self.info, self.examples)
+    promised: Promised
 
 
 def open_directory(directory: str) -> OpenRecords:
@@ -62,9 +59,9 @@ def open_directory(directory: str) -> OpenRecords:
     info = dataset_info.read_dataset_info(directory)
     refused = _read_refused(directory, info)
     examples = example_tables.read_examples(directory, info)
-    opened = OpenRecords(directory, info, examples, refused)
-    check_files(directory, info, opened.promised)
-    return opened
+    promised = example_tables.promised(directory, info, examples)
+    check_files(directory, info, promised)
+    return OpenRecords(directory, info, examples, refused, promised)
 
 
 def _read_refused(directory: str, info: DatasetInfo) -> list[RefusedRow]:

@@ -14,7 +14,8 @@ import tensorflow as tf
 from scipy import sparse
 
 from xdc_tf.data import example_previews
-from xdc_tf.data.example_previews import ExampleSource, Preview
+from xdc_tf.data.example_previews import Preview
+from xdc_tf.data.record_directory import OpenRecords
 from xdc_tf.labels import agreement, health, shown_members
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import escaping, pictures
@@ -165,10 +166,10 @@ def draw_or_warn(run: Run, examples: Sequence[int]) -> dict[int, np.ndarray]:
     return {example: draw_tile(preview) for example, preview in previews.items()}
 
 
-def _source(run: Run) -> ExampleSource:
+def _source(run: Run) -> OpenRecords:
     records = run.records
-    return ExampleSource(
-        records.directory, records.info, records.examples, records.promised
+    return OpenRecords(
+        records.directory, records.info, records.examples, (), records.promised
     )
 
 
