@@ -11,6 +11,7 @@ from data_prep.scenes.shapes import FPS, SAMPLE_RATE_HZ
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import record_directory
 from xdc_tf.experiments import advice, record_survey
+from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import configuration
 
@@ -98,21 +99,39 @@ def _trial(name):
     return advice.Trial(name, {}, "a reason")
 
 
-def test_trials_are_ranked_after_the_last_round_that_all_have(tiny_run, tmp_path):
-    for name, num_rounds in (("first", 3), ("second", 2)):
-        for number in range(num_rounds):
-            source = run_directory.round_dir(str(tiny_run), number)
-            run = tmp_path / "trials" / name / "run"
-            shutil.copytree(source, run_directory.round_dir(str(run), number))
-    outcomes = advice._outcomes([_trial("first"), _trial("second")], str(tmp_path))
+def _write_round(run, number, criteria):
+    clustering = label_tables.Clustering(
+        np.zeros(3, np.int32), np.zeros([1, 2], np.float32), np.array([3]), 0.0
+    )
+    label_tables.write(
+        run_directory.round_dir(str(run), number),
+        clusterings={"audio": clustering},
+        video_ids=["a", "b", "c"],
+        settings={},
+        health={"criteria": criteria},
+    )
+
+
+def test_trials_are_ranked_after_the_last_round_that_all_have(tmp_path):
+    scores = {"better late": [0.0, 0.1, 0.9], "better": [0.0, 0.3]}
+    for name, by_round in scores.items():
+        for number, score in enumerate(by_round):
+            criteria = {
+                "retrieval_of_audio_by_video": score - 0.05,
+                "retrieval_of_video_by_audio": score + 0.05,
+                "stability_of_audio": 1.0,
+            }
+            _write_round(tmp_path / "trials" / name / "run", number, criteria)
+    outcomes = advice._outcomes([_trial(name) for name in scores], str(tmp_path))
+    assert [outcome.trial.name for outcome in outcomes] == ["better", "better late"]
     assert [outcome.rounds for outcome in outcomes] == [1, 1]
-    assert outcomes[0].score == outcomes[1].score
-    values = [
-        value
-        for name, value in outcomes[0].criteria.items()
-        if name.startswith("retrieval")
-    ]
-    assert outcomes[0].score == pytest.approx(np.mean(values))
+    assert [outcome.score for outcome in outcomes] == pytest.approx([0.3, 0.1])
+
+
+def test_a_trial_that_has_trained_no_round_has_no_score(tmp_path):
+    _write_round(tmp_path / "trials" / "slow" / "run", 0, {"retrieval_of_a_by_b": 0.5})
+    (outcome,) = advice._outcomes([_trial("slow")], str(tmp_path))
+    assert outcome.rounds == 0 and np.isnan(outcome.score)
 
 
 def test_the_deviation_by_chance_is_that_of_uniform_ranks():

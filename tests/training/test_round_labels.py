@@ -89,6 +89,7 @@ def test_a_round_can_start_from_another_runs_labels(
         "num_rounds": 1,
         "seed": 5,
         "labels": _with(first_from=given),
+        "criteria": {"max_examples": 100},
     }
     _pretrain(config, tiny_records, tmp_path / "run")
     for name, labels in _labels(tmp_path / "run", 0).items():

@@ -150,7 +150,8 @@ def advise(
 def chance_deviation(num_examples: int, max_examples: int) -> float:
     """Standard deviation of a retrieval criterion of features that are unrelated.
 
-    Of n ranks, each uniform from -1 to 1; n is half of the sample (training.criteria).
+    Of n ranks, each uniform from -1 to 1; n is half of the sample that
+    training.round_criteria measures.
     """
     return math.sqrt(1 / 3 / max(1, min(num_examples, max_examples) // 2))
 

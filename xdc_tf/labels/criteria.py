@@ -82,11 +82,8 @@ def stability(features: np.ndarray, options: kmeans.Options, *, seed: int) -> fl
     options = options._replace(
         num_clusters=max(2, min(options.num_clusters, len(features) // 2)),
     )
-    first, second = (
-        kmeans.fit(features, seed=number, **options._asdict()).labels
-        for number in np.random.SeedSequence(seed).generate_state(2) >> 1
-    )
-    return agreement.compare(agreement.count_pairs(first, second)).ari
+    first, second = kmeans.fit_heads(features, options, num_heads=2, seed=seed)
+    return agreement.compare(agreement.count_pairs(first.labels, second.labels)).ari
 
 
 def retrieval(queries: np.ndarray, targets: np.ndarray, *, fitted: np.ndarray) -> float:

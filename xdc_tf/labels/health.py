@@ -7,7 +7,7 @@ A report is what JSON can hold:
                     before, or of its true label, where there are any
     between         MEASURES_BETWEEN pairs of label sources
     collapses       by name, in words, how a clustering has collapsed
-    criteria        figures of training.criteria, which pretraining adds
+    criteria        figures of training.round_criteria, which pretraining adds
 
 The sources' first heads are compared with each other, and no further ones, so that
 reports grow with the number of clusterings and not with its square. Labels are read in

@@ -19,9 +19,9 @@ from xdc_tf.runtime.signals import Stop
 from xdc_tf.training import (
     charts,
     configuration,
-    criteria,
     optimizers,
     projector,
+    round_criteria,
     round_labels,
     run_features,
     supervision,
@@ -281,7 +281,7 @@ def report_clusterings(
         settings=limits,
         round_index=round_index,
     )
-    health_report["criteria"] = criteria.measure(
+    health_report["criteria"] = round_criteria.measure(
         run,
         features,
         clusterings,

@@ -20,35 +20,55 @@ def _criteria(workdir, round_index):
     return label_tables.read_health(directory)["criteria"]
 
 
-def _pretrain(config, records, workdir):
+def _pretrain(config, records, workdir, **options):
     pretrain(
         config,
         workdir=str(workdir),
         records_dir=str(records / "train"),
         strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+        **options,
     )
 
 
-def test_every_round_has_its_criteria(tiny_run):
+MEASURED = {"criteria": {"max_examples": 100}}
+
+
+@pytest.fixture(scope="module")
+def measured_run(new_tiny_config, tiny_records, tmp_path_factory):
+    """A run of two rounds with criteria."""
+    workdir = tmp_path_factory.mktemp("measured") / "run"
+    _pretrain(new_tiny_config() | MEASURED, tiny_records, workdir)
+    return workdir
+
+
+def test_every_round_has_its_criteria(measured_run):
     for round_index in range(3):
-        measured = _criteria(tiny_run, round_index)
+        measured = _criteria(measured_run, round_index)
         assert set(measured) == (ALWAYS | AFTER_TRAINING if round_index else ALWAYS)
         for name, value in measured.items():
             assert value <= (24 if name.startswith("effective_rank") else 1), name
 
 
-def test_they_are_left_out_where_no_examples_are_asked_for(
-    tiny_config, tiny_records, tmp_path, capfd
+def test_a_run_that_was_restored_measures_what_an_uninterrupted_one_does(
+    measured_run, tiny_config, tiny_records, tmp_path
 ):
-    config = tiny_config | {"criteria": {"max_examples": 0}, "num_rounds": 1}
-    _pretrain(config, tiny_records, tmp_path / "run")
-    assert _criteria(tmp_path / "run", 0) == {}
-    assert "criteria" not in capfd.readouterr().out
+    config = tiny_config | MEASURED
+    _pretrain(config | {"num_rounds": 1}, tiny_records, tmp_path / "run")
+    _pretrain(config, tiny_records, tmp_path / "run", allow_config_change=True)
+    for round_index in range(3):
+        expected = _criteria(measured_run, round_index)
+        assert _criteria(tmp_path / "run", round_index) == pytest.approx(expected)
+
+
+def test_they_are_left_out_where_no_examples_are_asked_for(
+    tiny_run,
+):
+    assert _criteria(tiny_run, 0) == {}
 
 
 @pytest.mark.slow
 def test_joint_clusters_have_criteria_of_their_own(tiny_config, tiny_records, tmp_path):
-    config = tiny_config | {"method": "cdc", "num_rounds": 1}
+    config = tiny_config | MEASURED | {"method": "cdc", "num_rounds": 1}
     _pretrain(config, tiny_records, tmp_path / "run")
     assert {name for name in _criteria(tmp_path / "run", 1) if "joint" in name} == {
         "stability_of_joint",
