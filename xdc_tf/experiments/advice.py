@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xdc_tf.data import record_directory
 from xdc_tf.experiments import record_survey
 from xdc_tf.experiments.record_survey import Survey
 from xdc_tf.labels import label_tables
@@ -122,8 +123,6 @@ def advise(
       ChildProcessError: a trial failed; names its log.
       OSError: if the disk fails.
     """
-    from xdc_tf.data import record_directory
-
     checked = configuration.from_mapping(config)
     opened = record_directory.open_directory(records)
     surveyed = record_survey.survey(opened, checked, max_examples=_MAX_SAMPLED)
@@ -176,8 +175,9 @@ def _run_trials(
         if turn == 0 and outcomes[0].rounds == 0:
             raise ValueError(
                 f"--budget_minutes={budget_secs / 60:g} is too short: in {secs:.0f} s "
-                f"the trial {outcomes[0].trial.name} finished no round. Raise it, or "
-                "lower --config.training.epochs_per_round."
+                "not every trial finished a round; their logs are in "
+                f"{os.path.join(out_dir, 'trials')}. Raise it, or lower "
+                "--config.training.epochs_per_round."
             )
         num_kept = (len(outcomes) + 1) // 2
         left_behind = outcomes[num_kept:] + left_behind
