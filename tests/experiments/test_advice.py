@@ -134,13 +134,6 @@ def test_a_trial_that_has_trained_no_round_has_no_score(tmp_path):
     assert outcome.rounds == 0 and np.isnan(outcome.score)
 
 
-def test_the_deviation_by_chance_is_that_of_uniform_ranks():
-    num_ranks = 100
-    means = 1 - 2 * RNG.random((4000, num_ranks)).mean(axis=1)
-    expected = advice.chance_deviation(2 * num_ranks, 10**6)
-    assert means.std() == pytest.approx(expected, rel=0.05)
-
-
 @pytest.mark.slow
 def test_advice_tries_settings_and_its_configuration_is_one(
     tiny_config, tiny_records, tmp_path, capsys

@@ -79,3 +79,34 @@ def test_features_that_are_all_the_same_find_nothing():
     other = RNG.normal(size=(40, 3))
     assert criteria.retrieval(same, other, fitted=_halves(40)) == 0
     assert criteria.retrieval(other, same, fitted=_halves(40)) == 0
+
+
+def test_the_deviation_by_chance_is_that_of_uniform_ranks():
+    means = 1 - 2 * RNG.random((4000, 100)).mean(axis=1)
+    assert means.std() == pytest.approx(criteria.retrieval_deviation(200), rel=0.05)
+
+
+def _retrievals(value):
+    return {
+        "retrieval_of_audio_by_video": value + 0.01,
+        "retrieval_of_video_by_audio": value - 0.01,
+        "stability_of_audio": 0.9,
+    }
+
+
+def test_a_run_has_taken_off_where_retrieval_has_risen_by_more_than_chance():
+    # 3 x sqrt(2) x sqrt(1 / 3 / 300) = 0.141
+    for rise, has_taken_off in ((-0.1, False), (0.13, False), (0.15, True)):
+        text = criteria.describe_start(
+            _retrievals(0.05), _retrievals(0.05 + rise), num_examples=600
+        )
+        assert (text == "") == has_taken_off
+    text = criteria.describe_start(
+        _retrievals(0.05), _retrievals(0.06), num_examples=600
+    )
+    assert "at 0.06, and did at 0.05 before training" in text and "by 0.03" in text
+
+
+def test_without_retrieval_nothing_is_said():
+    measured = {"stability_of_joint": 0.5}
+    assert criteria.describe_start(measured, measured, num_examples=600) == ""

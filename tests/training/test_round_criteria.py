@@ -49,6 +49,17 @@ def test_every_round_has_its_criteria(measured_run):
             assert value <= (24 if name.startswith("effective_rank") else 1), name
 
 
+def test_a_run_that_does_not_take_off_says_so_after_the_second_round(
+    tiny_config, tiny_records, tmp_path, capfd
+):
+    config = tiny_config | MEASURED
+    config["optimizer"] = tiny_config["optimizer"] | {"learning_rate": 0.0}
+    _pretrain(config, tiny_records, tmp_path / "run")
+    lines = capfd.readouterr().err.splitlines()
+    (line,) = [line for line in lines if "has not taken off" in line]
+    assert line.startswith("warning: After 2 rounds") and "xdc-tf advise" in line
+
+
 def test_a_run_that_was_restored_measures_what_an_uninterrupted_one_does(
     measured_run, tiny_config, tiny_records, tmp_path
 ):

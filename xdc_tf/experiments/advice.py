@@ -7,11 +7,9 @@ its time is over; the same advice asked for again goes on with it.
 """
 
 import copy
-import math
 import os
 import pprint
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -23,7 +21,7 @@ import numpy as np
 from xdc_tf.data import record_directory
 from xdc_tf.experiments import record_survey
 from xdc_tf.experiments.record_survey import Survey
-from xdc_tf.labels import label_tables
+from xdc_tf.labels import criteria, label_tables
 from xdc_tf.runtime import escaping, files, signals, workdir
 from xdc_tf.training import configuration
 
@@ -42,9 +40,8 @@ _MOST_CLUSTERS = 4096
 # Of a trial: rounds of the first turn. Each turn's trials take a fraction of the time.
 _FIRST_ROUNDS = 2
 _FRACTIONS = (0.5, 0.3, 0.2)
-# The criterion that trials are ranked by, which does not depend on the number of
-# clusters, and how many of its standard deviations by chance are no chance.
-_RANKED_BY = "retrieval_of_"
+# Trials are ranked by retrieval, which does not depend on the number of clusters. So
+# many of its standard deviations by chance are no chance.
 _NO_CHANCE = 3.0
 _MAX_SAMPLED = 500
 # For the criteria: fraction of the videos held out, and examples measured.
@@ -71,7 +68,7 @@ class Outcome(NamedTuple):
     Attributes:
       trial: which one.
       rounds: of training that are done.
-      score: the mean of the criteria of _RANKED_BY; NaN before any round is trained.
+      score: the mean of the retrieval criteria; NaN before any round is trained.
       criteria: all of the last round.
     """
 
@@ -134,7 +131,7 @@ def advise(
     )
     best = outcomes[0]
     num_measured = max(checked.criteria.max_examples, _FEWEST)
-    chance = chance_deviation(surveyed.num_examples, num_measured)
+    chance = criteria.retrieval_deviation(min(surveyed.num_examples, num_measured))
     holds = best.score > _NO_CHANCE * chance
     text = _advice(records, surveyed, outcomes, chance, holds=holds)
     files.write_text(os.path.join(out_dir, "advice.md"), text)
@@ -144,15 +141,6 @@ def advise(
         title="Chosen by xdc-tf advise, which wrote advice.md beside it.",
     )
     return text
-
-
-def chance_deviation(num_examples: int, max_examples: int) -> float:
-    """Standard deviation of a retrieval criterion of features that are unrelated.
-
-    Of n ranks, each uniform from -1 to 1; n is half of the sample that
-    training.round_criteria measures.
-    """
-    return math.sqrt(1 / 3 / max(1, min(num_examples, max_examples) // 2))
 
 
 def _run_trials(
@@ -250,10 +238,9 @@ def _outcomes(trials: Sequence[Trial], out_dir: str) -> list[Outcome]:
     rounds = min(len(of_trial) for of_trial in reports.values()) - 1
     outcomes = []
     for trial in trials:
-        criteria = reports[trial.name][rounds] if rounds >= 0 else {}
-        scores = [x for name, x in criteria.items() if name.startswith(_RANKED_BY)]
-        score = statistics.fmean(scores) if scores and rounds > 0 else float("nan")
-        outcomes.append(Outcome(trial, max(rounds, 0), score, criteria))
+        measured = reports[trial.name][rounds] if rounds >= 0 else {}
+        score = criteria.mean_retrieval(measured) if rounds > 0 else float("nan")
+        outcomes.append(Outcome(trial, max(rounds, 0), score, measured))
     return sorted(outcomes, key=lambda outcome: -np.nan_to_num(outcome.score, nan=-9.0))
 
 
@@ -342,5 +329,5 @@ def _advice(
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     when = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
-    lines += ["", f"Score: mean of `{_RANKED_BY}...`. Written {when} UTC.", ""]
+    lines += ["", f"Score: mean of `{criteria.RETRIEVAL}...`. Written {when} UTC.", ""]
     return "\n".join(lines)

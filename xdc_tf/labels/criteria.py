@@ -4,6 +4,7 @@ Each is of a sample of the examples, so that its cost does not grow with the dat
 Those that compare with chance are 0 there and 1 at the best.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from xdc_tf.kmeans import kmeans
 from xdc_tf.labels import agreement
 from xdc_tf.runtime.typed_settings import Whole
 
+RETRIEVAL = "retrieval_of_"
 # Of the linear map between modalities: added to the diagonal of the features'
 # covariance, as a fraction of its mean.
 _RIDGE = 0.1
@@ -120,6 +122,45 @@ def retrieval(queries: np.ndarray, targets: np.ndarray, *, fitted: np.ndarray) -
         (similarities == own).sum(axis=1) - 1
     )
     return float(1 - 2 * np.mean(ranks) / (len(rest) - 1))
+
+
+def mean_retrieval(measured: Mapping[str, float]) -> float:
+    """The mean of a round's retrieval criteria; NaN without any."""
+    values = [x for name, x in measured.items() if name.startswith(RETRIEVAL)]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def retrieval_deviation(num_examples: int) -> float:
+    """Standard deviation of `retrieval` where features are unrelated.
+
+    That of the mean of ranks that are uniform from -1 to 1, of the half of the examples
+    that the map is not fitted to.
+    """
+    return float(np.sqrt(1 / 3 / max(1, num_examples // 2)))
+
+
+def describe_start(
+    start: Mapping[str, float], measured: Mapping[str, float], *, num_examples: int
+) -> str:
+    """In words, that training has not brought the modalities together; "" if it has.
+
+    It has if the mean retrieval has risen by more than three standard deviations, by
+    chance, of a difference.
+
+    Args:
+      start: criteria before training.
+      measured: criteria now.
+      num_examples: that either was measured of.
+    """
+    before, now = mean_retrieval(start), mean_retrieval(measured)
+    deviation = retrieval_deviation(num_examples)
+    if not now - before < 3 * np.sqrt(2) * deviation:
+        return ""  # also where one is missing
+    return (
+        f"features of one modality rank the other's of the same video at {now:.2f}, "
+        f"and did at {before:.2f} before training (0 is chance, which deviates by "
+        f"{deviation:.2f}; 1 is first)"
+    )
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -238,6 +238,10 @@ class Monitor:
                 flush=True,
             )
 
+    def warn(self, message: str) -> None:
+        """Reports what is no error, on standard error."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
     def start(self, texts: Mapping[str, str], *, step: int) -> None:
         """Writes which charts come first, and what the run is.
 

@@ -293,6 +293,12 @@ def report_clusterings(
     run.monitor.clusterings(clusterings, health_report)
     workers.on_chief(
         run.strategy,
+        lambda: round_criteria.warn_unless_taken_off(
+            run, health_report["criteria"], round_index
+        ),
+    )
+    workers.on_chief(
+        run.strategy,
         lambda: write_label_tables(run, round_index, clusterings, health_report),
     )
     workers.on_chief(

@@ -14,6 +14,8 @@ Those of streams are of the features that are clustered. All but the rank are 0 
 chance and 1 at the best. In a run of several processes they are of the chief's files.
 """
 
+import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -22,6 +24,7 @@ import tensorflow as tf
 from xdc_tf.features.extraction import ClipFeatures, Features
 from xdc_tf.labels import criteria, health, label_makers, label_tables, pseudo_labels
 from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import round_labels, supervision
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.monitoring import head_means
@@ -64,6 +67,39 @@ def measure(
     return {name: float(x) for name, x in measured.items() if np.isfinite(x)}
 
 
+def describe_start(run: Run, measured: Mapping[str, float], round_index: int) -> str:
+    """A warning where training has not taken off; "" where it has, or none is due.
+
+    It is due after 2, 4, 8, ... rounds.
+
+    Args:
+      run: with the label table of its first round on disk.
+      measured: criteria of the round.
+      round_index: from 0.
+    """
+    is_due = round_index >= 2 and round_index & (round_index - 1) == 0
+    first = run_directory.round_dir(run.workdir, 0)
+    if not is_due or not measured or not os.path.isdir(first):
+        return ""
+    described = criteria.describe_start(
+        label_tables.read_health(first).get("criteria", {}),
+        measured,
+        num_examples=min(
+            int((run.records.trained | run.records.held_out).sum()),
+            run.config.criteria.max_examples,
+        ),
+    )
+    if not described:
+        return ""
+    return (
+        f"After {round_index} rounds the run has not taken off: {described}. It may "
+        "later. If it stays so, try more config.training.epochs_per_round, another "
+        "config.optimizer.learning_rate or config.kmeans.num_clusters (xdc-tf advise "
+        "tries some), and look whether frames and sound have anything to do with each "
+        "other (python -m data_prep.inspect)."
+    )
+
+
 def _sample(rng: np.random.Generator, rows: np.ndarray, size: int) -> np.ndarray:
     """At most so many of the rows, in order."""
     return np.sort(rng.permutation(rows)[:size])
@@ -90,12 +126,11 @@ def _of_features(
             joined, options._replace(num_restarts=1), seed=int(rng.integers(2**31))
         )
     fitted = np.arange(len(rows)) % 2 == 0
-    for stream, matrix in streams.items():
-        for other, targets in streams.items():
-            if other != stream and (~fitted).sum() > 1:
-                measured[f"retrieval_of_{other}_by_{stream}"] = criteria.retrieval(
-                    matrix, targets, fitted=fitted
-                )
+    for stream, other in itertools.permutations(streams, 2):
+        if (~fitted).sum() > 1:
+            measured[f"{criteria.RETRIEVAL}{other}_by_{stream}"] = criteria.retrieval(
+                streams[stream], streams[other], fitted=fitted
+            )
     return measured
 
 
