@@ -67,10 +67,10 @@ def measure(
     return {name: float(x) for name, x in measured.items() if np.isfinite(x)}
 
 
-def describe_start(run: Run, measured: Mapping[str, float], round_index: int) -> str:
-    """A warning where training has not taken off; "" where it has, or none is due.
-
-    It is due after 2, 4, 8, ... rounds.
+def warn_unless_taken_off(
+    run: Run, measured: Mapping[str, float], round_index: int
+) -> None:
+    """Warns after 2, 4, 8, ... rounds where training has not taken off.
 
     Args:
       run: with the label table of its first round on disk.
@@ -80,7 +80,7 @@ def describe_start(run: Run, measured: Mapping[str, float], round_index: int) ->
     is_due = round_index >= 2 and round_index & (round_index - 1) == 0
     first = run_directory.round_dir(run.workdir, 0)
     if not is_due or not measured or not os.path.isdir(first):
-        return ""
+        return
     described = criteria.describe_start(
         label_tables.read_health(first).get("criteria", {}),
         measured,
@@ -90,8 +90,8 @@ def describe_start(run: Run, measured: Mapping[str, float], round_index: int) ->
         ),
     )
     if not described:
-        return ""
-    return (
+        return
+    run.monitor.warn(
         f"After {round_index} rounds the run has not taken off: {described}. It may "
         "later. If it stays so, try more config.training.epochs_per_round, another "
         "config.optimizer.learning_rate or config.kmeans.num_clusters (xdc-tf advise "
