@@ -99,6 +99,12 @@ def _trial(name):
     return advice.Trial(name, {}, "a reason")
 
 
+def test_a_method_of_one_modality_cannot_be_ranked(tiny_config, tmp_path):
+    config = tiny_config | {"method": "same_audio"}
+    with pytest.raises(ValueError, match="same_audio has not two modalities"):
+        advice.advise(config, records="none", out_dir=str(tmp_path), budget_secs=60)
+
+
 def _write_round(run, number, criteria):
     clustering = label_tables.Clustering(
         np.zeros(3, np.int32), np.zeros([1, 2], np.float32), np.array([3]), 0.0

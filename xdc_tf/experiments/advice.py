@@ -23,7 +23,7 @@ from xdc_tf.experiments import record_survey
 from xdc_tf.experiments.record_survey import Survey
 from xdc_tf.labels import criteria, label_tables
 from xdc_tf.runtime import escaping, files, signals, workdir
-from xdc_tf.training import configuration
+from xdc_tf.training import configuration, supervision
 
 _AUGMENTED = {
     "augmentation.min_crop_share": 0.6,
@@ -121,6 +121,12 @@ def advise(
       OSError: if the disk fails.
     """
     checked = configuration.from_mapping(config)
+    method = supervision.method(checked.method)
+    if len(supervision.modalities(method)) < 2 or not method.supervision:
+        raise ValueError(
+            f"config.method={checked.method} has not two modalities, by which trials "
+            "are ranked; choose xdc, cdc, mdc or sdc."
+        )
     opened = record_directory.open_directory(records)
     surveyed = record_survey.survey(opened, checked, max_examples=_MAX_SAMPLED)
     for line in record_survey.describe(surveyed):
