@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3.11 python3.10 python3 python3.12 python3
 	2> /dev/null && echo $$python && break; done)
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all clean
+.PHONY: demo test test-all check pytest clean
 .DELETE_ON_ERROR:
 
 $(RUN):
@@ -40,11 +40,15 @@ $(VENV)/.installed-test: $(REQUIREMENTS) requirements-onnx.txt requirements-s3.t
 	$(INSTALL) -r $(REQUIREMENTS) -r $(TEST_REQUIREMENTS)
 	touch $(VENV)/.installed $@
 
-test: $(VENV)/.installed-test
+test: check pytest
+
+check: $(VENV)/.installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --quiet .
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
+
+pytest: $(VENV)/.installed-test
 	$(RUN) -m pytest $(PYTEST_FLAGS) -m "$(TESTS)"
 
 test-all:

@@ -101,13 +101,6 @@ class LabelConfig:
     teacher: Annotated[str, TEXT] = ""
     teacher_rounds: Annotated[int, Whole()] = 0
 
-    def __post_init__(self):
-        if bool(self.teacher) != bool(self.teacher_rounds):
-            raise ValueError(
-                f"config.labels.teacher={self.teacher!r} and teacher_rounds="
-                f"{self.teacher_rounds} go together; set both or neither."
-            )
-
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -218,12 +211,7 @@ class Config:
 
     def __post_init__(self):
         typed_settings.check(self)
-        sources = _clustered_sources(self.method)
-        if self.labels.teacher and self.labels.teacher not in sources:
-            raise ValueError(
-                f"config.labels.teacher={self.labels.teacher!r} is no label source of "
-                f"{self.method}; choose one of {sources}."
-            )
+        _check_teacher(self.labels, self.method)
         first, last = self.profile_steps
         if not (first == last == 0 or 1 <= first <= last):
             raise ValueError(
@@ -238,8 +226,18 @@ class Config:
             )
 
 
-def _clustered_sources(method: str) -> list[str]:
-    return list(supervision.clustered_sources(supervision.method(method)))
+def _check_teacher(labels: LabelConfig, method: str) -> None:
+    sources = list(supervision.clustered_sources(supervision.method(method)))
+    if labels.teacher and labels.teacher not in sources:
+        raise ValueError(
+            f"config.labels.teacher={labels.teacher!r} must be a label source of "
+            f"{method}: one of {sources}."
+        )
+    if bool(labels.teacher) != bool(labels.teacher_rounds):
+        raise ValueError(
+            f"config.labels.teacher={labels.teacher!r} and config.labels.teacher_rounds"
+            f"={labels.teacher_rounds} go together; set both or neither."
+        )
 
 
 def from_mapping(values: Config | Mapping[str, Any]) -> Config:
