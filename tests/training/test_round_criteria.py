@@ -7,6 +7,8 @@ from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training.pretrain import pretrain
 
+pytestmark = pytest.mark.once
+
 ALWAYS = {
     f"{name}_of_{stream}"
     for name in ("effective_rank", "stability", "same_cluster")

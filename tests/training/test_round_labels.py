@@ -14,6 +14,8 @@ from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import configuration, round_labels
 from xdc_tf.training.pretrain import pretrain
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(0)
 
 
