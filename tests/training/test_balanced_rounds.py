@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as work
-from xdc_tf.training import configuration, train_step
+from xdc_tf.training import run, train_step
 from xdc_tf.training.batches import expected_draws
 from xdc_tf.training.pretrain import pretrain
 
@@ -82,7 +82,7 @@ def whole_run(config, tiny_records, tmp_path_factory):
 
 
 def trained_rows(config):
-    return ~configuration.held_out_rows(
+    return ~run.held_out_rows(
         np.arange(24), num_rows=24, share=1 / 6, seed=config["seed"]
     )
 

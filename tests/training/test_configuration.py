@@ -13,7 +13,7 @@ from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models.encoder_table import ResNetSettings
-from xdc_tf.training import configuration
+from xdc_tf.training import configuration, run
 from xdc_tf.training.schedules import Schedule
 
 pytestmark = pytest.mark.once
@@ -294,7 +294,7 @@ INDICES = np.array([0, 1, 2, 4, 5, 6, 7, 8, 9, 11])  # rows 3 and 10 have no exa
 
 
 def held_out(seed=0, indices=INDICES, share=0.3):
-    rows = configuration.held_out_rows(indices, num_rows=12, share=share, seed=seed)
+    rows = run.held_out_rows(indices, num_rows=12, share=share, seed=seed)
     assert rows.shape == (12,) and rows.dtype == bool
     return np.flatnonzero(rows).tolist()
 

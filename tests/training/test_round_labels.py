@@ -1,6 +1,4 @@
-"""Labels of clusters: matched to the round before, of the nearest, given, by turns."""
-
-import itertools
+"""Labels of a round: given for the first, by a teacher first, with kept heads."""
 
 import keras
 import numpy as np
@@ -8,15 +6,12 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf.labels import label_tables
-from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.models import encoder_files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import configuration, round_labels
+from xdc_tf.training import configuration
 from xdc_tf.training.pretrain import pretrain
 
 pytestmark = pytest.mark.once
-
-RNG = np.random.default_rng(0)
 
 
 def _pretrain(config, records, workdir, **options):
@@ -26,55 +21,6 @@ def _pretrain(config, records, workdir, **options):
         records_dir=str(records / "train"),
         strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
         **options,
-    )
-
-
-def _clustering(labels, num_clusters):
-    return Clustering(
-        labels,
-        centroids=np.arange(num_clusters, dtype=np.float32)[:, None],
-        sizes=np.bincount(labels[labels >= 0], minlength=num_clusters),
-        inertia=1.0,
-        offsets=np.arange(num_clusters, dtype=np.float32),
-    )
-
-
-def test_matching_keeps_the_numbers_of_as_many_examples_as_can_be():
-    for seed in range(5):
-        rng = np.random.default_rng(seed)
-        previous, labels = rng.integers(-1, 4, (2, 60)).astype(np.int32)
-        matched = round_labels.match_clusters(_clustering(labels, 4), previous)
-        by_hand = max(
-            np.sum((np.array([*order, -1])[labels] == previous) & (previous >= 0))
-            for order in itertools.permutations(range(4))
-        )
-        assert np.sum((matched.labels == previous) & (previous >= 0)) == by_hand
-
-
-def test_what_is_numbered_anew_is_the_same_clustering():
-    labels = RNG.integers(-1, 4, 60).astype(np.int32)
-    clustering = _clustering(labels, 4)
-    matched = round_labels.match_clusters(clustering, np.roll(labels, 7))
-    for name in ("centroids", "sizes", "offsets"):
-        old, new = getattr(clustering, name), getattr(matched, name)
-        np.testing.assert_array_equal(
-            old[labels[labels >= 0]], new[matched.labels[labels >= 0]]
-        )
-    np.testing.assert_array_equal(matched.labels < 0, labels < 0)
-
-
-def test_the_nearest_of_each_cluster_keep_their_label():
-    labels = RNG.integers(-1, 3, 50).astype(np.int32)
-    distances = RNG.random(50)
-    kept = round_labels.nearest_part(labels, distances, 0.3)
-    for cluster in range(3):
-        members = np.flatnonzero(labels == cluster)
-        nearest = members[np.argsort(distances[members])]
-        nearest = nearest[: int(np.ceil(0.3 * len(members)))]
-        assert set(np.flatnonzero(kept == cluster)) == set(nearest)
-    assert np.all(kept[labels < 0] == -1)
-    np.testing.assert_array_equal(
-        round_labels.nearest_part(labels, distances, 1.0), labels
     )
 
 

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import traceback
@@ -18,6 +17,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xdc_tf.evaluation import report_collections, reports
+from xdc_tf.experiments.reproduction_data import Videos, make_records
 from xdc_tf.experiments.reproduction_tables import (
     CONTROLS,
     SAME_MODALITY,
@@ -112,7 +112,7 @@ def make_data(tasks: Sequence[Task], *, num_workers: int) -> None:
     """Draws and converts the videos that tasks need, unless they are there."""
     videos = {directory: spec for task in tasks for directory, spec in _data(task)}
     for directory, spec in videos.items():
-        _make_records(directory, spec, num_workers=num_workers)
+        make_records(directory, spec, num_workers=num_workers)
 
 
 def read_reports(
@@ -341,26 +341,16 @@ def make_recipe(task: Task) -> dict[str, Any]:
     return config.to_dict()
 
 
-class _Videos(NamedTuple):
-    """Arguments of synthetic.make_benchmark."""
-
-    num_videos: int
-    seed: int
-    kind: str
-    shared: float | None = None
-    microphone_db: float | None = None
-
-
-def _data(task: Task) -> list[tuple[str, _Videos]]:
+def _data(task: Task) -> list[tuple[str, Videos]]:
     """Directories and contents of the unlabelled, labelled and test videos."""
     variant, scale = task.variant, task.scale
     number = variant.num_unlabelled or scale.num_unlabelled
     sets = {
-        "unlabelled": _Videos(
+        "unlabelled": Videos(
             number, 0, task.kind, variant.shared, variant.microphone_db
         ),
-        "labelled": _Videos(scale.num_labelled, 1, task.kind),
-        "test": _Videos(scale.num_test, 2, task.kind),
+        "labelled": Videos(scale.num_labelled, 1, task.kind),
+        "test": Videos(scale.num_test, 2, task.kind),
     }
     return [
         (
@@ -369,30 +359,6 @@ def _data(task: Task) -> list[tuple[str, _Videos]]:
         )
         for name, spec in sets.items()
     ]
-
-
-def _make_records(directory: str, spec: _Videos, *, num_workers: int) -> None:
-    from data_prep import conversion
-    from data_prep.conversion_settings import ConversionSettings
-    from data_prep.worker_processes import PoolSettings
-
-    manifest = os.path.join(directory, "manifest.csv")
-    if not os.path.exists(manifest):
-        # By its command: the module defines flags.
-        values = {**spec._asdict(), "out": directory, "num_workers": num_workers}
-        command = [sys.executable, "-m", "data_prep.synthetic"]
-        command += [
-            f"--{name}={value}" for name, value in values.items() if value is not None
-        ]
-        process = subprocess.run(command, check=False)
-        if process.returncode:
-            sys.exit(process.returncode)  # it has printed its error
-    conversion.convert_manifest(
-        manifest,
-        os.path.join(directory, "records"),
-        settings=ConversionSettings(fps=8.0, short_side=48),
-        pool=PoolSettings(num_workers),
-    )
 
 
 def summarize(task: Task, reports_by_path: Mapping[str, Mapping[str, Any]]) -> str:

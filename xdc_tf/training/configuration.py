@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
-
 from xdc_tf.data import clips, log_mel, payloads
 from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clips import ClipSettings
@@ -20,6 +18,7 @@ from xdc_tf.data.payloads import AUDIO, VIDEO, Stored
 from xdc_tf.features.feature_store import DTYPES
 from xdc_tf.labels.criteria import CriteriaSettings
 from xdc_tf.labels.health import HealthSettings
+from xdc_tf.labels.label_changes import LabelSettings
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import encoder_table
 from xdc_tf.models.encoder_table import EncoderSettings, ResNetSettings
@@ -83,23 +82,6 @@ class FeatureConfig:
     def from_training(self) -> bool:
         """Whether training steps give the features."""
         return self.source == FROM_TRAINING
-
-
-@dataclass(frozen=True)
-class LabelConfig:
-    """How clusters become labels."""
-
-    # Directory of a round's label table, of a run on the same manifest, whose labels
-    # are those of the first round: WORKDIR/labels/round_000. "": the first clustering.
-    first_from: Annotated[str, TEXT] = ""
-    # Number clusters as those of the round before that they share the most examples
-    # with, and go on with the heads instead of resetting them.
-    keep_heads: Annotated[bool, FLAG] = False
-    # Of each cluster, the fraction nearest to its centroid that is trained on.
-    nearest_fraction: Annotated[float, Number(0, 1, above=True)] = 1.0
-    # Label source that alone has labels in the first teacher_rounds rounds.
-    teacher: Annotated[str, TEXT] = ""
-    teacher_rounds: Annotated[int, Whole()] = 0
 
 
 @dataclass(frozen=True)
@@ -197,7 +179,7 @@ class Config:
     health: HealthSettings = HealthSettings()
     criteria: CriteriaSettings = CriteriaSettings()
     features: FeatureConfig = FeatureConfig()
-    labels: LabelConfig = LabelConfig()
+    labels: LabelSettings = LabelSettings()
     training: TrainingConfig = TrainingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint_every_steps: Annotated[int, COUNT] = 500
@@ -226,7 +208,7 @@ class Config:
             )
 
 
-def _check_teacher(labels: LabelConfig, method: str) -> None:
+def _check_teacher(labels: LabelSettings, method: str) -> None:
     sources = list(supervision.clustered_sources(supervision.method(method)))
     if labels.teacher and labels.teacher not in sources:
         raise ValueError(
@@ -412,20 +394,3 @@ def schedule(config: Config) -> Schedule:
         decay_shares=optimizer.decay_shares,
         decay_factor=optimizer.decay_factor,
     )
-
-
-def held_out_rows(
-    example_indices: np.ndarray, *, num_rows: int, share: float, seed: int
-) -> np.ndarray:
-    """[num_rows] bool: the examples that a run never trains on.
-
-    Args:
-      example_indices: of all examples.
-      num_rows: rows of the manifest.
-      share: fraction of the examples to hold out, in [0, 1).
-      seed: of the draw.
-    """
-    chosen = np.random.default_rng([seed, 1]).permutation(np.sort(example_indices))
-    held_out = np.zeros(num_rows, bool)
-    held_out[chosen[: round(share * len(chosen))]] = True
-    return held_out

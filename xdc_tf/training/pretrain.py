@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from xdc_tf.distribution import workers
 from xdc_tf.features import extraction
-from xdc_tf.labels import health, label_tables
+from xdc_tf.labels import health, label_changes, label_tables
 from xdc_tf.labels.label_makers import LABEL_MAKERS
 from xdc_tf.models import encoder_table, two_stream
 from xdc_tf.runtime import compat, typed_settings
@@ -218,7 +218,7 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
         keeps_heads = run.config.labels.keep_heads and round_index > 0
         if keeps_heads:
             clusterings = {
-                name: round_labels.match_clusters(
+                name: label_changes.match_clusters(
                     clustering, run.state.label_tables[name].numpy()
                 )
                 for name, clustering in clusterings.items()

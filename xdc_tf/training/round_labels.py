@@ -8,67 +8,16 @@ lies far from its centroid, and have one source teach alone at first.
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import optimize
 
 from xdc_tf.data.dataset_info import NO_LABEL
 from xdc_tf.distribution import workers
 from xdc_tf.features.extraction import Features
 from xdc_tf.kmeans import kmeans
-from xdc_tf.labels import agreement, label_tables, pseudo_labels
+from xdc_tf.labels import label_changes, label_tables, pseudo_labels
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import arrays
 from xdc_tf.training import supervision
 from xdc_tf.training.run import Run
-
-
-def match_clusters(clustering: Clustering, previous: np.ndarray) -> Clustering:
-    """A clustering with its clusters numbered as those of another one.
-
-    The numbers are those by which the most examples keep theirs (Kuhn 1955).
-
-    Args:
-      clustering: of k clusters.
-      previous: [num_rows] labels below k, -1 for none.
-    """
-    num_clusters = len(clustering.centroids)
-    pairs = agreement.count_pairs(previous, clustering.labels).tocoo()
-    counts = np.zeros([num_clusters, num_clusters])
-    counts[pairs.coords] = pairs.data
-    # Row j is the cluster of the round before whose number takes[j] is to have.
-    _, takes = optimize.linear_sum_assignment(counts, maximize=True)
-    numbers = np.empty(num_clusters + 1, np.int32)
-    numbers[takes] = np.arange(num_clusters)
-    numbers[NO_LABEL] = NO_LABEL
-    offsets = clustering.offsets
-    return clustering._replace(
-        labels=numbers[clustering.labels],
-        centroids=clustering.centroids[takes],
-        sizes=clustering.sizes[takes],
-        offsets=None if offsets is None else offsets[takes],
-    )
-
-
-def nearest_part(
-    labels: np.ndarray, distances: np.ndarray, fraction: float
-) -> np.ndarray:
-    """Labels of each cluster's nearest members; -1 for the others.
-
-    Args:
-      labels: [N] int32, -1 for none.
-      distances: [N] to the centroid.
-      fraction: of a cluster's members, rounded up.
-
-    Returns:
-      [N] int32.
-    """
-    order = np.lexsort((distances, labels))
-    in_order = labels[order]
-    starts = np.searchsorted(in_order, in_order)
-    sizes = np.searchsorted(in_order, in_order, side="right") - starts
-    is_near = np.arange(len(labels)) - starts < np.ceil(fraction * sizes)
-    kept = np.full_like(labels, NO_LABEL)
-    kept[order[is_near]] = in_order[is_near]
-    return kept
 
 
 def first_clusterings(run: Run) -> dict[str, Clustering]:
@@ -151,7 +100,7 @@ def _near_labels(
     _, squared = kmeans.assign(joined, clustering)
     local = run.records.local.rows
     kept = np.full(len(local), NO_LABEL, np.int32)
-    kept[present] = nearest_part(
+    kept[present] = label_changes.nearest_part(
         np.asarray(clustering.labels[local][present]),
         squared,
         run.config.labels.nearest_fraction,

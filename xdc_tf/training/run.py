@@ -216,7 +216,7 @@ def _read_records(
     dataset_info.check_audio(info, audio, config.log_mel.sample_rate_hz, records_dir)
     true_labels = np.full(info.num_rows, NO_LABEL, np.int32)
     true_labels[examples.example_indices] = examples.labels
-    held_out = configuration.held_out_rows(
+    held_out = held_out_rows(
         examples.example_indices,
         num_rows=info.num_rows,
         share=config.training.held_out_share,
@@ -235,6 +235,23 @@ def _read_records(
         held_out=held_out,
         local=workers.local_data(info, examples, strategy),
     )
+
+
+def held_out_rows(
+    example_indices: np.ndarray, *, num_rows: int, share: float, seed: int
+) -> np.ndarray:
+    """[num_rows] bool: the examples that a run never trains on.
+
+    Args:
+      example_indices: of all examples.
+      num_rows: rows of the manifest.
+      share: fraction of the examples to hold out, in [0, 1).
+      seed: of the draw.
+    """
+    chosen = np.random.default_rng([seed, 1]).permutation(np.sort(example_indices))
+    held_out = np.zeros(num_rows, bool)
+    held_out[chosen[: round(share * len(chosen))]] = True
+    return held_out
 
 
 def _num_labels(config, method, records: Records) -> dict[str, int]:
