@@ -5,9 +5,21 @@ import tensorflow as tf
 
 from xdc_tf.runtime import compat
 from xdc_tf.training import train_step
+from xdc_tf.training.pretrain import pretrain
 from xdc_tf.training.run import prepare
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
+
+
+def pretrain_on(config, records, workdir, **options):
+    """Pretrains on the training records of a directory, on one device."""
+    pretrain(
+        config,
+        workdir=str(workdir),
+        records_dir=str(records / "train"),
+        strategy=ONE_DEVICE,
+        **options,
+    )
 
 
 def make_run(config, records, workdir, strategy=ONE_DEVICE):

@@ -52,6 +52,13 @@ def test_more_clusters_than_half_the_rows_are_fewer():
     assert -1 <= criteria.stability(rows, options, seed=0) <= 1
 
 
+def test_features_that_cannot_be_clustered_have_no_stability():
+    options = kmeans.Options(num_clusters=8)
+    repeated = np.repeat(RNG.normal(size=(3, 4)), 20, axis=0)
+    assert np.isnan(criteria.stability(repeated, options, seed=0))
+    assert np.isnan(criteria.stability(np.zeros((40, 4)), options, seed=0))
+
+
 def _halves(number):
     return np.arange(number) % 2 == 0
 

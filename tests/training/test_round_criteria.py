@@ -1,11 +1,10 @@
 """The criteria of a run: those of each round, and that they can be left out."""
 
 import pytest
-import tensorflow as tf
+from prepared_runs import pretrain_on
 
 from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training.pretrain import pretrain
 
 pytestmark = pytest.mark.once
 
@@ -22,16 +21,6 @@ def _criteria(workdir, round_index):
     return label_tables.read_health(directory)["criteria"]
 
 
-def _pretrain(config, records, workdir, **options):
-    pretrain(
-        config,
-        workdir=str(workdir),
-        records_dir=str(records / "train"),
-        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
-        **options,
-    )
-
-
 MEASURED = {"criteria": {"max_examples": 100}}
 
 
@@ -39,7 +28,7 @@ MEASURED = {"criteria": {"max_examples": 100}}
 def measured_run(new_tiny_config, tiny_records, tmp_path_factory):
     """A run of two rounds with criteria."""
     workdir = tmp_path_factory.mktemp("measured") / "run"
-    _pretrain(new_tiny_config() | MEASURED, tiny_records, workdir)
+    pretrain_on(new_tiny_config() | MEASURED, tiny_records, workdir)
     return workdir
 
 
@@ -56,7 +45,7 @@ def test_a_run_that_does_not_take_off_says_so_after_the_second_round(
 ):
     config = tiny_config | MEASURED
     config["optimizer"] = tiny_config["optimizer"] | {"learning_rate": 0.0}
-    _pretrain(config, tiny_records, tmp_path / "run")
+    pretrain_on(config, tiny_records, tmp_path / "run")
     lines = capfd.readouterr().err.splitlines()
     (line,) = [line for line in lines if "has not taken off" in line]
     assert line.startswith("warning: After 2 rounds") and "xdc-tf advise" in line
@@ -66,8 +55,8 @@ def test_a_run_that_was_restored_measures_what_an_uninterrupted_one_does(
     measured_run, tiny_config, tiny_records, tmp_path
 ):
     config = tiny_config | MEASURED
-    _pretrain(config | {"num_rounds": 1}, tiny_records, tmp_path / "run")
-    _pretrain(config, tiny_records, tmp_path / "run", allow_config_change=True)
+    pretrain_on(config | {"num_rounds": 1}, tiny_records, tmp_path / "run")
+    pretrain_on(config, tiny_records, tmp_path / "run", allow_config_change=True)
     for round_index in range(3):
         expected = _criteria(measured_run, round_index)
         assert _criteria(tmp_path / "run", round_index) == pytest.approx(expected)
@@ -82,7 +71,7 @@ def test_they_are_left_out_where_no_examples_are_asked_for(
 @pytest.mark.slow
 def test_joint_clusters_have_criteria_of_their_own(tiny_config, tiny_records, tmp_path):
     config = tiny_config | MEASURED | {"method": "cdc", "num_rounds": 1}
-    _pretrain(config, tiny_records, tmp_path / "run")
+    pretrain_on(config, tiny_records, tmp_path / "run")
     assert {name for name in _criteria(tmp_path / "run", 1) if "joint" in name} == {
         "stability_of_joint",
         "same_cluster_of_joint",

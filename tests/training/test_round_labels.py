@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from prepared_runs import pretrain_on
 
 from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_files
@@ -12,16 +13,6 @@ from xdc_tf.training import configuration
 from xdc_tf.training.pretrain import pretrain
 
 pytestmark = pytest.mark.once
-
-
-def _pretrain(config, records, workdir, **options):
-    pretrain(
-        config,
-        workdir=str(workdir),
-        records_dir=str(records / "train"),
-        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
-        **options,
-    )
 
 
 def _labels(workdir, round_index):
@@ -39,7 +30,7 @@ def test_a_round_can_start_from_another_runs_labels(
         "labels": _with(first_from=given),
         "criteria": {"max_examples": 100},
     }
-    _pretrain(config, tiny_records, tmp_path / "run")
+    pretrain_on(config, tiny_records, tmp_path / "run")
     for name, labels in _labels(tmp_path / "run", 0).items():
         np.testing.assert_array_equal(labels, _labels(tiny_run, 1)[name])
     health = label_tables.read_health(run_directory.round_dir(str(tmp_path / "run"), 0))
@@ -72,7 +63,7 @@ def test_labels_that_do_not_fit_the_run_are_named(
         is_section = isinstance(value, dict)
         config[key] = config[key] | value if is_section else value
     with pytest.raises(ValueError, match=message):
-        _pretrain(config, tiny_records, tmp_path / "run")
+        pretrain_on(config, tiny_records, tmp_path / "run")
 
 
 def test_labels_of_another_manifest_are_refused(
@@ -101,7 +92,7 @@ def test_a_stream_learns_nothing_while_the_teacher_is_itself(
         "labels": _with(teacher="audio", teacher_rounds=2),
         "optimizer": tiny_config["optimizer"] | {"weight_decay": 0.0},
     }
-    _pretrain(config, tiny_records, tmp_path / "run")
+    pretrain_on(config, tiny_records, tmp_path / "run")
     for stream, learns in (("video", True), ("audio", False)):
         before = _weights(tmp_path / "run", stream, initial=True)
         after = _weights(tmp_path / "run", stream)
@@ -121,11 +112,11 @@ def test_kept_heads_go_on_where_others_start_anew(tiny_config, tiny_records, tmp
         "labels": _with(keep_heads=True, nearest_fraction=0.5),
         "optimizer": tiny_config["optimizer"] | {"learning_rate": 0.0},
     }
-    _pretrain(config, tiny_records, tmp_path / "run")
+    pretrain_on(config, tiny_records, tmp_path / "run")
     first = heads()
     for keep_heads, num_rounds in ((True, 2), (False, 4)):
         config |= {"num_rounds": num_rounds, "labels": _with(keep_heads=keep_heads)}
-        _pretrain(config, tiny_records, tmp_path / "run", allow_config_change=True)
+        pretrain_on(config, tiny_records, tmp_path / "run", allow_config_change=True)
         assert np.array_equal(heads(), first) == keep_heads
 
 

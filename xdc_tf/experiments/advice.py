@@ -21,19 +21,11 @@ import numpy as np
 from xdc_tf.data import record_directory
 from xdc_tf.experiments import record_survey
 from xdc_tf.experiments.record_survey import Survey
+from xdc_tf.experiments.reproduction_tables import AUGMENTED
 from xdc_tf.labels import criteria, label_tables
 from xdc_tf.runtime import escaping, files, signals, workdir
 from xdc_tf.training import configuration, supervision
 
-_AUGMENTED = {
-    "augmentation.min_crop_share": 0.6,
-    "augmentation.brightness": 0.4,
-    "augmentation.contrast": 0.4,
-    "augmentation.saturation": 0.4,
-    "augmentation.gain_db": 6.0,
-    "augmentation.frequency_mask": 10,
-    "augmentation.time_mask": 20,
-}
 # Videos of a cluster, on average, from few clusters to many.
 _VIDEOS_PER_CLUSTER = (100, 40, 15)
 _MOST_CLUSTERS = 4096
@@ -93,7 +85,7 @@ def make_trials(num_examples: int) -> list[Trial]:
         *trials.values(),
         Trial(
             f"k{middle}_augmented",
-            {"kmeans.num_clusters": middle, **_AUGMENTED},
+            {"kmeans.num_clusters": middle, **AUGMENTED},
             f"{trials[middle].reason}, and clips that are cropped, coloured and masked "
             "at random",
         ),

@@ -119,7 +119,8 @@ def _along_data(field: str, values: Callable[[Scale], Sequence]) -> Callable:
     return variants
 
 
-_AUGMENTED = {
+# Random changes of clips that are strong and leave most contents as they are.
+AUGMENTED = {
     "augmentation.min_crop_share": 0.6,
     "augmentation.brightness": 0.4,
     "augmentation.contrast": 0.4,
@@ -162,9 +163,9 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "audio teaches first": {"labels.teacher": "audio", "labels.teacher_rounds": 3},
     "video teaches first": {"labels.teacher": "video", "labels.teacher_rounds": 3},
     "no mirroring": {"augmentation.flip": False},
-    "augmented": _AUGMENTED,
-    "augmented frames": {k: _AUGMENTED[k] for k in list(_AUGMENTED)[:4]},
-    "augmented audio": {k: _AUGMENTED[k] for k in list(_AUGMENTED)[4:]},
+    "augmented": AUGMENTED,
+    "augmented frames": {k: AUGMENTED[k] for k in list(AUGMENTED)[:4]},
+    "augmented audio": {k: AUGMENTED[k] for k in list(AUGMENTED)[4:]},
 }
 # Keys whose values above are factors of what is configured.
 _FACTORS = (

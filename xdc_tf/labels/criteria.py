@@ -80,11 +80,17 @@ def stability(features: np.ndarray, options: kmeans.Options, *, seed: int) -> fl
       options: of both fits; with fewer clusters where there are fewer than two rows
         for one.
       seed: of the fits.
+
+    Returns:
+      NaN for features that cannot be clustered so: too few distinct rows, or zeros.
     """
     options = options._replace(
         num_clusters=max(2, min(options.num_clusters, len(features) // 2)),
     )
-    first, second = kmeans.fit_heads(features, options, num_heads=2, seed=seed)
+    try:
+        first, second = kmeans.fit_heads(features, options, num_heads=2, seed=seed)
+    except kmeans.ArgumentError:
+        return float("nan")
     return agreement.compare(agreement.count_pairs(first.labels, second.labels)).ari
 
 

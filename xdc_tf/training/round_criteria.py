@@ -30,6 +30,9 @@ from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.monitoring import head_means
 from xdc_tf.training.run import Run
 
+# Two to fit a map to, and two to rank.
+_FEWEST_ROWS = 4
+
 
 def measure(
     run: Run,
@@ -111,6 +114,8 @@ def _of_features(
     rows = _sample(
         rng, np.flatnonzero(features.present), run.config.criteria.max_examples
     )
+    if len(rows) < _FEWEST_ROWS:
+        return {}
     streams = {
         stream: np.asarray(matrix[rows], np.float32)
         for stream, matrix in features.streams.items()
@@ -127,10 +132,9 @@ def _of_features(
         )
     fitted = np.arange(len(rows)) % 2 == 0
     for stream, other in itertools.permutations(streams, 2):
-        if (~fitted).sum() > 1:
-            measured[f"{criteria.RETRIEVAL}{other}_by_{stream}"] = criteria.retrieval(
-                streams[stream], streams[other], fitted=fitted
-            )
+        measured[f"{criteria.RETRIEVAL}{other}_by_{stream}"] = criteria.retrieval(
+            streams[stream], streams[other], fitted=fitted
+        )
     return measured
 
 
