@@ -55,11 +55,12 @@ def read_runs(path: str, round_index: int) -> Runs:
     """
     kinds, criteria, accuracies = set(), [], []
     for report in report_collections.read(path).values():
-        rounds = report["settings"].get("rounds", [])
-        if not rounds or round_index >= len(rounds):
+        rounds = report["settings"].get("rounds", {})
+        if not rounds or round_index >= len(next(iter(rounds.values()))):
             continue
         kinds.add(report["settings"]["kind"])
-        criteria.append(rounds[round_index])
+        of_round = {name: values[round_index] for name, values in rounds.items()}
+        criteria.append({k: x for k, x in of_round.items() if x is not None})
         accuracies.append(
             {row["stream"]: row["mean"]["top1"] for row in report["results"]}
         )

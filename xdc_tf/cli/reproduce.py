@@ -39,7 +39,8 @@ _ROWS = flags.DEFINE_multi_string(
 _REFERENCE = flags.DEFINE_string(
     "reference",
     None,
-    "Row that the others are tested against; default: xdc if it is one, else the last.",
+    "Row that the others are tested against; default: xdc, or as configured, if it is "
+    "one, else the last.",
 )
 _OUT = flags.DEFINE_string("out", "results", "Directory for tables and reports.")
 _VIDEOS = flags.DEFINE_string(
@@ -114,7 +115,8 @@ def _compare(name: str, tasks) -> str:
 
 def _default_reference(name, tasks) -> str:
     rows = [task.variant.row for task in tasks]
-    return "xdc" if "xdc" in rows else rows[-1]
+    reference = TABLES[name].reference
+    return reference if reference in rows else rows[-1]
 
 
 def run():

@@ -29,7 +29,6 @@ from xdc_tf.experiments.reproduction_tables import (
 )
 from xdc_tf.runtime import escaping, files
 
-PROTOCOLS = ("linear", "finetune")
 _CONTEXT: Any = multiprocessing.get_context(
     "forkserver" if sys.platform == "linux" else "spawn"
 )
@@ -54,7 +53,7 @@ class Task(NamedTuple):
         name = f"{_file_name(self.variant.row)}-{self.variant.method}-seed{self.seed}"
         return {
             protocol: os.path.join(self.out_dir, f"{name}-{protocol}.json")
-            for protocol in PROTOCOLS
+            for protocol in self.variant.protocols
         }
 
     def is_done(self, reports: Container[str]) -> bool:
@@ -184,7 +183,7 @@ def _run_apart(task: Task, num_jobs: int) -> str:
     # Forked from one that has imported TensorFlow, which takes a tenth of a short run.
     _CONTEXT.set_forkserver_preload(["xdc_tf.evaluation.task_imports"])
     # One per task: several run at a time.
-    log = task.reports[PROTOCOLS[0]].removesuffix(".json") + ".log"
+    log = task.reports["linear"].removesuffix(".json") + ".log"
     process = _CONTEXT.Process(
         target=_run_logged, args=(task, num_jobs, log), daemon=True
     )
@@ -278,7 +277,7 @@ def run(task: Task) -> None:
             protocol, source, splits, settings, streams=variant.streams
         )
         report["settings"]["row"] = variant.row
-        if protocol == PROTOCOLS[0] and variant.method != SCRATCH:
+        if protocol == "linear" and variant.method != SCRATCH:
             report["settings"]["rounds"] = _round_measures(workdir)
         report["settings"]["scale"] = scale._asdict()
         report["settings"]["kind"] = task.kind
@@ -289,8 +288,11 @@ def run(task: Task) -> None:
     shutil.rmtree(workdir, ignore_errors=True)
 
 
-def _round_measures(workdir: str) -> list[dict[str, float]]:
-    """Each round's figures of its clusterings, the criteria among them."""
+def _round_measures(workdir: str) -> dict[str, list[float | None]]:
+    """Figures of the clusterings, the criteria among them: by name those of each round.
+
+    None where a round lacks one, as the first does those of training.
+    """
     from xdc_tf.labels import label_tables
     from xdc_tf.runtime import workdir as run_directory
 
@@ -301,8 +303,9 @@ def _round_measures(workdir: str) -> list[dict[str, float]]:
         for name, values in report["clusterings"].items():
             for key in _OF_CLUSTERINGS & values.keys():
                 measures[f"{key}_of_{name}"] = values[key]
-        rounds.append({key: round(x, 4) for key, x in sorted(measures.items())})
-    return rounds
+        rounds.append({key: round(x, 3) for key, x in measures.items()})
+    names = sorted({name for measures in rounds for name in measures})
+    return {name: [measures.get(name) for measures in rounds] for name in names}
 
 
 def make_config(task: Task) -> dict[str, Any]:

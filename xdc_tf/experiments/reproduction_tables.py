@@ -12,6 +12,7 @@ SCRATCH, SUPERVISED = "scratch", "supervised"
 SAME_MODALITY = "same_modality"
 CONTROLS = {"same_video": ("video",), "same_audio": ("audio",)}
 BOTH = ("video", "audio")
+PROTOCOLS = ("linear", "finetune")
 
 
 class Scale(NamedTuple):
@@ -65,6 +66,7 @@ class Variant(NamedTuple):
       shared: fraction of them whose audio has the frames' class; None for the kind's.
       microphone_db: strength of a nuisance of their audio.
       streams: that are evaluated.
+      protocols: of the evaluation.
     """
 
     row: str
@@ -74,6 +76,7 @@ class Variant(NamedTuple):
     shared: float | None = None
     microphone_db: float | None = None
     streams: tuple[str, ...] = BOTH
+    protocols: tuple[str, ...] = PROTOCOLS
 
 
 def _variant(row: str, method: str, **changes) -> Variant:
@@ -202,6 +205,7 @@ def _settings(scale: Scale, methods: Sequence[str]) -> list[Variant]:
                 "training.held_out_share": 0.1,
                 **{key: value(key, change) for key, change in changes.items()},
             },
+            protocols=("linear",),
         )
         for method in methods
         for row, changes in SETTINGS.items()
@@ -215,11 +219,14 @@ class Table(NamedTuple):
       title: what it compares, for the page.
       methods: that it has unless others are asked for.
       variants: function of scale and methods.
+      reference: row that the others are tested against, if it is among them; else xdc
+        is, or the last.
     """
 
     title: str
     methods: tuple[str, ...]
     variants: Callable[[Scale, Sequence[str]], list[Variant]]
+    reference: str = "xdc"
 
 
 def _rounds(scale: Scale, methods: Sequence[str]) -> list[Variant]:
@@ -289,7 +296,9 @@ TABLES = {
         ("xdc",),
         _along("training.epochs_per_round", lambda scale: (1, 2, 4, 8)),
     ),
-    "settings": Table("settings, one changed at a time", ("xdc",), _settings),
+    "settings": Table(
+        "settings, one changed at a time", ("xdc",), _settings, "xdc, as configured"
+    ),
     "normalize": Table(
         "L2-normalised features for k-means",
         ("xdc",),
