@@ -54,7 +54,7 @@ def test_a_table_is_made_of_the_reports_of_each_kind(tmp_path):
     for kind in ("shapes", "digits"):
         collected = {
             f"{seed}.json": _report(
-                kind, seed, seed / 10, [{"x": -1.0}, {"x": float(seed)}]
+                kind, seed, seed / 10, {"x": [-1.0, seed], "y": [None, -seed]}
             )
             for seed in range(6)
         }
@@ -70,11 +70,13 @@ def test_a_table_is_made_of_the_reports_of_each_kind(tmp_path):
     assert row.count("1.00 (1.00 to 1.00)") == 3
     first = criteria.table([criteria.read_runs(path, 0) for path in paths])
     assert "1.00" not in first
+    assert "| x |" in first
+    assert "| y |" not in first  # which no run had by then
 
 
 def test_collections_of_several_kinds_are_refused(tmp_path):
     path = str(tmp_path / "mixed.json")
-    mixed = {kind: _report(kind, 0, 0.5, [{"x": 1.0}]) for kind in ("shapes", "digits")}
+    mixed = {kind: _report(kind, 0, 0.5, {"x": [1.0]}) for kind in ("shapes", "digits")}
     report_collections.write(path, mixed)
     with pytest.raises(ValueError, match="digits.*shapes"):
         criteria.read_runs(path, -1)

@@ -9,8 +9,9 @@ from prepared_runs import pretrain_on
 from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import configuration
+from xdc_tf.training import configuration, run_features
 from xdc_tf.training.pretrain import pretrain
+from xdc_tf.training.run import prepare
 
 pytestmark = pytest.mark.once
 
@@ -40,6 +41,7 @@ def test_a_round_can_start_from_another_runs_labels(
 def _with(**values):
     return {
         "first_from": "",
+        "first_features": "encoders",
         "keep_heads": False,
         "nearest_fraction": 1.0,
         "teacher": "",
@@ -131,3 +133,64 @@ def test_kept_heads_go_on_where_others_start_anew(tiny_config, tiny_records, tmp
 def test_values_that_mean_nothing_are_named(tiny_config, values, message):
     with pytest.raises(ValueError, match=message):
         configuration.from_mapping(tiny_config | {"labels": _with(**values)})
+
+
+def test_the_first_clusters_can_be_of_statistics_of_the_clips(
+    tiny_config, tiny_records, tmp_path
+):
+    config = tiny_config | {
+        "num_rounds": 1,
+        "labels": _with(first_features="statistics"),
+        "kmeans": tiny_config["kmeans"] | {"pca_components": 5},
+        "criteria": {"max_examples": 100},
+    }
+    pretrain_on(config, tiny_records, tmp_path / "run")
+    directory = run_directory.round_dir(str(tmp_path / "run"), 0)
+    table = label_tables.read(directory)
+    widths = {name: c.centroids.shape[1] for name, c in table.clusterings.items()}
+    assert widths == {"audio": 4 * 13, "video": 4 * 4 * 8}
+    # They are of no encoders, and no clusters of encoders' features of other clips.
+    assert table.settings["encoders_sha256"] is None
+    criteria = label_tables.read_health(directory)["criteria"]
+    assert not [name for name in criteria if name.startswith("same_cluster")]
+    second = label_tables.read(run_directory.round_dir(str(tmp_path / "run"), 1))
+    assert {c.centroids.shape[1] for c in second.clusterings.values()} == {5}
+
+
+def test_statistics_have_mean_0_and_variance_1_over_what_is_trained_on(
+    tiny_config, tiny_records, tmp_path
+):
+    config = configuration.from_mapping(
+        tiny_config | {"training": tiny_config["training"] | {"held_out_share": 0.2}}
+    )
+    run = prepare(
+        config,
+        workdir=str(tmp_path / "run"),
+        records_dir=str(tiny_records / "train"),
+        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+        allow_config_change=False,
+    )
+    with run.lock:
+        features = run_features.of_statistics(run)
+    trained = run.records.trained
+    assert trained.sum() < features.present.sum()
+    for matrix in features.streams.values():
+        varies = matrix[trained].std(axis=0) > 0
+        assert varies.mean() > 0.5
+        np.testing.assert_allclose(matrix[trained].mean(axis=0), 0, atol=1e-4)
+        np.testing.assert_allclose(matrix[trained].std(axis=0)[varies], 1, atol=1e-3)
+        assert np.all(matrix[~features.present] == 0)
+
+
+def test_encoders_that_start_from_weights_make_the_first_clusters_themselves(
+    tiny_config, tiny_run, tiny_records, tmp_path
+):
+    config = tiny_config | {
+        "num_rounds": 1,
+        "init_from": str(tiny_run),
+        "labels": _with(first_features="statistics"),
+    }
+    pretrain_on(config, tiny_records, tmp_path / "run")
+    table = label_tables.read(run_directory.round_dir(str(tmp_path / "run"), 0))
+    widths = {c.centroids.shape[1] for c in table.clusterings.values()}
+    assert widths == {32}

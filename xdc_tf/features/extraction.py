@@ -1,6 +1,6 @@
 """Features of a whole data set: one row per clip, or per example, and stream."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import keras
@@ -52,7 +52,7 @@ class Features(NamedTuple):
 
 
 def make_extract_clips(
-    encoders: dict[str, keras.Model],
+    encoders: Mapping[str, Callable],
     modalities: dict[str, str],
     *,
     strategy: tf.distribute.Strategy,
@@ -63,7 +63,7 @@ def make_extract_clips(
     data.pipeline.evaluation_batches, and yields the clips of each batch in turn.
 
     Args:
-      encoders: by stream.
+      encoders: by stream: encoder(clips, training) -> [B, D].
       modalities: the modality that each stream sees, a key of the batches.
       strategy: where the encoders live.
     """

@@ -9,7 +9,10 @@ from scipy import optimize
 from xdc_tf.data.dataset_info import NO_LABEL
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.runtime.typed_settings import FLAG, TEXT, Number, Whole
+from xdc_tf.runtime.typed_settings import FLAG, TEXT, Choice, Number, Whole
+
+ENCODERS, STATISTICS = "encoders", "statistics"
+FIRST_FEATURES = (ENCODERS, STATISTICS)
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,9 @@ class LabelSettings:
     # Directory of a round's label table, of a run on the same manifest, whose labels
     # are those of the first round: WORKDIR/labels/round_000. "": the first clustering.
     first_from: Annotated[str, TEXT] = ""
+    # What the first clustering is of otherwise: features of the encoders, or statistics
+    # of the clips (models.clip_statistics) unless encoders start from other weights.
+    first_features: Annotated[str, Choice(FIRST_FEATURES)] = ENCODERS
     # Number clusters as those of the round before that they share the most examples
     # with, and go on with the heads instead of resetting them.
     keep_heads: Annotated[bool, FLAG] = False

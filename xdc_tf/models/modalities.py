@@ -11,6 +11,7 @@ import tensorflow as tf
 from xdc_tf.data import clips
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.payloads import AUDIO, VIDEO, Stored
+from xdc_tf.models import clip_statistics
 from xdc_tf.runtime.typed_settings import Number
 
 
@@ -37,6 +38,8 @@ class Modality(NamedTuple):
         within a clip.
       statistics: what records alone tell of the input: by its name in the card of an
         export the field of ClipSettings and its range.
+      first_features: first_features(clips) -> [B, D] float32, of the encoder's input:
+        what the first clusters can be made of; see config.labels.first_features.
       call: the encoder's input, in words, for cards.
       channels_first: the same for PyTorch.
       serving: the raw input, in words.
@@ -52,6 +55,7 @@ class Modality(NamedTuple):
     clip_shape: Callable[[ClipSettings], tuple[int, ...]]
     clip_secs: Callable[[ClipSettings], float]
     statistics: Mapping[str, tuple[str, Number]]
+    first_features: Callable[[tf.Tensor], tf.Tensor]
     call: str
     channels_first: str
     serving: str
@@ -146,6 +150,7 @@ MODALITIES = {
         clip_shape=lambda clip: (clip.num_frames, clip.crop_size, clip.crop_size, 3),
         clip_secs=lambda clip: clip.duration_secs,
         statistics={},
+        first_features=clip_statistics.oriented_gradients,
         call="[B, T, H, W, 3] float32, RGB in [0, 1] minus mean, by std",
         channels_first="[B, 3, T, H, W] float32, RGB in [0, 1] minus mean, by std",
         serving="frames [B, T, H, W, 3] uint8 RGB, any size",
@@ -161,6 +166,7 @@ MODALITIES = {
             "mean": ("log_mel_mean", Number(-1e6, 1e6)),
             "std": ("log_mel_std", Number(1e-6, 1e6)),
         },
+        first_features=clip_statistics.cepstra,
         call="[B, rows, filters, 1] float32, log-mel minus mean, by std",
         channels_first="[B, 1, rows, filters] float32, log-mel minus mean, by std",
         serving="waveform [B, samples] float32 in [-1, 1], mono",

@@ -241,13 +241,17 @@ def cluster(
     """The clusterings of each label source, with the labels of all examples."""
     if round_index == 0 and run.config.labels.first_from:
         return round_labels.first_clusterings(run)
-    records = run.records
+    records, settings = run.records, run.config.kmeans
+    if round_labels.are_of_statistics(run, round_index):
+        features = run_features.of_statistics(run)
+        # They are fewer than the encoders' features, and scaled by themselves.
+        settings = settings._replace(pca_components=0)
     maker = LABEL_MAKERS[run.method.label_maker]
     clusterings = maker.fit(
         features,
         supervision.clustered_sources(run.method),
         fitted_rows=records.trained[records.local.rows],
-        settings=run.config.kmeans,
+        settings=settings,
         seed=_round_seed(run, round_index, "clustering"),
         strategy=run.strategy,
     )

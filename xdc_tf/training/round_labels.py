@@ -1,8 +1,8 @@
 """From a round's clusterings to the labels that its training has.
 
-By default these are the clusters. config.labels can start from those of another run,
-keep the numbers of clusters from round to round so that heads go on, leave out what
-lies far from its centroid, and have one source teach alone at first.
+By default these are the clusters. config.labels can start from those of another run or
+of clips' statistics, keep the numbers of clusters from round to round so that heads go
+on, leave out what lies far from its centroid, and have one source teach alone at first.
 """
 
 from collections.abc import Mapping
@@ -85,8 +85,16 @@ def load(
 
 
 def are_given(run: Run, round_index: int) -> bool:
-    """Whether a round's clusterings are another run's, and not of its own features."""
-    return round_index == 0 and bool(run.config.labels.first_from)
+    """Whether a round's clusterings are not of its encoders' features."""
+    given = bool(run.config.labels.first_from) or are_of_statistics(run, round_index)
+    return round_index == 0 and given
+
+
+def are_of_statistics(run: Run, round_index: int) -> bool:
+    """Whether a round clusters statistics of the clips."""
+    labels = run.config.labels
+    wanted = labels.first_features == label_changes.STATISTICS and not labels.first_from
+    return round_index == 0 and wanted and not run.pretrained_streams
 
 
 def _near_labels(

@@ -12,9 +12,10 @@ from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures, Features
 from xdc_tf.features.feature_store import FeatureStore, RowState
 from xdc_tf.models import layers
+from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import configuration, supervision
+from xdc_tf.training import configuration, round_labels, supervision
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.run import Run
 
@@ -89,10 +90,75 @@ def harvested_in(run: Run, round_index: int) -> int | None:
 def clustered_encoders(run: Run, round_index: int) -> dict[str, str] | None:
     """SHA-256 by stream of the encoders whose features a round clusters.
 
-    None for harvested features, which are of no one state of the encoders.
+    None for harvested features, which are of no one state of the encoders, and for
+    labels that are not of its encoders' features.
     """
     harvested = harvested_in(run, round_index) is not None
-    return None if harvested else _encoders_sha256(run, round_index)
+    if harvested or round_labels.are_given(run, round_index):
+        return None
+    return _encoders_sha256(run, round_index)
+
+
+def of_statistics(run: Run) -> Features:
+    """Statistics of the clips of this process's examples, by stream.
+
+    Those of each stream have mean 0 and variance 1 over the examples that are trained
+    on, of all processes.
+
+    Returns:
+      Features by row of the run's share, as of `to_cluster`.
+
+    Raises:
+      ValueError: if the records did not give all of their examples.
+    """
+    rows, trained = run.records.local.rows, run.records.trained
+    wanted = np.zeros_like(trained)
+    wanted[rows] = (trained | run.records.held_out)[rows]
+    extract_clips = extraction.make_extract_clips(
+        {
+            stream: _in_any_mode(MODALITIES[modality].first_features)
+            for stream, modality in run.method.streams.items()
+        },
+        run.method.streams,
+        strategy=run.strategy,
+    )
+    batches = evaluation_batches(
+        run, num_clips=run.config.features.clips_per_video, keep=wanted
+    )
+    present = np.zeros(len(rows), bool)
+    streams: dict[str, np.ndarray] = {}
+    for examples in extraction.average_clips(extract_clips(batches)):
+        places = np.searchsorted(rows, examples.example_index)
+        present[places] = True
+        for stream, values in examples.streams.items():
+            if stream not in streams:
+                streams[stream] = np.zeros([len(rows), values.shape[1]], np.float32)
+            streams[stream][places] = values
+    _check_complete(run, wanted[rows] & ~present)
+    for matrix in streams.values():
+        _standardize(run, matrix, fitted=present & trained[rows], present=present)
+    return Features(streams, present)
+
+
+def _in_any_mode(function: Callable) -> Callable:
+    """As encoders are called."""
+    return lambda clips, training: function(clips)
+
+
+def _standardize(
+    run: Run, matrix: np.ndarray, *, fitted: np.ndarray, present: np.ndarray
+) -> None:
+    """To mean 0 and variance 1, in place; a column that does not vary becomes 0."""
+    count = workers.gathered(run.strategy, int(fitted.sum())).sum()
+
+    def mean(values):
+        total = values[fitted].sum(axis=0, dtype=np.float64)
+        return workers.gathered(run.strategy, total).sum(axis=0) / count
+
+    center = mean(matrix)
+    deviation = np.sqrt(mean(np.square(matrix - center)))
+    scale = np.where(deviation > 1e-6, deviation, np.inf)
+    matrix[present] = ((matrix - center) / scale)[present]
 
 
 def _encoders_sha256(run: Run, round_index: int) -> dict[str, str]:
@@ -147,7 +213,7 @@ def to_cluster(
             run, num_clips=run.config.features.clips_per_video, keep=missing
         )
         store.fill(extraction.average_clips(extract_clips(batches)))
-    _check_complete(run, store, examples[local])
+    _check_complete(run, examples[local] & (store.states == RowState.EMPTY))
     print(
         f"features  {(before == RowState.HARVESTED).sum()} examples harvested  "
         f"{(before == RowState.EXTRACTED).sum()} extracted before  "
@@ -157,15 +223,14 @@ def to_cluster(
     return store.features()
 
 
-def _check_complete(run: Run, store: FeatureStore, expected: np.ndarray) -> None:
+def _check_complete(run: Run, missing: np.ndarray) -> None:
     """Checks that every example has features, in all processes or none.
 
     Args:
       run: whose records were read.
-      store: of this process's rows.
-      expected: [n] bool, which of them have an example.
+      missing: [n] bool, which of this process's rows have an example without.
     """
-    empty = run.records.local.rows[expected & (store.states == RowState.EMPTY)]
+    empty = run.records.local.rows[missing]
     num_empty = int(workers.gathered(run.strategy, len(empty)).sum())
     if not num_empty:
         return
