@@ -55,7 +55,7 @@ def read_runs(path: str, round_index: int) -> Runs:
     """
     kinds, criteria, accuracies = set(), [], []
     for report in report_collections.read(path).values():
-        rounds = report["settings"].get("rounds", {})
+        rounds = report.get("rounds", {})
         if not rounds or round_index >= len(next(iter(rounds.values()))):
             continue
         kinds.add(report["settings"]["kind"])

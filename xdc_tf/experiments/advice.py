@@ -30,8 +30,8 @@ from xdc_tf.training import configuration, supervision
 _VIDEOS_PER_CLUSTER = (100, 40, 15)
 _MOST_CLUSTERS = 4096
 # Of a trial: rounds of the first turn. Each turn's trials take a fraction of the time.
-_FIRST_ROUNDS = 2
-_FRACTIONS = (0.5, 0.3, 0.2)
+FIRST_ROUNDS = 2
+FRACTIONS = (0.5, 0.3, 0.2)
 # Trials are ranked by retrieval, which does not depend on the number of clusters. So
 # many of its standard deviations by chance are no chance.
 _NO_CHANCE = 3.0
@@ -152,8 +152,8 @@ def _run_trials(
     """Yields the outcomes of all trials, the best first."""
     going_on = list(trials)
     left_behind: list[Outcome] = []
-    rounds = _FIRST_ROUNDS
-    for turn, fraction in enumerate(_FRACTIONS):
+    rounds = FIRST_ROUNDS
+    for turn, fraction in enumerate(FRACTIONS):
         secs = fraction * budget_secs / len(going_on)
         for trial in going_on:
             _pretrain(trial, config, records, out_dir, rounds=rounds, secs=secs)
@@ -165,12 +165,17 @@ def _run_trials(
                 f"{os.path.join(out_dir, 'trials')}. Raise it, or lower "
                 "--config.training.epochs_per_round."
             )
-        num_kept = (len(outcomes) + 1) // 2
-        left_behind = outcomes[num_kept:] + left_behind
-        going_on = [outcome.trial for outcome in outcomes[:num_kept]]
+        kept = num_kept(len(outcomes))
+        left_behind = outcomes[kept:] + left_behind
+        going_on = [outcome.trial for outcome in outcomes[:kept]]
         rounds *= 2
-    yield from outcomes[:num_kept]
+    yield from outcomes[:kept]
     yield from left_behind
+
+
+def num_kept(num_trials: int) -> int:
+    """How many trials go on after a turn."""
+    return (num_trials + 1) // 2
 
 
 def _pretrain(

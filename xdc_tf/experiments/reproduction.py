@@ -278,7 +278,7 @@ def run(task: Task) -> None:
         )
         report["settings"]["row"] = variant.row
         if protocol == "linear" and variant.method != SCRATCH:
-            report["settings"]["rounds"] = _round_measures(workdir)
+            report["rounds"] = _round_measures(workdir)
         report["settings"]["scale"] = scale._asdict()
         report["settings"]["kind"] = task.kind
         files.write_text(path + ".new", json.dumps(report, indent=1) + "\n")
