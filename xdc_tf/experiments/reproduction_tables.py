@@ -161,7 +161,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "learning rate x 0.4": {"optimizer.learning_rate": 0.4},
     "learning rate x 2": {"optimizer.learning_rate": 2.0},
     "constant learning rate": {"optimizer.schedule": "constant"},
-    "first clusters of statistics": {"labels.first_features": "statistics"},
+    "first clusters of random encoders": {"labels.first_features": "encoders"},
     "heads kept by matching": {"labels.keep_heads": True},
     "nearest half of each cluster": {"labels.nearest_fraction": 0.5},
     "audio teaches first": {"labels.teacher": "audio", "labels.teacher_rounds": 3},

@@ -22,9 +22,10 @@ class LabelSettings:
     # Directory of a round's label table, of a run on the same manifest, whose labels
     # are those of the first round: WORKDIR/labels/round_000. "": the first clustering.
     first_from: Annotated[str, TEXT] = ""
-    # What the first clustering is of otherwise: features of the encoders, or statistics
-    # of the clips (models.clip_statistics) unless encoders start from other weights.
-    first_features: Annotated[str, Choice(FIRST_FEATURES)] = ENCODERS
+    # What the first clustering is of otherwise: statistics of the clips
+    # (models.clip_statistics) unless encoders start from other weights, or features of
+    # the encoders, as in the paper.
+    first_features: Annotated[str, Choice(FIRST_FEATURES)] = STATISTICS
     # Number clusters as those of the round before that they share the most examples
     # with, and go on with the heads instead of resetting them.
     keep_heads: Annotated[bool, FLAG] = False
