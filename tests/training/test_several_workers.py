@@ -6,10 +6,13 @@ import signal
 import numpy as np
 import pretraining_worker
 import pytest
+import tensorflow as tf
 from forked_workers import run_workers
 
 from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as work
+from xdc_tf.training import configuration, run_features
+from xdc_tf.training.run import prepare
 
 
 def pretrain(directory, records, *, deadly_steps=(0, 0)):
@@ -28,6 +31,12 @@ def pretrain(directory, records, *, deadly_steps=(0, 0)):
     return [(worker.returncode, worker.stdout, worker.stderr) for worker in completed]
 
 
+def _config(new_tiny_config):
+    config = new_tiny_config() | {"method": "same_audio"}
+    config["labels"] = config["labels"] | {"first_features": "statistics"}
+    return config
+
+
 @pytest.fixture(scope="module")
 def killed_and_restarted(tiny_records, new_tiny_config, tmp_path_factory):
     """A run whose second worker is killed in its sixth step, and then started again.
@@ -35,7 +44,7 @@ def killed_and_restarted(tiny_records, new_tiny_config, tmp_path_factory):
     Two rounds of 4 steps, a checkpoint in the steps 3 and 6.
     """
     directory = tmp_path_factory.mktemp("workers")
-    config = new_tiny_config() | {"method": "same_audio"}
+    config = _config(new_tiny_config)
     (directory / "config.py").write_text(
         "import ml_collections\n\n\ndef get_config():\n"
         f"    return ml_collections.ConfigDict({config!r})\n"
@@ -82,6 +91,30 @@ def test_label_tables_have_the_examples_of_both_workers(killed_and_restarted):
         for clustering in table.clusterings.values():
             assert len(clustering.labels) == 24 and clustering.labels.min() == 0
             assert clustering.sizes.sum() == 19
+
+
+def test_first_centroids_are_means_of_the_statistics_that_one_process_finds(
+    killed_and_restarted, tiny_records, new_tiny_config, tmp_path
+):
+    directory, _, _ = killed_and_restarted
+    table = label_tables.read(work.round_dir(str(directory / "run"), 0))
+    run = prepare(
+        configuration.from_mapping(_config(new_tiny_config)),
+        workdir=str(tmp_path / "run"),
+        records_dir=str(tiny_records / "train"),
+        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+        allow_config_change=False,
+    )
+    with run.lock:
+        features = run_features.of_statistics(run)
+    trained = run.records.trained
+    for name, clustering in table.clusterings.items():
+        rows = features.streams[name] / np.linalg.norm(
+            features.streams[name], axis=1, keepdims=True
+        )
+        for number, centroid in enumerate(clustering.centroids):
+            members = rows[trained & (clustering.labels == number)]
+            np.testing.assert_allclose(centroid, members.mean(axis=0), atol=1e-4)
 
 
 def test_the_chief_alone_tells_and_writes_and_each_keeps_its_own_features(
