@@ -288,6 +288,11 @@ def test_harvested_rounds_extract_what_training_does_not_see(tiny_config):
     assert _tiny_plan(tiny_config).size.num_extracted == (100, 60, 100)
 
 
+def test_statistics_of_the_clips_take_another_pass(tiny_config):
+    tiny_config["labels"]["first_features"] = "statistics"
+    assert _tiny_plan(tiny_config).size.num_extracted == (200, 100, 100)
+
+
 def test_supervised_training_clusters_nothing(tiny_config):
     tiny_config["method"] = "supervised"
     found = _tiny_plan(tiny_config, num_classes=7)

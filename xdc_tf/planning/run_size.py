@@ -9,6 +9,7 @@ import numpy as np
 from xdc_tf.data import dataset_info, record_framing, record_index
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.payloads import AUDIO, VIDEO
+from xdc_tf.labels.label_changes import STATISTICS
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import encoder_table, layers
 from xdc_tf.models.modalities import MODALITIES
@@ -201,14 +202,18 @@ def _num_extracted(
     """Rows of features that passes compute, by clustering.
 
     Where training steps give features, a pass computes those of the videos that were
-    not trained on; before the first round and after the last it computes all.
+    not trained on; before the first round and after the last it computes all. A pass
+    for statistics of the clips, which has no encoders but reads as much, counts as one.
     """
     num_rounds, training = config.num_rounds, config.training
     between = num_videos
     if config.features.from_training:
         num_clips = _steps_per_round(training, num_trained) * training.batch_size
         between = num_trained - min(num_trained, num_clips)
-    return (num_videos, *[between] * (num_rounds - 1), num_videos)
+    labels = config.labels
+    by_statistics = labels.first_features == STATISTICS and not labels.first_from
+    first = num_videos * (2 if by_statistics and not config.init_from else 1)
+    return (first, *[between] * (num_rounds - 1), num_videos)
 
 
 def _check(config, *, num_videos, num_devices) -> None:
