@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3.11 python3.10 python3 python3.12 python3
 	2> /dev/null && echo $$python && break; done)
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-all check pytest clean
+.PHONY: demo test test-all check pytest results clean
 .DELETE_ON_ERROR:
 
 $(RUN):
@@ -107,6 +107,22 @@ demo: $(DEMO_DIR)/.exported $(DEMO_DIR)/.browsed
 	@echo "SavedModels: $(EXPORT)"
 	@echo "Clusters:    open $(PAGE)/index.html"
 	@echo "Curves:      $(VENV)/bin/tensorboard --logdir=$(WORKDIR)/tensorboard"
+
+# The tables of docs/results/medium, each of which goes on where it was interrupted, then
+# what they say of settings and of criteria without labels. It takes days on two cores.
+KINDS := shapes clutter digits long_tail
+RESULTS := docs/results/medium
+REPRODUCE = $(RUN) -m xdc_tf.cli.reproduce --scale=medium --kind=$$kind \
+	--videos=$(RESULTS)/videos/$$kind --out=$(RESULTS)/$$kind
+
+results: $(VENV)/.installed
+	set -e; for kind in $(KINDS); do \
+		$(REPRODUCE) --table=start --seeds=10; \
+		$(REPRODUCE) --table=methods --seeds=5; \
+		$(REPRODUCE) --table=settings --seeds=3; \
+	done
+	$(RUN) -m benchmarks.settings_by_kind $(KINDS:%=$(RESULTS)/%/settings.json)
+	$(RUN) -m benchmarks.criteria $(KINDS:%=$(RESULTS)/%/settings.json)
 
 clean:
 	rm -rf $(VENV) $(DEMO_DIR)

@@ -213,6 +213,28 @@ def _settings(scale: Scale, methods: Sequence[str]) -> list[Variant]:
     ]
 
 
+def _start(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+    """What the first clusters are of, next to random encoders."""
+    del scale
+    rows = {"statistics": "statistics", "random encoders": "encoders"}
+    return [
+        Variant(SCRATCH, SCRATCH, protocols=("linear",)),
+        *(
+            _variant(
+                f"{method}, first clusters of {name}",
+                method,
+                config={
+                    "training.held_out_share": 0.1,
+                    "labels.first_features": first_features,
+                },
+                protocols=("linear",),
+            )
+            for method in methods
+            for name, first_features in rows.items()
+        ),
+    ]
+
+
 class Table(NamedTuple):
     """A table: its rows by scale and methods.
 
@@ -300,6 +322,7 @@ TABLES = {
     "settings": Table(
         "settings, one changed at a time", ("xdc",), _settings, "xdc, as configured"
     ),
+    "start": Table("what the first clusters are of", ("xdc",), _start, SCRATCH),
     "normalize": Table(
         "L2-normalised features for k-means",
         ("xdc",),
