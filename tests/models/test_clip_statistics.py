@@ -49,6 +49,13 @@ def test_large_frames_are_averaged_down():
     np.testing.assert_allclose(_gradients(small), _gradients(large), atol=1e-5)
 
 
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_frames_of_few_pixels_have_gradients(side):
+    frames = RNG.normal(size=(2, 3, side, side, 3))
+    assert np.isfinite(_gradients(frames)).all()
+    assert (_gradients(frames).sum() > 0) == (side > 1)
+
+
 @pytest.mark.parametrize("num_bands", [40, 6])
 def test_cepstra_are_scipys(num_bands):
     log_mel = RNG.normal(size=(2, 30, num_bands))

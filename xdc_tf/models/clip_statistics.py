@@ -23,12 +23,16 @@ def oriented_gradients(frames: tf.Tensor) -> tf.Tensor:
     """Histograms of oriented gradients of a grid of cells, averaged over time.
 
     Args:
-      frames: [B, T, H, W, 3] float32, with at least 5 pixels a side.
+      frames: [B, T, H, W, 3] float32.
 
     Returns:
       [B, 128] float32, square roots: 4 x 4 cells of 8 orientations.
     """
-    num_frames, height, width = frames.shape[1:4]
+    num_frames = frames.shape[1]
+    if min(frames.shape[2:4]) <= _CELLS:  # a pixel more than cells, for differences
+        for axis in (2, 3):
+            frames = tf.repeat(frames, _CELLS + 1, axis=axis)
+    height, width = frames.shape[2:4]
     gray = tf.reshape(tf.reduce_mean(frames, -1), [-1, height, width, 1])
     factor = max(1, min(height, width) // _SHORT_SIDE)
     gray = tf.nn.avg_pool2d(gray, factor, factor, "VALID")[..., 0]
