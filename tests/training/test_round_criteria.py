@@ -1,10 +1,15 @@
 """The criteria of a run: those of each round, and that they can be left out."""
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from prepared_runs import pretrain_on
 
+from xdc_tf.features import extraction
 from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as run_directory
+from xdc_tf.training import configuration, round_criteria
+from xdc_tf.training.run import prepare
 
 pytestmark = pytest.mark.once
 
@@ -60,6 +65,31 @@ def test_a_run_that_was_restored_measures_what_an_uninterrupted_one_does(
     for round_index in range(3):
         expected = _criteria(measured_run, round_index)
         assert _criteria(tmp_path / "run", round_index) == pytest.approx(expected)
+
+
+def test_classes_that_come_in_turn_are_found_in_the_other_modality(
+    tiny_config, tiny_records, tmp_path
+):
+    """Every second video is of half of the classes, which the map must not be of."""
+    run = prepare(
+        configuration.from_mapping(tiny_config | {"criteria": {"max_examples": 400}}),
+        workdir=str(tmp_path / "run"),
+        records_dir=str(tiny_records / "train"),
+        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
+        allow_config_change=False,
+    )
+    rng = np.random.default_rng(0)
+    classes = np.arange(400) % 10
+    streams = {
+        stream: rng.normal(size=(10, 32))[classes] + 0.01 * rng.normal(size=(400, 32))
+        for stream in ("video", "audio")
+    }
+    features = extraction.Features(streams, np.ones(400, bool))
+    with run.lock:
+        measured = round_criteria._of_features(run, features, rng)
+    # Half of a tenth of the others come first by chance.
+    for name in ("retrieval_of_audio_by_video", "retrieval_of_video_by_audio"):
+        assert measured[name] == pytest.approx(0.9, abs=0.03)
 
 
 def test_they_are_left_out_where_no_examples_are_asked_for(

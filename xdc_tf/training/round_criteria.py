@@ -130,7 +130,8 @@ def _of_features(
         measured[f"stability_of_{source}"] = criteria.stability(
             joined, options._replace(num_restarts=1), seed=int(rng.integers(2**31))
         )
-    fitted = np.arange(len(rows)) % 2 == 0
+    # At random: rows in turn may be of classes in turn.
+    fitted = rng.permutation(len(rows)) % 2 == 0
     for stream, other in itertools.permutations(streams, 2):
         measured[f"{criteria.RETRIEVAL}{other}_by_{stream}"] = criteria.retrieval(
             streams[stream], streams[other], fitted=fitted
