@@ -54,6 +54,7 @@ def test_a_run_that_does_not_take_off_says_so_after_the_second_round(
     lines = capfd.readouterr().err.splitlines()
     (line,) = [line for line in lines if "has not taken off" in line]
     assert line.startswith("warning: After 2 rounds") and "xdc-tf advise" in line
+    assert "config.labels.first_features=statistics" in line
 
 
 def test_a_run_that_was_restored_measures_what_an_uninterrupted_one_does(

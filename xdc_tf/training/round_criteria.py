@@ -22,7 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.features.extraction import ClipFeatures, Features
-from xdc_tf.labels import criteria, health, label_makers, label_tables, pseudo_labels
+from xdc_tf.labels import (
+    criteria,
+    health,
+    label_changes,
+    label_makers,
+    label_tables,
+    pseudo_labels,
+)
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import round_labels, supervision
@@ -94,9 +101,12 @@ def warn_unless_taken_off(
     )
     if not described:
         return
+    by_encoders = run.config.labels.first_features == label_changes.ENCODERS
     run.monitor.warn(
         f"After {round_index} rounds the run has not taken off: {described}. It may "
-        "later. If it stays so, try more config.training.epochs_per_round, another "
+        "later. If it stays so, try "
+        f"{'config.labels.first_features=statistics, ' if by_encoders else ''}"
+        "more config.training.epochs_per_round, another "
         "config.optimizer.learning_rate or config.kmeans.num_clusters (xdc-tf advise "
         "tries some), and look whether frames and sound have anything to do with each "
         "other (python -m data_prep.inspect)."
