@@ -1,8 +1,9 @@
 """The forms of a convolution, by type and pass: what fast_layers.FORMS was chosen by.
 
     python -m benchmarks.convolutions
+    python -m benchmarks.convolutions --width=0.125 --crop_size=40 --batch_size=16
 
-prints, for the convolutions of R(2+1)D-18 on 8 x 112 x 112 clips, the milliseconds of
+prints, for the convolutions of R(2+1)D-18 on clips of 8 frames, the milliseconds of
 output, input's gradient and kernel's gradient as 2-d and as 3-d convolutions and with
 matrix products, and the sum over the network. In bfloat16 2-d gradients take seconds.
 """
@@ -17,6 +18,10 @@ from xdc_tf.models import fast_layers
 from xdc_tf.models.video_resnet import mid_planes
 
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips per batch.")
+_WIDTH = flags.DEFINE_float("width", 1.0, "Of the network, which multiplies channels.")
+_CROP_SIZE = flags.DEFINE_integer(
+    "crop_size", 112, "Height and width of clips, a multiple of 8 or near it."
+)
 _TYPES = flags.DEFINE_list("types", ["float32", "bfloat16"], "Dtypes to measure.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Timed calls; the median is printed.")
 
@@ -26,11 +31,13 @@ _FORMS = (fast_layers.PLANAR, fast_layers.SPATIAL, fast_layers.MATMUL)
 def convolutions():
     """Name, clip shape [T, H, W, C], kernel, strides and number of each layer."""
     spatial, temporal = (1, 3, 3), (3, 1, 1)
-    yield "stem spatial", (8, 112, 112, 3), (1, 7, 7, 3, 45), (1, 2, 2), 1
-    yield "stem temporal", (8, 56, 56, 45), (*temporal, 45, 64), (1, 1, 1), 1
+    crop, half = _CROP_SIZE.value, _CROP_SIZE.value // 2
+    first, mid = int(64 * _WIDTH.value), max(1, int(45 * _WIDTH.value))
+    yield "stem spatial", (8, crop, crop, 3), (1, 7, 7, 3, mid), (1, 2, 2), 1
+    yield "stem temporal", (8, half, half, mid), (*temporal, mid, first), (1, 1, 1), 1
     for stage in range(1, 5):
-        planes = 64 * 2 ** (stage - 1)
-        frames, side = 8 >> (stage - 1), 56 >> (stage - 1)
+        planes = first * 2 ** (stage - 1)
+        frames, side = 8 >> (stage - 1), half >> (stage - 1)
         number = 4
         if stage > 1:
             number, before = 3, planes // 2
@@ -108,11 +115,11 @@ def main(_) -> None:
         print("|---|--:|" + "--:|" * len(names))
         total = 0.0
         for name, clip, kernel, strides, number in convolutions():
-            milliseconds = np.concatenate(
+            taken = np.concatenate(
                 [milliseconds(clip, kernel, strides, form, dtype) for form in _FORMS]
             )
-            total = total + number * milliseconds
-            cells = " | ".join(f"{value:.1f}" for value in milliseconds)
+            total = total + number * taken
+            cells = " | ".join(f"{value:.1f}" for value in taken)
             print(f"| {name} | {number} | {cells} |", flush=True)
         print(f"| all | | {' | '.join(f'{value:.0f}' for value in total)} |")
 
