@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from xdc_tf.models import audio_resnet, fast_layers, layers, video_resnet
-from xdc_tf.models.fast_layers import MATMUL, MIXED, PLANAR, SPATIAL
+from xdc_tf.models.fast_layers import MATMUL, PLANAR, SPATIAL
 from xdc_tf.models.layers import LayerSettings
 
 SPATIAL_KERNEL, TEMPORAL_KERNEL, POINT = (1, 3, 3), (3, 1, 1), (1, 1, 1)
@@ -26,7 +26,7 @@ def correlation(clips, kernel, strides):
     return np.einsum("bxyzcthw,thwcd->bxyzd", windows[:, ::t, ::h, ::w], kernel)
 
 
-@pytest.mark.parametrize("form", [PLANAR, SPATIAL, MIXED, MATMUL])
+@pytest.mark.parametrize("form", [PLANAR, SPATIAL, MATMUL])
 @pytest.mark.parametrize(
     ("size", "strides"),
     [
@@ -57,7 +57,7 @@ def test_every_form_is_the_convolution_padded_by_half_a_kernel(
         (POINT, (2, 2, 2)),
     ],
 )
-@pytest.mark.parametrize("form", [PLANAR, MIXED, MATMUL])
+@pytest.mark.parametrize("form", [PLANAR, MATMUL])
 @pytest.mark.parametrize("side", [6, 7])
 def test_gradients_are_those_of_the_3d_convolution(size, strides, form, side):
     clips, kernel = random(2, 5, side, side, 3), random(*size, 3, 4, seed=1)

@@ -17,14 +17,12 @@ from xdc_tf.runtime import tuning
 # How a convolution is computed.
 PLANAR = "2d"  # output and gradients as 2-d convolutions
 SPATIAL = "3d"  # as 3-d ones
-MIXED = "mixed"  # output and the kernel's gradient in 2-d, the input's in 3-d
 MATMUL = "matmul"  # as 3-d ones; the kernel's gradient by matrix products
 
 # On CPUs with oneDNN, by compute type and rank of the layer, of clips or of images;
 # other types and devices take what Keras does. Without oneDNN the gradients of 3-d
 # convolutions take up to a hundred times as long as those of 2-d ones.
 FORMS = {
-    ("float32", 3): MIXED,
     ("float32", 2): SPATIAL,
     ("bfloat16", 3): MATMUL,
     ("bfloat16", 2): MATMUL,
@@ -44,9 +42,9 @@ def convolve(
 
     Args:
       clips: [B, T, H, W, C].
-      kernel: [t, h, w, C, D], odd sizes; t or h and w are 1 in PLANAR and MIXED.
+      kernel: [t, h, w, C, D], odd sizes; t or h and w are 1 in PLANAR.
       strides: in time, height and width.
-      form: PLANAR, SPATIAL, MIXED or MATMUL.
+      form: PLANAR, SPATIAL or MATMUL.
 
     Returns:
       [B, ceil(T / strides[0]), ceil(H / strides[1]), ceil(W / strides[2]), D].
@@ -66,9 +64,7 @@ def convolve(
     if time == 1 and strides[0] > 1:
         clips = clips[:, :: strides[0]]
         strides = (1, *strides[1:])
-    if form == PLANAR:
-        return _convolve_planar(clips, kernel, strides)
-    return _convolve_mixed(clips, kernel, strides)
+    return _convolve_planar(clips, kernel, strides)
 
 
 def _convolve_spatial(clips, kernel, strides):
@@ -139,38 +135,6 @@ def _convolve_planar(clips, kernel, strides):
     else:
         shape = [batch, frames, *_shape(output)[1:3]]
     return tf.reshape(output, [*shape, kernel.shape[-1]])
-
-
-def _convolve_mixed(clips, kernel, strides):
-    @tf.custom_gradient
-    def differentiable(clips, kernel):
-        def gradients(upstream):
-            pads = _pads(kernel)
-            sizes = [
-                size + sum(pad) for size, pad in zip(_shape(clips), pads, strict=True)
-            ]
-            of_padded = tf.raw_ops.Conv3DBackpropInputV2(
-                input_sizes=tf.stack(sizes),
-                filter=kernel,
-                out_backprop=upstream,
-                strides=[1, *strides, 1],
-                padding="VALID",
-            )
-            of_clips = tf.slice(of_padded, [pad[0] for pad in pads], _shape(clips))
-            planar_strides, planar_pads = _planar(kernel, strides)
-            of_kernel = tf.raw_ops.Conv2DBackpropFilter(
-                input=_images(clips, kernel),
-                filter_sizes=_planar_kernel(kernel).shape,
-                out_backprop=_images(upstream, kernel),
-                strides=[1, *planar_strides, 1],
-                padding="EXPLICIT",
-                explicit_paddings=[width for pad in planar_pads for width in pad],
-            )
-            return of_clips, tf.reshape(of_kernel, kernel.shape)
-
-        return _convolve_planar(clips, kernel, strides), gradients
-
-    return differentiable(clips, kernel)
 
 
 def _pads(kernel):
