@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 from forked_commands import ROOT, run_command
 
@@ -77,15 +78,12 @@ def test_the_csv_file_beside_a_page_is_what_its_command_writes(name):
 def test_a_page_names_no_row_or_seed_that_its_reports_lack(name):
     path = os.path.join(RESULTS, name[: -len(".md")] + ".json")
     reports = [report.values for report in comparison.read(path)]
-    seeds = sorted({report["settings"].get("seed", 0) for report in reports})
+    seeds = sorted(
+        {about["seed"] for report in reports for about in report["source"].values()}
+    )
     page = _text("docs", "results", name)
     assert f"over {len(seeds)} seeds ({', '.join(map(str, seeds))})" in page
     assert {report["versions"]["tensorflow"] for report in reports} == {"2.15.1"}
-    assert all(
-        about["seed"] in seeds
-        for report in reports
-        for about in report["source"].values()
-    )
 
 
 def test_what_is_collected_is_not_run_again_and_comes_out_the_same(tmp_path):
@@ -150,13 +148,71 @@ def test_the_numbers_of_the_full_scale_follow_from_the_reports():
             )
 
 
-def test_the_readme_s_table_of_methods_follows_from_the_reports():
+def test_the_table_of_methods_and_what_the_readme_quotes_follow_from_the_reports():
     means = _percent("methods")
     methods = ("scratch", "same modality", "sdc", "mdc", "cdc", "xdc", "supervised")
-    lines = list(map(_cells, _text("README.md").splitlines()))
+    lines = list(map(_cells, _text("docs", "evaluation.md").splitlines()))
     for stream in ("video", "audio"):
         numbers = [f"{means[method, 'linear', stream]:.1f}" for method in methods]
         assert [stream, *numbers] in lines
+    (video, audio) = (
+        f"{stream} {means['xdc', 'linear', stream]:.1f} and "
+        f"{means['scratch', 'linear', stream]:.1f}"
+        for stream in ("video", "audio")
+    )
+    assert f"{video}, {audio}" in " ".join(_text("README.md").split())
+
+
+def _values(name):
+    """Top-1 accuracies in percent by row and stream: one of each seed."""
+    values = {}
+    reports = comparison.read(os.path.join(RESULTS, f"{name}.json"))
+    for row in comparison.collect(reports, ["top1"]):
+        values.setdefault((row.method, row.stream), []).append(100 * row.value)
+    return values
+
+
+@pytest.mark.parametrize("kind", ["shapes", "clutter", "digits", "long_tail"])
+def test_what_runs_start_from_and_come_to_follows_from_the_reports(kind):
+    start = _values(os.path.join("medium", kind, "start"))
+    settings = _values(os.path.join("medium", kind, "settings"))
+    streams = ("video", "audio")
+    random, configured, by_encoders = (
+        [values[row, stream] for stream in streams]
+        for values, row in (
+            (start, "scratch"),
+            (settings, "xdc, as configured"),
+            (start, "xdc, first clusters of random encoders"),
+        )
+    )
+
+    def means(pair):
+        return " / ".join(f"{np.mean(values):.1f}" for values in pair)
+
+    def lowest(pair):
+        return " / ".join(f"{min(values):.1f}" for values in pair)
+
+    def counted(pair):
+        return f"{means(pair)} ({len(pair[0])})"
+
+    cells = [counted(random), counted(by_encoders), lowest(by_encoders)]
+    cells += [counted(configured), lowest(configured)]
+    lines = list(map(_cells, _text("docs", "evaluation.md").splitlines()))
+    assert [kind, *cells] in lines
+    (line,) = (
+        cells
+        for cells in map(_cells, _text("README.md").splitlines())
+        if cells[0] == kind.replace("_", " ")
+    )
+    assert line[1] == means(random)
+    assert line[2:4] == [
+        f"{np.mean(values):.1f} ({min(values):.1f})" for values in configured
+    ]
+    if kind != "shapes":
+        methods = _percent(os.path.join("medium", kind, "methods"))
+        assert line[4] == " / ".join(
+            f"{methods['supervised', 'linear', stream]:.1f}" for stream in streams
+        )
 
 
 @pytest.mark.parametrize(

@@ -31,14 +31,15 @@ def write(
     Args:
       table_name: NAME.
       tasks: that are done.
-      reports: of reproduction.read_reports. NAME.json gets all of them: those of the
-        tasks in their order, then the others.
+      reports: of reproduction.read_reports. All of them are in the table and in
+        NAME.json: those of the tasks in their order, then the others.
       out_dir: where to.
       title: what is compared.
       command: that makes it again.
       reference: the row that the others are tested against.
     """
-    paths = [path for task in tasks for path in task.reports.values()]
+    of_tasks = [path for task in tasks for path in task.reports.values()]
+    paths = dict.fromkeys([*of_tasks, *reports])
     rows = comparison.collect(
         [Report(path, reports[path]) for path in paths], metrics=[_METRIC]
     )
@@ -55,13 +56,18 @@ def write(
     comparison_plot.write(rows, table, plot_path, title=title)
     collection = os.path.join(out_dir, f"{table_name}.json")
     report_collections.write(
-        collection,
-        {
-            os.path.basename(path): reports[path]
-            for path in dict.fromkeys([*paths, *reports])
-        },
+        collection, {os.path.basename(path): reports[path] for path in paths}
     )
-    page = _page(table_name, tasks, text, reference, title=title, command=command)
+    seeds = {
+        source["seed"]
+        for report in reports.values()
+        for source in report["source"].values()
+    }
+    page = _page(
+        *(table_name, tasks[0], sorted(seeds), text, reference),
+        title=title,
+        command=command,
+    )
     page += [
         f"Each number is the mean of `results[].mean.{_METRIC}` of the reports in "
         f"[{table_name}.json]({table_name}.json), a line for each row, seed and "
@@ -77,7 +83,8 @@ def write(
 
 def _page(
     table_name: str,
-    tasks: Sequence[Task],
+    task: Task,
+    seeds: Sequence[int],
     text: str,
     reference: str,
     *,
@@ -85,8 +92,7 @@ def _page(
     command: str,
 ) -> list[str]:
     """Lines: the table, its plot, what it is of, and the command that makes it."""
-    seeds = sorted({task.seed for task in tasks})
-    kind = "" if tasks[0].kind == "shapes" else f", kind {tasks[0].kind}"
+    kind = "" if task.kind == "shapes" else f", kind {task.kind}"
     heading = escaping.markdown(title[0].upper() + title[1:])
     return [
         f"# {heading}, on the embedded benchmark{kind}",
@@ -95,11 +101,11 @@ def _page(
         "",
         f"![{escaping.markdown(title)}]({table_name}.png)",
         "",
-        f"Top-1 accuracy in percent on {tasks[0].scale.num_test} test videos of "
-        f"{len(KINDS[tasks[0].kind].labels)} classes, mean and standard deviation over "
+        f"Top-1 accuracy in percent on {task.scale.num_test} test videos of "
+        f"{len(KINDS[task.kind].labels)} classes, mean and standard deviation over "
         f"{len(seeds)} seeds ({', '.join(map(str, seeds))}); differences from "
         f"{escaping.markdown(reference)}, paired by seed. But for what a row says: "
-        + _describe(tasks[0].scale),
+        + _describe(task.scale),
         "",
         f"    {command}",
         "",
