@@ -181,6 +181,16 @@ def test_reports_of_another_kind_are_not_taken_for_these(tmp_path):
         reproduction.read_reports([task._replace(kind="digits")])
 
 
+def test_reports_of_other_tasks_must_be_of_the_same_kind_too(tmp_path):
+    first, second = tasks_of("methods", tmp_path, methods=["xdc", "cdc"])
+    other = second._replace(scale=SCALES["small"])
+    path = str(tmp_path / "methods.json")
+    name = os.path.basename(other.reports["linear"])
+    report_collections.write(path, {name: _report(other, "linear", 0.5)})
+    with pytest.raises(ValueError, match="in .*methods.json is of shapes videos at"):
+        reproduction.read_reports([first], path)
+
+
 def _report(task, protocol, accuracy):
     return reports.make_report(
         protocol,

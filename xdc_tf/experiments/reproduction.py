@@ -120,7 +120,7 @@ def read_reports(
     """Reads the reports of tasks that are there.
 
     Args:
-      tasks: of one directory.
+      tasks: of one directory, kind and scale.
       collection: a file that may be there and have reports, also of other tasks; those
         that lie in the directory come before them.
 
@@ -128,7 +128,7 @@ def read_reports(
       Reports by the paths of `Task.reports`, and those of other tasks.
 
     Raises:
-      ValueError: one of a task is of another kind or scale, or damaged.
+      ValueError: one is of another kind or scale, or damaged.
     """
     reports_by_path = {}
     if collection and os.path.exists(collection):
@@ -139,17 +139,16 @@ def read_reports(
         for path in task.reports.values():
             if os.path.exists(path):
                 reports_by_path[path] = reports.read(path)
-            if path not in reports_by_path:
-                continue
-            settings = reports_by_path[path]["settings"]
-            kind, scale = settings.get("kind", "shapes"), settings.get("scale")
-            if kind != task.kind or scale != task.scale._asdict():
-                place = path if os.path.exists(path) else f"{path} in {collection}"
-                raise ValueError(
-                    f"{place} is of {kind} videos at the scale {scale}, not of "
-                    f"{task.kind} at that of --scale; choose another --out, or delete "
-                    "it."
-                )
+    first = tasks[0]
+    for path, report in reports_by_path.items():
+        settings = report["settings"]
+        kind, scale = settings.get("kind", "shapes"), settings.get("scale")
+        if kind != first.kind or scale != first.scale._asdict():
+            place = path if os.path.exists(path) else f"{path} in {collection}"
+            raise ValueError(
+                f"{place} is of {kind} videos at the scale {scale}, not of "
+                f"{first.kind} at that of --scale; choose another --out, or delete it."
+            )
     return reports_by_path
 
 
