@@ -9,20 +9,16 @@ that it calls, and a function that returns before a device is done leaves its ti
 the next that waits.
 """
 
+import argparse
 import cProfile
 import os
 import pstats
 import shutil
-
-from absl import app, flags
+from collections.abc import Sequence
 
 from data_prep.scenes.kinds import KINDS
 from xdc_tf.experiments import reproduction
 from xdc_tf.experiments.reproduction_tables import SCALES
-
-_OUT = flags.DEFINE_string("out", None, "Directory for videos.", required=True)
-_KIND = flags.DEFINE_enum("kind", "shapes", list(KINDS), "Kind of videos.")
-_SCALE = flags.DEFINE_enum("scale", "medium", list(SCALES), "Scale of the run.")
 
 # Functions by the end of their file's path and name; none calls another one of them.
 PARTS = {
@@ -55,18 +51,24 @@ def seconds(stats: pstats.Stats) -> dict[str, float]:
     return times | {"else": total - sum(times.values()), "all": total}
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description="Where the minutes of a run of the comparison go."
+    )
+    parser.add_argument("--out", required=True, help="directory for videos")
+    parser.add_argument("--kind", default="shapes", choices=KINDS, help="of videos")
+    parser.add_argument("--scale", default="medium", choices=SCALES, help="of the run")
+    options = parser.parse_args(arguments)
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ[name] = "1"
     (task,) = reproduction.make_tasks(
         "methods",
-        scale=SCALES[_SCALE.value],
+        scale=SCALES[options.scale],
         seeds=[0],
         methods=["xdc"],
-        data_dir=os.path.join(_OUT.value, "videos"),
-        out_dir=os.path.join(_OUT.value, "run_times"),
-        kind=_KIND.value,
+        data_dir=os.path.join(options.out, "videos"),
+        out_dir=os.path.join(options.out, "run_times"),
+        kind=options.kind,
     )
     reproduction.make_data([task], num_workers=os.cpu_count() or 1)
     os.makedirs(task.out_dir)
@@ -79,4 +81,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -43,7 +43,7 @@ def test_a_command_leaves_what_the_environment_says():
 
 
 @pytest.mark.parametrize(
-    ("used", "form"), [(True, fast_layers.MIXED), (False, fast_layers.PLANAR)]
+    ("used", "form"), [(True, fast_layers.SPATIAL), (False, fast_layers.PLANAR)]
 )
 def test_convolutions_of_clips_are_all_2d_where_it_is_not_used(monkeypatch, used, form):
     monkeypatch.setattr(tuning, "uses_onednn", lambda: used)

@@ -67,14 +67,13 @@ def test_a_pass_that_left_examples_out_stops_with_their_number_and_the_first(
     tiny_config, tiny_records, tmp_path
 ):
     run = prepare(tiny_config, tmp_path / "new", tiny_records / "train")
-    store = run_features.open_store(run)
-    expected = run.records.trained | run.records.held_out
-    expected[:9] = False  # as if these had features
+    missing = run.records.trained | run.records.held_out
+    missing[:9] = False  # as if these had features
     message = (
         "15 of 24 examples were not in .* example_index 9 of records-00001-of-00003"
     )
     with pytest.raises(ValueError, match=message):
-        run_features._check_complete(run, store, expected)
-    expected[:] = False
-    run_features._check_complete(run, store, expected)
+        run_features._check_complete(run, missing)
+    missing[:] = False
+    run_features._check_complete(run, missing)
     run.lock.release()
