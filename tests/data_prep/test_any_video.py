@@ -3,9 +3,11 @@
 import csv
 import io
 import os
+import sys
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 import odd_media
 import pytest
@@ -358,3 +360,14 @@ def test_colours_are_those_that_were_encoded(converted, name):
     image = np.asarray(Image.open(io.BytesIO(example["video_items"][0].numpy())))
     np.testing.assert_allclose(image[20, 5], (120, 0, 0), atol=4)
     np.testing.assert_allclose(image[20, -5], (30, 30, 30), atol=4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="schedulers of Linux")
+def test_making_films_leaves_the_tests_their_priority(tmp_path):
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        stream = container.add_stream("libsvtav1", rate=25)
+        stream.width = stream.height = 64
+        frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))
+        for packet in [*stream.encode(frame), *stream.encode()]:
+            container.mux(packet)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
