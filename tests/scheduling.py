@@ -1,8 +1,8 @@
 """Keeps the processes of the tests from real-time priority.
 
 SVT-AV1, by which films are made, gives the thread that opens it and its own the highest
-real-time priority where root runs it, and whatever is started afterwards inherits that: a
-browser that waits in a loop then leaves nothing of a core to what it waits for.
+real-time priority where root runs it, and whatever is started afterwards inherits it:
+a browser that waits in a loop then leaves nothing of a core to what it waits for.
 """
 
 import ctypes
