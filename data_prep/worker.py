@@ -248,10 +248,11 @@ def remove_abandoned() -> None:
             for entry in entries
             if entry.name.startswith(_TEMPORARY_PREFIX)
             and entry.is_dir(follow_symlinks=False)
-            and entry.stat(follow_symlinks=False).st_uid == os.getuid()
         ]
     for path in directories:
         with contextlib.suppress(OSError):  # it is locked, or gone
+            if os.lstat(path).st_uid != os.getuid():
+                continue
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
