@@ -16,6 +16,7 @@ import pytest
 import threadpoolctl
 from test_answers import answer, header
 
+from data_prep import worker
 from data_prep.answers import Form, Outcome, Packed
 from data_prep.worker import Limits
 from data_prep.worker_processes import PoolSettings, map_groups
@@ -376,3 +377,19 @@ def test_a_signal_while_workers_start_or_stop_leaves_no_directory(
         finally:
             tempfile.tempdir = directory
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_another_process_removes_meanwhile_is_no_error(
+    monkeypatch, tmp_path
+):
+    (tmp_path / "xdc-worker-gone").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    look = os.lstat
+
+    def remove_first(path):
+        os.rmdir(path)
+        return look(path)
+
+    monkeypatch.setattr(os, "lstat", remove_first)
+    worker.remove_abandoned()
+    assert not list(tmp_path.iterdir())

@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from prepared_runs import pretrain_on
+from prepared_runs import make_run, pretrain_on
 
 from xdc_tf.features import extraction
 from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import configuration, round_criteria
-from xdc_tf.training.run import prepare
 
 pytestmark = pytest.mark.once
 
@@ -72,13 +70,9 @@ def test_classes_that_come_in_turn_are_found_in_the_other_modality(
     tiny_config, tiny_records, tmp_path
 ):
     """Every second video is of half of the classes, which the map must not be of."""
-    run = prepare(
-        configuration.from_mapping(tiny_config | {"criteria": {"max_examples": 400}}),
-        workdir=str(tmp_path / "run"),
-        records_dir=str(tiny_records / "train"),
-        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
-        allow_config_change=False,
-    )
+    config = tiny_config | {"criteria": {"max_examples": 400}}
+    config = configuration.from_mapping(config)
+    run = make_run(config, tiny_records, tmp_path / "run")
     rng = np.random.default_rng(0)
     classes = np.arange(400) % 10
     streams = {

@@ -4,14 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from prepared_runs import pretrain_on
+from prepared_runs import make_run, pretrain_on
 
 from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_files
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import configuration, run_features
 from xdc_tf.training.pretrain import pretrain
-from xdc_tf.training.run import prepare
 
 pytestmark = pytest.mark.once
 
@@ -163,13 +162,7 @@ def test_statistics_have_mean_0_and_variance_1_over_what_is_trained_on(
     config = configuration.from_mapping(
         tiny_config | {"training": tiny_config["training"] | {"held_out_share": 0.2}}
     )
-    run = prepare(
-        config,
-        workdir=str(tmp_path / "run"),
-        records_dir=str(tiny_records / "train"),
-        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
-        allow_config_change=False,
-    )
+    run = make_run(config, tiny_records, tmp_path / "run")
     with run.lock:
         features = run_features.of_statistics(run)
     trained = run.records.trained

@@ -6,13 +6,12 @@ import signal
 import numpy as np
 import pretraining_worker
 import pytest
-import tensorflow as tf
 from forked_workers import run_workers
+from prepared_runs import make_run
 
 from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as work
 from xdc_tf.training import configuration, run_features
-from xdc_tf.training.run import prepare
 
 
 def pretrain(directory, records, *, deadly_steps=(0, 0)):
@@ -98,13 +97,8 @@ def test_first_centroids_are_means_of_the_statistics_that_one_process_finds(
 ):
     directory, _, _ = killed_and_restarted
     table = label_tables.read(work.round_dir(str(directory / "run"), 0))
-    run = prepare(
-        configuration.from_mapping(_config(new_tiny_config)),
-        workdir=str(tmp_path / "run"),
-        records_dir=str(tiny_records / "train"),
-        strategy=tf.distribute.OneDeviceStrategy("/CPU:0"),
-        allow_config_change=False,
-    )
+    config = configuration.from_mapping(_config(new_tiny_config))
+    run = make_run(config, tiny_records, tmp_path / "run")
     with run.lock:
         features = run_features.of_statistics(run)
     trained = run.records.trained
