@@ -49,8 +49,11 @@ _RECORDS = flags.DEFINE_string(
     "records", "", "Records of the embedded benchmark for check; empty: made."
 )
 _TINY = flags.DEFINE_bool("tiny", False, "Use sizes that take seconds on a CPU.")
-_ONLY = flags.DEFINE_string(
-    "only", "", "Run the measurements whose names contain this."
+_ONLY = flags.DEFINE_list(
+    "only", [], "Run the measurements whose names contain one of these texts."
+)
+_DIRECTORY = flags.DEFINE_string(
+    "directory", "", "Directory of files to use again: rows, videos. Empty: temporary."
 )
 
 
@@ -115,7 +118,8 @@ def main(_) -> None:
     chosen = [] if _STAGE.value == "table" else chosen
     weights = sum(STAGES[stage] for stage in chosen)
     passed = 0.0
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = os.path.abspath(_DIRECTORY.value or temporary)
         for stage in chosen:
             # What a stage leaves goes to those after it.
             passed += STAGES[stage] / weights
@@ -134,7 +138,7 @@ def main(_) -> None:
                 for measurement in todo
                 if measurement.program not in without
                 and measurement.function not in skipped
-                and _ONLY.value in measurement.name
+                and any(text in measurement.name for text in _ONLY.value or [""])
             ]
             end = start + 60 * _MINUTES.value * passed
             gpu_records.append(path, {"stage": stage, "secs": round(end - time.time())})

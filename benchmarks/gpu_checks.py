@@ -154,6 +154,8 @@ def pretraining_resumes(directory: str, records: str, flags: list[str], clip: li
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     killed = process.wait() == -signal.SIGKILL
+    if not killed:
+        _finish(process, run_dir + ".log")
     figures = {"killed": killed, "killed_after_secs": time.perf_counter() - start}
     shutil.copytree(run_dir, run_dir + "_cpu")
     start = time.perf_counter()

@@ -41,7 +41,13 @@ class Sizes:
     many_rows: int = 10_000_000
     many_width: int = 128
     many_clusters: int = 1024
-    copies: int = 8
+    copies: tuple[int, int] = (8, 30)
+    blocks: tuple[tuple[int, int], ...] = (
+        (1 << 18, 256),
+        (1 << 16, 4096),
+        (1 << 14, 4096),
+    )
+    scores: int = 1 << 28
     iterations: int = 20
     videos: int = 16
     clips: int = 3200
@@ -89,7 +95,9 @@ TINY = Sizes(
     many_rows=3000,
     many_width=8,
     many_clusters=8,
-    copies=2,
+    copies=(2, 3),
+    blocks=((512, 8), (256, 16), (128, 16)),
+    scores=4096,
     iterations=2,
     videos=1,
     clips=32,
@@ -201,8 +209,9 @@ def _train(sizes, directory, records):
         )
         if sizes.depth < 18:
             arguments["depth_cut"] = True
-        words = ["torch train", name, f"batch {size}", precision, *options]
-        return Measurement(" ".join(words), TORCH, "train", arguments | options)
+        what = "torch compiled" if options else "torch train"
+        name = f"{what} {name} batch {size} {precision}"
+        return Measurement(name, TORCH, "train", arguments | options)
 
     size, types = sizes.batch_size, ("bfloat16", "tf32", "float16", "float32")
     return [
@@ -218,9 +227,9 @@ def _train(sizes, directory, records):
         ours("8x112", short, sizes.large_batch_size, "bfloat16"),
         ours("audio", audio, sizes.audio_batch_size, "bfloat16"),
         torch("audio", audio, sizes.audio_batch_size, "bfloat16"),
+        torch("32x112", long, sizes.long_batch_size, "tf32"),
         torch("8x112", short, size, "bfloat16", compiled=True),
         ours("32x112", long, sizes.long_batch_size, "tf32"),
-        torch("32x112", long, sizes.long_batch_size, "tf32"),
         ours("8x112", short, size, "tf32", jit_compile=True),
         ours("8x112", short, size, "float16", form="2d"),
         ours("8x112", short, size, "bfloat16", deterministic=True),
@@ -254,6 +263,23 @@ def _kmeans(sizes, directory, records):
         )
 
     few, some = sizes.num_clusters
+
+    def from_files(copies):
+        return Measurement(
+            f"kmeans ours mixed from files, {copies} x {sizes.num_rows} x "
+            f"{sizes.row_width}, k {few}",
+            OURS,
+            "kmeans",
+            {
+                "directory": directory,
+                "rows": half,
+                "num_clusters": few,
+                "num_iterations": max(1, sizes.iterations // 10),
+                "precision": "mixed",
+                "copies": copies,
+            },
+        )
+
     return [
         measured(OURS, "kmeans", rows, few, "mixed", whole=True),
         measured(OURS, "kmeans", rows, few, "float32"),
@@ -268,18 +294,24 @@ def _kmeans(sizes, directory, records):
         measured(TORCH, "kmeans", many, sizes.many_clusters, "mixed"),
         measured(TORCH, "flash_kmeans", many, sizes.many_clusters, "float16"),
         measured(OURS, "kmeans", many, sizes.many_clusters, "mixed"),
-        measured(OURS, "kmeans", half, few, "mixed", copies=sizes.copies)._replace(
-            name=f"kmeans ours mixed from files, {sizes.copies} x "
-            f"{sizes.num_rows} x {sizes.row_width}, k {few}",
-            arguments={
-                "directory": directory,
-                "rows": half,
-                "num_clusters": few,
-                "num_iterations": max(1, sizes.iterations // 10),
-                "precision": "mixed",
-                "copies": sizes.copies,
-            },
+        from_files(sizes.copies[0]),
+        *(
+            Measurement(
+                f"kmeans parts {num_rows} x {sizes.row_width}, k {clusters}",
+                OURS,
+                "kmeans_parts",
+                {
+                    "num_rows": num_rows,
+                    "width": sizes.row_width,
+                    "num_clusters": clusters,
+                    "steps": sizes.steps,
+                },
+            )
+            for num_rows, clusters in sizes.blocks
         ),
+        measured(OURS, "kmeans", rows, few, "mixed", block_scores=sizes.scores),
+        measured(OURS, "kmeans", rows, some, "mixed", block_scores=sizes.scores),
+        from_files(sizes.copies[1]),
     ]
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from xdc_tf.data import clips
 from xdc_tf.distribution import devices
 from xdc_tf.features import extraction
+from xdc_tf.kmeans import fit_settings
 from xdc_tf.models import encoder_table, fast_layers, layers, two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.planning import operations
@@ -179,6 +180,19 @@ def convolved(form: str) -> Iterator[None]:
     finally:
         for kind in kinds:
             del fast_layers.FORMS_ON_GPUS[kind]
+
+
+@contextlib.contextmanager
+def blocks(scores: int) -> Iterator[None]:
+    """Fits on GPUs with so many scores in a block; 0: the usual number."""
+    before = fit_settings.MOST_BLOCK_ROWS_ON_GPU, fit_settings.BLOCK_SCORES_ON_GPU
+    if scores:
+        fit_settings.MOST_BLOCK_ROWS_ON_GPU = 1 << 22
+        fit_settings.BLOCK_SCORES_ON_GPU = scores
+    try:
+        yield
+    finally:
+        fit_settings.MOST_BLOCK_ROWS_ON_GPU, fit_settings.BLOCK_SCORES_ON_GPU = before
 
 
 def read_profile(log_dir: str, steps: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import (
     gpu_checks,
+    gpu_kmeans,
     gpu_plan,
     gpu_records,
     gpu_tables,
@@ -43,7 +44,7 @@ def figures_of(measurements, name):
     """What a measurement gives, made in this process."""
     (measurement,) = (one for one in measurements if one.name == name)
     assert measurement.program == gpu_plan.OURS
-    functions = (gpu_tensorflow, gpu_checks)
+    functions = (gpu_tensorflow, gpu_checks, gpu_kmeans)
     module = next(one for one in functions if hasattr(one, measurement.function))
     # As it reaches a process of its own.
     arguments = json.loads(json.dumps(measurement.arguments))
@@ -67,7 +68,7 @@ def functions_of(module):
 @pytest.mark.parametrize("sizes", [TINY, gpu_plan.Sizes()], ids=["tiny", "full"])
 def test_names_are_unique_and_every_function_takes_its_arguments(sizes):
     functions = {one: functions_of(one) for one in (gpu_plan.OURS, gpu_plan.TORCH)}
-    functions[gpu_plan.OURS] |= functions_of("gpu_checks")
+    functions[gpu_plan.OURS] |= functions_of("gpu_checks") | functions_of("gpu_kmeans")
     names = []
     for stage in gpu_plan.STAGES:
         for one in gpu_plan.measurements(stage, sizes, directory="/d", records="/r"):
@@ -132,6 +133,14 @@ def test_kmeans_has_one_inertia_from_memory_and_from_files(plan):
     assert from_files["inertia"] == pytest.approx(2 * in_memory["inertia"], rel=0.02)
     # Of a difference of short times, which may come out below zero.
     assert math.isfinite(from_files["gb_per_sec"])
+
+
+def test_every_way_to_labels_and_sums_gives_the_same(plan):
+    figures = figures_of(plan("kmeans"), "kmeans parts 512 x 16, k 8")
+    assert {"labels_by_top_k", "labels_by_argmax, XLA", "sums_by_sorting"} <= set(
+        figures
+    )
+    assert all(isinstance(millis, float) for millis in figures.values()), figures
 
 
 def test_extract_measures_folded_encoders(plan):

@@ -14,7 +14,7 @@ MOST_BLOCK_ROWS, _FEWEST_BLOCK_ROWS = 8192, 512
 _BLOCK_SCORES = 1 << 23
 # On a GPU blocks are large, so that starting its kernels does not take longer than they
 # do: scores within 256 MB.
-_MOST_BLOCK_ROWS_ON_GPU, _BLOCK_SCORES_ON_GPU = 1 << 18, 1 << 26
+MOST_BLOCK_ROWS_ON_GPU, BLOCK_SCORES_ON_GPU = 1 << 18, 1 << 26
 # k-means++ chooses from a sample of the rows. Twice as many cost twice the time, for
 # 0.2% less inertia in the end (docs/clustering.md, 400,000 rows).
 _MIN_SAMPLE_ROWS = 4096
@@ -247,7 +247,7 @@ def block_rows(num_columns: int, *, on_gpu: bool = False) -> int:
     """Rows that are compared at once with so many centroids of all fits."""
     most, scores = MOST_BLOCK_ROWS, _BLOCK_SCORES
     if on_gpu:
-        most, scores = _MOST_BLOCK_ROWS_ON_GPU, _BLOCK_SCORES_ON_GPU
+        most, scores = MOST_BLOCK_ROWS_ON_GPU, BLOCK_SCORES_ON_GPU
     return int(np.clip(scores // num_columns, _FEWEST_BLOCK_ROWS, most))
 
 
