@@ -24,6 +24,7 @@ from absl import app, flags
 from benchmarks import gpu_plan, gpu_records, gpu_tables
 from benchmarks.gpu_plan import STAGES, TORCH
 from benchmarks.gpu_records import Measurement
+from xdc_tf.runtime import tuning
 
 _STAGE = flags.DEFINE_enum(
     "stage",
@@ -96,7 +97,6 @@ def _run_group(group, path, end, torch_python) -> int | None:
         if _FLASH_KMEANS.value:
             environment["PYTHONPATH"] = os.path.abspath(_FLASH_KMEANS.value)
     else:
-        environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     names = json.dumps([tuple(measurement) for measurement in group])
     command = [python, "-m", f"benchmarks.{group[0].program}", path, str(end), names]
@@ -112,6 +112,7 @@ def _run_group(group, path, end, torch_python) -> int | None:
 
 def main(_) -> None:
     """Runs what the flags ask for."""
+    tuning.prepare_gpus()
     path = os.path.abspath(_OUT.value)
     start = time.time()
     chosen = list(STAGES) if _STAGE.value == "all" else [_STAGE.value]

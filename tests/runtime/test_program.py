@@ -72,12 +72,21 @@ def test_success_leaves_with_0_and_says_nothing_of_its_own(run):
 
 
 @pytest.mark.once
-def test_a_command_takes_memory_of_gpus_as_it_needs_it_unless_told(run, monkeypatch):
-    printed = "import os; print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
-    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
-    assert run(printed).stdout == "true\n"
-    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
-    assert run(printed).stdout == "false\n"
+@pytest.mark.parametrize(
+    "name,usual,other",
+    [
+        ("TF_FORCE_GPU_ALLOW_GROWTH", "true", "false"),
+        ("TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT", "1", "0"),
+    ],
+)
+def test_a_command_sets_gpus_up_unless_the_environment_does(
+    run, monkeypatch, name, usual, other
+):
+    printed = f"import os; print(os.environ['{name}'])"
+    monkeypatch.delenv(name, raising=False)
+    assert run(printed).stdout == f"{usual}\n"
+    monkeypatch.setenv(name, other)
+    assert run(printed).stdout == f"{other}\n"
 
 
 @pytest.mark.once

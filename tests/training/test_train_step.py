@@ -157,9 +157,8 @@ def test_examples_without_a_label_and_padding_add_nothing(
     batch = next(training_batches(run))
     batch = {**batch, "example_index": tf.constant([3, 5, pipeline.PADDING_INDEX, 3])}
     encoded = train_step.encode(run.state.model, run.method, batch, training=False)
-    sums = train_step.head_losses(
-        run.state.model, run.method, run.state.label_tables, encoded
-    )
+    labels = train_step.labels_of(run.state.label_tables, batch["example_index"])
+    sums = train_step.head_losses(run.state.model, run.method, labels, encoded)
     for head in sums.values():
         assert float(head["labelled"]) == 2
         assert float(head["loss"]) == pytest.approx(2 * np.log(4), rel=0.1)

@@ -58,26 +58,33 @@ def assign_in_iteration(
     columns = columns_of(centroids, matmul_format)
     temperature = temperature_of(context.variance)
 
-    def assign_block(block, sums):
-        scores = scores_of(block.factors, columns, offsets, matmul_format)
-        before = labels_before[block.start : block.stop]
+    @settings.fused
+    def assign_rows(rows, factors, before, fitted, columns, offsets):
+        scores = scores_of(factors, columns, offsets, matmul_format)
         labels = _largest(scores, before, few_changed)  # [b, R]
+        added = cluster_sums.block_sums(
+            rows, labels, before, fitted, few_changed, settings.num_clusters
+        )
+        masses = ()
+        if settings.balanced:
+            masses = (soft_sizes(scores, fitted, temperature),)
+        return labels, added, masses
+
+    def assign_block(block, sums):
+        before = labels_before[block.start : block.stop]
         fitted = shard.fitted[block.start : block.stop]
-        rows, counts, changed = cluster_sums.block_sums(
-            block.rows, labels, before, fitted, few_changed, settings.num_clusters
+        labels, (rows, counts, changed), masses = assign_rows(
+            block.rows, block.factors, before, fitted, columns, offsets
         )
         squares = tf.cond(
             tf.equal(iteration, 0),
             lambda: cluster_sums.square_sum(block.rows, fitted),
             lambda: tf.zeros([], tf.float64),
         )
-        masses = sums.masses
-        if settings.balanced:
-            masses += soft_sizes(scores, fitted, temperature)
         return (labels,), Sums(
             sums.rows + tf.cast(rows, tf.float64),
             sums.counts + counts,
-            masses,
+            sum(masses, sums.masses),
             sums.changed + changed,
             sums.squares + squares,
         )
@@ -140,26 +147,29 @@ def assign_finally(
     columns = columns_of(centroids, EXACT)
     num_fits, num_clusters = settings.num_fits, settings.num_clusters
 
-    def assign_block(block, carry):
-        sizes, inertia = carry
-        scores = scores_of(block.rows, columns, offsets, EXACT)
-        labels = labels_before[block.start : block.stop]
+    @settings.fused
+    def assign_rows(rows, before, fitted, columns, offsets, centroids):
+        scores = scores_of(rows, columns, offsets, EXACT)
         if settings.on_gpu:
-            labels = _largest(scores, labels, None)
+            labels = _largest(scores, before, None)
         else:
-            labels = _corrected(scores, labels)
-        fitted = shard.fitted[block.start : block.stop, tf.newaxis]
+            labels = _corrected(scores, before)
         first_labels = num_clusters * tf.range(num_fits, dtype=labels.dtype)
         counted = tf.where(fitted, labels + first_labels, -1)
         counts = tf.cast(
             cluster_sums.count_labels(counted, num_fits * num_clusters), tf.int64
         )
-        distances = tf.where(
-            fitted, squared_distances(block.rows, labels, centroids), 0.0
+        distances = tf.where(fitted, squared_distances(rows, labels, centroids), 0.0)
+        inertia = tf.reduce_sum(tf.cast(distances, tf.float64), axis=0)
+        return labels, tf.reshape(counts, [num_fits, num_clusters]), inertia
+
+    def assign_block(block, carry):
+        before = labels_before[block.start : block.stop]
+        fitted = shard.fitted[block.start : block.stop, tf.newaxis]
+        labels, sizes, inertia = assign_rows(
+            block.rows, before, fitted, columns, offsets, centroids
         )
-        distances = tf.cast(distances, tf.float64)
-        sizes += tf.reshape(counts, [num_fits, num_clusters])
-        return (labels,), (sizes, inertia + tf.reduce_sum(distances, axis=0))
+        return (labels,), (carry[0] + sizes, carry[1] + inertia)
 
     (labels,), (sizes, inertia) = over_blocks(
         shard,

@@ -1,6 +1,9 @@
 """Settings of a fit, checked: a caller's, and those that follow from the machine."""
 
+import functools
 import operator
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,6 +164,7 @@ class TraceSettings(NamedTuple):
       on_gpu: in the form for GPUs: no shape depends on values, for which the host would
         have to wait, and labels are int64, since TensorFlow has int32 tensors of loops
         and of most operations on the host.
+      compiled: what is computed of a block is one program of XLA.
     """
 
     num_fits: int
@@ -170,10 +174,22 @@ class TraceSettings(NamedTuple):
     balanced: bool
     block_rows: int
     on_gpu: bool = False
+    compiled: bool = False
 
     @property
     def label_dtype(self) -> tf.DType:
         return tf.int64 if self.on_gpu else tf.int32
+
+    def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of tensors as one program of XLA, where fits are compiled.
+
+        TensorFlow writes a block's scores out several times, and its argmax on GPUs
+        takes six times as long as the matrix product (docs/gpu.md); XLA finds the
+        largest while it reads them once.
+        """
+        if not self.compiled:
+            return function
+        return tf.function(function, autograph=False, jit_compile=True)
 
 
 class FitContext(NamedTuple):
@@ -207,7 +223,22 @@ def trace_settings(options: Options, *, num_fits: int, on_gpu: bool) -> TraceSet
         balanced=options.balanced,
         block_rows=block_rows(num_fits * options.num_clusters, on_gpu=on_gpu),
         on_gpu=on_gpu,
+        compiled=on_gpu and can_compile(),
     )
+
+
+@functools.cache
+def can_compile() -> bool:
+    """Whether XLA compiles here; on GPUs it needs parts of CUDA that can be missing."""
+    try:
+        tf.function(lambda x: x + 1.0, jit_compile=True)(tf.zeros([2]))
+    except tf.errors.OpError as error:
+        warnings.warn(
+            f"k-means runs without XLA, which takes longer: {error.message}",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def matmul_dtype(precision: str) -> tf.DType:

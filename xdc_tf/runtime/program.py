@@ -69,9 +69,7 @@ def run(
         flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's messages.")
     _describe_in_help(main)
     tuning.ask_for_onednn()
-    # Of a GPU only the memory that is needed, not nearly all at once: what else runs on
-    # it, such as another command, gets its part. TensorFlow reads it at its start.
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    tuning.prepare_gpus()
     with (
         contextlib.redirect_stdout(escaping.TerminalStream(sys.stdout)),
         # Progress bars go back to the beginning of their line.

@@ -1,7 +1,7 @@
 """One update of all encoders and heads, on all devices of a strategy."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -56,10 +56,28 @@ def encode(
     )
 
 
+def labels_of(
+    label_tables: Mapping[str, tf.Variable], index: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """For each label source the labels [b] int64 of a batch, -1 for none.
+
+    Args:
+      label_tables: for each label source [num_rows] int32, -1 for no label.
+      index: [b] int64, example_index; -1 for padding.
+    """
+    labels = {}
+    for source, table in label_tables.items():
+        # int64: TensorFlow has most operations on int32 on the host, where a GPU would
+        # have to wait for them.
+        gathered = tf.cast(tf.gather(table, tf.maximum(index, 0)), tf.int64)
+        labels[source] = tf.where(index >= 0, gathered, -1)
+    return labels
+
+
 def head_losses(
     model: TwoStream,
     method: supervision.Method,
-    label_tables: dict[str, tf.Variable],
+    labels: Mapping[str, tf.Tensor],
     encoded: ExampleFeatures,
 ) -> dict[str, dict[str, tf.Tensor]]:
     """Sums over a batch, for each head.
@@ -67,8 +85,8 @@ def head_losses(
     Args:
       model: encoders and heads.
       method: which head learns from which labels.
-      label_tables: for each label source [num_rows] int32, -1 for no label.
-      encoded: the batch's features; example_index -1 is padding.
+      labels: of labels_of.
+      encoded: the batch's features.
 
     Returns:
       For each head name three scalars: "loss", the summed cross-entropy of the
@@ -76,24 +94,19 @@ def head_losses(
       "labelled", how many they are. An example without a label adds nothing.
     """
     sums = {}
-    index = encoded.example_index
     for stream, sources in method.supervision.items():
         features = encoded.streams[stream]
         for source in sources:
             name = supervision.head_name(stream, source)
-            # int64: TensorFlow has most operations on int32 on the host, where a GPU
-            # would have to wait for them.
-            labels = tf.gather(label_tables[source], tf.maximum(index, 0))
-            labels = tf.cast(labels, tf.int64)
-            known = (labels >= 0) & (index >= 0)
+            known = labels[source] >= 0
             logits = model.heads[name](features)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                labels=tf.maximum(labels, 0), logits=logits
+                labels=tf.maximum(labels[source], 0), logits=logits
             )
             best = tf.argmax(logits, axis=-1)
             sums[name] = {
                 "loss": tf.reduce_sum(tf.where(known, losses, 0.0)),
-                "correct": _count(known & (best == labels)),
+                "correct": _count(known & (best == labels[source])),
                 "labelled": _count(known),
             }
     return sums
@@ -127,7 +140,6 @@ class _Step(NamedTuple):
 
     model: TwoStream
     method: supervision.Method
-    label_tables: dict[str, tf.Variable]
     optimizer: Any
     strategy: tf.distribute.Strategy
     settings: StepSettings
@@ -173,12 +185,14 @@ def make_train_step(
       strategy: of the model's variables.
       settings: how the step goes over its batch.
     """
-    step = _Step(model, method, label_tables, optimizer, strategy, settings)
+    step = _Step(model, method, optimizer, strategy, settings)
 
-    @tf.function(autograph=False, jit_compile=settings.jit_compile or None)
-    def train_step(batch):
+    def look_up(index):
+        return labels_of(label_tables, index)
+
+    def update(batch, labels):
         statistics = strategy.run(lambda: list(map(tf.identity, step.statistics)))
-        computed = _batch_gradients(step, batch)
+        computed = _batch_gradients(step, batch, labels)
         gradients = strategy.run(_sum_over_replicas, args=(computed.gradients,))
         sums = _sum_over_devices(strategy, computed.sums)
         finite = _update_if_finite(step, gradients, sums, statistics)
@@ -187,10 +201,18 @@ def make_train_step(
             encoded = strategy.run(_replica_features, args=(batch, computed.streams))
         return StepResult(sums, encoded, finite)
 
+    if settings.jit_compile:
+        update = tf.function(update, autograph=False, jit_compile=True)
+
+    @tf.function(autograph=False)
+    def train_step(batch):
+        # The tables are on the host, which XLA's programs for a GPU cannot read.
+        return update(batch, strategy.run(look_up, args=(batch["example_index"],)))
+
     return train_step
 
 
-def _batch_gradients(step: _Step, batch) -> _Gradients:
+def _batch_gradients(step: _Step, batch, labels) -> _Gradients:
     """Of all replicas, each over its whole batch, part by part."""
     num_parts = step.settings.accumulate_steps
 
@@ -198,26 +220,29 @@ def _batch_gradients(step: _Step, batch) -> _Gradients:
         return step.strategy.run(functools.partial(function, step), args=args)
 
     if num_parts == 1:
-        return run(_part_gradients, batch)
+        return run(_part_gradients, batch, labels)
     # Outside of the replicas: they cannot meet in a loop of their own, as they do for
     # synchronised batch norm.
     _, total = tf.while_loop(
         lambda number, _: number < num_parts,
-        lambda number, before: (number + 1, run(_add_part, batch, number, before)),
+        lambda number, before: (
+            number + 1,
+            run(_add_part, batch, labels, number, before),
+        ),
         (0, run(_zero_gradients, batch)),
         parallel_iterations=1,
     )
     return total
 
 
-def _part_gradients(step: _Step, batch) -> _Gradients:
+def _part_gradients(step: _Step, batch, labels) -> _Gradients:
     """In one replica: the losses and gradients of a part of its batch."""
     settings = step.settings
     weights = supervision.head_weights(step.method)
     context = tf.distribute.get_replica_context()
     with tf.GradientTape() as tape:
         encoded = encode(step.model, step.method, batch, training=True)
-        sums = head_losses(step.model, step.method, step.label_tables, encoded)
+        sums = head_losses(step.model, step.method, labels, encoded)
         losses = [head_sums["loss"] * weights[head] for head, head_sums in sums.items()]
         loss = tf.add_n(losses) / settings.global_batch_size
         penalties = step.model.penalties
@@ -252,14 +277,17 @@ def _zero_gradients(step: _Step, batch) -> _Gradients:
     )
 
 
-def _add_part(step: _Step, batch, number: tf.Tensor, before: _Gradients) -> _Gradients:
+def _add_part(step: _Step, batch, labels, number, before: _Gradients) -> _Gradients:
     """In one replica: adds the part of a number to those before."""
     num_parts = step.settings.accumulate_steps
-    part = {
-        name: tf.reshape(rows, [num_parts, -1, *rows.shape[1:]])[number]
-        for name, rows in batch.items()
-    }
-    added = _part_gradients(step, part)
+    part, part_labels = (
+        {
+            name: tf.reshape(rows, [num_parts, -1, *rows.shape[1:]])[number]
+            for name, rows in whole.items()
+        }
+        for whole in (batch, labels)
+    )
+    added = _part_gradients(step, part, part_labels)
     return _Gradients(
         tf.nest.map_structure(tf.add, before.sums, added.sums),
         {
@@ -338,9 +366,9 @@ def _run(strategy, function, argument):
 
 
 def _all_finite(tensors):
-    return tf.reduce_all(
-        [tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors]
-    )
+    # Of all at once: a network's gradients are a hundred tensors, most of them small.
+    numbers = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+    return tf.reduce_all(tf.math.is_finite(numbers))
 
 
 def make_evaluation_step(
@@ -358,7 +386,8 @@ def make_evaluation_step(
 
     def replica_step(batch):
         encoded = encode(model, method, batch, training=False)
-        sums = head_losses(model, method, label_tables, encoded)
+        labels = labels_of(label_tables, batch["example_index"])
+        sums = head_losses(model, method, labels, encoded)
         return sums, encoded if returns_features else None
 
     @tf.function(autograph=False)
