@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# Of the card, when a process began.
+_OF_A_MOMENT = "memory.used clocks.sm clocks.mem power.draw temperature.gpu".split()
 _CEILINGS = ("bfloat16", "tf32", "float16", "float32")
 
 
@@ -16,7 +18,9 @@ def tables(records: Iterable[Mapping[str, Any]]) -> str:
     for record in records:
         if "versions" in record:
             said = [*record["versions"].items(), *record["card"].items()]
-            line = ", ".join(f"{key} {value}" for key, value in said)
+            line = ", ".join(
+                f"{key} {value}" for key, value in said if key not in _OF_A_MOMENT
+            )
             if line not in lines:
                 lines.append(line)
     last = {record["name"]: record for record in records if "name" in record}
@@ -31,6 +35,8 @@ def tables(records: Iterable[Mapping[str, Any]]) -> str:
             if of_ceiling is not None:
                 figures["of_the_ceiling"] = of_ceiling
             text = ", ".join(f"{key} {_number(v)}" for key, v in figures.items())
+        if "note" in record:
+            text = f"{text} ({_plain(record['note'])})"
         lines.append(f"| {_plain(name)} | {text} |")
     return "\n".join(lines)
 

@@ -54,7 +54,6 @@ def train(
     precision: str,
     steps: int,
     jit_compile: bool = False,
-    form: str = "",
     deterministic: bool = False,
 ) -> dict[str, float]:
     """Training steps, clips/s.
@@ -66,13 +65,12 @@ def train(
       precision: "float32", "tf32", "float16" or "bfloat16".
       steps: of a timed run.
       jit_compile: the step by XLA.
-      form: of convolutions (models.fast_layers); empty for the usual one.
       deterministic: sums in one order, for the rest of the process.
     """
     if deterministic:
         tf.keras.utils.set_random_seed(0)
         tf.config.experimental.enable_op_determinism()
-    with gpu_training.tf32(precision == "tf32"), gpu_training.convolved(form):
+    with gpu_training.tf32(precision == "tf32"):
         training = gpu_training.make(
             streams, batch_size, precision, jit_compile=jit_compile
         )

@@ -13,7 +13,7 @@ from xdc_tf.data import clips
 from xdc_tf.distribution import devices
 from xdc_tf.features import extraction
 from xdc_tf.kmeans import fit_settings
-from xdc_tf.models import encoder_table, fast_layers, layers, two_stream
+from xdc_tf.models import encoder_table, layers, two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.planning import operations
 from xdc_tf.runtime import compat
@@ -168,18 +168,6 @@ def tf32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(before)
-
-
-@contextlib.contextmanager
-def convolved(form: str) -> Iterator[None]:
-    """Factorised convolutions of clips in another form on GPUs; empty: the usual."""
-    kinds = [(dtype, 3) for dtype in ("float32", "float16", "bfloat16")] if form else []
-    fast_layers.FORMS_ON_GPUS.update(dict.fromkeys(kinds, form))
-    try:
-        yield
-    finally:
-        for kind in kinds:
-            del fast_layers.FORMS_ON_GPUS[kind]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ For each case a process of its own makes a run of a few drawn videos ready and
 measures its parts: a training step, a batch of extraction, the k-means of a round, and
 the peak memory of all that. It prints measured and predicted figures, their ratio, and
 the fraction of the measured peak of matrix products at which they would be equal: with
-those of the first case as xdc_tf.planning.times.DEFAULT_EFFICIENCY, or as --efficiency
+those of the first case as xdc_tf.planning.times.CPU_EFFICIENCY, or as --efficiency
 of xdc_tf.cli.plan, plans are for this machine and program. The other cases show how far
 they hold for other encoders. Run it with nothing else at work.
 """
@@ -225,7 +225,7 @@ def _predict(config, kmeans, device, measured) -> dict:
             low, high = (middle, high) if slow > measured[part] else (low, middle)
         return (low + high) / 2
 
-    secs = predicted(times.DEFAULT_EFFICIENCY)
+    secs = predicted(times.CPU_EFFICIENCY)
     memory = needs.memory(size, cluster)._replace(reserve=0)
     return {
         "predicted": secs | {"memory": memory.total_bytes},

@@ -101,7 +101,7 @@ def test_check_resumes_a_killed_pretraining_and_reads_its_export(plan, tiny_reco
     "name",
     [
         "train audio and 8x112 batch 2 bfloat16",
-        "train 8x112 batch 2 float16 convolutions 2d",
+        "train 8x112 batch 2 bfloat16 jit_compile",
     ],
 )
 def test_train_measures_clips_and_operations_per_second(plan, name):

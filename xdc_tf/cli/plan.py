@@ -32,7 +32,7 @@ _EFFICIENCY = flags.DEFINE_list(
     "efficiency",
     None,
     "Fraction of the device's peak that matrix products reach: one number, or three "
-    "for training, extraction and k-means. The defaults are measured on a CPU.",
+    "for training, extraction and k-means. Default: as measured on a CPU, or on a GPU.",
 )
 _RECORDS = flags.DEFINE_string(
     "records", None, "Directory of records; all videos are assumed to be like theirs."
@@ -121,18 +121,19 @@ def main(argv):
             short_side=_SHORT_SIDE.value,
             jpeg_bytes_per_pixel=_JPEG_BYTES_PER_PIXEL.value,
         )
+    device = device_table.find(_GPU.value)
     made = plan.make(
         config,
         num_videos=num_videos,
         cluster=times.Cluster(
-            device=device_table.find(_GPU.value),
+            device=device,
             num_devices=_GPUS.value,
             devices_per_machine=_GPUS_PER_MACHINE.value,
             storage_bytes_per_sec=_STORAGE_GB_PER_SEC.value * 1e9,
             network_bytes_per_sec=_NETWORK_GB_PER_SEC.value * 1e9,
         ),
         recordings=recordings,
-        efficiency=efficiency,
+        efficiency=efficiency or times.default_efficiency(device),
         decoded_pixels_per_sec=_DECODED_MPIXELS_PER_SEC.value * 1e6,
         price_per_device_hour=_PRICE_PER_GPU_HOUR.value,
         num_classes=num_classes,

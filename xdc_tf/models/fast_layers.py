@@ -5,7 +5,7 @@ the operations. On a CPU a factorised 3-d convolution can be computed as a 3-d o
 on a view of its tensors, as a 2-d one, and which of them is faster differs between the
 output and the two gradients, and by type: in bfloat16 the gradients of TensorFlow's 2-d
 convolution are about twenty times slower (`python -m benchmarks.convolutions`). On GPUs
-the operations are Keras's until measurements there say otherwise (FORMS_ON_GPUS).
+the operations are Keras's; 2-d ones for clips were no faster there (docs/gpu.md).
 """
 
 import keras
@@ -27,8 +27,6 @@ FORMS = {
     ("bfloat16", 3): MATMUL,
     ("bfloat16", 2): MATMUL,
 }
-# On GPUs, likewise.
-FORMS_ON_GPUS: dict[tuple[str, int], str] = {}
 # Gradients of kernels in space are faster as matrix products where a channel has few
 # numbers.
 _MOST_POSITIONS = 1024
@@ -183,7 +181,7 @@ def choose_form(layer: keras.layers.Layer) -> str:
         return SPATIAL
     stock = PLANAR if len(size) == 2 else SPATIAL
     if tf.config.list_physical_devices("GPU"):
-        return FORMS_ON_GPUS.get((layer.compute_dtype, len(size)), stock)
+        return stock
     if not tuning.uses_onednn():
         return PLANAR
     return FORMS.get((layer.compute_dtype, len(size)), stock)

@@ -76,6 +76,8 @@ _GPUS = (
     ),
     # SXM5 with 80 GB; the sheet has 989 and 1,979 with sparsity.
     _gpu("h100", (494.5, 989, 989), (3350, 80), 450, f"H100 {_SHEET} (SXM), TF32"),
+    # SXM5; the H100's rates with more and faster memory.
+    _gpu("h200", (494.5, 989, 989), (4800, 141), 450, f"H200 {_SHEET} (SXM), TF32"),
     # The sheet has 120 and 242 with sparsity; PCIe 4.0 x16.
     _gpu("l4", (60, 121, 121), (300, 24), 32, f"L4 {_SHEET}, TF32"),
     # float32 on CUDA cores, float16 on tensor cores; PCIe 3.0 x16.

@@ -8,6 +8,8 @@ another. A part whose records or features come slower than that takes as long as
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import tensorflow as tf
+
 from xdc_tf.planning import device_table
 from xdc_tf.planning.device_table import Device
 from xdc_tf.planning.operations import EncoderCost
@@ -33,17 +35,27 @@ class Efficiency(NamedTuple):
 
 
 # Measured by `python -m benchmarks.plan_check`: float32, a CPU with AVX-512.
-DEFAULT_EFFICIENCY = Efficiency(training=0.74, extraction=0.85, kmeans=0.66)
+CPU_EFFICIENCY = Efficiency(training=0.74, extraction=0.85, kmeans=0.66)
+# Of an H200 in bfloat16, by `python -m benchmarks.gpu` (docs/gpu.md): what is not a
+# matrix product takes most of the time there. Extraction is taken to be as training.
+GPU_EFFICIENCY = Efficiency(training=0.11, extraction=0.11, kmeans=0.03)
 
 
-def parse_efficiency(texts: Sequence[str] | None) -> Efficiency:
-    """The default for None, one number for all parts, or one for each.
+def default_efficiency(device: Device) -> Efficiency:
+    """Of this machine's CPU, or of GPUs: its own or one of the table."""
+    if device.name == device_table.THIS and not tf.config.list_physical_devices("GPU"):
+        return CPU_EFFICIENCY
+    return GPU_EFFICIENCY
+
+
+def parse_efficiency(texts: Sequence[str] | None) -> Efficiency | None:
+    """One number for all parts, or one for each; None for None.
 
     Raises:
       ValueError: on any other list, or numbers outside of (0, 1].
     """
     if texts is None:
-        return DEFAULT_EFFICIENCY
+        return None
     try:
         fractions = [float(text) for text in texts]
     except ValueError:
