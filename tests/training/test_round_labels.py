@@ -41,6 +41,7 @@ def _with(**values):
     return {
         "first_from": "",
         "first_features": "encoders",
+        "first_rounds": 1,
         "keep_heads": False,
         "nearest_fraction": 1.0,
         "teacher": "",
@@ -154,6 +155,39 @@ def test_the_first_clusters_can_be_of_statistics_of_the_clips(
     assert not [name for name in criteria if name.startswith("same_cluster")]
     second = label_tables.read(run_directory.round_dir(str(tmp_path / "run"), 1))
     assert {c.centroids.shape[1] for c in second.clusterings.values()} == {5}
+
+
+def test_first_clusters_are_trained_on_for_as_many_rounds_as_wanted(
+    tiny_config, tiny_records, tmp_path
+):
+    config = tiny_config | {
+        "num_rounds": 3,
+        "labels": _with(first_features="statistics", first_rounds=2),
+    }
+    pretrain_on(config, tiny_records, tmp_path / "run")
+    rounds = [
+        label_tables.read(run_directory.round_dir(str(tmp_path / "run"), number))
+        for number in range(4)
+    ]
+    for name, first in rounds[0].clusterings.items():
+        kept, own = rounds[1].clusterings[name], rounds[2].clusterings[name]
+        np.testing.assert_array_equal(kept.labels, first.labels)
+        np.testing.assert_array_equal(kept.centroids, first.centroids)
+        assert own.centroids.shape[1] == 32 != first.centroids.shape[1]
+    assert rounds[1].settings["encoders_sha256"] is None
+    assert rounds[2].settings["encoders_sha256"]
+
+
+def test_the_clusters_after_the_last_round_are_of_the_finished_encoders(
+    tiny_config, tiny_records, tmp_path
+):
+    config = tiny_config | {
+        "num_rounds": 1,
+        "labels": _with(first_features="statistics", first_rounds=9),
+    }
+    pretrain_on(config, tiny_records, tmp_path / "run")
+    last = label_tables.read(run_directory.round_dir(str(tmp_path / "run"), 1))
+    assert {c.centroids.shape[1] for c in last.clusterings.values()} == {32}
 
 
 def test_statistics_have_mean_0_and_variance_1_over_what_is_trained_on(

@@ -215,8 +215,9 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
             run, context.store, context.extract_clips, round_index
         )
         clusterings = cluster(run, features, round_index)
-        keeps_heads = run.config.labels.keep_heads and round_index > 0
-        if keeps_heads:
+        are_kept = round_labels.are_kept(run, round_index)
+        keeps_heads = are_kept or (run.config.labels.keep_heads and round_index > 0)
+        if keeps_heads and not are_kept:
             clusterings = {
                 name: label_changes.match_clusters(
                     clustering, run.state.label_tables[name].numpy()
@@ -241,6 +242,8 @@ def cluster(
     """The clusterings of each label source, with the labels of all examples."""
     if round_index == 0 and run.config.labels.first_from:
         return round_labels.first_clusterings(run)
+    if round_labels.are_kept(run, round_index):
+        return round_labels.kept_clusterings(run)
     records, settings = run.records, run.config.kmeans
     if round_labels.are_of_statistics(run, round_index):
         features = run_features.of_statistics(run)

@@ -1,8 +1,9 @@
 """From a round's clusterings to the labels that its training has.
 
 By default these are the clusters. config.labels can start from those of another run or
-of clips' statistics, keep the numbers of clusters from round to round so that heads go
-on, leave out what lies far from its centroid, and have one source teach alone at first.
+of clips' statistics, train on the first ones for several rounds, keep the numbers of
+clusters from round to round so that heads go on, leave out what lies far from its
+centroid, and have one source teach alone at first.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from xdc_tf.kmeans import kmeans
 from xdc_tf.labels import label_changes, label_tables, pseudo_labels
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import arrays
+from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import supervision
 from xdc_tf.training.run import Run
 
@@ -87,7 +89,21 @@ def load(
 def are_given(run: Run, round_index: int) -> bool:
     """Whether a round's clusterings are not of its encoders' features."""
     given = bool(run.config.labels.first_from) or are_of_statistics(run, round_index)
-    return round_index == 0 and given
+    return (round_index == 0 and given) or are_kept(run, round_index)
+
+
+def are_kept(run: Run, round_index: int) -> bool:
+    """Whether a round trains on the first clusters again (config.labels.first_rounds).
+
+    What follows the last round is a clustering of the finished encoders.
+    """
+    return 0 < round_index < min(run.config.labels.first_rounds, run.config.num_rounds)
+
+
+def kept_clusterings(run: Run) -> dict[str, Clustering]:
+    """The first round's clusterings, as they were written."""
+    first = run_directory.round_dir(run.workdir, 0)
+    return dict(label_tables.read(first).clusterings)
 
 
 def are_of_statistics(run: Run, round_index: int) -> bool:
