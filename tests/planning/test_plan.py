@@ -3,9 +3,10 @@
 import math
 
 import pytest
+import tensorflow as tf
 
 from xdc_tf.labels.pseudo_labels import KMeansSettings
-from xdc_tf.planning import needs, plan, run_size, times
+from xdc_tf.planning import device_table, needs, plan, run_size, times
 from xdc_tf.planning.device_table import Device
 from xdc_tf.planning.operations import EncoderCost, LayerCost
 from xdc_tf.planning.run_size import ClusteringSize, Recordings, RunSize
@@ -343,6 +344,15 @@ def test_efficiency_is_one_share_or_three(texts):
 def test_one_efficiency_is_that_of_all_parts():
     assert times.parse_efficiency(["0.5"]) == (0.5, 0.5, 0.5)
     assert times.parse_efficiency(["0.1", "0.2", "0.3"]) == (0.1, 0.2, 0.3)
+
+
+def test_gpus_have_other_efficiencies_than_this_machines_cpu(monkeypatch):
+    h200 = device_table.find("h200")
+    assert times.default_efficiency(h200) == times.GPU_EFFICIENCY
+    this = h200._replace(name=device_table.THIS)
+    assert times.default_efficiency(this) == times.CPU_EFFICIENCY
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    assert times.default_efficiency(this) == times.GPU_EFFICIENCY
 
 
 def test_assumed_recordings_by_hand(tiny_config):
