@@ -63,7 +63,7 @@ _TINY_FLAGS = {
     "clip.num_frames": 4,
     "clip.crop_size": 16,
     "clip.audio_secs": 0.5,
-    # The fewest layers, since most of the time is tracing.
+    # The fewest layers: most of the time is tracing.
     "video_encoder.architecture": "r3d",
     "video_encoder.depth": 4,
     "audio_encoder.depth": 4,
@@ -221,6 +221,7 @@ def _train(sizes, directory, records):
         torch("32x112", long, sizes.long_batch_size, "bfloat16"),
         ours("32x112", long, sizes.long_batch_size, "bfloat16"),
         ours("8x112", short, size, "bfloat16", jit_compile=True),
+        ours("8x112", short, size, "bfloat16", compiled_update=True),
         ours("audio and 8x112", short | audio, size, "bfloat16"),
         ours("8x112", short, sizes.large_batch_size, "bfloat16"),
         ours("audio", audio, sizes.audio_batch_size, "bfloat16"),

@@ -54,6 +54,7 @@ def train(
     precision: str,
     steps: int,
     jit_compile: bool = False,
+    compiled_update: bool = False,
     deterministic: bool = False,
 ) -> dict[str, float]:
     """Training steps, clips/s.
@@ -65,6 +66,7 @@ def train(
       precision: "float32", "tf32", "float16" or "bfloat16".
       steps: of a timed run.
       jit_compile: the step by XLA.
+      compiled_update: the update of the weights by XLA.
       deterministic: sums in one order, for the rest of the process.
     """
     if deterministic:
@@ -72,7 +74,11 @@ def train(
         tf.config.experimental.enable_op_determinism()
     with gpu_training.tf32(precision == "tf32"):
         training = gpu_training.make(
-            streams, batch_size, precision, jit_compile=jit_compile
+            streams,
+            batch_size,
+            precision,
+            jit_compile=jit_compile,
+            compiled_update=compiled_update,
         )
 
         def finish(result):

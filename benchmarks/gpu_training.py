@@ -60,6 +60,7 @@ def make(
     *,
     device: str = DEVICE,
     jit_compile: bool = False,
+    compiled_update: bool = False,
     learning_rate: float = _LEARNING_RATE,
 ) -> Training:
     """A step as pretraining has it: of one modality on labels, of both as XDC.
@@ -70,6 +71,7 @@ def make(
       precision: "float32", "tf32", "float16" or "bfloat16".
       device: where it runs.
       jit_compile: the step by XLA.
+      compiled_update: the update of the weights by XLA.
       learning_rate: of SGD with momentum.
     """
     settings = {modality: Stream(*values) for modality, values in streams.items()}
@@ -119,7 +121,9 @@ def make(
         tables,
         optimizer,
         strategy=strategy,
-        settings=train_step.StepSettings(batch_size, jit_compile=jit_compile),
+        settings=train_step.StepSettings(
+            batch_size, jit_compile=jit_compile, compiled_update=compiled_update
+        ),
     )
     batch = make_batch(settings, batch_size)
     with tf.device(device):

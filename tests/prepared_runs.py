@@ -37,8 +37,8 @@ def make_run(config, records, workdir, strategy=ONE_DEVICE):
     return run
 
 
-def make_step(run, *, returns_features=False, jit_compile=False):
-    """The run's training step."""
+def make_step(run, **settings):
+    """The run's training step, with other settings of train_step.StepSettings."""
     return train_step.make_train_step(
         run.state.model,
         run.method,
@@ -48,7 +48,6 @@ def make_step(run, *, returns_features=False, jit_compile=False):
         settings=train_step.StepSettings(
             global_batch_size=run.config.training.batch_size,
             accumulate_steps=run.config.training.accumulate_steps,
-            returns_features=returns_features,
-            jit_compile=jit_compile,
+            **settings,
         ),
     )

@@ -17,6 +17,19 @@ def blobs(num_rows=3000, width=16, num_blobs=40):
     return (rows + rng.standard_normal((num_rows, width))).astype(np.float32)
 
 
+def test_without_xla_fits_are_not_compiled_and_say_so(monkeypatch):
+    def fails(_):
+        raise tf.errors.UnimplementedError(None, None, "no ptxas")
+
+    monkeypatch.setattr(tf, "function", lambda function, **options: fails)
+    fit_settings.can_compile.cache_clear()
+    with pytest.warns(UserWarning, match="without XLA.* no ptxas"):
+        assert not fit_settings.can_compile()
+    monkeypatch.undo()
+    fit_settings.can_compile.cache_clear()
+    assert fit_settings.can_compile()
+
+
 @pytest.fixture
 def as_on_gpu(monkeypatch):
     """Fits take the form for GPUs, with blocks that divide these tests' rows."""

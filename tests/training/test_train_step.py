@@ -40,16 +40,19 @@ def test_a_step_that_xla_compiles_is_the_step_of_one_that_it_does_not(
 ):
     tiny_config["method"] = "same_audio"  # its networks are compiled soonest
     tiny_config["training"]["batch_size"] = 16
-    after = []
-    for jit_compile in (False, True):
-        run = make_run(tiny_config, tiny_records, tmp_path / str(jit_compile))
-        result = make_step(run, jit_compile=jit_compile)(next(training_batches(run)))
+    after = {}
+    for part in ("nothing", "jit_compile", "compiled_update"):
+        run = make_run(tiny_config, tiny_records, tmp_path / part)
+        compat.set_learning_rate(run.state.optimizer, 0.05)
+        compiled = {part: True} if part != "nothing" else {}
+        result = make_step(run, **compiled)(next(training_batches(run)))
         assert bool(result.finite)
         losses = [float(sums["loss"]) for sums in result.sums.values()]
-        after.append((losses, weights(run)))
-    np.testing.assert_allclose(after[1][0], after[0][0], rtol=1e-4)
-    for compiled, usual in zip(after[1][1], after[0][1], strict=True):
-        np.testing.assert_allclose(compiled, usual, rtol=1e-3, atol=1e-4)
+        after[part] = (losses, weights(run))
+    for losses, compiled in (after["jit_compile"], after["compiled_update"]):
+        np.testing.assert_allclose(losses, after["nothing"][0], rtol=1e-4)
+        for weight, usual in zip(compiled, after["nothing"][1], strict=True):
+            np.testing.assert_allclose(weight, usual, rtol=1e-3, atol=1e-4)
 
 
 def without_batch_norm(run):

@@ -127,12 +127,15 @@ class StepSettings(NamedTuple):
       returns_features: whether the result has the features computed on the way.
       jit_compile: whether XLA compiles the whole step, which needs a strategy of one
         device.
+      compiled_update: whether XLA compiles the update of the weights, on one device:
+        TensorFlow starts five operations for each of them, most of which are small.
     """
 
     global_batch_size: int
     accumulate_steps: int = 1
     returns_features: bool = False
     jit_compile: bool = False
+    compiled_update: bool = False
 
 
 class _Step(NamedTuple):
@@ -323,6 +326,9 @@ def _update_if_finite(step: _Step, gradients, sums, statistics) -> tf.Tensor:
     def update(replica_gradients):
         pairs = zip(replica_gradients, step.model.trainable_variables, strict=True)
         compat.apply_gradients(optimizer, pairs)
+
+    if step.settings.compiled_update:
+        update = tf.function(update, autograph=False, jit_compile=True)
 
     def undo(values):
         for statistic, value in zip(step.statistics, values, strict=True):
