@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from prepared_runs import make_run, pretrain_on
 
-from xdc_tf.labels import label_tables
+from xdc_tf.labels import label_changes, label_tables
 from xdc_tf.models import encoder_files
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import configuration, run_features
@@ -41,7 +41,7 @@ def _with(**values):
     return {
         "first_from": "",
         "first_features": "encoders",
-        "first_rounds": 1,
+        "first_share": 0.0,
         "keep_heads": False,
         "nearest_fraction": 1.0,
         "teacher": "",
@@ -157,12 +157,12 @@ def test_the_first_clusters_can_be_of_statistics_of_the_clips(
     assert {c.centroids.shape[1] for c in second.clusterings.values()} == {5}
 
 
-def test_first_clusters_are_trained_on_for_as_many_rounds_as_wanted(
+def test_first_clusters_are_trained_on_in_as_many_rounds_as_wanted(
     tiny_config, tiny_records, tmp_path
 ):
     config = tiny_config | {
         "num_rounds": 3,
-        "labels": _with(first_features="statistics", first_rounds=2),
+        "labels": _with(first_features="statistics", first_share=0.7),
     }
     pretrain_on(config, tiny_records, tmp_path / "run")
     rounds = [
@@ -178,12 +178,20 @@ def test_first_clusters_are_trained_on_for_as_many_rounds_as_wanted(
     assert rounds[2].settings["encoders_sha256"]
 
 
+@pytest.mark.parametrize(
+    "share, num_rounds, expected",
+    [(0.0, 10, 1), (0.3, 10, 3), (0.3, 4, 1), (0.3, 1, 1), (0.35, 8, 2), (1.0, 3, 3)],
+)
+def test_at_least_one_round_trains_on_the_first_clusters(share, num_rounds, expected):
+    assert label_changes.first_rounds(share, num_rounds) == expected
+
+
 def test_the_clusters_after_the_last_round_are_of_the_finished_encoders(
     tiny_config, tiny_records, tmp_path
 ):
     config = tiny_config | {
         "num_rounds": 1,
-        "labels": _with(first_features="statistics", first_rounds=9),
+        "labels": _with(first_features="statistics", first_share=1.0),
     }
     pretrain_on(config, tiny_records, tmp_path / "run")
     last = label_tables.read(run_directory.round_dir(str(tmp_path / "run"), 1))

@@ -9,7 +9,7 @@ from scipy import optimize
 from xdc_tf.data.dataset_info import NO_LABEL
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.runtime.typed_settings import COUNT, FLAG, TEXT, Choice, Number, Whole
+from xdc_tf.runtime.typed_settings import FLAG, TEXT, Choice, Number, Whole
 
 ENCODERS, STATISTICS = "encoders", "statistics"
 FIRST_FEATURES = (ENCODERS, STATISTICS)
@@ -26,9 +26,9 @@ class LabelSettings:
     # (models.clip_statistics) unless encoders start from other weights, or features of
     # the encoders, as in the paper.
     first_features: Annotated[str, Choice(FIRST_FEATURES)] = STATISTICS
-    # Rounds that train on the first clusters. In one of them an encoder may not have
-    # learnt enough of them for its own to be better than chance.
-    first_rounds: Annotated[int, COUNT] = 1
+    # Fraction of the rounds, but at least one, that train on the first clusters.
+    # In one an encoder may not learn enough for its own to be better than chance.
+    first_share: Annotated[float, Number(0, 1)] = 0.0
     # Number clusters as those of the round before that they share the most examples
     # with, and go on with the heads instead of resetting them.
     keep_heads: Annotated[bool, FLAG] = False
@@ -37,6 +37,11 @@ class LabelSettings:
     # Label source that alone has labels in the first teacher_rounds rounds.
     teacher: Annotated[str, TEXT] = ""
     teacher_rounds: Annotated[int, Whole()] = 0
+
+
+def first_rounds(first_share: float, num_rounds: int) -> int:
+    """Number of rounds that train on the first clusters; see LabelSettings."""
+    return max(1, int(first_share * num_rounds + 1e-9))
 
 
 def match_clusters(clustering: Clustering, previous: np.ndarray) -> Clustering:

@@ -93,11 +93,12 @@ def are_given(run: Run, round_index: int) -> bool:
 
 
 def are_kept(run: Run, round_index: int) -> bool:
-    """Whether a round trains on the first clusters again (config.labels.first_rounds).
+    """Whether a round trains on the first clusters again (config.labels.first_share).
 
     What follows the last round is a clustering of the finished encoders.
     """
-    return 0 < round_index < min(run.config.labels.first_rounds, run.config.num_rounds)
+    share, num_rounds = run.config.labels.first_share, run.config.num_rounds
+    return 0 < round_index < label_changes.first_rounds(share, num_rounds)
 
 
 def kept_clusterings(run: Run) -> dict[str, Clustering]:
