@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 from prepared_runs import make_run, pretrain_on
 
-from xdc_tf.labels import label_changes, label_tables
+from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import configuration, run_features
+from xdc_tf.training import configuration, round_labels, run_features
 from xdc_tf.training.pretrain import pretrain
 
 pytestmark = pytest.mark.once
@@ -41,7 +41,7 @@ def _with(**values):
     return {
         "first_from": "",
         "first_features": "encoders",
-        "first_share": 0.0,
+        "first_stay": False,
         "keep_heads": False,
         "nearest_fraction": 1.0,
         "teacher": "",
@@ -157,45 +157,100 @@ def test_the_first_clusters_can_be_of_statistics_of_the_clips(
     assert {c.centroids.shape[1] for c in second.clusterings.values()} == {5}
 
 
-def test_first_clusters_are_trained_on_in_as_many_rounds_as_wanted(
-    tiny_config, tiny_records, tmp_path
+def _stay(monkeypatch, names):
+    """Clusters of the named sources' encoders never agree better."""
+    monkeypatch.setattr(
+        round_labels, "_agrees_better", lambda run, name, *labels: name not in names
+    )
+
+
+def test_first_clusters_stay_until_those_of_the_encoder_are_better(
+    tiny_config, tiny_records, tmp_path, monkeypatch
 ):
     config = tiny_config | {
-        "num_rounds": 3,
-        "labels": _with(first_features="statistics", first_share=0.7),
+        "num_rounds": 2,
+        "labels": _with(first_features="statistics", first_stay=True),
+        "optimizer": tiny_config["optimizer"] | {"learning_rate": 0.0},
     }
+    _stay(monkeypatch, ["video"])
     pretrain_on(config, tiny_records, tmp_path / "run")
-    rounds = [
+    first, second, last = (
         label_tables.read(run_directory.round_dir(str(tmp_path / "run"), number))
-        for number in range(4)
-    ]
-    for name, first in rounds[0].clusterings.items():
-        kept, own = rounds[1].clusterings[name], rounds[2].clusterings[name]
-        np.testing.assert_array_equal(kept.labels, first.labels)
-        np.testing.assert_array_equal(kept.centroids, first.centroids)
-        assert own.centroids.shape[1] == 32 != first.centroids.shape[1]
-    assert rounds[1].settings["encoders_sha256"] is None
-    assert rounds[2].settings["encoders_sha256"]
+        for number in range(3)
+    )
+    kept = second.clusterings["video"]
+    np.testing.assert_array_equal(kept.labels, first.clusterings["video"].labels)
+    assert kept.centroids.shape == first.clusterings["video"].centroids.shape
+    assert second.clusterings["audio"].centroids.shape[1] == 32
+    assert second.settings["encoders_sha256"] is None
+    criteria = label_tables.read_health(
+        run_directory.round_dir(str(tmp_path / "run"), 1)
+    )["criteria"]
+    assert "same_cluster_of_video" not in criteria
+    # After the last round all are the finished encoders'.
+    assert {c.centroids.shape[1] for c in last.clusterings.values()} == {32}
+    assert set(last.settings["encoders_sha256"]) == {"video", "audio"}
+
+
+def test_heads_that_learn_clusters_that_stay_go_on(
+    tiny_config, tiny_records, tmp_path, monkeypatch
+):
+    # Nothing is learnt, so that a round ends with the heads that it starts with.
+    config = tiny_config | {
+        "labels": _with(first_features="statistics", first_stay=True),
+        "optimizer": tiny_config["optimizer"] | {"learning_rate": 0.0},
+    }
+    _stay(monkeypatch, ["video"])
+    heads = []
+    for num_rounds in (1, 2):
+        workdir = str(tmp_path / str(num_rounds))
+        pretrain_on(config | {"num_rounds": num_rounds}, tiny_records, workdir)
+        heads.append(
+            {
+                source: encoder_files.load_heads(
+                    run_directory.heads_file(workdir, stream), num_features=32
+                )[source].kernel
+                for stream, source in (("audio", "video"), ("video", "audio"))
+            }
+        )
+    np.testing.assert_array_equal(heads[0]["video"], heads[1]["video"])
+    assert not np.array_equal(heads[0]["audio"], heads[1]["audio"])
 
 
 @pytest.mark.parametrize(
-    "share, num_rounds, expected",
-    [(0.0, 10, 1), (0.3, 10, 3), (0.3, 4, 1), (0.3, 1, 1), (0.35, 8, 2), (1.0, 3, 3)],
+    "taught, new, expected",
+    [
+        ([0, 0, 1, 1, 2, 2, 3, 3], [1, 1, 2, 2, 0, 0, 3, 3], True),
+        ([0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 2, 3, 0, 1, 2, 3], False),
+        # Without labels there is nothing to have learnt, and nothing to compare.
+        ([-1] * 8, [0, 1, 2, 3, 0, 1, 2, 3], True),
+    ],
 )
-def test_at_least_one_round_trains_on_the_first_clusters(share, num_rounds, expected):
-    assert label_changes.first_rounds(share, num_rounds) == expected
+def test_clusters_are_better_where_they_agree_with_what_was_learnt(
+    tiny_config, tiny_records, tmp_path, taught, new, expected
+):
+    run = make_run(tiny_config, tiny_records, tmp_path / "run")
+    padding = 24 - 8
+    run.state.label_tables["audio"].assign(taught + [-1] * padding)
+    before = np.array([0, 0, 1, 1, 0, 0, 1, 1] + [-1] * padding)
+    found = round_labels._agrees_better(
+        run, "video", np.array(new + [-1] * padding), before
+    )
+    assert found == expected
 
 
-def test_the_clusters_after_the_last_round_are_of_the_finished_encoders(
-    tiny_config, tiny_records, tmp_path
+@pytest.mark.parametrize("method", ["sdc", "mdc"])
+def test_clusters_of_encoders_that_learn_their_own_do_not_stay(
+    tiny_config, tiny_records, tmp_path, method
 ):
     config = tiny_config | {
-        "num_rounds": 1,
-        "labels": _with(first_features="statistics", first_share=1.0),
+        "method": method,
+        "num_rounds": 2,
+        "labels": _with(first_features="statistics", first_stay=True),
     }
     pretrain_on(config, tiny_records, tmp_path / "run")
-    last = label_tables.read(run_directory.round_dir(str(tmp_path / "run"), 1))
-    assert {c.centroids.shape[1] for c in last.clusterings.values()} == {32}
+    second = label_tables.read(run_directory.round_dir(str(tmp_path / "run"), 1))
+    assert {c.centroids.shape[1] for c in second.clusterings.values()} == {32}
 
 
 def test_statistics_have_mean_0_and_variance_1_over_what_is_trained_on(

@@ -162,7 +162,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "learning rate x 2": {"optimizer.learning_rate": 2.0},
     "constant learning rate": {"optimizer.schedule": "constant"},
     "first clusters of random encoders": {"labels.first_features": "encoders"},
-    "first clusters for a third of the rounds": {"labels.first_share": 0.3},
+    "first clusters for one round": {"labels.first_stay": False},
     "heads kept by matching": {"labels.keep_heads": True},
     "nearest half of each cluster": {"labels.nearest_fraction": 0.5},
     "audio teaches first": {"labels.teacher": "audio", "labels.teacher_rounds": 3},

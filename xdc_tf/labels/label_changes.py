@@ -26,9 +26,9 @@ class LabelSettings:
     # (models.clip_statistics) unless encoders start from other weights, or features of
     # the encoders, as in the paper.
     first_features: Annotated[str, Choice(FIRST_FEATURES)] = STATISTICS
-    # Fraction of the rounds, but at least one, that train on the first clusters.
-    # In one an encoder may not learn enough for its own to be better than chance.
-    first_share: Annotated[float, Number(0, 1)] = 0.0
+    # Unless they are of encoders, the first clusters of a source stay its labels until
+    # those of its encoder agree better with the labels that it learns from.
+    first_stay: Annotated[bool, FLAG] = True
     # Number clusters as those of the round before that they share the most examples
     # with, and go on with the heads instead of resetting them.
     keep_heads: Annotated[bool, FLAG] = False
@@ -37,11 +37,6 @@ class LabelSettings:
     # Label source that alone has labels in the first teacher_rounds rounds.
     teacher: Annotated[str, TEXT] = ""
     teacher_rounds: Annotated[int, Whole()] = 0
-
-
-def first_rounds(first_share: float, num_rounds: int) -> int:
-    """Number of rounds that train on the first clusters; see LabelSettings."""
-    return max(1, int(first_share * num_rounds + 1e-9))
 
 
 def match_clusters(clustering: Clustering, previous: np.ndarray) -> Clustering:

@@ -1,6 +1,6 @@
 """The encoders of a method with their classification heads."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 import keras
@@ -77,13 +77,20 @@ def build(
     return model
 
 
-def reset_heads(model: TwoStream, *, seed: int) -> None:
-    """Gives all heads new weights from N(0, 0.01) and zero biases, in place.
+def reset_heads(model: TwoStream, *, seed: int, kept: Container[str] = ()) -> None:
+    """Gives heads new weights from N(0, 0.01) and zero biases, in place.
 
     Cluster ids mean nothing from one clustering to the next, so a head that knows the
     old ones would start wrong (DeepCluster, section 3.3).
+
+    Args:
+      model: encoders and heads.
+      seed: of the weights.
+      kept: names of the heads that stay as they are.
     """
-    for number, head in enumerate(model.heads.values()):
+    for number, (name, head) in enumerate(model.heads.items()):
+        if name in kept:
+            continue
         weights = tf.random.stateless_normal(
             head.kernel.shape, seed=[seed, number], stddev=0.01
         )

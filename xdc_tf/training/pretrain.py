@@ -215,24 +215,32 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
             run, context.store, context.extract_clips, round_index
         )
         clusterings = cluster(run, features, round_index)
-        are_kept = round_labels.are_kept(run, round_index)
-        keeps_heads = are_kept or (run.config.labels.keep_heads and round_index > 0)
-        if keeps_heads and not are_kept:
+        staying = round_labels.staying(run, clusterings, round_index)
+        keeps_heads = run.config.labels.keep_heads and round_index > 0
+        if keeps_heads:
             clusterings = {
                 name: label_changes.match_clusters(
                     clustering, run.state.label_tables[name].numpy()
                 )
                 for name, clustering in clusterings.items()
             }
-        report_clusterings(run, context, features, clusterings, round_index)
+        clusterings |= staying
+        is_given = round_labels.are_given(run, round_index)
+        given = frozenset(clusterings if is_given else staying)
+        report_clusterings(
+            run, context, features, clusterings, round_index, given=given
+        )
         if round_index == run.config.num_rounds:
             workers.on_chief(
                 run.strategy, lambda: projector.write(run, features, clusterings)
             )
-        round_labels.load(run, features, clusterings, round_index)
+        round_labels.load(run, features, clusterings, round_index, given=given)
         if not keeps_heads:
-            seed = _round_seed(run, round_index, "heads")
-            two_stream.reset_heads(run.state.model, seed=seed)
+            two_stream.reset_heads(
+                run.state.model,
+                seed=_round_seed(run, round_index, "heads"),
+                kept=supervision.heads_of(run.method, staying),
+            )
     start_training(run)
 
 
@@ -242,8 +250,6 @@ def cluster(
     """The clusterings of each label source, with the labels of all examples."""
     if round_index == 0 and run.config.labels.first_from:
         return round_labels.first_clusterings(run)
-    if round_labels.are_kept(run, round_index):
-        return round_labels.kept_clusterings(run)
     records, settings = run.records, run.config.kmeans
     if round_labels.are_of_statistics(run, round_index):
         features = run_features.of_statistics(run)
@@ -274,8 +280,12 @@ def report_clusterings(
     features: extraction.Features,
     clusterings: Mapping[str, label_tables.Clustering],
     round_index: int,
+    *,
+    given: frozenset[str],
 ) -> None:
     """Measures the clusterings; writes their label tables, measures and pictures.
+
+    Those named in `given` are not of these features.
 
     Raises:
       CollapseError: see start_round; when all has been written.
@@ -296,6 +306,7 @@ def report_clusterings(
         evaluate=context.evaluate,
         held_out_batches=context.held_out_batches,
         round_index=round_index,
+        given=given,
     )
     run.monitor.clusterings(clusterings, health_report)
     workers.on_chief(
@@ -306,7 +317,9 @@ def report_clusterings(
     )
     workers.on_chief(
         run.strategy,
-        lambda: write_label_tables(run, round_index, clusterings, health_report),
+        lambda: write_label_tables(
+            run, round_index, clusterings, health_report, are_given=bool(given)
+        ),
     )
     workers.on_chief(
         run.strategy, lambda: context.pictures.write(clusterings, round_index)
@@ -331,6 +344,8 @@ def write_label_tables(
     round_index: int,
     clusterings: Mapping[str, label_tables.Clustering],
     health_report: Mapping[str, Any],
+    *,
+    are_given: bool,
 ) -> None:
     """Writes a round's label tables and health for people and other programs."""
     label_tables.write(
@@ -342,7 +357,9 @@ def write_label_tables(
             "round": round_index,
             "seed": run.config.seed,
             "step": int(run.state.progress.step),
-            "encoders_sha256": run_features.clustered_encoders(run, round_index),
+            "encoders_sha256": (
+                None if are_given else run_features.clustered_encoders(run, round_index)
+            ),
             "kmeans": typed_settings.to_mapping(run.config.kmeans),
             "features": typed_settings.to_mapping(run.config.features),
             "labels": typed_settings.to_mapping(run.config.labels),

@@ -16,7 +16,7 @@ chance and 1 at the best. In a run of several processes they are of the chief's 
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +32,7 @@ from xdc_tf.labels import (
 )
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import round_labels, supervision
+from xdc_tf.training import supervision
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.monitoring import head_means
 from xdc_tf.training.run import Run
@@ -50,6 +50,7 @@ def measure(
     evaluate: Callable,
     held_out_batches: Iterable,
     round_index: int,
+    given: Container[str],
 ) -> dict[str, float]:
     """The criteria of a round; see the module.
 
@@ -61,6 +62,7 @@ def measure(
       evaluate: of train_step.make_evaluation_step.
       held_out_batches: of the examples that are never trained on.
       round_index: from 0.
+      given: names of the clusterings that are not of these features.
 
     Returns:
       By name; one that cannot be measured is missing.
@@ -70,8 +72,9 @@ def measure(
         return {}
     rng = np.random.default_rng([run.config.seed, round_index, 4])
     measured = _of_features(run, features, rng)
-    if not round_labels.are_given(run, round_index):
-        measured |= _of_other_clips(run, clusterings, extract_clips, rng)
+    own = {name: c for name, c in clusterings.items() if name not in given}
+    if own:
+        measured |= _of_other_clips(run, own, extract_clips, rng)
     if round_index and run.records.held_out.any():
         measured |= _of_held_out(run, evaluate, held_out_batches)
     return {name: float(x) for name, x in measured.items() if np.isfinite(x)}

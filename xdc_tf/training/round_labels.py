@@ -1,12 +1,12 @@
 """From a round's clusterings to the labels that its training has.
 
 By default these are the clusters. config.labels can start from those of another run or
-of clips' statistics, train on the first ones for several rounds, keep the numbers of
+of clips' statistics, which stay until an encoder's are better, keep the numbers of
 clusters from round to round so that heads go on, leave out what lies far from its
 centroid, and have one source teach alone at first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from xdc_tf.data.dataset_info import NO_LABEL
 from xdc_tf.distribution import workers
 from xdc_tf.features.extraction import Features
 from xdc_tf.kmeans import kmeans
-from xdc_tf.labels import label_changes, label_tables, pseudo_labels
+from xdc_tf.labels import agreement, label_changes, label_tables, pseudo_labels
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import arrays
 from xdc_tf.runtime import workdir as run_directory
@@ -64,6 +64,8 @@ def load(
     features: Features,
     clusterings: Mapping[str, Clustering],
     round_index: int,
+    *,
+    given: Container[str],
 ) -> None:
     """Makes the clusters the labels that training steps gather.
 
@@ -72,11 +74,12 @@ def load(
       features: of this process's examples, which were clustered.
       clusterings: of the round, with the labels of all examples.
       round_index: from 0.
+      given: names of those that are not of these features.
     """
     config = run.config.labels
     for name, clustering in clusterings.items():
         labels = clustering.labels
-        if config.nearest_fraction < 1 and not are_given(run, round_index):
+        if config.nearest_fraction < 1 and name not in given:
             labels = _near_labels(run, features, name, clustering)
         source = label_tables.source_of(name)
         if round_index < config.teacher_rounds and source != config.teacher:
@@ -86,25 +89,55 @@ def load(
         )
 
 
+def staying(
+    run: Run, clusterings: Mapping[str, Clustering], round_index: int
+) -> dict[str, Clustering]:
+    """The first clusterings, by name, that stay the labels of a round.
+
+    Where an encoder has not learnt from the labels that it had, its clusters say no
+    more than chance, and training on them would lose what the other encoder has learnt
+    from the first ones. So these stay until the encoder's agree better (NMI) with the
+    labels that it has learnt from. Those of an encoder that learns its own never stay.
+
+    Args:
+      run: whose label tables still have the labels of the round before.
+      clusterings: of the encoders' features, with the labels of all examples.
+      round_index: of the round that begins.
+    """
+    between = 0 < round_index < run.config.num_rounds
+    if not (run.config.labels.first_stay and between and are_given(run, 0)):
+        return {}
+    first, before = (
+        label_tables.read(run_directory.round_dir(run.workdir, number)).clusterings
+        for number in (0, round_index - 1)
+    )
+    return {
+        name: first[name]
+        for name, clustering in clusterings.items()
+        if np.array_equal(first[name].labels, before[name].labels)
+        and not _agrees_better(run, name, clustering.labels, first[name].labels)
+    }
+
+
+def _agrees_better(run: Run, name: str, labels: np.ndarray, before: np.ndarray) -> bool:
+    """Whether labels of a source fit better than those before to what taught it."""
+    streams = supervision.clustered_streams(run.method, name)
+    teachers = [t for stream in streams for t in run.method.supervision.get(stream, ())]
+    if label_tables.source_of(name) in map(label_tables.source_of, teachers):
+        return True
+    tables = [run.state.label_tables[teacher].numpy() for teacher in teachers]
+    tables = [table for table in tables if np.any(table != NO_LABEL)]
+    new, old = (
+        sum(agreement.normalized_mutual_information(found, table) for table in tables)
+        for found in (labels, before)
+    )
+    return not tables or new > old
+
+
 def are_given(run: Run, round_index: int) -> bool:
     """Whether a round's clusterings are not of its encoders' features."""
     given = bool(run.config.labels.first_from) or are_of_statistics(run, round_index)
-    return (round_index == 0 and given) or are_kept(run, round_index)
-
-
-def are_kept(run: Run, round_index: int) -> bool:
-    """Whether a round trains on the first clusters again (config.labels.first_share).
-
-    What follows the last round is a clustering of the finished encoders.
-    """
-    share, num_rounds = run.config.labels.first_share, run.config.num_rounds
-    return 0 < round_index < label_changes.first_rounds(share, num_rounds)
-
-
-def kept_clusterings(run: Run) -> dict[str, Clustering]:
-    """The first round's clusterings, as they were written."""
-    first = run_directory.round_dir(run.workdir, 0)
-    return dict(label_tables.read(first).clusterings)
+    return round_index == 0 and given
 
 
 def are_of_statistics(run: Run, round_index: int) -> bool:

@@ -15,7 +15,7 @@ from xdc_tf.models import layers
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import configuration, round_labels, supervision
+from xdc_tf.training import configuration, supervision
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.run import Run
 
@@ -90,11 +90,9 @@ def harvested_in(run: Run, round_index: int) -> int | None:
 def clustered_encoders(run: Run, round_index: int) -> dict[str, str] | None:
     """SHA-256 by stream of the encoders whose features a round clusters.
 
-    None for harvested features, which are of no one state of the encoders, and for
-    labels that are not of its encoders' features.
+    None for harvested features, which are of no one state of the encoders.
     """
-    harvested = harvested_in(run, round_index) is not None
-    if harvested or round_labels.are_given(run, round_index):
+    if harvested_in(run, round_index) is not None:
         return None
     return _encoders_sha256(run, round_index)
 

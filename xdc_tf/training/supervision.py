@@ -4,6 +4,7 @@ XDC's section 3 compares four ways to get labels by clustering; the others are i
 controls. Encoders ("streams"), heads, k-means runs and losses all follow from a row.
 """
 
+from collections.abc import Container
 from typing import NamedTuple
 
 from xdc_tf.data.payloads import AUDIO, VIDEO
@@ -123,6 +124,16 @@ def clustered_sources(row: Method) -> dict[str, tuple[str, ...]]:
 def head_name(stream: str, source: str) -> str:
     """Name of the head on a stream's encoder that learns a source's labels."""
     return f"{stream}_from_{source}"
+
+
+def heads_of(row: Method, sources: Container[str]) -> frozenset[str]:
+    """Names of the heads that learn the labels of the sources."""
+    return frozenset(
+        head_name(stream, source)
+        for stream, learnt in row.supervision.items()
+        for source in learnt
+        if source in sources
+    )
 
 
 def head_weights(row: Method) -> dict[str, float]:
