@@ -177,11 +177,12 @@ def test_what_runs_start_from_and_come_to_follows_from_the_reports(kind):
     start = _values(os.path.join("medium", kind, "start"))
     settings = _values(os.path.join("medium", kind, "settings"))
     streams = ("video", "audio")
-    random, configured, by_encoders = (
+    random, configured, one_round, by_encoders = (
         [values[row, stream] for stream in streams]
         for values, row in (
             (start, "scratch"),
             (settings, "xdc, as configured"),
+            (settings, "xdc, first clusters for one round"),
             (start, "xdc, first clusters of random encoders"),
         )
     )
@@ -196,6 +197,7 @@ def test_what_runs_start_from_and_come_to_follows_from_the_reports(kind):
         return f"{means(pair)} ({len(pair[0])})"
 
     cells = [counted(random), counted(by_encoders), lowest(by_encoders)]
+    cells += [counted(one_round), lowest(one_round)]
     cells += [counted(configured), lowest(configured)]
     lines = list(map(_cells, _text("docs", "evaluation.md").splitlines()))
     assert [kind, *cells] in lines

@@ -114,8 +114,10 @@ def staying(
     return {
         name: first[name]
         for name, clustering in clusterings.items()
+        # A configuration that was changed may have others.
+        if name in first and len(first[name].centroids) == len(clustering.centroids)
         if np.array_equal(first[name].labels, before[name].labels)
-        and not _agrees_better(run, name, clustering.labels, first[name].labels)
+        if not _agrees_better(run, name, clustering.labels, first[name].labels)
     }
 
 
