@@ -191,11 +191,11 @@ def _train(sizes, directory, records):
     def ours(name, streams, size, precision, *, steps=sizes.steps, **options):
         # TensorFlow keeps the convolutions that it has chosen with TF32 or without.
         solo = options.get("deterministic", False) or precision == "float32"
-        arguments = dict(
-            streams=streams, batch_size=size, precision=precision, steps=steps
-        )
+        batch = dict(batch_size=size, precision=precision, steps=steps)
         words = ["train", name, f"batch {size}", precision, *map(str, options)]
-        return Measurement(" ".join(words), OURS, "train", arguments | options, solo)
+        return Measurement(
+            " ".join(words), OURS, "train", {"streams": streams} | batch | options, solo
+        )
 
     def torch(name, streams, size, precision, **options):
         ((modality, network),) = streams.items()
@@ -205,14 +205,13 @@ def _train(sizes, directory, records):
             batch_size=size,
             precision=precision,
             steps=sizes.steps,
+            depth_cut=sizes.depth < 18,
         )
-        if sizes.depth < 18:
-            arguments["depth_cut"] = True
         what = "torch compiled" if options else "torch train"
         name = f"{what} {name} batch {size} {precision}"
         return Measurement(name, TORCH, "train", arguments | options)
 
-    size, types = sizes.batch_size, ("bfloat16", "tf32", "float16", "float32")
+    types, size = ("bfloat16", "tf32", "float16", "float32"), sizes.batch_size
     return [
         Measurement("ceilings", OURS, "ceilings", dict(side=sizes.side)),
         *(ours("8x112", short, size, precision) for precision in types),

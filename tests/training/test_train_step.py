@@ -9,7 +9,7 @@ from prepared_runs import ONE_DEVICE, make_run, make_step
 from xdc_tf.data import clips, pipeline
 from xdc_tf.features import extraction
 from xdc_tf.runtime import compat
-from xdc_tf.training import monitoring, train_step
+from xdc_tf.training import losses, monitoring, train_step
 from xdc_tf.training.batches import evaluation_batches, training_batches
 
 
@@ -159,9 +159,9 @@ def test_examples_without_a_label_and_padding_add_nothing(
         table.assign(np.where(np.arange(24) == 3, 1, -1))
     batch = next(training_batches(run))
     batch = {**batch, "example_index": tf.constant([3, 5, pipeline.PADDING_INDEX, 3])}
-    encoded = train_step.encode(run.state.model, run.method, batch, training=False)
-    labels = train_step.labels_of(run.state.label_tables, batch["example_index"])
-    sums = train_step.head_losses(run.state.model, run.method, labels, encoded)
+    encoded = losses.encode(run.state.model, run.method, batch, training=False)
+    labels = losses.labels_of(run.state.label_tables, batch["example_index"])
+    sums = losses.head_losses(run.state.model, run.method, labels, encoded)
     for head in sums.values():
         assert float(head["labelled"]) == 2
         assert float(head["loss"]) == pytest.approx(2 * np.log(4), rel=0.1)
@@ -298,7 +298,7 @@ def test_encoders_see_frames_normalised(tiny_config, tiny_records, tmp_path):
     run = make_run(tiny_config, tiny_records, tmp_path)
     batch = next(training_batches(run))
     assert batch["video"].dtype == tf.uint8
-    found = train_step.encode(run.state.model, run.method, batch, training=False)
+    found = losses.encode(run.state.model, run.method, batch, training=False)
     frames = batch["video"].numpy() / 255.0
     normalised = (frames - clips.VIDEO_MEAN) / clips.VIDEO_STD
     expected = run.state.model.encoders["video"](normalised.astype(np.float32))

@@ -1,23 +1,22 @@
 """One update of all encoders and heads, on all devices of a strategy."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.data import clips
 from xdc_tf.features.extraction import ExampleFeatures
 from xdc_tf.models.two_stream import TwoStream
 from xdc_tf.runtime import compat
-from xdc_tf.training import supervision
+from xdc_tf.training import losses, supervision
 
 
 class StepResult(NamedTuple):
     """What a step over a batch gives.
 
     Attributes:
-      sums: of head_losses, over all devices.
+      sums: of losses.head_losses, over all devices.
       encoded: the features that the heads read, distributed, with example_index -1 for
         padding (features.examples_on_host takes it); None if not asked for.
       finite: bool scalar, whether an update was wanted: if a loss or gradient is not
@@ -28,92 +27,6 @@ class StepResult(NamedTuple):
     sums: dict[str, dict[str, tf.Tensor]]
     encoded: ExampleFeatures | None
     finite: tf.Tensor | None = None
-
-
-def encode(
-    model: TwoStream,
-    method: supervision.Method,
-    batch: dict[str, tf.Tensor],
-    *,
-    training: bool,
-) -> ExampleFeatures:
-    """The features of a batch, as tensors.
-
-    Args:
-      model: encoders and heads.
-      method: which encoder sees which modality.
-      batch: as data.pipeline yields it.
-      training: mode of the encoders.
-    """
-    return ExampleFeatures(
-        batch["example_index"],
-        {
-            stream: model.encoders[stream](
-                clips.encoder_input(batch, modality), training=training
-            )
-            for stream, modality in method.streams.items()
-        },
-    )
-
-
-def labels_of(
-    label_tables: Mapping[str, tf.Variable], index: tf.Tensor
-) -> dict[str, tf.Tensor]:
-    """For each label source the labels [b] int64 of a batch, -1 for none.
-
-    Args:
-      label_tables: for each label source [num_rows] int32, -1 for no label.
-      index: [b] int64, example_index; -1 for padding.
-    """
-    labels = {}
-    for source, table in label_tables.items():
-        # int64: TensorFlow has most operations on int32 on the host, where a GPU would
-        # have to wait for them.
-        gathered = tf.cast(tf.gather(table, tf.maximum(index, 0)), tf.int64)
-        labels[source] = tf.where(index >= 0, gathered, -1)
-    return labels
-
-
-def head_losses(
-    model: TwoStream,
-    method: supervision.Method,
-    labels: Mapping[str, tf.Tensor],
-    encoded: ExampleFeatures,
-) -> dict[str, dict[str, tf.Tensor]]:
-    """Sums over a batch, for each head.
-
-    Args:
-      model: encoders and heads.
-      method: which head learns from which labels.
-      labels: of labels_of.
-      encoded: the batch's features.
-
-    Returns:
-      For each head name three scalars: "loss", the summed cross-entropy of the
-      examples that have a label; "correct", how many of them the head gets right;
-      "labelled", how many they are. An example without a label adds nothing.
-    """
-    sums = {}
-    for stream, sources in method.supervision.items():
-        features = encoded.streams[stream]
-        for source in sources:
-            name = supervision.head_name(stream, source)
-            known = labels[source] >= 0
-            logits = model.heads[name](features)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                labels=tf.maximum(labels[source], 0), logits=logits
-            )
-            best = tf.argmax(logits, axis=-1)
-            sums[name] = {
-                "loss": tf.reduce_sum(tf.where(known, losses, 0.0)),
-                "correct": _count(known & (best == labels[source])),
-                "labelled": _count(known),
-            }
-    return sums
-
-
-def _count(mask):
-    return tf.reduce_sum(tf.cast(mask, tf.float32))
 
 
 class StepSettings(NamedTuple):
@@ -191,7 +104,7 @@ def make_train_step(
     step = _Step(model, method, optimizer, strategy, settings)
 
     def look_up(index):
-        return labels_of(label_tables, index)
+        return losses.labels_of(label_tables, index)
 
     def update(batch, labels):
         statistics = strategy.run(lambda: list(map(tf.identity, step.statistics)))
@@ -244,10 +157,10 @@ def _part_gradients(step: _Step, batch, labels) -> _Gradients:
     weights = supervision.head_weights(step.method)
     context = tf.distribute.get_replica_context()
     with tf.GradientTape() as tape:
-        encoded = encode(step.model, step.method, batch, training=True)
-        sums = head_losses(step.model, step.method, labels, encoded)
-        losses = [head_sums["loss"] * weights[head] for head, head_sums in sums.items()]
-        loss = tf.add_n(losses) / settings.global_batch_size
+        encoded = losses.encode(step.model, step.method, batch, training=True)
+        sums = losses.head_losses(step.model, step.method, labels, encoded)
+        parts = [head_sums["loss"] * weights[head] for head, head_sums in sums.items()]
+        loss = tf.add_n(parts) / settings.global_batch_size
         penalties = step.model.penalties
         if penalties:
             # Every part adds its fraction, since gradients are summed over them.
@@ -315,7 +228,7 @@ def _update_if_finite(step: _Step, gradients, sums, statistics) -> tf.Tensor:
     Args:
       step: whose weights are updated.
       gradients: by replica, summed over all of them.
-      sums: of head_losses, over all devices.
+      sums: of losses.head_losses, over all devices.
       statistics: by replica, those of batch norm before the step.
 
     Returns:
@@ -391,9 +304,9 @@ def make_evaluation_step(
     """
 
     def replica_step(batch):
-        encoded = encode(model, method, batch, training=False)
-        labels = labels_of(label_tables, batch["example_index"])
-        sums = head_losses(model, method, labels, encoded)
+        encoded = losses.encode(model, method, batch, training=False)
+        labels = losses.labels_of(label_tables, batch["example_index"])
+        sums = losses.head_losses(model, method, labels, encoded)
         return sums, encoded if returns_features else None
 
     @tf.function(autograph=False)
