@@ -18,6 +18,7 @@ from xdc_tf.models import encoder_table, layers
 from xdc_tf.models.encoder_table import EncoderSettings, ResNetSettings
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime import compat
+from xdc_tf.training import configuration
 
 
 class Case(NamedTuple):
@@ -41,7 +42,9 @@ CASES = (
 def measure(case: Case, *, repeats: int, dtype: str) -> tuple[float, float, float]:
     """Median seconds of the encoder and of its folded copy, and their greatest
     difference relative to the greatest feature."""
-    encoder = encoder_table.build(case.encoder, LayerSettings(dtype=dtype), "encoder")
+    clip = configuration.clip(configuration.Config(), None)
+    layer_settings = LayerSettings(dtype=dtype)
+    encoder = encoder_table.build(case.encoder, layer_settings, "encoder", clip)
     folded = layers.fold(encoder)
     clips = tf.constant(np.random.default_rng(0).normal(size=case.shape), tf.float32)
     functions = [

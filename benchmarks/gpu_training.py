@@ -17,7 +17,7 @@ from xdc_tf.models import encoder_table, layers, two_stream
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.planning import operations
 from xdc_tf.runtime import compat
-from xdc_tf.training import optimizers, supervision, train_step
+from xdc_tf.training import configuration, optimizers, supervision, train_step
 
 DEVICE = "/GPU:0" if tf.config.list_physical_devices("GPU") else "/CPU:0"
 _NUM_CLASSES = 256
@@ -90,6 +90,7 @@ def make(
                 modality: encoder_table.ResNetSettings(*encoder_form[:3])
                 for modality, encoder_form in settings.items()
             },
+            clip=configuration.clip(configuration.Config(), None),
             layers=LayerSettings(dtype=policy, weight_decay=1e-4, fast=True),
             heads={
                 supervision.head_name(stream, source): two_stream.HeadSettings(

@@ -119,6 +119,7 @@ def step_secs(variable: tf.Variable, *, num_steps: int = 10) -> float:
     model = two_stream.build(
         method.streams,
         architectures=configuration.architectures(config),
+        clip=configuration.clip(config, None),
         layers=configuration.training_layers(config),
         heads={
             supervision.head_name(stream, source): HeadSettings(stream, _NUM_CLUSTERS)

@@ -62,7 +62,7 @@ def time_ours(precision: str) -> dict[str, float]:
     from xdc_tf.models import encoder_table, layers, two_stream
     from xdc_tf.models.layers import LayerSettings
     from xdc_tf.runtime import compat
-    from xdc_tf.training import optimizers, supervision, train_step
+    from xdc_tf.training import configuration, optimizers, supervision, train_step
 
     modality = _MODALITY.value
     architecture, depth, shape = _ENCODERS[modality]
@@ -76,6 +76,7 @@ def time_ours(precision: str) -> dict[str, float]:
         architectures={
             modality: encoder_table.ResNetSettings(architecture, depth, 1.0)
         },
+        clip=configuration.clip(configuration.Config(), None),
         layers=LayerSettings(dtype=dtype, weight_decay=1e-4, fast=True),
         heads={head: two_stream.HeadSettings(modality, _NUM_CLASSES)},
     )

@@ -63,7 +63,7 @@ def records(tiny_records):
 def load(modality, seed=0):
     layers = LayerSettings(seed=seed)
     name = f"{modality}_encoder"
-    return encoder_table.build(ARCHITECTURES[modality], layers, name)
+    return encoder_table.build(ARCHITECTURES[modality], layers, name, CLIP)
 
 
 def make_classifier(
@@ -73,6 +73,7 @@ def make_classifier(
         load(modality),
         modality=modality,
         architecture=ARCHITECTURES[modality],
+        clip=CLIP,
         num_classes=num_classes,
         settings=settings,
         strategy=strategy,
@@ -174,6 +175,7 @@ def test_every_layer_of_every_architecture_is_of_a_stage(modality, architecture)
         ResNetSettings(architecture, 10, 0.0625),
         LayerSettings(),
         f"{modality}_encoder",
+        CLIP,
     )
     head = keras.layers.Dense(2)
     head.build((None, encoder.output_shape[-1]))

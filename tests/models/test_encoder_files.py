@@ -10,6 +10,7 @@ import hostile_models
 import keras
 import numpy as np
 import pytest
+from clip_settings import clip_of
 from forked_commands import CONTEXT
 
 from xdc_tf.models import encoder_files, encoder_table
@@ -24,14 +25,18 @@ _ORDERS = os.path.join(os.path.dirname(__file__), "layer_orders.json")
 
 def load(path, settings=AUDIO, modality="audio"):
     return encoder_files.load_encoder(
-        str(path), settings, LayerSettings(), name=f"{modality}_encoder"
+        str(path),
+        settings,
+        LayerSettings(),
+        name=f"{modality}_encoder",
+        clip=clip_of(),
     )
 
 
 def build(settings=AUDIO, modality="audio", seed=3):
     """An encoder in which no array is like another."""
     layers = LayerSettings(seed=seed)
-    encoder = encoder_table.build(settings, layers, f"{modality}_encoder")
+    encoder = encoder_table.build(settings, layers, f"{modality}_encoder", clip_of())
     random = np.random.default_rng(seed)
     encoder.set_weights(
         [random.normal(size=w.shape).astype(np.float32) for w in encoder.get_weights()]
@@ -78,8 +83,10 @@ def test_networks_are_as_settings_promise_in_both_generations_of_keras():
     """Order of layers, width of features, and the least number of parameters."""
     orders = {}
     for architecture, row in encoder_table.ENCODERS.items():
+        if row.settings is not ResNetSettings:
+            continue
         settings = ResNetSettings(architecture, 10, 0.0625)
-        encoder = encoder_table.build(settings, LayerSettings(), "encoder")
+        encoder = encoder_table.build(settings, LayerSettings(), "encoder", clip_of())
         orders[f"{row.modality} {architecture}"] = [
             layer.name for layer in encoder.layers if layer.weights
         ]

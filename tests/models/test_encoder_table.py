@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from clip_settings import clip_of
 from forked_commands import run_command
 
 from xdc_tf.evaluation import encoder_sources
@@ -29,8 +30,9 @@ class ToySettings(NamedTuple):
     num_channels: Annotated[int, Whole(1, 512)]
 
 
-def build_toy(settings, layers, name):
+def build_toy(settings, layers, name, clip_shape):
     """Takes a video's clips [B, T, H, W, 3] to [B, num_channels] features."""
+    del clip_shape  # any will do
     policy = layers.dtype
 
     def kernels(number):
@@ -155,7 +157,7 @@ def test_it_is_finetuned_with_a_learning_rate_for_each_stage(
 
 
 def test_its_batch_norm_is_folded_and_its_operations_counted(toy):
-    encoder = encoder_table.build(toy, LayerSettings(seed=1), "encoder")
+    encoder = encoder_table.build(toy, LayerSettings(seed=1), "encoder", clip_of())
     encoder.get_layer("stem_norm").set_weights(
         [np.linspace(0.5, 2, 12) + shift for shift in range(4)]
     )

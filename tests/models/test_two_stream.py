@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from clip_settings import clip_of
 
 from xdc_tf.models import encoder_table, two_stream
 from xdc_tf.models.encoder_table import ResNetSettings
@@ -23,6 +24,7 @@ def build(streams=None, *, heads=None, **layers):
     return two_stream.build(
         streams,
         architectures=ARCHITECTURES,
+        clip=clip_of(),
         layers=LayerSettings(**layers),
         heads=heads,
     )
@@ -142,7 +144,7 @@ def test_heads_compute_in_float32_under_mixed_precision():
 
 
 def portable(encoder, modality, layers):
-    copy = encoder_table.build(ARCHITECTURES[modality], layers, encoder.name)
+    copy = encoder_table.build(ARCHITECTURES[modality], layers, encoder.name, clip_of())
     copy.set_weights(encoder.get_weights())
     return copy
 

@@ -79,7 +79,8 @@ def test_two_sgd_steps_with_momentum_give_the_values_worked_out_by_hand(num_repl
 def _slot_optimizer():
     """w = w - rate * (g + the g of the step before), with a count beside it."""
 
-    def update(weight, gradient, slots, rate):
+    def update(weight, gradient, slots, rate, is_kernel):
+        assert is_kernel == (weight.shape.rank > 1)
         change = gradient + slots["last"]
         new = {"last": gradient, "count": slots["count"] + 1.0}
         return weight - rate * change, new

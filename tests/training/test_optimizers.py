@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -100,14 +101,65 @@ def test_the_decay_of_lamb_lies_within_the_trust_ratio():
     np.testing.assert_allclose(kernel, 0.8 * KERNEL, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_steps_of_adamw_are_those_of_keras_and_leave_biases_undecayed():
+    weights, others = variables(), variables()
+    optimizer = make("adamw", weights)
+    keras_optimizer = keras.optimizers.AdamW(
+        0.2, weight_decay=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8
+    )
+    keras_optimizer.exclude_from_weight_decay(var_list=[others[1]])
+    for scale in (1.0, -0.5, 2.0):
+        found = step(optimizer, weights, scale)
+        gradients = [tf.constant(scale * value) for value in GRADIENTS.values()]
+        keras_optimizer.apply_gradients(zip(gradients, others, strict=True))
+        for array, variable in zip(found, others, strict=True):
+            np.testing.assert_allclose(array, variable.numpy(), rtol=1e-4)
+
+
+def test_a_bias_of_two_axes_is_neither_decayed_nor_scaled():
+    attention = keras.layers.MultiHeadAttention(2, 3)
+    rows = tf.random.stateless_normal([1, 4, 5], [0, 0])
+    attention(rows, rows)
+    weights = attention.trainable_variables
+    before = [weight.numpy() for weight in weights]
+    optimizer = make("adamw", weights)
+    zeros = [tf.zeros(weight.shape) for weight in weights]
+    compat.apply_gradients(optimizer, zip(zeros, weights, strict=True))
+    assert [array.ndim for array in before] == [3, 2] * 3 + [3, 1]
+    for weight, old in zip(weights, before, strict=True):
+        decay = 1 - 0.2 * 0.1 if old.ndim == 3 else 1.0
+        np.testing.assert_allclose(weight.numpy(), decay * old, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "lamb"])
+def test_a_weights_rate_multiplies_the_learning_rate(name):
+    weights, others = variables(), variables()
+    moved = step(make(name, weights, rates=[0.5, 0.0]), weights)
+    slower = make(name, others)
+    compat.set_learning_rate(slower, 0.1)
+    kernel, _ = step(slower, others)
+    np.testing.assert_allclose(moved[0], kernel, rtol=1e-6)
+    np.testing.assert_array_equal(moved[1], BIAS)
+
+
+def test_sgd_with_rates_of_one_takes_the_steps_of_keras():
+    weights, others = variables(), variables()
+    own, of_keras = make("sgd", weights, rates=[1.0, 1.0]), make("sgd", others)
+    for scale in (1.0, -0.5, 2.0):
+        for found, expected in zip(
+            step(own, weights, scale), step(of_keras, others, scale), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars", "lamb"])
 def test_a_weight_of_zero_moves_all_the_same(name):
     weights = [tf.Variable(np.zeros([2, 2], np.float32)), tf.Variable(BIAS)]
     kernel, _ = step(make(name, weights), weights)
     assert np.isfinite(kernel).all() and np.abs(kernel).sum() > 0
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "lamb"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "lamb"])
 def test_cleared_slots_give_the_first_step_of_a_new_optimizer(name):
     weights = variables()
     optimizer = make(name, weights)
@@ -120,7 +172,7 @@ def test_cleared_slots_give_the_first_step_of_a_new_optimizer(name):
         np.testing.assert_allclose(again, once, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb"])
+@pytest.mark.parametrize("name", ["adamw", "lars", "lamb"])
 def test_slots_are_restored_from_a_checkpoint(name, tmp_path):
     weights = variables()
     optimizer = make(name, weights)
@@ -137,7 +189,7 @@ def test_slots_are_restored_from_a_checkpoint(name, tmp_path):
         np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb"])
+@pytest.mark.parametrize("name", ["adamw", "lars", "lamb"])
 def test_loss_scaling_leaves_the_step_as_it_is(name):
     plain, scaled = variables(), variables()
     expected = step(make(name, plain), plain)
@@ -147,7 +199,7 @@ def test_loss_scaling_leaves_the_step_as_it_is(name):
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb"])
+@pytest.mark.parametrize("name", ["adamw", "lars", "lamb"])
 def test_two_replicas_with_summed_gradients_take_the_step_of_one(name, two_devices):
     weights = variables()
     expected = step(make(name, weights), weights)

@@ -8,10 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.data import clips
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures
-from xdc_tf.models import encoder_table, two_stream
+from xdc_tf.models import encoder_table, fast_layers, two_stream
 from xdc_tf.models.encoder_table import EncoderSettings
 from xdc_tf.models.two_stream import HeadSettings
 from xdc_tf.runtime import compat
@@ -51,6 +52,7 @@ def build(
     *,
     modality: str,
     architecture: EncoderSettings,
+    clip: ClipSettings,
     num_classes: int,
     settings: FinetuneSettings,
     strategy: tf.distribute.Strategy,
@@ -58,9 +60,10 @@ def build(
     """A classifier with an encoder's weights and a new head from N(0, 0.01).
 
     Args:
-      encoder: as encoder_sources.load_encoder gives it; stays as it is.
+      encoder: as encoder_sources.load_encoder gives it for the clip; stays as it is.
       modality: what it sees.
       architecture: its form.
+      clip: that it sees.
       num_classes: outputs of the head.
       settings: of the layers.
       strategy: where the classifier lives.
@@ -69,6 +72,7 @@ def build(
         model = two_stream.build(
             {modality: modality},
             architectures={modality: architecture},
+            clip=clip,
             layers=settings.layers(),
             heads={HEAD: HeadSettings(modality, num_classes)},
         )
@@ -81,9 +85,9 @@ def build(
 
 
 def trained_variables(classifier: Classifier, *, frozen: bool) -> list[tf.Variable]:
-    """What training updates: the head's variables, then the encoder's by layer."""
-    layers = [classifier.head] if frozen else [classifier.head, *_layers(classifier)]
-    return [variable for layer in layers for variable in layer.trainable_variables]
+    """What training updates: the head's variables, then the encoder's."""
+    parts = [classifier.head] if frozen else [classifier.head, classifier.encoder]
+    return [variable for part in parts for variable in part.trainable_variables]
 
 
 def multipliers(
@@ -109,16 +113,10 @@ def multipliers(
     top = settings.encoder_learning_rate / settings.head_learning_rate
     if epoch < settings.head_epochs:
         top = 0.0
-    layers = _layers(classifier)
-    stages = [classifier.stage(layer.name) for layer in layers]
-    for layer, stage in zip(layers, stages, strict=True):
-        rate = top * settings.layer_decay ** (max(stages) - stage)
-        rates += [rate] * len(layer.trainable_variables)
-    return np.array(rates, np.float32)
-
-
-def _layers(classifier: Classifier) -> list[keras.layers.Layer]:
-    return [layer for layer in classifier.encoder.layers if layer.trainable_variables]
+    by_stage = encoder_table.stage_rates(
+        classifier.stage, classifier.encoder, settings.layer_decay
+    )
+    return np.array(rates + [top * rate for rate in by_stage], np.float32)
 
 
 def make_train_step(
@@ -153,11 +151,13 @@ def make_train_step(
         labels = tf.gather(label_table, batch["example_index"])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tf_variables)
-            features = encoder(
-                clips.encoder_input(batch, modality), training=not settings.frozen
-            )
+            seed = _seed_on_replica(step, settings)
+            with fast_layers.random_seed(seed):
+                features = encoder(
+                    clips.encoder_input(batch, modality), training=not settings.frozen
+                )
             if settings.dropout:
-                features = _drop_on_replica(features, step, settings)
+                features = drop(features, seed, settings.dropout)
             logits = head(features)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_sum(losses) / settings.batch_size
@@ -183,16 +183,13 @@ def make_train_step(
     return train_step
 
 
-def _drop_on_replica(
-    features: tf.Tensor, step: tf.Tensor, settings: FinetuneSettings
-) -> tf.Tensor:
-    """Dropout by the step and the replica that this is traced in."""
+def _seed_on_replica(step: tf.Tensor, settings: FinetuneSettings) -> tf.Tensor:
+    """Of dropout, by the step and the replica that this is traced in."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    seed = tf.random.experimental.stateless_fold_in(
+    return tf.random.experimental.stateless_fold_in(
         tf.stack([tf.constant(settings.seed, tf.int64), step]),
         tf.cast(replica, tf.int64),
     )
-    return drop(features, seed, settings.dropout)
 
 
 def drop(values: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:

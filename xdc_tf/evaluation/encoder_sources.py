@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 
 from xdc_tf.data import payloads
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.payloads import AUDIO, Stored
 from xdc_tf.models import encoder_table
@@ -108,24 +109,35 @@ def scratch_source(config: Config | Mapping[str, Any], info: DatasetInfo) -> Sou
     )
 
 
-def load_encoder(source: Source, stream: str) -> keras.Model:
+def load_encoder(
+    source: Source, stream: str, clip: ClipSettings | None = None
+) -> keras.Model:
     """A stream's encoder, as files hold it: float32, with local batch norm.
+
+    Args:
+      source: of the encoder.
+      stream: its name.
+      clip: that the encoder will see; None for that of the run.
 
     Raises:
       FileNotFoundError: if there is none.
-      ValueError: if this Keras cannot open it.
+      ValueError: if this Keras cannot open it, or it cannot see such a clip.
     """
     run = source.run
-    modality = run.streams[stream]
+    architecture = run.architectures[run.streams[stream]]
+    layers = configuration.portable_layers(run.config)
+    number = list(run.streams).index(stream)
+    layers = layers._replace(seed=source.seed + 7919 * number)
+    name = f"{stream}_encoder"
+    clip = clip or run.clip
     if source.kind == SCRATCH:
-        layers = configuration.portable_layers(run.config)
-        number = list(run.streams).index(stream)
-        return encoder_table.build(
-            run.architectures[modality],
-            layers._replace(seed=source.seed + 7919 * number),
-            f"{stream}_encoder",
-        )
-    return trained_run.load_encoder(run, stream, initial=source.kind == INITIAL)
+        return encoder_table.build(architecture, layers, name, clip)
+    encoder = trained_run.load_encoder(run, stream, initial=source.kind == INITIAL)
+    if clip == run.clip:
+        return encoder
+    other = encoder_table.build(architecture, layers, name, clip)
+    encoder_table.copy_weights(architecture, encoder, other)
+    return other
 
 
 def encoder_path(source: Source, stream: str) -> str:

@@ -93,11 +93,12 @@ def _evaluate(
     modality = source.run.streams[stream]
     clip = settings.clip(source.run.clip)
     train = _training_part(split, settings)
-    encoder = encoder_sources.load_encoder(source, stream)
+    encoder = encoder_sources.load_encoder(source, stream, clip)
     classifier = classifiers.build(
         encoder,
         modality=modality,
         architecture=source.run.architectures[modality],
+        clip=clip,
         num_classes=len(train.class_names),
         settings=settings,
         strategy=strategy,

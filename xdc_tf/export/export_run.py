@@ -66,7 +66,9 @@ def export(
             path = os.path.join(directory, f"{stream}_encoder")
             heads = trained_run.load_heads(run, stream)
             clustering = clusters.clusterings.get(stream) if clusters else None
-            raw = MODALITIES[run.streams[stream]].raw_input(run.clip, run.audio)
+            raw = MODALITIES[run.streams[stream]].raw_input(
+                run.clip, run.audio, encoder.inputs[0].shape[1] is None
+            )
             model_files.save_savedmodel(
                 encoder, path, raw=raw, heads=heads, clustering=clustering
             )

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from xdc_tf.labels.label_makers import nearest
 from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.models import layers
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.modalities import RawInput
 from xdc_tf.runtime import compat
@@ -63,7 +64,7 @@ def save_savedmodel(
     exported.regularization_losses = [
         tf.function(_penalty(layer), input_signature=[])
         for layer in encoder.layers
-        if getattr(layer, "kernel_regularizer", None) is not None
+        if layer.losses
     ]
     tf.saved_model.save(
         exported,
@@ -75,7 +76,7 @@ def save_savedmodel(
 
 
 def _penalty(layer):
-    return lambda: layer.kernel_regularizer(tf.convert_to_tensor(layer.kernel))
+    return lambda: tf.add_n(layer.losses)
 
 
 def signatures(
@@ -100,7 +101,8 @@ def signatures(
     """
 
     def features(raw_values):
-        return encoder(raw.prepare(raw_values), training=False)
+        inputs = tf.ensure_shape(raw.prepare(raw_values), encoder.inputs[0].shape)
+        return encoder(inputs, training=False)
 
     def probabilities(raw_values):
         inputs = features(raw_values)
@@ -124,8 +126,8 @@ def signatures(
 
 def sample_input(encoder: keras.Model) -> tf.Tensor:
     """A small batch of noise that fits an encoder."""
-    sizes = [2 if size is None else size for size in encoder.inputs[0].shape]
-    sizes[1:-1] = [max(size, 16) for size in sizes[1:-1]]
+    sizes = [16 if size is None else size for size in encoder.inputs[0].shape]
+    sizes[0] = 2
     return tf.random.stateless_normal(sizes, seed=[0, 0])
 
 
@@ -159,7 +161,7 @@ def save_tflite(encoder: keras.Model, path: str) -> None:
     Raises:
       RuntimeError: if its features differ from the encoder's.
     """
-    function = _function(encoder)
+    function = _function(layers.fold(encoder))
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [function.get_concrete_function()], function
     )
@@ -188,7 +190,7 @@ def save_onnx(encoder: keras.Model, path: str) -> None:
     """
     tf2onnx, onnxruntime = onnx_packages()
     tf2onnx.convert.from_function(
-        _function(encoder),
+        _function(layers.fold(encoder)),
         input_signature=[_spec(encoder)],
         opset=_ONNX_OPSET,
         output_path=path,

@@ -193,7 +193,8 @@ def refresh_batch_norm(
 
     A randomly initialised encoder needs it before its features mean anything in
     evaluation mode: its moving statistics are still 0 and 1. What remains of these
-    after n batches, a fraction of momentum ** n, is taken out.
+    after n batches, a fraction of momentum ** n, is taken out. An encoder without batch
+    norm stays as it is.
 
     Args:
       encoders: by stream.
@@ -201,6 +202,13 @@ def refresh_batch_norm(
       batches: a distributed data set of training or evaluation batches.
       strategy: where the encoders live.
     """
+    encoders = {
+        stream: encoder
+        for stream, encoder in encoders.items()
+        if encoder.non_trainable_weights
+    }
+    if not encoders:
+        return
     norms = [
         layer
         for encoder in encoders.values()

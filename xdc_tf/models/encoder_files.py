@@ -12,13 +12,14 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import h5py
 import keras
 import numpy as np
 
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.models import encoder_table
 from xdc_tf.models.encoder_table import EncoderSettings
 from xdc_tf.models.layers import LayerSettings
@@ -34,6 +35,10 @@ _PARTS = {
     *("Functional", "HeNormal", "Ones", "Zeros", "L2", "DTypePolicy"),
     "__keras_tensor__",
 }
+# Layers of attention, in the order of its weights.
+_ATTENTION_PARTS = ("query_dense", "key_dense", "value_dense", "output_dense")
+# Where Keras 3 keeps the state of random numbers.
+_RANDOM_STATE = "seed_generator"
 _MODULE = re.compile(r"keras(\.[a-z_]+)*")
 _SOURCE = re.compile("[a-z][a-z0-9_-]{0,63}")
 _DAMAGED = "fetch or make the file again"
@@ -63,7 +68,12 @@ def save_encoder(encoder: keras.Model, path: str) -> None:
 
 
 def load_encoder(
-    path: str, settings: EncoderSettings, layers: LayerSettings, *, name: str
+    path: str,
+    settings: EncoderSettings,
+    layers: LayerSettings,
+    *,
+    name: str,
+    clip: ClipSettings,
 ) -> keras.Model:
     """Builds an encoder and gives it the weights of a file.
 
@@ -72,6 +82,7 @@ def load_encoder(
       settings: of the network; the file must have its weights and no others.
       layers: what its layers share.
       name: of the model.
+      clip: that the encoder was built for.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -90,7 +101,7 @@ def load_encoder(
             f"take {least_bytes} at least; give the encoder and the configuration of "
             "one run."
         )
-    encoder = encoder_table.build(settings, layers, name)
+    encoder = encoder_table.build(settings, layers, name, clip)
     variables = dict(_places(encoder))
     weights = _read_weights(path, encoder, variables)
     for place, variable in variables.items():
@@ -102,14 +113,21 @@ def _places(encoder: keras.Model) -> Iterator[tuple[str, Any]]:
     """Where Keras puts each of a model's variables in its HDF5 file.
 
     Layers go by their class and, from the second of a class on, a number, both in Keras
-    2 and 3 (`saving_lib`): layers/conv3d_1/vars/0.
+    2 and 3 (`saving_lib`): layers/conv3d_1/vars/0. Attention has layers inside:
+    layers/multi_head_attention/query_dense/vars/0, which Keras 2 calls _query_dense.
     """
     counters: dict[str, Iterator[int]] = {}
     for layer in encoder.layers:
         kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
         number = next(counters.setdefault(kind, itertools.count()))
+        place = f"layers/{kind}{f'_{number}' * (number > 0)}"
+        is_attention = isinstance(layer, keras.layers.MultiHeadAttention)
         for index, variable in enumerate(layer.weights):
-            yield f"layers/{kind}{f'_{number}' * (number > 0)}/vars/{index}", variable
+            if is_attention:  # a kernel and a bias of each layer inside
+                part = _ATTENTION_PARTS[index // 2]
+                yield f"{place}/{part}/vars/{index % 2}", variable
+            else:
+                yield f"{place}/vars/{index}", variable
 
 
 def _read_weights(
@@ -127,8 +145,7 @@ def _read_weights(
             _check_description(json.loads(description), encoder)
             hdf5 = _read_member(archive, _WEIGHTS_MEMBER, num_bytes, most)
         with h5py.File(io.BytesIO(hdf5), "r") as root:
-            groups = {place.rpartition("/")[0] for place in shapes}
-            _check_no_others(root, groups)
+            _check_no_others(root, shapes)
             return {place: _read_array(root, place, shapes[place]) for place in shapes}
     except arrays.ZIP_ERRORS as error:
         if isinstance(error, OSError) and error.filename is not None:
@@ -197,21 +214,30 @@ def _parts(value: Any) -> Iterator[dict[str, Any]]:
             yield from _parts(member)
 
 
-def _check_no_others(root: h5py.File, groups: set[str]) -> None:
+def _check_no_others(root: h5py.File, places: Container[str]) -> None:
+    """Checks the layers' variables; layers without any have empty groups."""
     layers = _member(root, "layers", h5py.Group)
     for name in layers:
-        if f"layers/{name}/vars" in groups:
-            continue
-        # Layers without weights have empty groups.
         layer = _member(layers, name, h5py.Group)
-        if len(_member(layer, "vars", h5py.Group)):
-            raise ValueError(f"weights of a further layer, layers/{name!a}")
+        for part in layer:
+            group, place = _member(layer, part, h5py.Group), f"layers/{name}"
+            if part != "vars":
+                group = _member(group, "vars", h5py.Group)
+                place = f"{place}/{part.removeprefix('_')}"
+            for number in group:
+                if (
+                    f"{place}/vars/{number}" not in places
+                    and part.removeprefix("_") != _RANDOM_STATE
+                ):
+                    raise ValueError(f"further weights, {f'{place}/vars/{number}'!a}")
 
 
 def _read_array(root: h5py.File, place: str, shape: tuple[int, ...]) -> np.ndarray:
     *groups, name = place.split("/")
     group = root
     for part in groups:
+        if part in _ATTENTION_PARTS and part not in group:
+            part = f"_{part}"
         group = _member(group, part, h5py.Group)
     dataset = _member(group, name, h5py.Dataset)
     if (dataset.shape, dataset.dtype) != (shape, np.float32):

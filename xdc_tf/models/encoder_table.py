@@ -2,9 +2,9 @@
 
 A further encoder takes a module of its own and a row of ENCODERS. It is a functional
 Keras model of one input and one output, channels last, in which each layer occurs once:
-from a batch of clips to [B, D] float32 features. Everything else follows from the row
-and from the model's layers: configuration, training, folding of batch norm, files,
-exports, plans and layer-wise learning rates.
+from a batch of clips, of any size or of that of the run, to [B, D] float32 features.
+Everything else follows from the row and from the model's layers: configuration,
+training, folding of batch norm, files, exports, plans and layer-wise learning rates.
 """
 
 import re
@@ -13,9 +13,11 @@ from typing import Annotated, Any, NamedTuple, Protocol
 
 import keras
 
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.payloads import AUDIO, VIDEO
-from xdc_tf.models import audio_resnet, video_resnet
+from xdc_tf.models import audio_resnet, transformer, video_resnet
 from xdc_tf.models.layers import BLOCKS_PER_STAGE, LayerSettings
+from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import typed_settings
 from xdc_tf.runtime.typed_settings import TEXT, Choice, Number
 
@@ -40,20 +42,29 @@ class Encoder(NamedTuple):
         log-mel [B, frames, filters, 1]; both float32 and normalised.
       settings: NamedTuple class of the keys of config.MODALITY_encoder, `architecture`
         among them; see typed_settings.
-      build: build(settings, layers, name) -> keras.Model.
+      build: build(settings, layers, name, clip_shape) -> keras.Model, for clips of any
+        size or of that shape, [T, H, W, 3] or [frames, filters, 1].
       num_features: num_features(settings) -> D.
       least_parameters: least_parameters(settings) -> a number that the encoder has no
         fewer parameters than, so that files are refused before it is built.
       stage: stage(layer name) -> 0 for the stem, ascending to the top: learning rates
         may fall from stage to stage in finetuning. It knows every layer with weights.
+      check: check(settings, clip_shape) raises a ValueError that names the key where
+        the encoder cannot be built of them.
+      copy_weights: copy_weights(source, target) gives an encoder the weights of another
+        one of the same settings, built for clips of the same shape or another one.
     """
 
     modality: str
     settings: type
-    build: Callable[[Any, LayerSettings, str], keras.Model]
+    build: Callable[[Any, LayerSettings, str, tuple[int, ...]], keras.Model]
     num_features: Callable[[Any], int]
     least_parameters: Callable[[Any], int]
     stage: Callable[[str], int]
+    check: Callable[[Any, tuple[int, ...]], None] = lambda settings, clip_shape: None
+    copy_weights: Callable[[keras.Model, keras.Model], None] = lambda source, target: (
+        target.set_weights(source.get_weights())
+    )
 
 
 class ResNetSettings(NamedTuple):
@@ -89,7 +100,7 @@ def _resnet(modality: str, build: Callable[..., keras.Model]) -> Encoder:
     return Encoder(
         modality,
         ResNetSettings,
-        lambda settings, layers, name: build(
+        lambda settings, layers, name, clip_shape: build(
             **settings._asdict(), settings=layers, name=name
         ),
         _resnet_features,
@@ -98,11 +109,27 @@ def _resnet(modality: str, build: Callable[..., keras.Model]) -> Encoder:
     )
 
 
+def _transformer(modality: str, settings: type) -> Encoder:
+    return Encoder(
+        modality,
+        settings,
+        transformer.build,
+        transformer.num_features,
+        transformer.least_parameters,
+        transformer.stage,
+        transformer.check,
+        transformer.copy_weights,
+    )
+
+
 # By config.MODALITY_encoder.architecture.
 ENCODERS = {
     name: _resnet(modality, module.build)
     for modality, module in ((VIDEO, video_resnet), (AUDIO, audio_resnet))
     for name in module.ARCHITECTURES
+} | {
+    "vit": _transformer(VIDEO, transformer.TubeletSettings),
+    "ast": _transformer(AUDIO, transformer.SpectrogramSettings),
 }
 
 
@@ -130,15 +157,74 @@ def settings_of(modality: str, values: Any) -> EncoderSettings:
     return settings
 
 
-def build(settings: EncoderSettings, layers: LayerSettings, name: str) -> keras.Model:
+def build(
+    settings: EncoderSettings, layers: LayerSettings, name: str, clip: ClipSettings
+) -> keras.Model:
     """Builds an encoder.
 
     Args:
       settings: of its row's class.
       layers: what its layers share.
       name: of the model.
+      clip: that it will see.
+
+    Raises:
+      ValueError: if it cannot be built for such clips; names the key.
     """
-    return ENCODERS[settings.architecture].build(settings, layers, name)
+    row = ENCODERS[settings.architecture]
+    return row.build(settings, layers, name, _clip_shape(settings, clip))
+
+
+def check(settings: EncoderSettings, clip: ClipSettings) -> None:
+    """Checks, before anything is built, that an encoder fits clips.
+
+    Raises:
+      ValueError: if it does not; names the key.
+    """
+    row = ENCODERS[settings.architecture]
+    row.check(settings, _clip_shape(settings, clip))
+
+
+def copy_weights(
+    settings: EncoderSettings, source: keras.Model, target: keras.Model
+) -> None:
+    """Gives an encoder the weights of another one of the same settings, in place.
+
+    Args:
+      settings: of both.
+      source: built for clips of the same size or another one.
+      target: whose weights are set.
+    """
+    ENCODERS[settings.architecture].copy_weights(source, target)
+
+
+def stage_rates(
+    stage: Callable[[str], int], encoder: keras.Model, decay: float
+) -> list[float]:
+    """Learning rates that fall from the top stage to the stem.
+
+    Args:
+      stage: of the encoder's row.
+      encoder: whose layers.
+      decay: rate of a stage by that of the one above.
+
+    Returns:
+      For each of encoder.trainable_variables the rate by that of the top stage.
+    """
+    stages = {
+        id(variable): stage(layer.name)
+        for layer in encoder.layers
+        for variable in layer.trainable_variables
+    }
+    top = max(stages.values())
+    return [
+        decay ** (top - stages[id(variable)])
+        for variable in encoder.trainable_variables
+    ]
+
+
+def _clip_shape(settings: EncoderSettings, clip: ClipSettings) -> tuple[int, ...]:
+    return MODALITIES[ENCODERS[settings.architecture].modality].clip_shape(clip)
 
 
 def num_features(settings: EncoderSettings) -> int:

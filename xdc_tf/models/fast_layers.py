@@ -1,4 +1,4 @@
-"""Convolution and batch norm as fast as this machine has them, for training.
+"""Layers for training: convolution and batch norm as fast as this machine has them.
 
 They compute what Keras's layers of the same names do, with the same weights, but choose
 the operations. On a CPU a factorised 3-d convolution can be computed as a 3-d one or,
@@ -8,11 +8,22 @@ convolution are about twenty times slower (`python -m benchmarks.convolutions`).
 the operations are Keras's; 2-d ones for clips were no faster there (docs/gpu.md).
 """
 
+import contextlib
+import contextvars
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from xdc_tf.runtime import tuning
+
+# [2] int64 tensor of the step that is traced; see random_seed.
+_RANDOM_SEED: contextvars.ContextVar[tf.Tensor | None] = contextvars.ContextVar(
+    "random_seed", default=None
+)
 
 # How a convolution is computed.
 PLANAR = "2d"  # output and gradients as 2-d convolutions
@@ -256,3 +267,75 @@ class BatchNormalization(keras.layers.BatchNormalization):
             ):
                 moving.assign_sub((before - of_batch) * (1.0 - self.momentum))
         return tf.reshape(normalized, shape)
+
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """x P(X <= x) of a standard normal X, by the operations that converters know."""
+    half, root = (tf.constant(value, x.dtype) for value in (0.5, 2**-0.5))
+    return half * x * (1 + tf.math.erf(root * x))
+
+
+class ScaleAndShift(keras.layers.EinsumDense):
+    """Product with a kernel along the last axis and sum with a bias, elementwise.
+
+    Made as keras.layers.EinsumDense("b...d,d->b...d", bias_axes="...d", ...), which
+    computes the same by a matrix product for each element: slower, and what TensorFlow
+    Lite's converter makes of it does not compute.
+    """
+
+    def call(self, inputs):
+        """See the class."""
+        kernel, bias = (
+            tf.convert_to_tensor(weight, self.compute_dtype)
+            for weight in (self.kernel, self.bias)
+        )
+        return inputs * kernel + bias
+
+
+@contextlib.contextmanager
+def random_seed(seed: tf.Tensor) -> Iterator[None]:
+    """Within it layers that draw random numbers in training draw them from a seed.
+
+    Args:
+      seed: [2] int64, another one for each step and replica.
+    """
+    token = _RANDOM_SEED.set(seed)
+    try:
+        yield
+    finally:
+        _RANDOM_SEED.reset(token)
+
+
+class DropPath(keras.layers.Layer):
+    """Stochastic depth, as keras.layers.Dropout computes it, from a given seed.
+
+    Keras's draws cannot be repeated by a run that was killed. Training mode works
+    within `random_seed` only.
+    """
+
+    def __init__(self, rate: float, noise_shape: tuple, **arguments):
+        super().__init__(**arguments)
+        self.rate = rate
+        self.noise_shape = tuple(noise_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the layer again."""
+        settings = {"rate": self.rate, "noise_shape": self.noise_shape}
+        return super().get_config() | settings
+
+    def call(self, inputs, training=None):
+        """Sets some examples to zero in training and scales up the others."""
+        if not training:
+            return inputs
+        seed = _RANDOM_SEED.get()
+        if seed is None:
+            raise RuntimeError(f"{self.name} draws in training; give a random_seed.")
+        shape = [
+            tf.shape(inputs)[axis] if size is None else size
+            for axis, size in enumerate(self.noise_shape)
+        ]
+        # Another draw for each layer, the same in every run.
+        number = tf.constant([0, zlib.crc32(self.name.encode())], seed.dtype)
+        draws = tf.random.stateless_uniform(shape, seed + number)
+        kept = tf.cast(draws >= self.rate, inputs.dtype)
+        return inputs * kept / tf.cast(1 - self.rate, inputs.dtype)

@@ -18,6 +18,8 @@ from xdc_tf.models import fast_layers
 
 # Depth 4 has one stage; it is for trying things out, and no published network has it.
 BLOCKS_PER_STAGE = {4: (1,), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+# What stands for a layer in a folded copy.
+_FOLDED: dict[type, type] = {keras.layers.EinsumDense: fast_layers.ScaleAndShift}
 # Not other subclasses of Keras's, whose kernels have other axes.
 _CONVOLUTIONS = (
     keras.layers.Conv2D,
@@ -181,7 +183,7 @@ def fold(encoder: keras.Model) -> keras.Model:
 
     Args:
       encoder: a functional model of one input and one output, channels last, in which
-        each layer occurs once.
+        each layer occurs once, and EinsumDense only as fast_layers.ScaleAndShift is.
 
     Returns:
       A model of its own variables, none of them trainable, filled by copy_folded.
@@ -198,17 +200,26 @@ def fold(encoder: keras.Model) -> keras.Model:
         if layer.name in norms:
             # Without random numbers that copy_folded would overwrite.
             config |= {"use_bias": True, "kernel_initializer": "zeros"}
-        copy = type(layer).from_config(config)
+        if config.get("activation") == "gelu":
+            config["activation"] = fast_layers.gelu
+        copy = _FOLDED.get(type(layer), type(layer)).from_config(config)
         if isinstance(layer, keras.layers.InputLayer):
             made[id(layer.output)] = copy.output
         else:
-            made[id(layer.output)] = copy(inputs if len(inputs) > 1 else inputs[0])
+            made[id(layer.output)] = _call(copy, inputs)
     folded = keras.Model(
         made[id(encoder.input)], made[id(encoder.output)], name=encoder.name
     )
     folded.trainable = False
     copy_folded(encoder, folded)
     return folded
+
+
+def _call(layer: keras.layers.Layer, inputs: list):
+    if isinstance(layer, keras.layers.MultiHeadAttention):
+        # The generations differ in how often they list what it reads twice.
+        return layer(inputs[0], inputs[0])
+    return layer(inputs if len(inputs) > 1 else inputs[0])
 
 
 def copy_folded(encoder: keras.Model, folded: keras.Model) -> None:

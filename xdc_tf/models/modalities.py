@@ -45,7 +45,8 @@ class Modality(NamedTuple):
       serving: the raw input, in words.
       describe: describe(clip, audio) -> what a card says of the clips.
       describe_serving: describe_serving(clip) -> what preparing raw input adds to that.
-      raw_input: raw_input(clip, audio) -> the raw input, prepared as in evaluation.
+      raw_input: raw_input(clip, audio, any_length) -> the raw input, prepared as in
+        evaluation: of any length, or of that of the clip.
         Preparing an empty batch, clips without a frame, waveforms shorter than a row or
         samples that are not finite is an InvalidArgumentError that says so,
         also in a SavedModel.
@@ -61,13 +62,14 @@ class Modality(NamedTuple):
     serving: str
     describe: Callable[[ClipSettings, Stored], dict[str, Any]]
     describe_serving: Callable[[ClipSettings], dict[str, Any]]
-    raw_input: Callable[[ClipSettings, Stored], RawInput]
+    raw_input: Callable[[ClipSettings, Stored, bool], RawInput]
 
 
-def _raw_frames(clip: ClipSettings, audio: Stored) -> RawInput:
+def _raw_frames(clip: ClipSettings, audio: Stored, any_length: bool) -> RawInput:
     """Frames as they come, at clip.fps per second; the centre is cut and scaled."""
     del audio
-    spec = tf.TensorSpec([None] * 4 + [3], tf.uint8, name="frames")
+    num_frames = None if any_length else clip.num_frames
+    spec = tf.TensorSpec([None, num_frames, None, None, 3], tf.uint8, name="frames")
 
     def prepare(frames):
         smallest = tf.reduce_min(tf.shape(frames))
@@ -106,12 +108,13 @@ def _describe_frames(clip: ClipSettings, audio: Stored) -> dict[str, Any]:
     }
 
 
-def _raw_waveform(clip: ClipSettings, audio: Stored) -> RawInput:
+def _raw_waveform(clip: ClipSettings, audio: Stored, any_length: bool) -> RawInput:
     """Waveforms at the sample rate of the records."""
-    spec = tf.TensorSpec([None, None], tf.float32, name="waveform")
+    hop = audio.row.hop_samples(audio.settings)
+    num_samples = None if any_length else clip.num_mel_frames * hop
+    spec = tf.TensorSpec([None, num_samples], tf.float32, name="waveform")
 
     def prepare(waveform):
-        hop = audio.row.hop_samples(audio.settings)
         checks = [
             tf.debugging.assert_positive(
                 tf.shape(waveform)[0], f"{spec.name} [B, samples] must not be empty."

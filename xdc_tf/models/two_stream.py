@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.models import encoder_table
 from xdc_tf.models.encoder_table import EncoderSettings
 from xdc_tf.models.layers import LayerSettings
@@ -42,6 +43,7 @@ def build(
     streams: dict[str, str],
     *,
     architectures: dict[str, EncoderSettings],
+    clip: ClipSettings,
     layers: LayerSettings,
     heads: dict[str, HeadSettings],
 ) -> TwoStream:
@@ -50,6 +52,7 @@ def build(
     Args:
       streams: name of each encoder -> its modality.
       architectures: by modality.
+      clip: that the encoders see.
       layers: what all layers share; each stream's seed is derived from layers.seed.
       heads: by name.
     """
@@ -59,6 +62,7 @@ def build(
             # A large prime, so that runs of neighbouring seeds share no encoder.
             layers._replace(seed=layers.seed + 7919 * number),
             f"{stream}_encoder",
+            clip,
         )
         for number, (stream, modality) in enumerate(streams.items())
     }
@@ -75,6 +79,28 @@ def build(
     model = TwoStream(encoders, built_heads)
     reset_heads(model, seed=layers.seed)
     return model
+
+
+def stage_rates(
+    model: TwoStream,
+    streams: dict[str, str],
+    architectures: dict[str, EncoderSettings],
+    decay: float,
+) -> list[float]:
+    """For each trainable variable its learning rate by that of the heads.
+
+    Args:
+      model: by `build`.
+      streams: name of each encoder -> its modality.
+      architectures: by modality.
+      decay: rate of a stage of an encoder by that of the one above; the top stage and
+        the heads have 1.
+    """
+    rates = []
+    for stream, encoder in model.encoders.items():
+        row = encoder_table.ENCODERS[architectures[streams[stream]].architecture]
+        rates += encoder_table.stage_rates(row.stage, encoder, decay)
+    return rates + [1.0] * (len(model.trainable_variables) - len(rates))
 
 
 def reset_heads(model: TwoStream, *, seed: int, kept: Container[str] = ()) -> None:
@@ -113,7 +139,7 @@ def average_statistics(
     statistics = [
         statistic
         for encoder in encoders
-        for statistic in compat.tf_variables(encoder.non_trainable_variables)
+        for statistic in compat.tf_variables(encoder.non_trainable_weights)
     ]
 
     def local_statistics():

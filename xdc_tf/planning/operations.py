@@ -7,6 +7,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from xdc_tf.models import fast_layers
+
 
 class LayerCost(NamedTuple):
     """What one layer computes and moves for one clip.
@@ -69,6 +71,15 @@ class _Node(NamedTuple):
     output: int  # id
     output_bytes: int
     kept: dict[int, int]  # what the gradient needs, as `inputs`
+    inside_bytes: int  # kept of what the layer computes on its way
+
+
+class _Inside(NamedTuple):
+    """What a layer computes on its way, beside a product with one kernel."""
+
+    flops: int = 0
+    num_bytes: int = 0
+    kernel_size: int = 0
 
 
 def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderCost:
@@ -106,12 +117,17 @@ def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderCost:
         item_bytes = tf.as_dtype(layer.compute_dtype).size
         sizes[output] = item_bytes * math.prod(shapes[output])
         read = {key: sizes[key] for key in inputs}
-        nodes.append(
-            _Node(read, output, sizes[output], _kept(layer, read, output, sizes))
-        )
+        inside = _inside(layer, shapes[output], item_bytes)
+        kept = _kept(layer, read, output, sizes)
+        nodes.append(_Node(read, output, sizes[output], kept, inside.num_bytes))
         costs.append(
             _layer_cost(
-                layer, shapes[output], sum(read.values()), sizes[output], item_bytes
+                layer,
+                shapes[output],
+                sum(read.values()),
+                sizes[output],
+                item_bytes,
+                inside,
             )
         )
     (clip,) = (id(tensor) for tensor in tf.nest.flatten(encoder.input))
@@ -122,19 +138,22 @@ def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderCost:
         num_trainable=sum(math.prod(v.shape) for v in encoder.trainable_variables),
         width=shapes[id(encoder.output)][-1],
         input_bytes=sizes[clip] // 4 if len(clip_shape) == 4 else sizes[clip],
-        kept_bytes=sum(kept.values()),
+        kept_bytes=sum(kept.values()) + sum(node.inside_bytes for node in nodes),
         peak_bytes=_peak_of_backward_pass(nodes, clip),
         inference_peak_bytes=max(
-            sum(node.inputs.values()) + node.output_bytes for node in nodes
+            sum(node.inputs.values()) + node.output_bytes + node.inside_bytes
+            for node in nodes
         ),
     )
 
 
 def _output_shape(layer, input_shapes) -> tuple[int, ...]:
+    if isinstance(layer, keras.layers.MultiHeadAttention):
+        return input_shapes[0]
     shape = layer.compute_output_shape(
         input_shapes if len(input_shapes) > 1 else input_shapes[0]
     )
-    shape = tuple(tf.TensorShape(shape).as_list())
+    shape = (1, *tf.TensorShape(shape).as_list()[1:])
     if min(shape) < 1:
         raise ValueError(
             f"layer {layer.name} would give shape {shape}; raise the clip's size."
@@ -144,7 +163,8 @@ def _output_shape(layer, input_shapes) -> tuple[int, ...]:
 
 def _kept(layer, read, output, sizes) -> dict[int, int]:
     """The tensors that the gradient of a layer needs."""
-    if _has_kernel(layer) or isinstance(layer, keras.layers.BatchNormalization):
+    norms = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
+    if _has_kernel(layer) or isinstance(layer, norms):
         return read
     if isinstance(layer, keras.layers.ReLU):
         return {output: sizes[output]}
@@ -157,23 +177,50 @@ def _has_kernel(layer) -> bool:
     return getattr(layer, "kernel", None) is not None
 
 
-def _layer_cost(layer, output_shape, read, written, item_bytes) -> LayerCost:
+def _inside(layer, output_shape, item_bytes) -> _Inside:
+    """Of attention: queries, keys, values, weights, their sums; of GELU its input."""
+    num_numbers = math.prod(output_shape)
+    gelus = (keras.activations.gelu, fast_layers.gelu)
+    if getattr(layer, "activation", None) in gelus:
+        return _Inside(num_bytes=item_bytes * num_numbers)
+    if not isinstance(layer, keras.layers.MultiHeadAttention):
+        return _Inside()
+    settings = layer.get_config()
+    num_others = math.prod(output_shape[axis] for axis in settings["attention_axes"])
+    num_tokens = math.prod(output_shape[:-1])
+    num_weights = settings["num_heads"] * num_tokens * num_others
+    kernel_size = sum(
+        math.prod(weight.shape) for weight in layer.weights if len(weight.shape) == 3
+    )
+    return _Inside(
+        2 * kernel_size * num_tokens
+        + 4 * num_weights * settings["key_dim"],  # weights, and sums by them
+        item_bytes * (4 * num_numbers + num_weights),
+        kernel_size,
+    )
+
+
+def _layer_cost(layer, output_shape, read, written, item_bytes, inside) -> LayerCost:
     kernel_size = math.prod(layer.kernel.shape) if _has_kernel(layer) else 0
+    # Each of them is written and read.
+    read, written = read + inside.num_bytes, written + inside.num_bytes
     forward, backward = read + written, read + 2 * written
     if kernel_size:
         # Two matrix products read the output's gradient.
         backward = 2 * read + 2 * written
-    elif isinstance(layer, keras.layers.BatchNormalization):
+    elif isinstance(
+        layer, keras.layers.BatchNormalization | keras.layers.LayerNormalization
+    ):
         forward = 2 * read + written  # once for the statistics
         backward = 5 * read  # the same for their gradients; input and gradient each
     return LayerCost(
         name=layer.name,
         # Every place of the output takes one multiplication per weight.
-        flops=2 * kernel_size * math.prod(output_shape[1:-1]),
+        flops=2 * kernel_size * math.prod(output_shape[1:-1]) + inside.flops,
         inference_bytes=read + written,
         forward_bytes=forward,
         backward_bytes=backward,
-        kernel_bytes=item_bytes * kernel_size,
+        kernel_bytes=item_bytes * (kernel_size + inside.kernel_size),
     )
 
 
@@ -181,9 +228,11 @@ def _peak_of_backward_pass(nodes: Sequence[_Node], clip: int) -> int:
     """Bytes at its worst moment: what earlier layers keep, and gradients underway."""
     kept_so_far: list[int] = []
     kept: dict[int, int] = {}
+    inside = 0
     for node in nodes:
         kept |= node.kept
-        kept_so_far.append(sum(kept.values()))
+        inside += node.inside_bytes
+        kept_so_far.append(sum(kept.values()) + inside)
     gradients = {nodes[-1].output: nodes[-1].output_bytes}
     peak = 0
     for node, kept_bytes in zip(reversed(nodes), reversed(kept_so_far), strict=True):

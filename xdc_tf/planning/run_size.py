@@ -255,7 +255,7 @@ def _count_encoders(
     clip = configuration.clip(config, None)
     # Streams of one modality have equal encoders.
     costs = {
-        modality: _count(config, modality, MODALITIES[modality].clip_shape(clip))
+        modality: _count(config, modality, clip)
         for modality in dict.fromkeys(method.streams.values())
     }
     encoders = {stream: costs[name][0] for stream, name in method.streams.items()}
@@ -263,12 +263,14 @@ def _count_encoders(
     return encoders, folded
 
 
-def _count(config, modality, clip_shape) -> tuple[EncoderCost, EncoderCost]:
+def _count(config, modality, clip) -> tuple[EncoderCost, EncoderCost]:
     encoder = encoder_table.build(
         configuration.architectures(config)[modality],
         configuration.training_layers(config),
         modality,
+        clip,
     )
+    clip_shape = MODALITIES[modality].clip_shape(clip)
     return (
         operations.count(encoder, clip_shape),
         operations.count(layers.fold(encoder), clip_shape),

@@ -90,16 +90,20 @@ class SlotOptimizer(keras.optimizers.Optimizer):
         *,
         slots: Sequence[str],
         scalar_slots: Sequence[str] = (),
+        rates: Sequence[float] | None = None,
         name: str,
     ):
         """Makes an optimizer of learning rate 0; `build` makes its slots.
 
         Args:
-          update: update(weight, gradient, slots, learning_rate) -> the new weight and
-            the new slots, tensors of the weight's dtype; slots are by name, and zero
-            at first.
+          update: update(weight, gradient, slots, learning_rate, is_kernel) -> the new
+            weight and the new slots, tensors of the weight's dtype; slots are by name,
+            and zero at first. is_kernel is False for a weight of fewer than two
+            dimensions and for one that is called bias.
           slots: names of the slots of the weight's shape.
           scalar_slots: names of the slots that are scalars.
+          rates: for each variable what the learning rate is multiplied with; None for
+            1.
           name: of the optimizer.
         """
         if KERAS_3:
@@ -109,6 +113,7 @@ class SlotOptimizer(keras.optimizers.Optimizer):
             self._learning_rate = self._build_learning_rate(0.0)
         self._update = update
         self._slot_names = tuple(slots), tuple(scalar_slots)
+        self._rates = None if rates is None else tuple(rates)
         self._slots_made = False
 
     def build(self, variables: Sequence) -> None:
@@ -127,6 +132,7 @@ class SlotOptimizer(keras.optimizers.Optimizer):
                     self.add_variable(shape=(), dtype=variable.dtype, name=name)
                 )
         self._slots = slots
+        self._are_kernels = list(map(_is_kernel, variables))
         self._slots_made = self._built = True
 
     def update_step(self, gradient, variable, learning_rate=None) -> None:
@@ -136,16 +142,29 @@ class SlotOptimizer(keras.optimizers.Optimizer):
         else:
             number = self._index_dict[self._var_key(variable)]
             learning_rate = self.learning_rate
+        if self._rates is not None:
+            learning_rate = learning_rate * self._rates[number]
         slots = {name: made[number] for name, made in self._slots.items()}
         new, new_slots = self._update(
             tf.convert_to_tensor(variable),
             tf.convert_to_tensor(gradient),
             {name: tf.convert_to_tensor(slot) for name, slot in slots.items()},
             tf.cast(learning_rate, variable.dtype),
+            self._are_kernels[number],
         )
         for name, slot in slots.items():
             (slot.value if KERAS_3 else slot).assign(new_slots[name])
         variable.assign(new)
+
+
+def _is_kernel(variable) -> bool:
+    name = variable.name.rpartition("/")[2].partition(":")[0]
+    return len(variable.shape) > 1 and name != "bias"
+
+
+def step_count(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """[] int64, updates since the optimizer was made."""
+    return tf.cast(tf.convert_to_tensor(optimizer.iterations), tf.int64)
 
 
 def loss_scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

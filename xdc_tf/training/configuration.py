@@ -112,7 +112,8 @@ class TrainingConfig:
 class OptimizerConfig:
     """The optimizer and its learning rate over a round."""
 
-    name: Annotated[str, Choice(OPTIMIZERS)] = "sgd"  # lars, lamb: large batches
+    # adamw: for transformers; lars, lamb: for large batches.
+    name: Annotated[str, Choice(OPTIMIZERS)] = "sgd"
     # For the whole batch, or for reference_batch_size.
     learning_rate: Annotated[float, Number(0, 1e4)] = 0.01
     # 0, or the batch that learning_rate is stated for; the rate then grows with
@@ -122,6 +123,11 @@ class OptimizerConfig:
     # Of lars: a step's length by the weight's.
     trust_coefficient: Annotated[float, Number(0, 1e4)] = 0.001
     weight_decay: Annotated[float, Number(0, 1e4)] = 1e-4
+    # The learning rate of a stage of an encoder, of a transformer's block, by that of
+    # the one above; the heads and the top stage have all of it.
+    layer_decay: Annotated[float, Number(0, 1, above=True)] = 1.0
+    # Most length of all gradients together, which are scaled down to it; 0: any.
+    clip_norm: Annotated[float, Number(0, 1e9)] = 0.0
     warmup_steps: Annotated[int, Whole()] = 100  # in every round
     schedule: Annotated[str, Choice(tuple(SCHEDULES))] = "cosine"
     # For "steps": learning rate x decay_factor at these fractions of a round.
@@ -206,6 +212,8 @@ class Config:
                 f"config.clip.audio_secs={self.clip.audio_secs} must be at least "
                 f"config.log_mel.hop_ms={self.log_mel.hop_ms}."
             )
+        for encoder in architectures(self).values():
+            encoder_table.check(encoder, clip(self, None))
 
 
 def _check_teacher(labels: LabelSettings, method: str) -> None:

@@ -1,21 +1,22 @@
 """Optimizers by name, and their reset at the start of a round.
 
-LARS and LAMB are defined here, as pure functions of one weight, so that both
-generations of Keras compute the same. Both scale a weight's update to the weight's own
-length, except for biases and the parameters of batch norm, which are neither scaled nor
-decayed: all weights of fewer than two dimensions.
+All but plain SGD are defined here, as pure functions of one weight, so that both
+generations of Keras compute the same. LARS and LAMB scale a weight's update to the
+weight's own length. Biases and the parameters of norms are neither scaled nor decayed.
 """
 
 import functools
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from xdc_tf.runtime import compat
 
-OPTIMIZERS = ("sgd", "lars", "lamb")
+OPTIMIZERS = ("sgd", "adamw", "lars", "lamb")
 # These decay the weights themselves; with sgd it is a penalty in the layers.
-DECAYING = ("lars", "lamb")
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-6  # of LAMB
+DECAYING = ("adamw", "lars", "lamb")
+_BETA_1, _BETA_2 = 0.9, 0.999  # of AdamW and LAMB
+_ADAMW_EPSILON, _LAMB_EPSILON = 1e-8, 1e-6
 
 
 def make(
@@ -25,6 +26,7 @@ def make(
     momentum: float,
     weight_decay: float,
     trust_coefficient: float = 0.001,
+    rates: Sequence[float] | None = None,
     scale_loss: bool,
 ):
     """Makes an optimizer with all its variables built, so that it can be restored.
@@ -32,40 +34,47 @@ def make(
     Call it under the scope of the strategy of the variables.
 
     Args:
-      name: "sgd", with momentum; for large batches "lars" (You et al. 2017) or "lamb"
-        (You et al. 2020).
+      name: "sgd", with momentum; "adamw" (Loshchilov and Hutter 2019); for large
+        batches "lars" (You et al. 2017) or "lamb" (You et al. 2020).
       variables: what it will update.
       momentum: for sgd and lars.
-      weight_decay: for lars and lamb, which add it to their updates; with sgd it is a
-        penalty in the layers (models.layers).
+      weight_decay: for all but sgd, where it is a penalty in the layers
+        (models.layers).
       trust_coefficient: for lars: length of a step of learning rate 1 by that of the
         weight.
+      rates: for each variable what the learning rate is multiplied with; None for 1.
       scale_loss: scale the loss dynamically, as float16 needs it.
 
     Raises:
       ValueError: on an unknown name.
     """
+    slots: tuple[str, ...] = ("mean", "square")
+    ages: tuple[str, ...] = ("age",)
     if name == "sgd":
-        optimizer = compat.sgd(momentum=momentum)
+        slots, ages = ("velocity",), ()
+        update = functools.partial(sgd, momentum=momentum)
+    elif name == "adamw":
+        update = functools.partial(adamw, weight_decay=weight_decay)
     elif name == "lars":
+        slots, ages = ("velocity",), ()
         update = functools.partial(
             lars,
             momentum=momentum,
             weight_decay=weight_decay,
             trust_coefficient=trust_coefficient,
         )
-        optimizer = compat.SlotOptimizer(update, slots=("velocity",), name=name)
     elif name == "lamb":
-        optimizer = compat.SlotOptimizer(
-            functools.partial(lamb, weight_decay=weight_decay),
-            slots=("mean", "square"),
-            scalar_slots=("age",),
-            name=name,
-        )
+        update = functools.partial(lamb, weight_decay=weight_decay)
     else:
         raise ValueError(
             f"config.optimizer.name={name!r} is unknown; choose one of "
             f"{', '.join(OPTIMIZERS)}."
+        )
+    if name == "sgd" and rates is None:
+        optimizer = compat.sgd(momentum=momentum)
+    else:
+        optimizer = compat.SlotOptimizer(
+            update, slots=slots, scalar_slots=ages, rates=rates, name=name
         )
     if scale_loss:
         optimizer = compat.loss_scaled(optimizer)
@@ -73,11 +82,47 @@ def make(
     return optimizer
 
 
+def sgd(
+    weight: tf.Tensor,
+    gradient: tf.Tensor,
+    slots: dict[str, tf.Tensor],
+    rate: tf.Tensor,
+    is_kernel: bool,
+    *,
+    momentum: float,
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """One step of SGD as Keras has it: v = m v - rate g; see `lars`."""
+    del is_kernel
+    velocity = momentum * slots["velocity"] - rate * gradient
+    return weight + velocity, {"velocity": velocity}
+
+
+def adamw(
+    weight: tf.Tensor,
+    gradient: tf.Tensor,
+    slots: dict[str, tf.Tensor],
+    rate: tf.Tensor,
+    is_kernel: bool,
+    *,
+    weight_decay: float,
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """One step of Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    A kernel decays by rate * weight_decay of itself. For arguments and results see
+    `lamb`.
+    """
+    change, slots = _adam_change(gradient, slots, epsilon=_ADAMW_EPSILON)
+    if is_kernel:
+        change += weight_decay * weight
+    return weight - rate * change, slots
+
+
 def lars(
     weight: tf.Tensor,
     gradient: tf.Tensor,
     slots: dict[str, tf.Tensor],
     rate: tf.Tensor,
+    is_kernel: bool,
     *,
     momentum: float,
     weight_decay: float,
@@ -90,6 +135,7 @@ def lars(
       gradient: g, of the weight's shape.
       slots: {"velocity": v}, of the weight's shape.
       rate: [] learning rate.
+      is_kernel: whether the step is scaled and the weight decays.
       momentum: m.
       weight_decay: d.
       trust_coefficient: length of a step of rate 1 by that of the weight.
@@ -98,7 +144,7 @@ def lars(
       The new weight w - v, and {"velocity": v}.
     """
     change = gradient
-    if _is_scaled(weight):
+    if is_kernel:
         lengths = tf.norm(gradient) + weight_decay * tf.norm(weight)
         ratio = _ratio(trust_coefficient * tf.norm(weight), lengths)
         change = ratio * (gradient + weight_decay * weight)
@@ -111,6 +157,7 @@ def lamb(
     gradient: tf.Tensor,
     slots: dict[str, tf.Tensor],
     rate: tf.Tensor,
+    is_kernel: bool,
     *,
     weight_decay: float,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -124,24 +171,27 @@ def lamb(
       gradient: of the weight's shape.
       slots: "mean" and "square", of the weight's shape, and their "age", [].
       rate: [] learning rate.
+      is_kernel: whether the weight decays and its change is scaled.
       weight_decay: fraction of the weight that is added to its change.
 
     Returns:
       The new weight, and "mean" and "square" of gradients with their "age" in steps.
     """
+    change, slots = _adam_change(gradient, slots, epsilon=_LAMB_EPSILON)
+    if is_kernel:
+        change += weight_decay * weight
+        change *= _ratio(tf.norm(weight), tf.norm(change))
+    return weight - rate * change, slots
+
+
+def _adam_change(gradient, slots, *, epsilon):
+    """Mean of gradients by the root of that of their squares, and the new slots."""
     age = slots["age"] + 1.0
     mean = _BETA_1 * slots["mean"] + (1 - _BETA_1) * gradient
     square = _BETA_2 * slots["square"] + (1 - _BETA_2) * gradient**2
     deviation = tf.sqrt(square / (1 - _BETA_2**age))
-    change = mean / (1 - _BETA_1**age) / (deviation + _EPSILON)
-    if _is_scaled(weight):
-        change += weight_decay * weight
-        change *= _ratio(tf.norm(weight), tf.norm(change))
-    return weight - rate * change, {"mean": mean, "square": square, "age": age}
-
-
-def _is_scaled(weight: tf.Tensor) -> bool:
-    return weight.shape.rank > 1
+    change = mean / (1 - _BETA_1**age) / (deviation + epsilon)
+    return change, {"mean": mean, "square": square, "age": age}
 
 
 def _ratio(length: tf.Tensor, of_change: tf.Tensor) -> tf.Tensor:

@@ -162,6 +162,8 @@ def make_round_context(run: Run) -> RoundContext:
                 global_batch_size=training.batch_size,
                 accumulate_steps=training.accumulate_steps,
                 returns_features=collector.collects,
+                clip_norm=run.config.optimizer.clip_norm,
+                seed=run.config.seed,
             ),
         ),
         evaluate=train_step.make_evaluation_step(
@@ -181,6 +183,7 @@ def make_round_context(run: Run) -> RoundContext:
                 configuration.architectures(run.config)[modality],
                 configuration.portable_layers(run.config),
                 f"{stream}_encoder",
+                configuration.clip(run.config, None),
             )
             for stream, modality in run.method.streams.items()
         },

@@ -12,7 +12,7 @@ from xdc_tf.data import dataset_info, record_directory
 from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
 from xdc_tf.distribution import workers
-from xdc_tf.models import two_stream
+from xdc_tf.models import encoder_table, two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
@@ -86,7 +86,11 @@ def prepare(
     configuration.check_health(config)
     state = _build_state(config, method, num_labels, records.true_labels, strategy)
     for stream, encoder in starts.items():
-        state.model.encoders[stream].set_weights(encoder.get_weights())
+        encoder_table.copy_weights(
+            configuration.architectures(config)[method.streams[stream]],
+            encoder,
+            state.model.encoders[stream],
+        )
     lock = workers.on_chief(
         strategy, lambda: _claim_workdir(workdir, config, records, allow_config_change)
     )
@@ -155,6 +159,7 @@ def _build_state(
         model = two_stream.build(
             method.streams,
             architectures=configuration.architectures(config),
+            clip=configuration.clip(config, None),
             layers=configuration.training_layers(config),
             heads=heads,
         )
@@ -164,6 +169,7 @@ def _build_state(
             momentum=config.optimizer.momentum,
             weight_decay=config.optimizer.weight_decay,
             trust_coefficient=config.optimizer.trust_coefficient,
+            rates=_rates(config, method, model),
             scale_loss=config.precision == "mixed_float16",
         )
         tables = {
@@ -175,6 +181,15 @@ def _build_state(
             for source in num_labels
         }
     return RunState(model, optimizer, tables, new_progress())
+
+
+def _rates(config: Config, method: supervision.Method, model: TwoStream):
+    """What variables' learning rates are multiplied with; None for 1."""
+    decay = config.optimizer.layer_decay
+    if decay == 1:
+        return None
+    architectures = configuration.architectures(config)
+    return two_stream.stage_rates(model, method.streams, architectures, decay)
 
 
 def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from xdc_tf.features.extraction import ExampleFeatures
+from xdc_tf.models import fast_layers
 from xdc_tf.models.two_stream import TwoStream
 from xdc_tf.runtime import compat
 from xdc_tf.training import losses, supervision
@@ -42,6 +43,8 @@ class StepSettings(NamedTuple):
         device.
       compiled_update: whether XLA compiles the update of the weights, on one device:
         TensorFlow starts five operations for each of them, most of which are small.
+      clip_norm: most length of all gradients together; 0: any.
+      seed: of what the encoders draw in training.
     """
 
     global_batch_size: int
@@ -49,6 +52,8 @@ class StepSettings(NamedTuple):
     returns_features: bool = False
     jit_compile: bool = False
     compiled_update: bool = False
+    clip_norm: float = 0.0
+    seed: int = 0
 
 
 class _Step(NamedTuple):
@@ -66,7 +71,7 @@ class _Step(NamedTuple):
         return [
             statistic
             for encoder in self.model.encoders.values()
-            for statistic in compat.tf_variables(encoder.non_trainable_variables)
+            for statistic in compat.tf_variables(encoder.non_trainable_weights)
         ]
 
 
@@ -157,7 +162,8 @@ def _part_gradients(step: _Step, batch, labels) -> _Gradients:
     weights = supervision.head_weights(step.method)
     context = tf.distribute.get_replica_context()
     with tf.GradientTape() as tape:
-        encoded = losses.encode(step.model, step.method, batch, training=True)
+        with fast_layers.random_seed(_random_seed(step, batch)):
+            encoded = losses.encode(step.model, step.method, batch, training=True)
         sums = losses.head_losses(step.model, step.method, labels, encoded)
         parts = [head_sums["loss"] * weights[head] for head, head_sums in sums.items()]
         loss = tf.add_n(parts) / settings.global_batch_size
@@ -170,6 +176,15 @@ def _part_gradients(step: _Step, batch, labels) -> _Gradients:
     gradients = tape.gradient(scaled_loss, step.model.trainable_variables)
     streams = encoded.streams if settings.returns_features else {}
     return _Gradients(sums, streams, gradients)
+
+
+def _random_seed(step: _Step, batch) -> tf.Tensor:
+    """[2] int64 that differs between steps, and between replicas and parts of one."""
+    place = tf.range(1, tf.size(batch["example_index"], tf.int64) + 1)
+    of_examples = tf.reduce_sum(batch["example_index"] * place)
+    return tf.stack(
+        [step.settings.seed + compat.step_count(step.optimizer), of_examples]
+    )
 
 
 def _zero_gradients(step: _Step, batch) -> _Gradients:
@@ -236,7 +251,12 @@ def _update_if_finite(step: _Step, gradients, sums, statistics) -> tf.Tensor:
     """
     strategy, optimizer = step.strategy, step.optimizer
 
+    scale = compat.loss_scale(optimizer)
+
     def update(replica_gradients):
+        if step.settings.clip_norm:
+            most = step.settings.clip_norm * (1.0 if scale is None else scale)
+            replica_gradients, _ = tf.clip_by_global_norm(replica_gradients, most)
         pairs = zip(replica_gradients, step.model.trainable_variables, strict=True)
         compat.apply_gradients(optimizer, pairs)
 
@@ -252,7 +272,6 @@ def _update_if_finite(step: _Step, gradients, sums, statistics) -> tf.Tensor:
         [strategy.experimental_local_results(value)[0] for value in gradients]
     )
     finite = _all_finite([head_sums["loss"] for head_sums in sums.values()])
-    scale = compat.loss_scale(optimizer)
     if scale is None:
         finite &= finite_gradients
         tf.cond(

@@ -124,6 +124,7 @@ def load_encoder(run: TrainedRun, stream: str, *, initial: bool = False) -> kera
         run.architectures[modality],
         configuration.portable_layers(run.config),
         name=f"{stream}_encoder",
+        clip=run.clip,
     )
 
 
