@@ -26,6 +26,27 @@ def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
     return {key: draw(key, shape).astype(np.float32) for key, shape in shapes.items()}
 
 
+def transformer_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """float32 tensors for a transformer's keys, each seeded by the CRC of its key."""
+
+    def draw(key, shape):
+        rng = np.random.RandomState(zlib.crc32(key.encode()))
+        if key.endswith(("norm.weight", "norm1.weight", "norm2.weight", "lambda1")):
+            return rng.uniform(0.5, 1.5, shape)
+        if "norm_" in key and key.endswith(".weight"):
+            return rng.uniform(0.5, 1.5, shape)
+        if key.endswith(".weight"):
+            return rng.standard_normal(shape) * 1.5 / np.sqrt(np.prod(shape[1:]))
+        return rng.standard_normal(shape) * 0.3
+
+    return {key: draw(key, shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+def noise(*shape: int) -> np.ndarray:
+    """float32 of that shape from a standard normal distribution."""
+    return np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+
+
 def clips() -> np.ndarray:
     """[2, 3, 8, 112, 112] float32: clips with the channels first."""
     drawn = np.random.RandomState(0).standard_normal((2, 3, 8, 112, 112))

@@ -87,7 +87,7 @@ def test_a_mistake_in_a_commands_flags_is_its_exit_code():
 
 
 def test_recipes_are_the_files_of_configs_by_their_path():
-    assert recipe_flags.recipe_names() == ["base", "synthetic"]
+    assert recipe_flags.recipe_names() == ["base", "synthetic", "transformers"]
     finetuning = sorted((ROOT / "configs" / "finetune").glob("[a-z]*.py"))
     assert recipe_flags.recipe_names("finetune") == [
         f"finetune/{path.stem}" for path in finetuning
@@ -116,7 +116,7 @@ def test_what_is_neither_recipe_nor_file_is_one_line_with_the_recipes(
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"error: flag --config={value}: No such file or packaged recipe.{suggestion} "
-        "Recipes: base, synthetic. (--help lists the flags)\n"
+        "Recipes: base, synthetic, transformers. (--help lists the flags)\n"
     )
 
 

@@ -6,7 +6,14 @@ from clip_settings import clip_of
 from scipy import special
 
 from xdc_tf.export import model_files
-from xdc_tf.models import encoder_files, encoder_table, fast_layers, layers, transformer
+from xdc_tf.models import (
+    encoder_files,
+    encoder_table,
+    fast_layers,
+    layers,
+    token_positions,
+    transformer,
+)
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.models.transformer import SpectrogramSettings, TubeletSettings
 from xdc_tf.runtime import compat
@@ -337,7 +344,7 @@ def test_resized_positions_keep_what_is_linear_in_time_and_place():
     patches = np.stack([t / 4, y / 6, x / 8], axis=-1).astype(np.float32)
     extra = np.arange(6, dtype=np.float32).reshape(2, 3)
     positions = np.concatenate([extra, patches.reshape(-1, 3)])
-    resized = transformer.resize_positions(positions, (4, 6, 8), (8, 12, 16))
+    resized = token_positions.resize(positions, (4, 6, 8), (8, 12, 16))
     np.testing.assert_array_equal(resized[:2], extra)
     grid = resized[2:].reshape(8, 12, 16, 3)
     t, y, x = np.meshgrid(
@@ -346,13 +353,13 @@ def test_resized_positions_keep_what_is_linear_in_time_and_place():
     expected = np.stack([t / 8, y / 12, x / 16], axis=-1)
     inner = (slice(2, -2), slice(4, -4), slice(4, -4))
     np.testing.assert_allclose(grid[inner], expected[inner], atol=0.01)
-    back = transformer.resize_positions(resized, (8, 12, 16), (4, 6, 8))
+    back = token_positions.resize(resized, (8, 12, 16), (4, 6, 8))
     np.testing.assert_allclose(back, positions, atol=0.05)
 
 
 def test_resized_positions_of_divided_attention_keep_their_extra_tokens_in_each_time():
     positions = np.random.default_rng(0).normal(size=(2, 1 + 6, 5)).astype(np.float32)
-    resized = transformer.resize_positions(positions, (2, 2, 3), (4, 2, 3))
+    resized = token_positions.resize(positions, (2, 2, 3), (4, 2, 3))
     assert resized.shape == (4, 7, 5)
     np.testing.assert_allclose(resized[0], positions[0], atol=1e-6)
     np.testing.assert_allclose(resized[-1], positions[-1], atol=1e-6)

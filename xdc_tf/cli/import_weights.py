@@ -1,4 +1,4 @@
-"""Makes a work directory of released weights: PyTorch's .pth or Caffe2's .pkl."""
+"""Makes a work directory of released weights: .pth, .safetensors or Caffe2's .pkl."""
 
 import importlib.util
 
@@ -12,10 +12,10 @@ _ARCH = flags.DEFINE_string(
     "arch",
     "auto",
     "auto, r2plus1d (XDC, IG-65M), r2plus1d_torchvision (also SeLaVi, GDT), r3d, mc3 "
-    "or r2plus1d_avid.",
+    "or r2plus1d_avid; auto also finds DINOv2, VideoMAE and AST.",
 )
 _PREFIX = flags.DEFINE_string(
-    "prefix", None, "Text before the video encoder's tensor names; default: detected."
+    "prefix", None, "Text before the encoder's tensor names; default: detected."
 )
 _PARTIAL = flags.DEFINE_bool(
     "partial", False, "Load what fits, and leave the rest as randomly initialised."
@@ -27,6 +27,7 @@ _WITH_TORCH = flags.DEFINE_bool(
 )
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", None, "Frames per clip.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second within a clip.")
+_AUDIO_SECS = flags.DEFINE_float("audio_secs", None, "Seconds of audio per clip.")
 _CROP_SIZE = flags.DEFINE_integer("crop_size", None, "Side of the crop in pixels.")
 
 
@@ -44,6 +45,7 @@ def main(argv):
         "num_frames": _NUM_FRAMES.value,
         "fps": _FPS.value,
         "crop_size": _CROP_SIZE.value,
+        "audio_secs": _AUDIO_SECS.value,
     }
     imported = import_weights(
         _WEIGHTS.value,
@@ -56,8 +58,7 @@ def main(argv):
     )
     network, account = imported.network, imported.account
     print(
-        f"{_WEIGHTS.value}: {network.architecture} of depth {network.depth} and width "
-        f"{network.width:g}"
+        f"{_WEIGHTS.value}: {network.title}"
         + (f" under {network.prefix!a}" if network.prefix else "")
         + (f", a classifier of {imported.num_classes}" if imported.num_classes else "")
     )

@@ -19,7 +19,7 @@ from xdc_tf.models import fast_layers
 # Depth 4 has one stage; it is for trying things out, and no published network has it.
 BLOCKS_PER_STAGE = {4: (1,), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 # What stands for a layer in a folded copy.
-_FOLDED: dict[type, type] = {keras.layers.EinsumDense: fast_layers.ScaleAndShift}
+_FOLDED: dict[type, Any] = {keras.layers.EinsumDense: fast_layers.ScaleAndShift}
 # Not other subclasses of Keras's, whose kernels have other axes.
 _CONVOLUTIONS = (
     keras.layers.Conv2D,

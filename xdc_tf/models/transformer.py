@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.models import fast_layers
+from xdc_tf.models import fast_layers, token_positions
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime.typed_settings import TEXT, Choice, Number, Whole
 
@@ -202,55 +202,13 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
         weights = source.get_layer(layer.name).get_weights()
         if layer.name == "positions":
             scale, positions = weights
-            grids = [
-                model.get_layer("patches").output.shape for model in (source, target)
-            ]
-            weights = [scale, resize_positions(positions, *(g[1:-1] for g in grids))]
+            grids = (_grid(source), _grid(target))
+            weights = [scale, token_positions.resize(positions, *grids)]
         layer.set_weights(weights)
 
 
-def resize_positions(
-    positions: np.ndarray, grid: Sequence[int], new_grid: Sequence[int]
-) -> np.ndarray:
-    """Positions of the tokens of another grid.
-
-    Args:
-      positions: [extra + tokens, D], or [T, extra + H W, D] for divided attention,
-        float32; the extra rows, of class and register tokens, stay as they are in
-        space.
-      grid: [T, H, W] or [frames, filters] of the tokens.
-      new_grid: of the same length.
-
-    Returns:
-      As `positions`, of the new grid.
-    """
-    if tuple(grid) == tuple(new_grid):
-        return positions
-    (time, *place), (new_time, *new_place) = (
-        (1, *sizes) if len(sizes) == 2 else tuple(sizes) for sizes in (grid, new_grid)
-    )
-    width = positions.shape[-1]
-    per_time = positions.ndim == 3
-    num_patches = place[0] * place[1] * (1 if per_time else time)
-    num_extra = positions.shape[-2] - num_patches
-    extra, patches = np.split(positions, [num_extra], axis=-2)
-    images = tf.reshape(patches, [time, *place, width])
-    images = tf.image.resize(images, new_place, method="bicubic")
-    new_tokens = new_place[0] * new_place[1]
-    images = _resize_time(tf.reshape(images, [time, new_tokens, width]), new_time)
-    if per_time:
-        extra = _resize_time(extra, new_time)
-    else:
-        images = tf.reshape(images, [new_time * new_tokens, width])
-    return np.concatenate([extra, images], axis=-2)
-
-
-def _resize_time(rows, num_times: int) -> np.ndarray:
-    """[T, n, D] -> [num_times, n, D], linear."""
-    if rows.shape[0] == num_times or rows.shape[1] == 0:
-        return np.resize(np.asarray(rows), (num_times, *rows.shape[1:]))
-    resized = tf.image.resize(rows, (num_times, rows.shape[1]))
-    return np.asarray(resized)
+def _grid(model: keras.Model) -> tuple[int, ...]:
+    return tuple(model.get_layer("patches").output.shape[1:-1])
 
 
 def _modality(settings: Settings) -> str:

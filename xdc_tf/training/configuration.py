@@ -38,8 +38,8 @@ from xdc_tf.runtime.typed_settings import (
 )
 from xdc_tf.training import supervision
 from xdc_tf.training.charts import TensorBoardSettings
-from xdc_tf.training.optimizers import DECAYING, OPTIMIZERS
-from xdc_tf.training.schedules import SCHEDULES, Schedule
+from xdc_tf.training.optimizers import DECAYING, OptimizerSettings
+from xdc_tf.training.schedules import Schedule
 
 FROM_PASS, FROM_TRAINING = "pass", "training"
 
@@ -61,6 +61,10 @@ class ClipConfig:
     video_std: Annotated[tuple[float, ...], Several(Number(0, 1e6, above=True), 3)] = (
         clips.VIDEO_STD
     )
+    # Subtracted from log-mel, and what it is then divided by; with a deviation of 0 mean
+    # and standard deviation are those of the records.
+    log_mel_mean: Annotated[float, Number(-1e6, 1e6)] = 0.0
+    log_mel_std: Annotated[float, Number(0, 1e6)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,35 +110,6 @@ class TrainingConfig:
     # classes). A video of a small cluster then comes several times per epoch, up to
     # number of videos / num_clusters; shuffle_buffer should be larger than that.
     balance_clusters: Annotated[bool, FLAG] = False
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer and its learning rate over a round."""
-
-    # adamw: for transformers; lars, lamb: for large batches.
-    name: Annotated[str, Choice(OPTIMIZERS)] = "sgd"
-    # For the whole batch, or for reference_batch_size.
-    learning_rate: Annotated[float, Number(0, 1e4)] = 0.01
-    # 0, or the batch that learning_rate is stated for; the rate then grows with
-    # training.batch_size in proportion (Goyal et al. 2017).
-    reference_batch_size: Annotated[int, Whole()] = 0
-    momentum: Annotated[float, Number(0, 1, below=True)] = 0.9  # of sgd and lars
-    # Of lars: a step's length by the weight's.
-    trust_coefficient: Annotated[float, Number(0, 1e4)] = 0.001
-    weight_decay: Annotated[float, Number(0, 1e4)] = 1e-4
-    # The learning rate of a stage of an encoder, of a transformer's block, by that of
-    # the one above; the heads and the top stage have all of it.
-    layer_decay: Annotated[float, Number(0, 1, above=True)] = 1.0
-    # Most length of all gradients together, which are scaled down to it; 0: any.
-    clip_norm: Annotated[float, Number(0, 1e9)] = 0.0
-    warmup_steps: Annotated[int, Whole()] = 100  # in every round
-    schedule: Annotated[str, Choice(tuple(SCHEDULES))] = "cosine"
-    # For "steps": learning rate x decay_factor at these fractions of a round.
-    decay_shares: Annotated[
-        tuple[float, ...], Several(Number(0, 1, above=True, below=True))
-    ] = (0.5, 0.75)
-    decay_factor: Annotated[float, Number(0, 1e4)] = 0.1
 
 
 @dataclass(frozen=True)
@@ -187,7 +162,7 @@ class Config:
     features: FeatureConfig = FeatureConfig()
     labels: LabelSettings = LabelSettings()
     training: TrainingConfig = TrainingConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerSettings = OptimizerSettings()
     checkpoint_every_steps: Annotated[int, COUNT] = 500
     checkpoints: CheckpointConfig = CheckpointConfig()
     log_every_steps: Annotated[int, COUNT] = 20
@@ -324,7 +299,7 @@ def audio_payload(config: Config, info: DatasetInfo | None) -> Stored:
 def clip(
     config: Config, info: DatasetInfo | None, audio: Stored | None = None
 ) -> ClipSettings:
-    """The clip's shape; the normalisation of audio is that of the records, if any.
+    """The clip's shape; audio is normalised as the records are unless config says how.
 
     Args:
       config: of a run.
@@ -332,13 +307,15 @@ def clip(
       audio: what its encoders take; None for audio_payload.
     """
     audio = audio or audio_payload(config, info)
+    values = typed_settings.to_mapping(config.clip)
+    if not config.clip.log_mel_std:
+        values["log_mel_mean"] = info.log_mel_mean if info else 0.0
+        values["log_mel_std"] = info.log_mel_std if info else 1.0
     return ClipSettings(
-        **typed_settings.to_mapping(config.clip),
+        **values,
         mel_hop_secs=audio.row.hop_samples(audio.settings)
         / config.log_mel.sample_rate_hz,
         num_mels=audio.row.row_length(audio.settings),
-        log_mel_mean=info.log_mel_mean if info else 0.0,
-        log_mel_std=info.log_mel_std if info else 1.0,
     )
 
 
@@ -353,7 +330,7 @@ def portable_layers(config: Config) -> LayerSettings:
 
     Of imported weights, which no configuration trained, the layers' defaults.
     """
-    if config.method == supervision.IMPORTED:
+    if not supervision.method(config.method).supervision:
         return LayerSettings()
     return LayerSettings(
         batch_norm_momentum=config.batch_norm_momentum,

@@ -7,16 +7,49 @@ weight's own length. Biases and the parameters of norms are neither scaled nor d
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import tensorflow as tf
 
 from xdc_tf.runtime import compat
+from xdc_tf.runtime.typed_settings import Choice, Number, Several, Whole
+from xdc_tf.training.schedules import SCHEDULES
 
 OPTIMIZERS = ("sgd", "adamw", "lars", "lamb")
 # These decay the weights themselves; with sgd it is a penalty in the layers.
 DECAYING = ("adamw", "lars", "lamb")
 _BETA_1, _BETA_2 = 0.9, 0.999  # of AdamW and LAMB
 _ADAMW_EPSILON, _LAMB_EPSILON = 1e-8, 1e-6
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimizer and its learning rate over a round."""
+
+    # adamw: for transformers; lars, lamb: for large batches.
+    name: Annotated[str, Choice(OPTIMIZERS)] = "sgd"
+    # For the whole batch, or for reference_batch_size.
+    learning_rate: Annotated[float, Number(0, 1e4)] = 0.01
+    # 0, or the batch that learning_rate is stated for; the rate then grows with
+    # training.batch_size in proportion (Goyal et al. 2017).
+    reference_batch_size: Annotated[int, Whole()] = 0
+    momentum: Annotated[float, Number(0, 1, below=True)] = 0.9  # of sgd and lars
+    # Of lars: a step's length by the weight's.
+    trust_coefficient: Annotated[float, Number(0, 1e4)] = 0.001
+    weight_decay: Annotated[float, Number(0, 1e4)] = 1e-4
+    # The learning rate of a stage of an encoder, of a transformer's block, by that of
+    # the one above; the heads and the top stage have all of it.
+    layer_decay: Annotated[float, Number(0, 1, above=True)] = 1.0
+    # Most length of all gradients together, which are scaled down to it; 0: any.
+    clip_norm: Annotated[float, Number(0, 1e9)] = 0.0
+    warmup_steps: Annotated[int, Whole()] = 100  # in every round
+    schedule: Annotated[str, Choice(tuple(SCHEDULES))] = "cosine"
+    # For "steps": learning rate x decay_factor at these fractions of a round.
+    decay_shares: Annotated[
+        tuple[float, ...], Several(Number(0, 1, above=True, below=True))
+    ] = (0.5, 0.75)
+    decay_factor: Annotated[float, Number(0, 1e4)] = 0.1
 
 
 def make(

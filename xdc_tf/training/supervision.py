@@ -12,7 +12,7 @@ from xdc_tf.labels import label_tables
 
 TRUE_LABELS = "true_labels"
 JOINT = "joint"
-IMPORTED = "imported"
+IMPORTED, IMPORTED_AUDIO = "imported", "imported_audio"
 
 
 class Method(NamedTuple):
@@ -53,8 +53,9 @@ METHODS = {
     "supervised": Method(
         _TWO_MODALITIES, {"video": (TRUE_LABELS,), "audio": (TRUE_LABELS,)}
     ),
-    # A released video encoder: to be evaluated, exported or started from.
+    # A released encoder: to be evaluated, exported or started from.
     IMPORTED: Method({VIDEO: VIDEO}, {}),
+    IMPORTED_AUDIO: Method({AUDIO: AUDIO}, {}),
 }
 
 

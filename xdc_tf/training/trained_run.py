@@ -55,7 +55,7 @@ class TrainedRun(NamedTuple):
     @property
     def batch_size(self) -> int:
         """Clips per batch when features are extracted; as in the run, if it was one."""
-        if self.config.method == supervision.IMPORTED:
+        if not supervision.method(self.config.method).supervision:
             return _IMPORTED_BATCH_SIZE
         return self.config.features.batch_size
 
@@ -86,7 +86,7 @@ def open_run(directory: str) -> TrainedRun:
     records = os.path.join(directory, run_directory.RECORDS_DIR)
     method = supervision.method(config.method)
     info = None
-    if config.method != supervision.IMPORTED:
+    if method.supervision:
         info = dataset_info.read_dataset_info(records)
     return TrainedRun(
         directory=directory,

@@ -1,4 +1,4 @@
-"""A released weight file -> a work directory with the video encoder in it."""
+"""A released weight file -> a work directory with its encoder in it."""
 
 import json
 import os
@@ -9,31 +9,23 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from xdc_tf.data import clips
-from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.payloads import VIDEO
-from xdc_tf.models import encoder_files, video_resnet
+from xdc_tf.models import encoder_files, encoder_table, transformer, video_resnet
 from xdc_tf.models.encoder_files import Head
+from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime import files, outputs, workdir
 from xdc_tf.training import configuration, supervision
-from xdc_tf.weights import layouts, weight_files
+from xdc_tf.weights import (
+    layouts,
+    published_clips,
+    transformer_layouts,
+    weight_files,
+)
 from xdc_tf.weights.layouts import Network
+from xdc_tf.weights.transformer_layouts import TransformerNetwork
 
 AUTO = "auto"
-
-# The clips that the published weights of an architecture were trained on: frames,
-# frames per second, pixels (recipes of XDC, torchvision and AVID-CMA).
-_CLIPS = {
-    "r2plus1d": (32, 30.0, 224),
-    "r2plus1d_torchvision": (16, 15.0, 112),
-    "r3d": (16, 15.0, 112),
-    "mc3": (16, 15.0, 112),
-    "r2plus1d_avid": (8, 16.0, 224),
-}
-# Colours' means and deviations in the published code of AVID-CMA and of SeLaVi, GDT;
-# all others have XDC's.
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_GREY = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 
 
 class Account(NamedTuple):
@@ -60,12 +52,12 @@ class Imported(NamedTuple):
     """What import_weights has read and written.
 
     Attributes:
-      network: the video network in the file.
+      network: the network in the file.
       account: where each of the file's tensors went.
       num_classes: of the classifier in the file; None if there is none.
     """
 
-    network: Network
+    network: Network | TransformerNetwork
     account: Account
     num_classes: int | None
 
@@ -83,16 +75,16 @@ def import_weights(
     """Makes a work directory of a weight file.
 
     Args:
-      path: PyTorch state dict (either format, bare or inside a checkpoint) or Caffe2
-        blobs.
+      path: PyTorch state dict (either format, bare or inside a checkpoint), Caffe2
+        blobs, or safetensors.
       out_dir: made here, whole or not at all.
       architecture: key of video_resnet.ARCHITECTURES, or AUTO to recognise it by the
         names and shapes of the tensors.
       prefix: what comes before the video encoder's names; None to find it.
       partial: load what fits and leave the rest as initialised.
       with_torch: read with PyTorch's own loader, restricted to weights.
-      clip: num_frames, fps or crop_size where they are to differ from those that the
-        published weights of the architecture were trained with.
+      clip: num_frames, fps, crop_size or audio_secs where they are to differ from those
+        that the published weights of the architecture were trained with.
 
     Raises:
       FileNotFoundError: without the file.
@@ -104,25 +96,43 @@ def import_weights(
     _check_arguments(out_dir, architecture)
     content = weight_files.read(path, with_torch=with_torch)
     tensors = weight_files.flatten_tensors(content)
-    network = layouts.find_network(tensors, path, prefix=prefix)
-    if architecture != AUTO:
-        network = network._replace(architecture=architecture)
-    config = _config(network, clip or {})
-    configuration.of_encoders(config)
-    encoder = video_resnet.build(
-        network.architecture, depth=network.depth, width=network.width
-    )
-    account, head = load(encoder, tensors, network, path)
+    network: Network | TransformerNetwork | None
+    network = transformer_layouts.find(tensors, path, prefix=prefix)
+    if network is not None:
+        if architecture != AUTO:
+            raise ValueError(
+                f"--arch={architecture}: {path} holds a transformer, {network.title}; "
+                f"use --arch={AUTO}."
+            )
+        config = published_clips.of_transformer(network, clip or {})
+        parsed = configuration.of_encoders(config)
+        encoder, account, head = load_transformer(
+            tensors, network, configuration.clip(parsed, None), path
+        )
+        stream, description = network.modality, network.settings._asdict()
+    else:
+        network = layouts.find_network(tensors, path, prefix=prefix)
+        if architecture != AUTO:
+            network = network._replace(architecture=architecture)
+        config = published_clips.of_residual(network, clip or {})
+        configuration.of_encoders(config)
+        encoder = video_resnet.build(
+            network.architecture, depth=network.depth, width=network.width
+        )
+        account, head = load(encoder, tensors, network, path)
+        stream, description = VIDEO, network._asdict()
     if not partial:
         _check_fit(account, network, path)
     report = {
         "file": os.path.basename(path),
         "sha256": files.sha256(path),
-        **network._asdict(),
+        "layout": network.layout,
+        "prefix": network.prefix,
+        **description,
         **account._asdict(),
     }
     texts = {workdir.CONFIG_FILE: config, workdir.IMPORT_FILE: report}
-    _write(out_dir, encoder, head, texts)
+    _write(out_dir, stream, encoder, head, texts)
     return Imported(network, account, None if head is None else len(head.bias))
 
 
@@ -139,25 +149,31 @@ def _check_arguments(out_dir: str, architecture: str) -> None:
         )
 
 
-def _check_fit(account: Account, network: Network, path: str) -> None:
+def _check_fit(
+    account: Account, network: Network | TransformerNetwork, path: str
+) -> None:
     """Raises ValueError unless every tensor of the network went into the encoder."""
     if account.missing or account.mismatched or account.unused:
+        choice = "--arch chooses another architecture, "
         raise ValueError(
-            f"{path} does not fit {network.architecture} of depth {network.depth}: "
-            f"{_describe_misfits(account)} --arch chooses another architecture, "
-            "--partial loads what fits."
+            f"{path} does not fit {network.title}: {_describe_misfits(account)} "
+            f"{choice if isinstance(network, Network) else ''}--partial loads what fits."
         )
 
 
 def _write(
-    out_dir: str, encoder: keras.Model, head: Head | None, texts: Mapping[str, Any]
+    out_dir: str,
+    stream: str,
+    encoder: keras.Model,
+    head: Head | None,
+    texts: Mapping[str, Any],
 ) -> None:
     """Writes the work directory; `texts` are written as JSON."""
     with files.new_directory(out_dir) as made:
-        encoder_files.save_encoder(encoder, workdir.encoder_file(made, VIDEO))
+        encoder_files.save_encoder(encoder, workdir.encoder_file(made, stream))
         if head is not None:
             heads = {supervision.TRUE_LABELS: head}
-            encoder_files.save_heads(heads, workdir.heads_file(made, VIDEO))
+            encoder_files.save_heads(heads, workdir.heads_file(made, stream))
         for name, value in texts.items():
             text = json.dumps(value, indent=2, sort_keys=True) + "\n"
             files.write_text(os.path.join(made, name), text)
@@ -200,9 +216,65 @@ def load(
             account.loaded[name] = weight.shape
     head = None
     if names := _classifier(tensors, prefix, encoder.output_shape[-1]):
-        kernel, bias = (_checked(tensors[name], name, path) for name in names)
-        head = Head(np.ascontiguousarray(kernel.T), bias)
-        account.loaded.update({name: tensors[name].shape for name in names})
+        head = _head(names, tensors, account, path)
+    _account_for_others(tensors, prefix, account)
+    return account, head
+
+
+def load_transformer(
+    tensors: Mapping[str, np.ndarray],
+    network: TransformerNetwork,
+    clip: ClipSettings,
+    path: str,
+) -> tuple[keras.Model, Account, Head | None]:
+    """An encoder for such clips, with the tensors of a transformer; see `load`.
+
+    Args:
+      tensors: of the whole file, by name.
+      network: what `transformer_layouts.find` found among them.
+      clip: that the encoder will see; positions are resized to its patches.
+      path: of the file, for errors.
+
+    Raises:
+      ValueError: if a tensor holds other things than finite floating-point numbers, or
+        the clip has no whole number of patches.
+    """
+    shared = LayerSettings()
+    name = f"{network.modality}_encoder"
+    encoder = transformer.build(network.settings, shared, name, network.clip_shape)
+    account = Account({}, {}, {}, {}, {}, {})
+    for shapes, assign in transformer_layouts.entries(encoder, network, tensors):
+        for name, shape in shapes.items():
+            if name not in tensors:
+                account.missing[name] = shape
+            elif tensors[name].shape != shape:
+                account.mismatched[name] = (tensors[name].shape, shape)
+            else:
+                account.loaded[name] = shape
+        if all(name in account.loaded for name in shapes):
+            assign(*(_checked(tensors[name], name, path) for name in shapes))
+    head = None
+    if names := transformer_layouts.classifier(tensors, network):
+        head = _head(names, tensors, account, path)
+    _account_for_others(tensors, network.prefix, account)
+    for name in transformer_layouts.unneeded(network) & account.unused.keys():
+        account.beside[name] = account.unused.pop(name)
+    fitted = encoder_table.build(network.settings, shared, encoder.name, clip)
+    transformer.copy_weights(encoder, fitted)
+    return fitted, account, head
+
+
+def _head(names, tensors: Mapping[str, np.ndarray], account: Account, path) -> Head:
+    """The classifier of those names, accounted for."""
+    kernel, bias = (_checked(tensors[name], name, path) for name in names)
+    account.loaded.update({name: tensors[name].shape for name in names})
+    return Head(np.ascontiguousarray(kernel.T), bias)
+
+
+def _account_for_others(
+    tensors: Mapping[str, np.ndarray], prefix: str, account: Account
+) -> None:
+    """Puts the tensors that were not looked at where they belong."""
     for name, tensor in tensors.items():
         if name in account.loaded or name in account.mismatched:
             continue
@@ -212,7 +284,6 @@ def load(
             account.counters[name] = tensor.shape
         else:
             account.unused[name] = tensor.shape
-    return account, head
 
 
 def _classifier(
@@ -266,33 +337,3 @@ def _describe_misfits(account: Account) -> str:
             more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
             parts.append(f"{len(entries)} {kind} ({', '.join(entries[:3])}{more})")
     return ", ".join(parts) + "."
-
-
-def _config(network: Network, clip: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that users of a trained encoder read."""
-    num_frames, fps, crop_size = _CLIPS[network.architecture]
-    mean, std = clips.VIDEO_MEAN, clips.VIDEO_STD
-    if network.layout == "avid":
-        mean, std = _IMAGENET
-    elif "video_network.base." in network.prefix:  # SeLaVi, GDT
-        mean, std = _GREY
-    usual = {
-        "num_frames": num_frames,
-        "fps": fps,
-        "crop_size": crop_size,
-        "crop_share": 0.875,
-        "audio_secs": 2.0,
-        "video_mean": mean,
-        "video_std": std,
-    }
-    return {
-        "method": supervision.IMPORTED,
-        "seed": 0,
-        "clip": {**usual, **clip},
-        "log_mel": LogMelSettings()._asdict(),
-        "video_encoder": {
-            "architecture": network.architecture,
-            "depth": network.depth,
-            "width": network.width,
-        },
-    }

@@ -254,6 +254,11 @@ class Network(NamedTuple):
     depth: int
     width: float
 
+    @property
+    def title(self) -> str:
+        """What the network is, in words."""
+        return f"{self.architecture} of depth {self.depth} and width {self.width:g}"
+
 
 def find_network(
     tensors: Mapping[str, np.ndarray], path: str, *, prefix: str | None = None

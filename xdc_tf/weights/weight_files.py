@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xdc_tf.runtime import files
-from xdc_tf.weights import pickled_values, pickles, torch_files
+from xdc_tf.weights import pickled_values, pickles, safetensors_files, torch_files
 
 _HEAD_LENGTH = 512
 _LEGACY_MAGIC = torch_files.LEGACY_MAGIC.to_bytes(10, "little")
@@ -24,7 +24,7 @@ MAX_DEPTH = 32
 
 
 def read(path: str, *, with_torch: bool = False) -> Any:
-    """Reads weights of PyTorch (both formats) or Caffe2, recognised by their content.
+    """Reads weights of PyTorch, Caffe2 or safetensors, recognised by their content.
 
     Args:
       path: the file; its name does not matter.
@@ -55,6 +55,8 @@ def read(path: str, *, with_torch: bool = False) -> Any:
         )
     if head.startswith(torch_files.ZIP_START) or _LEGACY_MAGIC in head[:32]:
         return torch_files.read(path, with_torch=with_torch)
+    if safetensors_files.starts(head, size):
+        return safetensors_files.read(path)
     if head.startswith((b"\x80", b"(", b"}")):
         return read_caffe2(path)
     raise ValueError(f"{path} is {_kind(head)}.")
@@ -158,8 +160,8 @@ def _kind(head: bytes) -> str:
             "it again"
         )
     if head[8:9] == b"{":
-        return "a safetensors file, which is not read; save it with torch.save"
+        return "a safetensors file that was cut within its header; fetch it again"
     return (
-        f"neither PyTorch's nor Caffe2's: it begins with {head[:16]!r}; give a file of "
-        "weights that torch.save or Caffe2 wrote"
+        f"neither PyTorch's, Caffe2's nor one of safetensors: it begins with "
+        f"{head[:16]!r}; give a file of weights that one of them wrote"
     )
