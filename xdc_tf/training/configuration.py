@@ -61,8 +61,8 @@ class ClipConfig:
     video_std: Annotated[tuple[float, ...], Several(Number(0, 1e6, above=True), 3)] = (
         clips.VIDEO_STD
     )
-    # Subtracted from log-mel, and what it is then divided by; with a deviation of 0 mean
-    # and standard deviation are those of the records.
+    # Subtracted from log-mel, and what it is then divided by; if that is 0, mean and
+    # standard deviation are those of the records.
     log_mel_mean: Annotated[float, Number(-1e6, 1e6)] = 0.0
     log_mel_std: Annotated[float, Number(0, 1e6)] = 0.0
 

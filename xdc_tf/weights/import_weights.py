@@ -154,10 +154,12 @@ def _check_fit(
 ) -> None:
     """Raises ValueError unless every tensor of the network went into the encoder."""
     if account.missing or account.mismatched or account.unused:
-        choice = "--arch chooses another architecture, "
+        remedy = "--partial loads what fits."
+        if isinstance(network, Network):
+            remedy = f"--arch chooses another architecture, {remedy}"
         raise ValueError(
             f"{path} does not fit {network.title}: {_describe_misfits(account)} "
-            f"{choice if isinstance(network, Network) else ''}--partial loads what fits."
+            f"{remedy}"
         )
 
 
