@@ -40,6 +40,8 @@ def test_a_round_can_start_from_another_runs_labels(
 def _with(**values):
     return {
         "first_from": "",
+        "features_from": "",
+        "features_rounds": 1,
         "first_features": "encoders",
         "first_stay": False,
         "keep_heads": False,

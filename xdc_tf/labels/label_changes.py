@@ -9,7 +9,7 @@ from scipy import optimize
 from xdc_tf.data.dataset_info import NO_LABEL
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.runtime.typed_settings import FLAG, TEXT, Choice, Number, Whole
+from xdc_tf.runtime.typed_settings import COUNT, FLAG, TEXT, Choice, Number, Whole
 
 ENCODERS, STATISTICS = "encoders", "statistics"
 FIRST_FEATURES = (ENCODERS, STATISTICS)
@@ -22,6 +22,12 @@ class LabelSettings:
     # Directory of a round's label table, of a run on the same manifest, whose labels
     # are those of the first round: WORKDIR/labels/round_000. "": the first clustering.
     first_from: Annotated[str, TEXT] = ""
+    # Features that the first clusters of a source are of: a work directory or export,
+    # whose encoders compute them, or a directory of arrays STREAM.npy [rows of the
+    # manifest, D] by example_index. Sources whose streams it lacks: as below.
+    features_from: Annotated[str, TEXT] = ""
+    # Rounds in which these clusters are the labels, at least; see first_stay.
+    features_rounds: Annotated[int, COUNT] = 1
     # What the first clustering is of otherwise: statistics of the clips
     # (models.clip_statistics) unless encoders start from other weights, or features of
     # the encoders, as in the paper.

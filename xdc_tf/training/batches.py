@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from xdc_tf.data import pipeline
 from xdc_tf.data.clip_reading import ClipSource
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.pipeline import EpochPosition
 from xdc_tf.distribution import devices, workers
 from xdc_tf.training import configuration, supervision
@@ -63,9 +64,15 @@ def training_batches(
 
 
 def evaluation_batches(
-    run: Run, *, num_clips: int = 1, keep: np.ndarray | None = None
+    run: Run,
+    *,
+    num_clips: int = 1,
+    keep: np.ndarray | None = None,
+    clip: ClipSettings | None = None,
 ) -> Iterable[dict[str, tf.Tensor]]:
     """Distributed centre clips of all examples, or of those to keep; repeatable.
+
+    Clips are the run's, or as `clip` says.
 
     Every process sees the examples of its own files, and all get the same number of
     batches, the last of padding alone where a process has fewer examples.
@@ -73,7 +80,7 @@ def evaluation_batches(
     local = run.records.local
     batch_size = run.config.features.batch_size // local.num_processes
     dataset = pipeline.evaluation_batches(
-        _clip_source(run), batch_size=batch_size, num_clips=num_clips, keep=keep
+        _clip_source(run, clip), batch_size=batch_size, num_clips=num_clips, keep=keep
     )
     if local.num_processes == 1:
         return _distribute(run, dataset, batch_size)
@@ -106,12 +113,12 @@ class _First:
         return itertools.islice(self._batches, self._number)
 
 
-def _clip_source(run: Run) -> ClipSource:
+def _clip_source(run: Run, clip: ClipSettings | None = None) -> ClipSource:
     """Clips of the files of this process."""
     records = run.records
     return ClipSource(
         [os.path.join(records.directory, name) for name in records.local.files],
-        clip=configuration.clip(run.config, records.info),
+        clip=clip or configuration.clip(run.config, records.info),
         modalities=supervision.modalities(run.method),
         promised=records.promised,
     )

@@ -135,8 +135,8 @@ class Config:
     method: Annotated[str, Choice(supervision.METHODS)] = "xdc"
     seed: Annotated[int, Whole()] = 0
     num_rounds: Annotated[int, Whole(1, 100_000)] = 10
-    # A work directory, of a run or of imported weights, whose encoders this run starts
-    # from instead of random ones.
+    # A work directory, of a run or of imported weights, or an export, whose encoders
+    # this run starts from instead of random ones.
     init_from: Annotated[str, TEXT] = ""
     clip: ClipConfig = ClipConfig()
     # The log-mel setting that the records must have been made with.

@@ -11,7 +11,6 @@ import tensorflow as tf
 from xdc_tf.distribution import workers
 from xdc_tf.features import extraction
 from xdc_tf.labels import health, label_changes, label_tables
-from xdc_tf.labels.label_makers import LABEL_MAKERS
 from xdc_tf.models import encoder_table, two_stream
 from xdc_tf.runtime import compat, typed_settings
 from xdc_tf.runtime import workdir as run_directory
@@ -217,7 +216,7 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
         features = run_features.to_cluster(
             run, context.store, context.extract_clips, round_index
         )
-        clusterings = cluster(run, features, round_index)
+        clusterings = round_labels.cluster(run, features, round_index)
         staying = round_labels.staying(run, clusterings, round_index)
         keeps_heads = run.config.labels.keep_heads and round_index > 0
         if keeps_heads:
@@ -228,8 +227,12 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
                 for name, clustering in clusterings.items()
             }
         clusterings |= staying
-        is_given = round_labels.are_given(run, round_index)
-        given = frozenset(clusterings if is_given else staying)
+        sources = round_labels.given_sources(run, round_index)
+        given = frozenset(
+            name
+            for name in clusterings
+            if name in staying or label_tables.source_of(name) in sources
+        )
         report_clusterings(
             run, context, features, clusterings, round_index, given=given
         )
@@ -241,40 +244,10 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
         if not keeps_heads:
             two_stream.reset_heads(
                 run.state.model,
-                seed=_round_seed(run, round_index, "heads"),
+                seed=round_labels.seed(run, round_index, "heads"),
                 kept=supervision.heads_of(run.method, staying),
             )
     start_training(run)
-
-
-def cluster(
-    run: Run, features: extraction.Features, round_index: int
-) -> dict[str, label_tables.Clustering]:
-    """The clusterings of each label source, with the labels of all examples."""
-    if round_index == 0 and run.config.labels.first_from:
-        return round_labels.first_clusterings(run)
-    records, settings = run.records, run.config.kmeans
-    if round_labels.are_of_statistics(run, round_index):
-        features = run_features.of_statistics(run)
-        # They are fewer than the encoders' features, and scaled by themselves.
-        settings = settings._replace(pca_components=0)
-    maker = LABEL_MAKERS[run.method.label_maker]
-    clusterings = maker.fit(
-        features,
-        supervision.clustered_sources(run.method),
-        fitted_rows=records.trained[records.local.rows],
-        settings=settings,
-        seed=_round_seed(run, round_index, "clustering"),
-        strategy=run.strategy,
-    )
-    return {
-        name: clustering._replace(
-            labels=workers.labels_of_all(
-                run.strategy, records.local, clustering.labels, records.info.num_rows
-            )
-        )
-        for name, clustering in clusterings.items()
-    }
 
 
 def report_clusterings(
@@ -380,11 +353,6 @@ def _video_ids(run: Run) -> Iterator[str]:
     positions[examples.example_indices] = np.arange(len(examples.example_indices))
     for position in positions:
         yield examples.video_ids[position] if position >= 0 else ""
-
-
-def _round_seed(run: Run, round_index: int, purpose: str) -> int:
-    entropy = [run.config.seed, round_index, *purpose.encode()]
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
 
 def finish_round(run: Run, context: RoundContext, round_index: int) -> None:

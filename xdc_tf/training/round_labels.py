@@ -1,4 +1,4 @@
-"""From a round's clusterings to the labels that its training has.
+"""A round's clusterings, and from them to the labels that its training has.
 
 By default these are the clusters. config.labels can start from those of another run or
 of clips' statistics, which stay until an encoder's are better, keep the numbers of
@@ -15,11 +15,60 @@ from xdc_tf.distribution import workers
 from xdc_tf.features.extraction import Features
 from xdc_tf.kmeans import kmeans
 from xdc_tf.labels import agreement, label_changes, label_tables, pseudo_labels
+from xdc_tf.labels.label_makers import LABEL_MAKERS
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import arrays
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import supervision
+from xdc_tf.training import run_features, supervision, teacher
 from xdc_tf.training.run import Run
+
+
+def cluster(run: Run, features: Features, round_index: int) -> dict[str, Clustering]:
+    """The clusterings of each label source, with the labels of all examples."""
+    if round_index == 0 and run.config.labels.first_from:
+        return first_clusterings(run)
+    records, settings = run.records, run.config.kmeans
+    sources = supervision.clustered_sources(run.method)
+    maker = LABEL_MAKERS[run.method.label_maker]
+
+    def fit(features, names, settings):
+        return maker.fit(
+            features,
+            {name: sources[name] for name in names},
+            fitted_rows=records.trained[records.local.rows],
+            settings=settings,
+            seed=seed(run, round_index, "clustering"),
+            strategy=run.strategy,
+        )
+
+    clusterings: dict[str, Clustering] = {}
+    taught = frozenset[str]()
+    if round_index == 0:
+        taught = teacher.sources(run.config, run.method)
+    if taught:
+        of_teacher = features._replace(streams=run_features.of_teacher(run))
+        clusterings |= fit(of_teacher, taught, settings)
+    if others := [name for name in sources if name not in taught]:
+        if are_of_statistics(run, round_index):
+            features = run_features.of_statistics(run)
+            # They are fewer than the encoders' features, and scaled by themselves.
+            settings = settings._replace(pca_components=0)
+        clusterings |= fit(features, others, settings)
+    return {
+        name: clustering._replace(
+            labels=workers.labels_of_all(
+                run.strategy, records.local, clustering.labels, records.info.num_rows
+            )
+        )
+        for source in sources  # in their order, whatever they were made of
+        for name, clustering in clusterings.items()
+        if label_tables.source_of(name) == source
+    }
+
+
+def seed(run: Run, round_index: int, purpose: str) -> int:
+    entropy = [run.config.seed, round_index, *purpose.encode()]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
 
 def first_clusterings(run: Run) -> dict[str, Clustering]:
@@ -94,6 +143,8 @@ def staying(
 ) -> dict[str, Clustering]:
     """The first clusterings, by name, that stay the labels of a round.
 
+    Those of config.labels.features_from stay for features_rounds.
+
     Where an encoder has not learnt from the labels that it had, its clusters say no
     more than chance, and training on them would lose what the other encoder has learnt
     from the first ones. So these stay until the encoder's agree better (NMI) with the
@@ -105,7 +156,12 @@ def staying(
       round_index: of the round that begins.
     """
     between = 0 < round_index < run.config.num_rounds
-    if not (run.config.labels.first_stay and between and are_given(run, 0)):
+    given = given_sources(run, 0) if between else frozenset()
+    labels = run.config.labels
+    taught = frozenset[str]()
+    if round_index < labels.features_rounds:
+        taught = teacher.sources(run.config, run.method) & given
+    if not (taught or given and labels.first_stay):
         return {}
     first, before = (
         label_tables.read(run_directory.round_dir(run.workdir, number)).clusterings
@@ -116,8 +172,11 @@ def staying(
         for name, clustering in clusterings.items()
         # A configuration that was changed may have others.
         if name in first and len(first[name].centroids) == len(clustering.centroids)
+        if label_tables.source_of(name) in given
         if np.array_equal(first[name].labels, before[name].labels)
-        if not _agrees_better(run, name, clustering.labels, first[name].labels)
+        if label_tables.source_of(name) in taught
+        or labels.first_stay
+        and not _agrees_better(run, name, clustering.labels, first[name].labels)
     }
 
 
@@ -136,10 +195,13 @@ def _agrees_better(run: Run, name: str, labels: np.ndarray, before: np.ndarray) 
     return not tables or new > old
 
 
-def are_given(run: Run, round_index: int) -> bool:
-    """Whether a round's clusterings are not of its encoders' features."""
-    given = bool(run.config.labels.first_from) or are_of_statistics(run, round_index)
-    return round_index == 0 and given
+def given_sources(run: Run, round_index: int) -> frozenset[str]:
+    """Label sources whose clusters in a round are not of its encoders' features."""
+    if round_index:
+        return frozenset()
+    if run.config.labels.first_from or are_of_statistics(run, round_index):
+        return frozenset(supervision.clustered_sources(run.method))
+    return teacher.sources(run.config, run.method)
 
 
 def are_of_statistics(run: Run, round_index: int) -> bool:

@@ -16,7 +16,14 @@ from xdc_tf.models import encoder_table, two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import configuration, optimizers, supervision, trained_run
+from xdc_tf.training import (
+    configuration,
+    exported_run,
+    optimizers,
+    supervision,
+    teacher,
+    trained_run,
+)
 from xdc_tf.training.checkpoints import Checkpoints, Progress, new_progress
 from xdc_tf.training.configuration import Config
 from xdc_tf.training.monitoring import Monitor
@@ -81,6 +88,7 @@ def prepare(
     records = _read_records(
         config, records_dir, supervision.modalities(method), strategy
     )
+    teacher.check(config, method, records.info, records_dir)
     num_labels = _num_labels(config, method, records)
     _check_sizes(config, records, strategy)
     configuration.check_health(config)
@@ -197,7 +205,7 @@ def _encoders_to_start_from(config, method) -> dict[str, keras.Model]:
     directory = config.init_from
     if not directory:
         return {}
-    trained = trained_run.open_run(directory)
+    trained = exported_run.open_directory(directory)
     architectures = configuration.architectures(config)
     encoders = {}
     for stream, modality in method.streams.items():

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from xdc_tf.data.clips import ClipSettings
 from xdc_tf.distribution import workers
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures, Features
@@ -15,7 +16,13 @@ from xdc_tf.models import layers
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import configuration, supervision
+from xdc_tf.training import (
+    configuration,
+    exported_run,
+    supervision,
+    teacher,
+    trained_run,
+)
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.run import Run
 
@@ -109,19 +116,75 @@ def of_statistics(run: Run) -> Features:
     Raises:
       ValueError: if the records did not give all of their examples.
     """
-    rows, trained = run.records.local.rows, run.records.trained
-    wanted = np.zeros_like(trained)
-    wanted[rows] = (trained | run.records.held_out)[rows]
-    extract_clips = extraction.make_extract_clips(
+    features = _extracted(
+        run,
         {
             stream: _in_any_mode(MODALITIES[modality].first_features)
             for stream, modality in run.method.streams.items()
         },
-        run.method.streams,
-        strategy=run.strategy,
+    )
+    fitted = features.present & run.records.trained[run.records.local.rows]
+    for matrix in features.streams.values():
+        _standardize(run, matrix, fitted=fitted, present=features.present)
+    return features
+
+
+def of_teacher(run: Run) -> dict[str, np.ndarray]:
+    """The features of config.labels.features_from, by stream.
+
+    Returns:
+      For each of teacher.streams [n, D] float32, by row of the run's share.
+
+    Raises:
+      ValueError: if the records did not give all of their examples, or an array holds
+        numbers that are not finite for one of them.
+    """
+    directory = run.config.labels.features_from
+    taught = sorted(teacher.streams(run.config, run.method))
+    if teacher.has_arrays(directory):
+        rows = run.records.local.rows
+        used = (run.records.trained | run.records.held_out)[rows]
+        given = {}
+        for stream in taught:
+            array = teacher.open_array(directory, stream, run.records.info)
+            given[stream] = np.where(used[:, np.newaxis], array[rows], 0).astype(
+                np.float32
+            )
+            if not np.isfinite(given[stream]).all():
+                raise ValueError(
+                    f"{teacher.array_path(directory, stream)} holds numbers that are "
+                    "not finite for examples of the records; write it again."
+                )
+        return given
+    trained = exported_run.open_directory(directory)
+    with run.strategy.scope():
+        encoders = {
+            stream: layers.fold(
+                trained_run.load_encoder(
+                    trained, teacher.stream_of(trained, run.method.streams[stream])
+                )
+            )
+            for stream in taught
+        }
+    return _extracted(run, encoders, clip=trained.clip).streams
+
+
+def _extracted(
+    run: Run, encoders: Mapping[str, Callable], *, clip: ClipSettings | None = None
+) -> Features:
+    """What other encoders than the run's give for the examples of this process."""
+    rows, trained = run.records.local.rows, run.records.trained
+    wanted = np.zeros_like(trained)
+    wanted[rows] = (trained | run.records.held_out)[rows]
+    modalities = {stream: run.method.streams[stream] for stream in encoders}
+    extract_clips = extraction.make_extract_clips(
+        encoders, modalities, strategy=run.strategy
     )
     batches = evaluation_batches(
-        run, num_clips=run.config.features.clips_per_video, keep=wanted
+        run,
+        num_clips=run.config.features.clips_per_video,
+        keep=wanted,
+        clip=clip,
     )
     present = np.zeros(len(rows), bool)
     streams: dict[str, np.ndarray] = {}
@@ -133,8 +196,6 @@ def of_statistics(run: Run) -> Features:
                 streams[stream] = np.zeros([len(rows), values.shape[1]], np.float32)
             streams[stream][places] = values
     _check_complete(run, wanted[rows] & ~present)
-    for matrix in streams.values():
-        _standardize(run, matrix, fitted=present & trained[rows], present=present)
     return Features(streams, present)
 
 
