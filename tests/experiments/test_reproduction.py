@@ -320,6 +320,30 @@ def test_a_table_can_have_some_of_its_rows(tmp_path):
         tasks_of("settings", tmp_path, rows=["xdc, tuned"])
 
 
+def test_encoders_differ_in_their_architecture_and_in_how_long_they_are_trained(
+    tmp_path,
+):
+    configs = {
+        task.variant.row: configuration.from_mapping(reproduction.make_config(task))
+        for task in tasks_of("encoders", tmp_path, scale=SCALES["medium"])
+    }
+    networks, updates, time = configs.values()
+    assert list(configs)[0] == TABLES["encoders"].reference
+    assert networks.video_encoder.architecture == "r2plus1d"
+    for config in (updates, time):
+        assert (config.video_encoder.architecture, config.optimizer.name) == (
+            "vit",
+            "adamw",
+        )
+        assert config.audio_encoder.architecture == "ast"
+
+    def num_epochs(config):
+        return config.num_rounds * config.training.epochs_per_round
+
+    assert num_epochs(updates) == num_epochs(networks)
+    assert 2 <= num_epochs(networks) / num_epochs(time) < 3
+
+
 def test_a_row_of_settings_changes_what_it_says_and_by_how_much(tmp_path):
     scale = TINY._replace(epochs_per_round=2, num_clusters=20)
     configs = {

@@ -106,6 +106,7 @@ def test_features_of_given_encoders_are_those_that_they_compute(
             )
 
 
+@pytest.mark.slow
 def test_a_run_of_a_trained_teacher_begins_with_its_clusters(
     tiny_run, tiny_config, tiny_records, tmp_path
 ):

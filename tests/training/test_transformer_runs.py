@@ -60,6 +60,7 @@ def test_a_run_trains_them_and_saves_what_others_load(run_dir):
             assert not np.array_equal(before[0], after[0]), (stream, name)
 
 
+@pytest.mark.slow
 def test_the_same_run_with_stochastic_depth_gives_the_same_bits(
     run_dir, tiny_config, tiny_records, tmp_path
 ):
@@ -86,6 +87,7 @@ def test_stochastic_depth_differs_between_steps_and_not_in_evaluation(
         assert values["loss"] != second[head]["loss"]
 
 
+@pytest.mark.once
 def test_two_devices_take_the_step_of_one_in_one_or_two_parts(
     tiny_config, tiny_records, tmp_path, two_devices
 ):
@@ -109,6 +111,7 @@ def test_two_devices_take_the_step_of_one_in_one_or_two_parts(
             assert np.abs(found - expected).mean() < 2e-5
 
 
+@pytest.mark.once
 def test_clipped_gradients_move_the_weights_by_no_more_than_the_norm(
     tiny_config, tiny_records, tmp_path
 ):
@@ -151,6 +154,7 @@ def test_an_export_takes_clips_of_the_runs_length(run_dir, tmp_path):
             serve(**{name: tf.constant(values[:, : values.shape[1] // 2])})
 
 
+@pytest.mark.once
 def test_evaluation_at_another_clip_takes_resized_positions(run_dir):
     source = encoder_sources.open_source(str(run_dir))
     clip = source.run.clip._replace(num_frames=8, crop_size=32)
@@ -167,6 +171,7 @@ def test_evaluation_at_another_clip_takes_resized_positions(run_dir):
         encoder_sources.load_encoder(source, "video", wrong)
 
 
+@pytest.mark.once
 def test_a_run_at_another_clip_starts_from_it(
     run_dir, tiny_config, tiny_records, tmp_path
 ):

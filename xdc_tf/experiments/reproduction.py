@@ -309,6 +309,8 @@ def _round_measures(workdir: str) -> dict[str, list[float | None]]:
 
 def make_config(task: Task) -> dict[str, Any]:
     """The pretraining configuration of a task."""
+    import ml_collections
+
     from xdc_tf.configs import synthetic
 
     variant, scale = task.variant, task.scale
@@ -322,7 +324,11 @@ def make_config(task: Task) -> dict[str, Any]:
     config.clip.fps = float(scale.num_frames)
     # The last encoders are evaluated: there is nothing to choose by a part held out.
     config.training.held_out_share = 0.0
-    config.update_from_flattened_dict(variant.config)
+    for key, value in variant.config.items():
+        if isinstance(value, dict):  # a section with other keys
+            config[key] = ml_collections.ConfigDict(value)
+        else:
+            config.update_from_flattened_dict({key: value})
     if variant.method == SUPERVISED:
         # As many updates, without the restarts that new labels ask for.
         config.training.epochs_per_round *= config.num_rounds

@@ -214,6 +214,43 @@ def _settings(scale: Scale, methods: Sequence[str]) -> list[Variant]:
     ]
 
 
+# Steps of the small transformers below take so many times as long as those of the
+# residual networks, on a CPU with one thread.
+_TRANSFORMERS_TIME = 2.4
+
+
+def _encoders(scale: Scale, methods: Sequence[str]) -> list[Variant]:
+    """Residual networks and small transformers, at as many updates and as much time."""
+    from xdc_tf.configs import transformers
+
+    form = {"size": "Ti", "depth": 2, "patch": 8}
+    config = {
+        "video_encoder": transformers.video_encoder(**form).to_dict(),
+        "audio_encoder": transformers.audio_encoder(**form, stride=8).to_dict(),
+        "optimizer.name": "adamw",
+        "optimizer.learning_rate": 5e-4,
+        "optimizer.weight_decay": 0.05,
+        "optimizer.clip_norm": 1.0,
+    }
+    # Rounds of half as many epochs, so that there are nearly as many rounds.
+    epochs = max(1, scale.epochs_per_round // 2)
+    num_epochs = scale.num_rounds * scale.epochs_per_round / _TRANSFORMERS_TIME
+    less = {
+        "num_rounds": max(1, round(num_epochs / epochs)),
+        "training.epochs_per_round": epochs,
+    }
+    rows = {
+        "residual networks": {},
+        "transformers, as many updates": config,
+        "transformers, as much time": config | less,
+    }
+    return [
+        _variant(f"{method}, {row}", method, config=changes, protocols=("linear",))
+        for method in methods
+        for row, changes in rows.items()
+    ]
+
+
 def _start(scale: Scale, methods: Sequence[str]) -> list[Variant]:
     """What the first clusters are of, next to random encoders."""
     del scale
@@ -324,6 +361,12 @@ TABLES = {
         "settings, one changed at a time", ("xdc",), _settings, "xdc, as configured"
     ),
     "start": Table("what the first clusters are of", ("xdc",), _start, SCRATCH),
+    "encoders": Table(
+        "residual networks and transformers",
+        ("xdc",),
+        _encoders,
+        "xdc, residual networks",
+    ),
     "normalize": Table(
         "L2-normalised features for k-means",
         ("xdc",),
