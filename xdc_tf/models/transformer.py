@@ -131,7 +131,7 @@ def check(settings: Settings, clip_shape: Sequence[int]) -> None:
             raise ValueError(
                 f"config.audio_encoder.patch={settings.patch} is larger than the "
                 f"log-mel of a clip, {frames} frames of {filters} filters; lower it, "
-                "or raise config.clip.audio_secs or config.log_mel.num_mels."
+                "or raise config.clip.audio_secs or config.log_mel.num_filters."
             )
         key = "config.audio_encoder"
     if settings.pool == CLASS and not settings.class_tokens:
