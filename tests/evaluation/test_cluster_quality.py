@@ -1,9 +1,11 @@
 """Quality of clusters: by hand, by scikit-learn and scipy, and of a whole run."""
 
 import json
+import types
 
 import numpy as np
 import pytest
+import sklearn.cluster
 import sklearn.metrics
 from scipy.optimize import linear_sum_assignment
 
@@ -132,3 +134,65 @@ def test_initial_encoders_have_no_clusters(tiny_run, split):
     initial = encoder_sources.open_source(str(tiny_run), initial=True)
     with pytest.raises(ValueError, match="initial encoders have no clusters"):
         evaluate(initial, split, ["audio"])
+
+
+def minibatch(features, classes, **settings):
+    """The result of clustering features of videos with classes."""
+    test = types.SimpleNamespace(labels=np.asarray(classes))
+    return cluster_quality.cluster_test_videos(
+        "audio",
+        np.asarray(features, np.float32),
+        types.SimpleNamespace(test=test),
+        cluster_quality.ClusterSettings(clustering="minibatch", **settings),
+    )
+
+
+def test_minibatch_clusters_of_planted_features_are_the_classes_whatever_their_length():
+    rng = np.random.default_rng(0)
+    classes = np.arange(120) % 4
+    directions = np.eye(4, 9)[classes] + rng.normal(scale=0.02, size=(120, 9))
+    features = directions * rng.uniform(0.1, 10, size=(120, 1))
+    found = minibatch(features, classes)
+    assert list(found.metrics)[0] == "v_measure"
+    assert found.metrics["v_measure"] == pytest.approx(1.0)
+    assert found.metrics["hungarian"] == pytest.approx(1.0)
+    assert found.details["seeds"] == [0, 1, 2, 3, 4]
+    assert found.details["num_clusters"] == 4
+
+
+def test_minibatch_measures_are_means_of_scikit_learns_over_the_seeds():
+    rng = np.random.default_rng(1)
+    classes = rng.integers(0, 3, 200)
+    features = np.eye(3, 5)[classes] + rng.normal(scale=0.7, size=(200, 5))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    found = minibatch(features, classes, num_clusters=6, num_seeds=2, seed=7)
+    expected = []
+    for seed in (7, 8):
+        fitted = sklearn.cluster.MiniBatchKMeans(6, n_init=10, random_state=seed)
+        clusters = fitted.fit_predict(features.astype(np.float32))
+        expected.append(sklearn.metrics.v_measure_score(classes, clusters))
+    assert found.metrics["v_measure"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert found.details["v_measures"] == pytest.approx(expected, abs=1e-6)
+    assert found.details["v_measure_std"] == pytest.approx(np.std(expected), abs=1e-6)
+    assert found.metrics["nmi"] == pytest.approx(found.metrics["v_measure"])
+
+
+def test_minibatch_clusters_of_shuffled_classes_are_worth_nothing():
+    rng = np.random.default_rng(2)
+    found = minibatch(rng.normal(size=(600, 8)), np.arange(600) % 3)
+    assert found.metrics["v_measure"] < 0.02
+
+
+def test_more_minibatch_clusters_than_videos_are_refused():
+    with pytest.raises(ValueError, match="num_clusters=9: there are 5 test videos"):
+        minibatch(np.eye(5), np.arange(5), num_clusters=9)
+
+
+def test_encoders_that_have_no_clusters_can_be_clustered(tiny_run, split):
+    initial = encoder_sources.open_source(str(tiny_run), initial=True)
+    settings = cluster_quality.ClusterSettings(clustering="minibatch", num_seeds=1)
+    ((result,),) = cluster_quality.run(
+        initial, [split], settings, streams=["audio"]
+    ).splits
+    assert result.stream == "audio" and 0 <= result.metrics["v_measure"] <= 1
+    assert result.details["num_test"] == len(split.test.labels)

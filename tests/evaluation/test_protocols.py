@@ -66,7 +66,16 @@ def test_a_recipe_is_frozen_if_it_says_so_or_the_protocol_does(
             },
         ),
         ("retrieval", {"num_clips": 10}),
-        ("clusters", {"num_clips": None}),
+        (
+            "clusters",
+            {
+                "num_clips": None,
+                "clustering": "run",
+                "num_clusters": 0,
+                "num_seeds": 5,
+                "seed": 0,
+            },
+        ),
     ],
 )
 def test_a_report_states_the_settings(protocol, expected):

@@ -63,7 +63,25 @@ _SOLVER = flags.DEFINE_enum(
 _NUM_CLIPS = flags.DEFINE_integer(
     "num_clips", None, "Clips per video; default: the protocol's.", lower_bound=1
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of svm's cross-validation.")
+_CLUSTERING = flags.DEFINE_enum(
+    "clustering",
+    protocols.OF_RUN,
+    [protocols.OF_RUN, protocols.MINIBATCH],
+    "What clusters scores: the run's clusters, or mini-batch k-means of the test "
+    "videos' features, of any encoders.",
+)
+_NUM_CLUSTERS = flags.DEFINE_integer(
+    "num_clusters",
+    0,
+    "Clusters of mini-batch k-means; 0 means one for each class.",
+    lower_bound=0,
+)
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", 5, "Fits of mini-batch k-means, each with another seed.", lower_bound=1
+)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of svm's cross-validation, and the first of mini-batch k-means."
+)
 _NUM_JOBS = flags.DEFINE_integer(
     "num_jobs", 1, "Threads of svm's cross-validation.", lower_bound=1
 )
@@ -140,6 +158,9 @@ def _options():
         seed=_SEED.value,
         num_jobs=_NUM_JOBS.value,
         save_dir=_OUT.value,
+        clustering=_CLUSTERING.value,
+        num_clusters=_NUM_CLUSTERS.value,
+        num_seeds=_NUM_SEEDS.value,
     )
 
 

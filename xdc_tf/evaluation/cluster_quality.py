@@ -1,4 +1,8 @@
-"""Clusters protocol: how well a run's final clusters agree with the true labels."""
+"""Clusters protocol: how well clusters agree with the true labels.
+
+They are a run's final clusters, or those that mini-batch k-means makes of the features
+of the test videos, by which encoders of any origin can be compared.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,19 +10,23 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from sklearn.metrics import adjusted_mutual_info_score
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.metrics import (
+    adjusted_mutual_info_score,
+    homogeneity_completeness_v_measure,
+)
 
 from xdc_tf.evaluation import frozen_features
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, Source
 from xdc_tf.evaluation.frozen_features import FrozenSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
-from xdc_tf.evaluation.protocols import Results
+from xdc_tf.evaluation.protocols import MINIBATCH, OF_RUN, Results
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.labels import agreement
 from xdc_tf.labels.label_makers import nearest
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.labels.pseudo_labels import side_by_side
-from xdc_tf.runtime.typed_settings import OrNone, Whole
+from xdc_tf.runtime.typed_settings import Choice, OrNone, Whole
 from xdc_tf.training import supervision, trained_run
 from xdc_tf.training.trained_run import FinalClusters, TrainedRun
 
@@ -27,14 +35,22 @@ _BLOCK_ROWS = 8192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClusterSettings(FrozenSettings):
-    """Of which features the clusters are.
+    """Which clusters are compared, and of which features they are.
 
     Attributes:
       num_clips: evenly spread clips per video, whose features are averaged; None for as
         many as the run's clusters were made of.
+      clustering: OF_RUN, or MINIBATCH: mini-batch k-means of the test videos.
+      num_clusters: of MINIBATCH; 0 for the number of classes.
+      num_seeds: of MINIBATCH, whose measures are averaged.
+      seed: the first of them.
     """
 
     num_clips: Annotated[int | None, OrNone(Whole(1, 10_000))] = None  # type: ignore[assignment]
+    clustering: Annotated[str, Choice((OF_RUN, MINIBATCH))] = OF_RUN
+    num_clusters: Annotated[int, Whole(0, 1_000_000)] = 0
+    num_seeds: Annotated[int, Whole(1, 1000)] = 5
+    seed: Annotated[int, Whole()] = 0
 
 
 class Quality(NamedTuple):
@@ -66,17 +82,18 @@ def run(
     streams: Sequence[str],
     strategy: tf.distribute.Strategy | None = None,
 ) -> Results:
-    """Labels training and test videos by a run's final clusters and compares.
+    """Labels videos by clusters and compares.
 
-    Nothing is fitted to the videos. For the arguments see protocols.Protocol; the
-    source is a pretrained run of a method that clusters, and clusterings of the
-    features of other encoders than `streams` are left out.
+    For the arguments see protocols.Protocol. By OF_RUN training and test videos get the
+    nearest of the run's final clusters, and nothing is fitted to them; the source is a
+    pretrained run of a method that clusters, and clusterings of the features of other
+    encoders than `streams` are left out. By MINIBATCH see `cluster_test_videos`.
 
     Returns:
-      For each split one result per clustering, named like its label source, with the
-      fields of Quality for the test videos, and as train_FIELD for the training videos.
-      Details have "num_clusters", "round" of the clustering, "num_train", "num_test",
-      and "train_clusters" and "test_clusters" by `ranked`.
+      By OF_RUN, for each split one result per clustering, named like its label source,
+      with the fields of Quality for the test videos, and as train_FIELD for the
+      training videos. Details have "num_clusters", "round" of the clustering,
+      "num_train", "num_test", and "train_clusters" and "test_clusters" by `ranked`.
 
     Raises:
       FileNotFoundError: without clusters of the run's present encoders, or encoders.
@@ -84,9 +101,26 @@ def run(
         enough for any of its clusterings; and see frozen_features.make_features_of.
       FloatingPointError: see there.
     """
+    if settings.clustering == MINIBATCH:
+        extraction = settings.extraction(
+            streams,
+            num_clips=settings.num_clips or source.run.config.features.clips_per_video,
+            average=True,
+        )
+        return frozen_features.score_splits(
+            lambda split, features: [
+                cluster_test_videos(stream, features.test[stream], split, settings)
+                for stream in streams
+            ],
+            source,
+            splits,
+            extraction,
+            strategy=strategy,
+        )
     if source.kind != PRETRAINED:
         raise ValueError(
-            f"{source.kind} encoders have no clusters; take a pretrained run's."
+            f"{source.kind} encoders have no clusters; take a pretrained run's, or "
+            f"--clustering={MINIBATCH}."
         )
     final = trained_run.final_clusters(source.run)
     clustered = _clustered_streams(source.run, final, streams)
@@ -105,6 +139,56 @@ def run(
         extraction,
         strategy=strategy,
     )
+
+
+def cluster_test_videos(
+    stream: str, features: np.ndarray, split: Split, settings: ClusterSettings
+) -> SplitResult:
+    """Clusters the features of test videos by mini-batch k-means, seed by seed.
+
+    Args:
+      stream: name of the encoder.
+      features: [N, D] of the test videos; they are scaled to length 1.
+      split: with their classes.
+      settings: of the clustering.
+
+    Returns:
+      v_measure (Rosenberg and Hirschberg 2007), homogeneity, completeness and the
+      fields of Quality, each the mean over the seeds; details have the seeds,
+      "num_clusters", and the v-measure of each and its deviation.
+
+    Raises:
+      ValueError: if there are fewer videos than clusters.
+    """
+    classes = split.test.labels
+    num_clusters = settings.num_clusters or len(np.unique(classes))
+    if len(features) < num_clusters:
+        raise ValueError(
+            f"--num_clusters={num_clusters}: there are {len(features)} test videos; "
+            "take fewer clusters."
+        )
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    rows = features / np.maximum(lengths, np.finfo(np.float32).tiny)
+    seeds = range(settings.seed, settings.seed + settings.num_seeds)
+    fits = []
+    for seed in seeds:
+        fitted = MiniBatchKMeans(num_clusters, n_init=10, random_state=seed)
+        clusters = fitted.fit_predict(rows)
+        names = ("homogeneity", "completeness", "v_measure")
+        measures = homogeneity_completeness_v_measure(classes, clusters)
+        values = dict(zip(names, map(float, measures), strict=True))
+        fits.append(values | of_labels(clusters, classes)._asdict())
+    v_measures = [values["v_measure"] for values in fits]
+    means = {name: float(np.mean([fit[name] for fit in fits])) for name in fits[0]}
+    means = {"v_measure": means.pop("v_measure")} | means  # first: the main one
+    details = {
+        "num_clusters": num_clusters,
+        "num_test": len(features),
+        "seeds": list(seeds),
+        "v_measures": v_measures,
+        "v_measure_std": float(np.std(v_measures)),
+    }
+    return SplitResult(stream, means, details)
 
 
 def _clustered_streams(

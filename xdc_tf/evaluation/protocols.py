@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from xdc_tf.evaluation.labelled_records import Split
 
 LOGISTIC, SGD = "logistic", "sgd"
+OF_RUN, MINIBATCH = "run", "minibatch"
 
 
 class Options(NamedTuple):
@@ -35,6 +36,9 @@ class Options(NamedTuple):
       seed: of the SVM's cross-validation.
       num_jobs: threads of the SVM's cross-validation.
       save_dir: directory for finetuned classifiers; None to keep none.
+      clustering: OF_RUN or MINIBATCH, of the clusters protocol.
+      num_clusters: of MINIBATCH; 0 for the number of classes.
+      num_seeds: of MINIBATCH, whose measures are averaged.
     """
 
     recipe: Mapping[str, Any] | None = None
@@ -45,6 +49,9 @@ class Options(NamedTuple):
     seed: int = 0
     num_jobs: int = 1
     save_dir: str | None = None
+    clustering: str = OF_RUN
+    num_clusters: int = 0
+    num_seeds: int = 5
 
 
 # Behind the range of a key that reports do not state.
