@@ -2,12 +2,15 @@
 
     python -m benchmarks.train_step --torch_python=PYTHON
     python -m benchmarks.train_step --modality=audio --torch_python=PYTHON
+    python -m benchmarks.train_step --family=transformer --torch_python=PYTHON
 
 torchvision's r2plus1d_18 on 8 x 112 x 112 clips (or its ResNet-18 with one channel on
 100 x 40 log-mel), by this project's training step and extraction and by PyTorch with
 SGD, the same batch, all cores, each engine in a process of its own, one after the other
 and all of that --runs times. PyTorch is run in both memory formats, with autocast for
-bfloat16, and the faster one counts. --torch_python is a Python with what
+bfloat16, and the faster one counts. With --family=transformer they are ViT-S over
+tubelets of 2 x 16 x 16, VideoMAE's class of the library transformers, or AST-S on 200 x
+40, and the optimizer is AdamW. --torch_python is a Python with what
 benchmarks/requirements-torch.txt lists. A training step counts as three times the
 operations of a forward pass.
 """
@@ -29,6 +32,9 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Clips per batch.")
 _MODALITY = flags.DEFINE_enum(
     "modality", "video", ["video", "audio"], "Modality to encode."
 )
+_FAMILY = flags.DEFINE_enum(
+    "family", "residual", ["residual", "transformer"], "Family of encoders."
+)
 _PRECISIONS = flags.DEFINE_list(
     "precisions", ["float32", "bfloat16"], "Precisions of both engines."
 )
@@ -48,6 +54,20 @@ _ENCODERS = {
     "video": ("r2plus1d_torchvision", 18, (8, 112, 112, 3)),
     "audio": ("resnet_torchvision", 18, (100, 40, 1)),
 }
+# The same of transformers: settings, and the shape of a clip.
+_TRANSFORMERS = {
+    "video": (
+        ("vit", "S", 12, 2, 16, "joint", "mean_then_norm", 0, 0, 0.0),
+        (8, 112, 112, 3),
+    ),
+    "audio": (("ast", "S", 12, 16, 10, "class", 2, 0, 0.0), (200, 40, 1)),
+}
+
+
+def _shape() -> tuple[int, ...]:
+    """Of a clip."""
+    table = _ENCODERS if _FAMILY.value == "residual" else _TRANSFORMERS
+    return table[_MODALITY.value][-1]
 
 
 def time_ours(precision: str) -> dict[str, float]:
@@ -65,7 +85,16 @@ def time_ours(precision: str) -> dict[str, float]:
     from xdc_tf.training import configuration, optimizers, supervision, train_step
 
     modality = _MODALITY.value
-    architecture, depth, shape = _ENCODERS[modality]
+    shape = _shape()
+    clip = configuration.clip(configuration.Config(), None)
+    if _FAMILY.value == "residual":
+        name, depth, _ = _ENCODERS[modality]
+        settings, optimizer_name = encoder_table.ResNetSettings(name, depth, 1.0), "sgd"
+    else:
+        kind = encoder_table.ENCODERS[_TRANSFORMERS[modality][0][0]].settings
+        settings, optimizer_name = kind(*_TRANSFORMERS[modality][0]), "adamw"
+        if modality == "audio":
+            clip = clip._replace(audio_secs=shape[0] * clip.mel_hop_secs)
     method = supervision.Method(
         {modality: modality}, {modality: (supervision.TRUE_LABELS,)}
     )
@@ -73,15 +102,13 @@ def time_ours(precision: str) -> dict[str, float]:
     dtype = "float32" if precision == "float32" else f"mixed_{precision}"
     model = two_stream.build(
         method.streams,
-        architectures={
-            modality: encoder_table.ResNetSettings(architecture, depth, 1.0)
-        },
-        clip=configuration.clip(configuration.Config(), None),
+        architectures={modality: settings},
+        clip=clip,
         layers=LayerSettings(dtype=dtype, weight_decay=1e-4, fast=True),
         heads={head: two_stream.HeadSettings(modality, _NUM_CLASSES)},
     )
     optimizer = optimizers.make(
-        "sgd",
+        optimizer_name,
         model.trainable_variables,
         momentum=0.9,
         weight_decay=1e-4,
@@ -128,6 +155,9 @@ def _flops(encoder, shape) -> int:
 def time_torch(precision: str, memory_format: str) -> dict[str, float]:
     """Clips/s of PyTorch's training step and forward pass."""
     import torch
+
+    if _FAMILY.value == "transformer":
+        return _time_transformers(precision)
     import torchvision
 
     if _MODALITY.value == "video":
@@ -139,17 +169,51 @@ def time_torch(precision: str, memory_format: str) -> dict[str, float]:
         channels_last = torch.channels_last
     formats = {"contiguous": torch.contiguous_format, "channels_last": channels_last}
     layout = formats[memory_format]
-    shape = _ENCODERS[_MODALITY.value][2]
+    shape = _shape()
     clips = torch.randn(_BATCH_SIZE.value, shape[-1], *shape[:-1])
     clips, model = clips.to(memory_format=layout), model.to(memory_format=layout)
-    labels = torch.arange(_BATCH_SIZE.value) % _NUM_CLASSES
     optimizer = torch.optim.SGD(
         model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4
     )
+    return _time_torch_steps(precision, model, lambda: model(clips), optimizer)
+
+
+def _time_transformers(precision: str) -> dict[str, float]:
+    import torch
+    import transformers
+
+    form = {
+        "hidden_size": 384,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 12,
+        "intermediate_size": 1536,
+        "num_labels": _NUM_CLASSES,
+    }
+    shape = _shape()
+    if _MODALITY.value == "video":
+        frames, side = shape[:2]
+        model = transformers.VideoMAEForVideoClassification(
+            transformers.VideoMAEConfig(image_size=side, num_frames=frames, **form)
+        )
+        clips = torch.randn(_BATCH_SIZE.value, frames, 3, side, side)
+    else:
+        frames, filters = shape[:2]
+        model = transformers.ASTForAudioClassification(
+            transformers.ASTConfig(max_length=frames, num_mel_bins=filters, **form)
+        )
+        clips = torch.randn(_BATCH_SIZE.value, frames, filters)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01, weight_decay=1e-4)
+    return _time_torch_steps(precision, model, lambda: model(clips).logits, optimizer)
+
+
+def _time_torch_steps(precision: str, model, compute, optimizer) -> dict[str, float]:
+    import torch
+
+    labels = torch.arange(_BATCH_SIZE.value) % _NUM_CLASSES
 
     def output():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            return model(clips)
+            return compute()
 
     def train():
         optimizer.zero_grad()
@@ -197,7 +261,8 @@ def _in_a_process(engine: str) -> dict[str, float]:
     environment = {name: v for name, v in os.environ.items() if name not in _UNSET}
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     python = _TORCH_PYTHON.value if engine.startswith("torch") else sys.executable
-    values = {flag.name: flag.value for flag in (_STEPS, _BATCH_SIZE, _MODALITY)}
+    passed = (_STEPS, _BATCH_SIZE, _MODALITY, _FAMILY)
+    values = {flag.name: flag.value for flag in passed}
     done = subprocess.run(
         [
             python,
@@ -228,7 +293,7 @@ def compare() -> None:
     def median(engine, key):
         return float(np.median([run[engine][key] for run in runs]))
 
-    size, shape = _BATCH_SIZE.value, _ENCODERS[_MODALITY.value][2]
+    size, shape = _BATCH_SIZE.value, _shape()
     print(
         f"{_MODALITY.value}, batch {size} of {shape}, medians of {len(runs)} runs; "
         + ", ".join(

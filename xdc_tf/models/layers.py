@@ -19,7 +19,10 @@ from xdc_tf.models import fast_layers
 # Depth 4 has one stage; it is for trying things out, and no published network has it.
 BLOCKS_PER_STAGE = {4: (1,), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 # What stands for a layer in a folded copy.
-_FOLDED: dict[type, Any] = {keras.layers.EinsumDense: fast_layers.ScaleAndShift}
+_FOLDED: dict[type, Any] = {
+    keras.layers.EinsumDense: fast_layers.ScaleAndShift,
+    keras.layers.MultiHeadAttention: fast_layers.SelfAttention,
+}
 # Not other subclasses of Keras's, whose kernels have other axes.
 _CONVOLUTIONS = (
     keras.layers.Conv2D,
@@ -183,7 +186,8 @@ def fold(encoder: keras.Model) -> keras.Model:
 
     Args:
       encoder: a functional model of one input and one output, channels last, in which
-        each layer occurs once, and EinsumDense only as fast_layers.ScaleAndShift is.
+        each layer occurs once, EinsumDense and MultiHeadAttention only as those of
+        fast_layers that stand for them are.
 
     Returns:
       A model of its own variables, none of them trainable, filled by copy_folded.

@@ -285,7 +285,12 @@ class _Layers:
 
     def _attention(self, x, axis: int, number: int, name: str):
         y = self._norm(x, f"{name}_norm")
-        y = keras.layers.MultiHeadAttention(
+        attention = (
+            fast_layers.SelfAttention
+            if self._layers.fast
+            else keras.layers.MultiHeadAttention
+        )
+        y = attention(
             self._size.num_heads,
             self._size.width // self._size.num_heads,
             attention_axes=(axis,),
