@@ -281,9 +281,12 @@ def _in_a_process(engine: str) -> dict[str, float]:
 
 def compare() -> None:
     """Prints a row per engine and precision, and ours by the faster of PyTorch's."""
+    layouts = ["contiguous"]
+    if _FAMILY.value == "residual":
+        layouts.append("channels_last")
     engines = ["ceiling"]
     for precision in _PRECISIONS.value:
-        engines += [f"torch:{precision}:contiguous", f"torch:{precision}:channels_last"]
+        engines += [f"torch:{precision}:{layout}" for layout in layouts]
         engines += [f"ours:{precision}"]
     runs = []
     for number in range(_RUNS.value):
@@ -317,10 +320,7 @@ def compare() -> None:
             ratio = np.median(
                 [
                     run[engine][key]
-                    / max(
-                        run[f"torch:{precision}:{layout}"][key]
-                        for layout in ("contiguous", "channels_last")
-                    )
+                    / max(run[f"torch:{precision}:{layout}"][key] for layout in layouts)
                     for run in runs
                 ]
             )
