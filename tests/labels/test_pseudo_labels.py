@@ -252,3 +252,37 @@ def test_an_error_about_a_setting_names_its_key(features, fitted_rows):
     settings = SETTINGS._replace(num_clusters=NUM_ROWS + 1)
     with pytest.raises(ValueError, match="key is config.kmeans.num_clusters"):
         cluster(features, {"video": ("video",)}, fitted_rows, settings=settings)
+
+
+def test_heads_may_differ_in_their_number_of_clusters(features, fitted_rows):
+    sources = {"video": ("video",), "audio": ("audio",)}
+    found = pseudo_labels.cluster(
+        features,
+        sources,
+        fitted_rows=fitted_rows,
+        settings=SETTINGS._replace(head_clusters=(5, 3, 8)),
+        seed=1,
+    )
+    assert {name: len(c.centroids) for name, c in found.items()} == {
+        **{"video": 5, "video-1": 3, "video-2": 8},
+        **{"audio": 5, "audio-1": 3, "audio-2": 8},
+    }
+    alone = pseudo_labels.cluster(
+        features, sources, fitted_rows=fitted_rows, settings=SETTINGS, seed=1
+    )
+    for source in sources:
+        np.testing.assert_array_equal(found[source].labels, alone[source].labels)
+        assert found[f"{source}-2"].labels[fitted_rows].max() == 7
+
+
+def test_more_clusters_of_a_head_than_rows_are_refused_by_the_key(
+    features, fitted_rows
+):
+    with pytest.raises(ValueError, match=r"config\.kmeans\.head_clusters"):
+        pseudo_labels.cluster(
+            features,
+            {"video": ("video",)},
+            fitted_rows=fitted_rows,
+            settings=SETTINGS._replace(head_clusters=(5, NUM_ROWS + 1)),
+            seed=1,
+        )

@@ -244,6 +244,29 @@ def test_a_folded_copy_computes_the_same_from_variables_of_its_own(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_training_layers_compute_the_features_and_gradients_of_kerass(form):
+    settings = FORMS[form]
+    encoder, clips = build(settings), clips_of(settings)
+    fast = build(settings, fast=True)
+    fast.set_weights(encoder.get_weights())
+    kinds = {type(layer) for layer in fast.layers}
+    assert {fast_layers.SelfAttention, fast_layers.ScaleAndShift} <= kinds
+
+    def gradients(model):
+        with tf.GradientTape() as tape:
+            features = model(clips, training=True)
+            loss = tf.reduce_sum(tf.square(features))
+        return features, tape.gradient(loss, model.trainable_variables)
+
+    (features, found), (expected_features, expected) = map(gradients, (fast, encoder))
+    np.testing.assert_allclose(features, expected_features, rtol=1e-4, atol=1e-4)
+    # Those of biases of keys are zero but for rounding.
+    largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4 * largest)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_keras_alone_opens_the_file_and_this_reader_takes_its_weights(form, tmp_path):
     settings = FORMS[form]._replace(drop_path=0.2)
     shape = SHAPES["ast"] if form == "audio" else (4, 16, 16, 3)

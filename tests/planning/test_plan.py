@@ -120,6 +120,16 @@ def test_kmeans_is_shared_by_the_devices_and_multiplied_by_heads_and_restarts():
     assert secs == pytest.approx(2 * 6 * one / 4)
 
 
+def test_kmeans_of_heads_of_several_numbers_of_clusters_takes_their_sum():
+    apart = KMeansSettings(num_iterations=20, head_clusters=(1000, 3000))
+    together = KMeansSettings(num_clusters=4000, num_iterations=20)
+    secs = [
+        times.kmeans_secs(_size(kmeans=kmeans), _cluster(), EFFICIENCY)
+        for kmeans in (apart, together)
+    ]
+    assert secs[0] == pytest.approx(secs[1])
+
+
 def test_mixed_kmeans_labels_in_float32():
     kmeans = KMeansSettings(num_clusters=4000, num_iterations=20, precision="mixed")
     secs, _ = times.kmeans_secs(_size(kmeans=kmeans), _cluster(), EFFICIENCY)

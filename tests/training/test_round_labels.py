@@ -286,3 +286,33 @@ def test_encoders_that_start_from_weights_make_the_first_clusters_themselves(
     table = label_tables.read(run_directory.round_dir(str(tmp_path / "run"), 0))
     widths = {c.centroids.shape[1] for c in table.clusterings.values()}
     assert widths == {32}
+
+
+def test_heads_of_several_numbers_of_clusters_learn_their_own(
+    tiny_config, tiny_records, tmp_path
+):
+    kmeans = tiny_config["kmeans"] | {"head_clusters": (3, 5)}
+    config = tiny_config | {"num_rounds": 1, "kmeans": kmeans}
+    pretrain_on(config, tiny_records, tmp_path / "run")
+    for number in (0, 1):
+        table = label_tables.read(
+            run_directory.round_dir(str(tmp_path / "run"), number)
+        )
+        numbers = {name: len(c.centroids) for name, c in table.clusterings.items()}
+        assert numbers == {"audio": 3, "audio-1": 5, "video": 3, "video-1": 5}
+    path = run_directory.heads_file(str(tmp_path / "run"), "video")
+    heads = encoder_files.load_heads(path, num_features=32)
+    assert {name: len(head.bias) for name, head in heads.items()} == {
+        "audio": 3,
+        "audio-1": 5,
+    }
+
+
+def test_a_head_of_more_clusters_than_examples_is_refused_before_the_run_begins(
+    tiny_config, tiny_records, tmp_path
+):
+    kmeans = tiny_config["kmeans"] | {"head_clusters": (3, 500)}
+    with pytest.raises(
+        ValueError, match=r"kmeans.head_clusters=\(3, 500\) must be fro"
+    ):
+        make_run(tiny_config | {"kmeans": kmeans}, tiny_records, tmp_path / "run")

@@ -21,7 +21,8 @@ class LabelMaker(NamedTuple):
 
     Attributes:
       fit: fit(features, sources, *, fitted_rows, settings, seed, strategy) -> for each
-        label source settings.num_heads Clusterings by label_tables.clustering_name. Of
+        label source settings.clusters_of_heads Clusterings by
+        label_tables.clustering_name. Of
         the arguments see pseudo_labels.cluster; `settings` are those of config.kmeans.
         A Clustering's labels are of all rows of `features`, from 0 to
         settings.num_clusters - 1, -1 for none; its centroids label further examples.

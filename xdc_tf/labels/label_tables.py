@@ -57,6 +57,11 @@ def clustering_name(source: str, head: int) -> str:
     return source if head == 0 else f"{source}-{head}"
 
 
+def head_of(name: str) -> int:
+    """The number, from 0, of a clustering among those of its source."""
+    return int(name.partition("-")[2] or 0)
+
+
 def source_of(name: str) -> str:
     """The source of a clustering's name."""
     return name.partition("-")[0]

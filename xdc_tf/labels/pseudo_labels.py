@@ -13,7 +13,7 @@ from xdc_tf.kmeans import distances, kmeans
 from xdc_tf.kmeans.fit_settings import PRECISIONS
 from xdc_tf.labels.label_tables import Clustering, clustering_name
 from xdc_tf.runtime import arrays
-from xdc_tf.runtime.typed_settings import COUNT, FLAG, Choice, Number, Whole
+from xdc_tf.runtime.typed_settings import COUNT, FLAG, Choice, Number, Several, Whole
 
 _BLOCK_ROWS = 8192
 
@@ -26,6 +26,8 @@ class KMeansSettings(NamedTuple):
       num_iterations: the most.
       num_restarts: fits from other centroids, of which that of least inertia counts.
       num_heads: clusterings of each source, from different initial centroids.
+      head_clusters: number of clusters of each clustering of a source, in place of
+        num_clusters and num_heads; (): as these say.
       tolerance: an iteration that lowers the objective by no more than this fraction is
         the last; 0: labels that do not change any more.
       precision: one of kmeans.fit_settings.PRECISIONS.
@@ -41,6 +43,7 @@ class KMeansSettings(NamedTuple):
     num_iterations: Annotated[int, COUNT] = 20
     num_restarts: Annotated[int, Whole(1, 10_000)] = 1
     num_heads: Annotated[int, Whole(1, 10_000)] = 1
+    head_clusters: Annotated[tuple[int, ...], Several(Whole(2))] = ()
     tolerance: Annotated[float, Number(0, 1, below=True)] = 0.0
     precision: Annotated[str, Choice(PRECISIONS)] = "float32"
     normalize: Annotated[bool, FLAG] = True
@@ -48,6 +51,11 @@ class KMeansSettings(NamedTuple):
     balanced: Annotated[bool, FLAG] = False
     pca_components: Annotated[int, Whole()] = 0
     memory_gib: Annotated[float, Number(0, 1e6)] = 4.0
+
+    @property
+    def clusters_of_heads(self) -> tuple[int, ...]:
+        """Number of clusters of each clustering of a source."""
+        return self.head_clusters or (self.num_clusters,) * self.num_heads
 
 
 def cluster(
@@ -72,46 +80,60 @@ def cluster(
       strategy: devices to spread the rows over.
 
     Returns:
-      For each source settings.num_heads clusterings, by name
+      For each source a clustering for each of settings.clusters_of_heads, by name
       (label_tables.clustering_name).
 
     Raises:
       ValueError: see kmeans.fit; names the key of an unusable setting.
     """
     options = fit_options(settings)
+    # Heads of one number of clusters are fitted together.
+    fits = [(options, settings.num_heads, 0)]
+    if settings.head_clusters:
+        fits = [
+            (options._replace(num_clusters=num_clusters), 1, head)
+            for head, num_clusters in enumerate(settings.head_clusters)
+        ]
     limit = settings.memory_gib * 2**30
     clusterings = {}
     for number, (source, streams) in enumerate(sources.items()):
-        source_seed = np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1
-        try:
-            heads = kmeans.fit_heads(
-                side_by_side(
-                    [features.streams[name] for name in streams], memory=limit
-                ),
-                options,
-                num_heads=settings.num_heads,
-                seed=int(source_seed),
-                fitted_rows=fitted_rows & features.present,
-                present_rows=features.present,
-                strategy=strategy,
-            )
-        except kmeans.ArgumentError as error:
-            raise ValueError(
-                f"{source}: {error} The key is config.kmeans.{error.argument}."
-            ) from error
-        for head, result in enumerate(heads):
-            clusterings[clustering_name(source, head)] = Clustering(
-                *(getattr(result, name) for name in Clustering._fields)
-            )
+        rows = side_by_side([features.streams[name] for name in streams], memory=limit)
+        for of_fit, num_heads, first in fits:
+            entropy = [seed, number, first] if first else [seed, number]
+            fit_seed = np.random.SeedSequence(entropy).generate_state(1)[0] >> 1
+            try:
+                heads = kmeans.fit_heads(
+                    rows,
+                    of_fit,
+                    num_heads=num_heads,
+                    seed=int(fit_seed),
+                    fitted_rows=fitted_rows & features.present,
+                    present_rows=features.present,
+                    strategy=strategy,
+                )
+            except kmeans.ArgumentError as error:
+                key = error.argument
+                if settings.head_clusters and key == "num_clusters":
+                    key = "head_clusters"
+                raise ValueError(
+                    f"{source}: {error} The key is config.kmeans.{key}."
+                ) from error
+            for head, result in enumerate(heads, start=first):
+                clusterings[clustering_name(source, head)] = Clustering(
+                    *(getattr(result, name) for name in Clustering._fields)
+                )
     return clusterings
 
 
 def fit_options(settings: KMeansSettings) -> kmeans.Options:
-    """The options of a single fit."""
+    """The options of a single fit, of the first head."""
     options = kmeans.Options(
         *(getattr(settings, name) for name in kmeans.Options._fields)
     )
-    return options._replace(pca_components=settings.pca_components or None)
+    return options._replace(
+        num_clusters=settings.clusters_of_heads[0],
+        pca_components=settings.pca_components or None,
+    )
 
 
 def side_by_side(

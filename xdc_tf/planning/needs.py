@@ -157,7 +157,7 @@ def storage(size: RunSize, *, bytes_per_video: float) -> Storage:
         and clustering.width == width
         and len(size.encoders) > 1
     )
-    label_digits = len(str(size.kmeans.num_clusters - 1))
+    label_digits = len(str(max(size.kmeans.clusters_of_heads) - 1))
     line = (
         len(str(num_videos))
         + 1

@@ -1,6 +1,7 @@
 """A configuration and a number of videos -> the sizes of a run."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 from xdc_tf.data import dataset_info, record_framing, record_index
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.payloads import AUDIO, VIDEO
+from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_changes import STATISTICS
 from xdc_tf.labels.pseudo_labels import KMeansSettings
 from xdc_tf.models import encoder_table, layers
@@ -137,12 +139,12 @@ def measure(
     """
     _check(config, num_videos=num_videos, num_devices=num_devices)
     method = supervision.with_heads(
-        supervision.method(config.method), config.kmeans.num_heads
+        supervision.method(config.method), len(config.kmeans.clusters_of_heads)
     )
     training, kmeans = config.training, config.kmeans
     features = config.features
     encoders, folded = _count_encoders(config, method)
-    num_labels = _num_labels(method, kmeans.num_clusters, num_classes)
+    num_labels = _num_labels(method, kmeans.clusters_of_heads, num_classes)
     num_trained = num_videos - round(training.held_out_share * num_videos)
     steps_per_round = _steps_per_round(training, num_trained)
     clusterings = _clusterings(method, encoders, kmeans, num_videos)
@@ -178,13 +180,15 @@ def measure(
 
 
 def _num_labels(
-    method: supervision.Method, num_clusters: int, num_classes: int | None
+    method: supervision.Method,
+    clusters_of_heads: Sequence[int],
+    num_classes: int | None,
 ) -> dict[str, int]:
     """By label source its number of clusters, or classes."""
     return {
-        source: (num_classes or num_clusters)
+        source: (num_classes or clusters_of_heads[0])
         if source == supervision.TRUE_LABELS
-        else num_clusters
+        else clusters_of_heads[label_tables.head_of(source)]
         for source in supervision.label_sources(method)
     }
 
@@ -238,7 +242,7 @@ def _check(config, *, num_videos, num_devices) -> None:
     num_trained = num_videos - num_held_out
     needed = {
         "training.batch_size": sizes["training.batch_size"],
-        "kmeans.num_clusters": config.kmeans.num_clusters,
+        "kmeans.num_clusters": max(config.kmeans.clusters_of_heads),
     }
     for key, least in needed.items():
         if num_trained < least:

@@ -220,14 +220,14 @@ def kmeans_secs(
     peak = single
     if kmeans.precision == "mixed":
         peak = device_table.matmul_flops(device, half, key="kmeans.precision")
-    num_fits = kmeans.num_heads * kmeans.num_restarts
+    num_centroids = sum(kmeans.clusters_of_heads) * kmeans.num_restarts
     iterations = kmeans.num_iterations + (_BALANCING_PASSES if kmeans.balanced else 0)
     # The rows are checked before the iterations and labelled after them.
     passes = iterations + 2 + bool(kmeans.pca_components)
     device_secs = storage_secs = 0.0
     for clustering in size.clusterings:
         width = clustering.fitted_width
-        flops = 2.0 * size.num_videos * width * kmeans.num_clusters * num_fits
+        flops = 2.0 * size.num_videos * width * num_centroids
         secs = iterations * flops / peak + flops / single
         if kmeans.pca_components:
             projections = passes if clustering.from_files else 1

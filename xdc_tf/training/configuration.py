@@ -357,7 +357,8 @@ def check_health(config: Config) -> None:
     Raises:
       ValueError: on a fraction that every clustering exceeds.
     """
-    largest, num_clusters = config.health.max_cluster_share, config.kmeans.num_clusters
+    largest = config.health.max_cluster_share
+    num_clusters = min(config.kmeans.clusters_of_heads)
     if largest * num_clusters < 1:
         raise ValueError(
             f"config.health.max_cluster_share={largest} is less than the mean fraction "

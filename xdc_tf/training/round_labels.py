@@ -98,8 +98,8 @@ def first_clusterings(run: Run) -> dict[str, Clustering]:
             f"{where} has clusterings {list(table.clusterings)}, and none is named "
             f"{missing[0]}; take a run of the same method and number of heads."
         )
-    num_clusters = run.config.kmeans.num_clusters
     for name in names:
+        num_clusters = run.config.kmeans.clusters_of_heads[label_tables.head_of(name)]
         if len(table.clusterings[name].centroids) != num_clusters:
             raise ValueError(
                 f"{where} has {len(table.clusterings[name].centroids)} clusters, and "

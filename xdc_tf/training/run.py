@@ -12,6 +12,7 @@ from xdc_tf.data import dataset_info, record_directory
 from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
 from xdc_tf.distribution import workers
+from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_table, two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
 from xdc_tf.runtime import files
@@ -138,7 +139,7 @@ def _trained_method(config: Config) -> supervision.Method:
             f"config.method={config.method} trains nothing; choose one of "
             f"{', '.join(trained)}."
         )
-    return supervision.with_heads(method, config.kmeans.num_heads)
+    return supervision.with_heads(method, len(config.kmeans.clusters_of_heads))
 
 
 def _build_state(
@@ -280,15 +281,17 @@ def held_out_rows(
 def _num_labels(config, method, records: Records) -> dict[str, int]:
     """Number of labels of each label source that the method needs."""
     num_trained = int(records.trained.sum())
-    num_clusters = config.kmeans.num_clusters
+    key = "head_clusters" if config.kmeans.head_clusters else "num_clusters"
     num_classes = len(records.info.label_names)
     num_labels = {}
     for source in supervision.label_sources(method):
         if source != supervision.TRUE_LABELS:
+            head = label_tables.head_of(source)
+            num_clusters = config.kmeans.clusters_of_heads[head]
             if not 1 < num_clusters <= num_trained:
                 raise ValueError(
-                    f"config.kmeans.num_clusters={num_clusters} must be from 2 to the "
-                    f"{num_trained} examples of {records.directory} to train on."
+                    f"config.kmeans.{key}={getattr(config.kmeans, key)} must be from 2 "
+                    f"to the {num_trained} examples of {records.directory} to train on."
                 )
             num_labels[source] = num_clusters
         else:
