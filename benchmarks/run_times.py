@@ -28,7 +28,7 @@ PARTS = {
         ("training/pretrain.py", "save_initial_encoders")
     ],
     "features to cluster": [("training/run_features.py", "to_cluster")],
-    "k-means": [("training/pretrain.py", "cluster")],
+    "k-means": [("training/round_labels.py", "cluster")],
     "criteria": [("training/round_criteria.py", "measure")],
     "tables and pictures": [
         ("training/pretrain.py", "write_label_tables"),

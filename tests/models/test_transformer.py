@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -51,6 +53,12 @@ def build(settings, shape=None, **layer_settings):
         ]
     )
     return encoder
+
+
+@functools.cache
+def encoder_of(form):
+    """That of `build`, for tests that leave it as it is."""
+    return build(FORMS[form])
 
 
 def clips_of(settings, shape=None, number=2):
@@ -144,7 +152,7 @@ def in_numpy(encoder, settings, clips):
 @pytest.mark.parametrize("form", FORMS)
 def test_features_are_those_of_the_definition_in_numpy(form):
     settings = FORMS[form]
-    encoder, clips = build(settings), clips_of(settings)
+    encoder, clips = encoder_of(form), clips_of(settings)
     features = encoder(clips, training=False).numpy()
     expected = in_numpy(encoder, settings, clips)
     assert features.shape == (2, transformer.num_features(settings))
@@ -186,8 +194,7 @@ def test_the_least_number_of_parameters_is_close_below_their_number(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_layer_with_weights_has_a_stage_and_the_last_norm_the_highest(form):
-    settings = FORMS[form]
-    encoder = build(settings)
+    encoder = encoder_of(form)
     stages = {
         layer.name: transformer.stage(layer.name)
         for layer in encoder.layers
@@ -246,7 +253,7 @@ def test_a_folded_copy_computes_the_same_from_variables_of_its_own(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_training_layers_compute_the_features_and_gradients_of_kerass(form):
     settings = FORMS[form]
-    encoder, clips = build(settings), clips_of(settings)
+    encoder, clips = encoder_of(form), clips_of(settings)
     fast = build(settings, fast=True)
     fast.set_weights(encoder.get_weights())
     kinds = {type(layer) for layer in fast.layers}
@@ -405,10 +412,16 @@ def test_an_encoder_has_no_statistics_to_average_or_undo():
     assert compat.tf_variables(encoder.non_trainable_weights) == []
 
 
-@pytest.mark.parametrize("form", ["divided with class token and registers", "audio"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "divided with class token and registers",
+        pytest.param("audio", marks=pytest.mark.slow),
+    ],
+)
 def test_exports_for_other_runtimes_compute_the_features(form, tmp_path):
     settings = FORMS[form]
-    encoder, path = build(settings), str(tmp_path / "encoder.")
+    encoder, path = encoder_of(form), str(tmp_path / "encoder.")
     model_files.save_tflite(encoder, path + "tflite")
     interpreter = tf.lite.Interpreter(path + "tflite")
     entry = interpreter.get_input_details()[0]

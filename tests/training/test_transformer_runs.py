@@ -87,7 +87,7 @@ def test_stochastic_depth_differs_between_steps_and_not_in_evaluation(
         assert values["loss"] != second[head]["loss"]
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_two_devices_take_the_step_of_one_in_one_or_two_parts(
     tiny_config, tiny_records, tmp_path, two_devices
 ):
