@@ -66,7 +66,7 @@ def test_arrays_are_clustered_for_their_source_and_encoders_features_for_the_oth
     assert last.clusterings["audio"].centroids.shape[1] == 32
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("rounds", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_clusters_of_a_teacher_stay_as_many_rounds_as_the_configuration_says(
     planted, tiny_config, tiny_records, tmp_path, rounds
 ):
