@@ -9,9 +9,11 @@ from prepared_runs import ONE_DEVICE, make_run, pretrain_on
 
 from xdc_tf.data.clips import encoder_input
 from xdc_tf.export import export_run
+from xdc_tf.features.extraction import Features
 from xdc_tf.labels import agreement, label_tables
+from xdc_tf.labels.label_makers import LABEL_MAKERS, LabelMaker
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import run_features, trained_run
+from xdc_tf.training import round_labels, run_features, supervision, trained_run
 from xdc_tf.training.batches import evaluation_batches
 
 pytestmark = pytest.mark.once
@@ -106,6 +108,29 @@ def test_features_of_given_encoders_are_those_that_they_compute(
             )
 
 
+def test_sources_are_clustered_in_their_own_order_whatever_the_teacher_has(
+    planted, tiny_config, tiny_records, tmp_path, monkeypatch
+):
+    folder, _ = planted
+    np.save(folder / "video.npy", np.load(folder / "audio.npy"))
+    run = make_run(taught(tiny_config, folder), tiny_records, tmp_path / "run")
+    asked, fit = [], LABEL_MAKERS["kmeans"].fit
+
+    def fit_watched(features, sources, **arguments):
+        asked.append(list(sources))
+        return fit(features, sources, **arguments)
+
+    monkeypatch.setitem(LABEL_MAKERS, "kmeans", LabelMaker(fit_watched))
+    present = np.ones(NUM_ROWS, bool)
+    for names in (frozenset(["audio", "video"]), {"video": 0, "audio": 1}):
+        monkeypatch.setattr(
+            round_labels.teacher, "sources", lambda *_, names=names: frozenset(names)
+        )
+        round_labels.cluster(run, Features({}, present), 0)
+    ordered = list(supervision.clustered_sources(run.method))
+    assert asked == [ordered, ordered]
+
+
 @pytest.mark.slow
 def test_a_run_of_a_trained_teacher_begins_with_its_clusters(
     tiny_run, tiny_config, tiny_records, tmp_path
@@ -123,8 +148,8 @@ def test_a_run_of_a_trained_teacher_begins_with_its_clusters(
         (np.zeros((NUM_ROWS - 1, 3), np.float32), r"float32 \(23, 3\), and features"),
         (np.zeros((NUM_ROWS, 3), np.int64), r"int64 \(24, 3\), and features are float"),
         (np.zeros(NUM_ROWS, np.float32), r"float32 \(24,\), and features are float"),
-        (b"\x93NUMPY no array", "cannot be read as an array"),
-        (np.array([{"a": 1}] * NUM_ROWS, object), "cannot be read as an array"),
+        (b"\x93NUMPY no array", "audio.npy: "),
+        (np.array([{"a": 1}] * NUM_ROWS, object), "audio.npy: "),
     ],
 )
 def test_arrays_that_hold_something_else_are_named_before_the_run_begins(

@@ -244,7 +244,7 @@ def start_round(run: Run, context: RoundContext, round_index: int) -> None:
         if not keeps_heads:
             two_stream.reset_heads(
                 run.state.model,
-                seed=round_labels.seed(run, round_index, "heads"),
+                seed=round_labels.round_seed(run, round_index, "heads"),
                 kept=supervision.heads_of(run.method, staying),
             )
     start_training(run)

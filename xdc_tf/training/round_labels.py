@@ -34,10 +34,11 @@ def cluster(run: Run, features: Features, round_index: int) -> dict[str, Cluster
     def fit(features, names, settings):
         return maker.fit(
             features,
-            {name: sources[name] for name in names},
+            # In an order of their own, of which seeds and processes' turns follow.
+            {name: sources[name] for name in sources if name in names},
             fitted_rows=records.trained[records.local.rows],
             settings=settings,
-            seed=seed(run, round_index, "clustering"),
+            seed=round_seed(run, round_index, "clustering"),
             strategy=run.strategy,
         )
 
@@ -48,7 +49,7 @@ def cluster(run: Run, features: Features, round_index: int) -> dict[str, Cluster
     if taught:
         of_teacher = features._replace(streams=run_features.of_teacher(run))
         clusterings |= fit(of_teacher, taught, settings)
-    if others := [name for name in sources if name not in taught]:
+    if others := sources.keys() - taught:
         if are_of_statistics(run, round_index):
             features = run_features.of_statistics(run)
             # They are fewer than the encoders' features, and scaled by themselves.
@@ -66,7 +67,8 @@ def cluster(run: Run, features: Features, round_index: int) -> dict[str, Cluster
     }
 
 
-def seed(run: Run, round_index: int, purpose: str) -> int:
+def round_seed(run: Run, round_index: int, purpose: str) -> int:
+    """The seed of what a round draws for a purpose."""
     entropy = [run.config.seed, round_index, *purpose.encode()]
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 

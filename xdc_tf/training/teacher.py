@@ -10,6 +10,8 @@ import numpy as np
 
 from xdc_tf.data import dataset_info
 from xdc_tf.data.dataset_info import DatasetInfo
+from xdc_tf.data.payloads import AUDIO
+from xdc_tf.runtime import arrays
 from xdc_tf.training import exported_run, supervision
 from xdc_tf.training.configuration import Config
 from xdc_tf.training.trained_run import TrainedRun
@@ -85,7 +87,7 @@ def check(
             open_array(labels.features_from, stream, info)
         return
     trained = exported_run.open_directory(labels.features_from)
-    if any(method.streams[stream] == "audio" for stream in streams(config, method)):
+    if any(method.streams[stream] == AUDIO for stream in streams(config, method)):
         rate = trained.config.log_mel.sample_rate_hz
         dataset_info.check_audio(info, trained.audio, rate, records_dir)
 
@@ -115,12 +117,7 @@ def open_array(directory: str, stream: str, info: DatasetInfo) -> np.ndarray:
       ValueError: if the file holds something else.
     """
     path = array_path(directory, stream)
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an array ({error}); write it with numpy.save."
-        ) from error
+    array = arrays.open_npy(path)
     if array.ndim != 2 or array.dtype.kind != "f" or len(array) != info.num_rows:
         raise ValueError(
             f"{path} holds {array.dtype} {array.shape}, and features are floating, of "
