@@ -214,8 +214,8 @@ def _settings(scale: Scale, methods: Sequence[str]) -> list[Variant]:
     ]
 
 
-# Steps of the small transformers below take so many times as long as those of the
-# residual networks, on a CPU with one thread.
+# Steps of the small transformers below take about so many times as long as those of the
+# residual networks, on a CPU with one thread (python -m benchmarks.encoder_steps).
 _TRANSFORMERS_TIME = 2.4
 
 

@@ -296,8 +296,7 @@ class SelfAttention(keras.layers.MultiHeadAttention):
     """Attention of tokens to each other along one axis, by plain matrix products.
 
     Made with one of attention_axes, biases and no dropout, and called with its input
-    twice. Keras's einsums take 1.3 times as long on a CPU in float32, and 1.8 times in
-    bfloat16 (docs/training_speed.md).
+    twice. Keras's einsums take longer on a CPU (docs/training_speed.md).
     """
 
     def call(self, query, value, key=None, training=None):
