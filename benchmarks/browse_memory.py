@@ -111,12 +111,14 @@ def write_records(directory: pathlib.Path, num_examples: int) -> None:
                     frame_rate=4.0,
                     height=16,
                     width=16,
-                    label=number % 20,
-                    label_text=f"class_{number % 20:02d}",
+                    labels=[number % 20],
+                    label_texts=[f"class_{number % 20:02d}"],
                 )
                 writer.write(records.encode_example(example))
                 examples.append(
-                    ExampleRow(number, video_id, example.label_text, name, 0.0, _SECS)
+                    ExampleRow(
+                        number, video_id, example.label_texts[0], name, 0.0, _SECS
+                    )
                 )
         index = path.with_name(f"{name}.index")
         sizes = path.stat().st_size, index.stat().st_size

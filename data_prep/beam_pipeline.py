@@ -4,7 +4,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from data_prep import shards as shard_files
@@ -12,6 +12,7 @@ from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.shards import PROGRESS_DIR, Shard
 from data_prep.worker_processes import PoolSettings
+from xdc_tf.data.label_texts import LabelNumbers
 from xdc_tf.runtime import compat, files
 
 
@@ -20,7 +21,7 @@ class _Arguments(NamedTuple):
 
     out_dir: str
     settings: ConversionSettings
-    label_indices: Mapping[str, int]
+    label_numbers: LabelNumbers
     pool: PoolSettings
 
 
@@ -31,7 +32,7 @@ def convert_shards(
     runner: str,
     options: Sequence[str],
     settings: ConversionSettings,
-    label_indices: Mapping[str, int],
+    label_numbers: LabelNumbers,
     pool: PoolSettings,
 ) -> None:
     """Makes shards by a Beam runner, and waits for it.
@@ -43,7 +44,7 @@ def convert_shards(
       runner: name of a Beam runner.
       options: of Beam's own, as NAME=VALUE or NAME.
       settings: what to store.
-      label_indices: by label.
+      label_numbers: of the rows' labels.
       pool: decoding processes of each of the runner's workers, and the limits of a
         row.
 
@@ -63,7 +64,7 @@ def convert_shards(
         rows = [row._asdict() for row in shard.rows]
         files.write_text(_rows_path(out_dir, shard), json.dumps(rows))
     names = [(shard.number, shard.num_shards) for shard in shards]
-    arguments = _Arguments(out_dir, settings, dict(label_indices), pool)
+    arguments = _Arguments(out_dir, settings, label_numbers, pool)
     convert = functools.partial(_convert, arguments=arguments)
     beam_flags = [f"--runner={runner}", *(f"--{option}" for option in options)]
     if runner == "DirectRunner":

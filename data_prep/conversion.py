@@ -29,6 +29,7 @@ from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables
 from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, order_modalities
 from xdc_tf.data.example_tables import QUARANTINE_FILE
+from xdc_tf.data.label_texts import LabelNumbers
 from xdc_tf.runtime import compat, files
 
 TRUNCATED_FILE = "truncated.csv"
@@ -136,7 +137,10 @@ def _convert(
     have = {report.file for report in done}
     missing = [shard for shard in shards if shard.file not in have]
     shard_files.remove_reports(out_dir, missing)
-    label_indices = {name: k for k, name in enumerate(promised.label_names)}
+    label_numbers = LabelNumbers(
+        {name: number for number, name in enumerate(promised.label_names)},
+        promised.several_labels,
+    )
     if beam is not None:
         from data_prep import beam_pipeline
 
@@ -146,7 +150,7 @@ def _convert(
             runner=beam.name,
             options=beam.options,
             settings=settings,
-            label_indices=label_indices,
+            label_numbers=label_numbers,
             pool=pool,
         )
     else:
@@ -155,7 +159,7 @@ def _convert(
                 missing,
                 out_dir,
                 settings=settings,
-                label_indices=label_indices,
+                label_numbers=label_numbers,
                 pool=pool,
                 on_outcome=on_outcome,
             )
@@ -218,6 +222,7 @@ def _promised_info(
         max_segments=segmentation.max_segments,
         limits={name: getattr(settings, name) for name in names},
         payloads=settings.payloads,
+        several_labels=manifest.several_labels,
     )
 
 

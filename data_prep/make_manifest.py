@@ -9,9 +9,11 @@ clip of the split that is there. Beside the manifest lie
     labels.txt             all labels of the data set, sorted, one a line; another split
                            in the same directory must do with them
     NAME.missing.csv       annotated clips that were not found, if any
-    NAME.all_labels.csv    path, start_secs, label of all rows, if some have several
-                           labels, as in AudioSet: records hold one label, so the
-                           manifest names none for those
+    NAME.all_labels.csv    path, start_secs, label of all rows, if some have several in a
+                           data set of one label per clip: the manifest names none for
+                           those
+
+AudioSet has several labels per clip, and its manifest the column `labels`.
 
 The modules of data_prep/datasets say which annotation files and file names they know.
 Of a folder, a file's label is the name of the root's sub-folder that it lies in; a file

@@ -2,7 +2,8 @@
 
 Columns: `path` (relative to the manifest's folder, or absolute), and optionally
 `start_secs`, `end_secs` (a segment of the file; empty for its start or end) and
-`label` (text; empty for none). A row's number, from 0, is its example index for good.
+`label` (text; empty for none), or in its place `labels`, of which a row may have
+several (`dog|rain`). A row's number, from 0, is its example index for good.
 Paths are taken as they are: spaces, quotes, line breaks, dashes and `..` are part of a
 name. A manifest and what it names may be remote.
 """
@@ -15,8 +16,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data_prep import remote_files
+from xdc_tf.data import label_texts
 
 COLUMNS = ("path", "start_secs", "end_secs", "label")
+# In place of the last one, for rows of several labels.
+SEVERAL = "labels"
+COLUMNS_OF_SEVERAL = (*COLUMNS[:-1], SEVERAL)
 # Beside a manifest: the labels of all splits of its data set.
 LABELS_FILE = "labels.txt"
 # Ten million rows, which is more than the memory for them.
@@ -35,7 +40,7 @@ class ManifestRow(NamedTuple):
     video_id: str  # unique: the path, plus #t=start,end for a segment
     start_secs: float
     end_secs: float | None  # None: to the end of the file
-    label: str  # "" for none
+    label: str  # "" for none; several as label_texts.join has them
 
 
 class Manifest(NamedTuple):
@@ -44,6 +49,7 @@ class Manifest(NamedTuple):
     sha256: str  # of the file's bytes
     rows: tuple[ManifestRow, ...]
     label_names: tuple[str, ...]  # of the labels' file, or sorted, over all rows
+    several_labels: bool = False  # whether a row may have several
 
 
 def read_manifest(path: str, *, labels: str | None = None) -> Manifest:
@@ -76,7 +82,9 @@ def read_manifest(path: str, *, labels: str | None = None) -> Manifest:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         _check_columns(path, reader.fieldnames or [])
+        several = SEVERAL in (reader.fieldnames or [])
         rows = _read_rows(path, reader)
+        names = _label_names(path, rows, labels, several=several)
     except csv.Error as error:
         raise ValueError(
             f"{path} line {reader.reader.line_num}: {error}; quotes in a value are "
@@ -87,7 +95,8 @@ def read_manifest(path: str, *, labels: str | None = None) -> Manifest:
     return Manifest(
         sha256=hashlib.sha256(content).hexdigest(),
         rows=tuple(rows),
-        label_names=_label_names(path, rows, labels),
+        label_names=names,
+        several_labels=several,
     )
 
 
@@ -111,9 +120,13 @@ def _read_rows(path: str, reader: csv.DictReader) -> list[ManifestRow]:
 
 
 def _label_names(
-    path: str, rows: Sequence[ManifestRow], labels: str | None
+    path: str, rows: Sequence[ManifestRow], labels: str | None, *, several: bool
 ) -> tuple[str, ...]:
-    used = {row.label for row in rows} - {""}
+    used = {
+        name
+        for row in rows
+        for name in label_texts.split(row.label, several=several)
+    }
     beside = os.path.join(os.path.dirname(path), LABELS_FILE)
     if labels is None and not remote_files.exists(beside):
         return tuple(sorted(used))
@@ -139,13 +152,17 @@ def _label_names(
 
 
 def _check_columns(path: str, columns: Sequence[str]) -> None:
-    expected = f"the columns are {','.join(COLUMNS)} (all but path optional)"
+    expected = (
+        f"the columns are {','.join(COLUMNS)} (all but path optional), or {SEVERAL} in "
+        "place of the last, with several labels in a row"
+    )
     if "path" not in columns:
         raise ValueError(
             f"{path} line 1: no column 'path' among {columns}; {expected}."
         )
     # A misspelt start_secs would otherwise convert whole files without a word.
-    unknown = [column for column in columns if column not in COLUMNS]
+    known = COLUMNS_OF_SEVERAL if SEVERAL in columns else COLUMNS
+    unknown = [column for column in columns if column not in known]
     if unknown or len(set(columns)) != len(columns):
         raise ValueError(
             f"{path} line 1: unknown or repeated columns in {columns}; {expected}."
@@ -171,6 +188,11 @@ def _read_row(
         raise ValueError(
             f"{where}: end_secs={end_secs} is not after start_secs={start_secs or 0.0}."
         )
+    label = values.get(SEVERAL, values.get("label", "")).strip()
+    try:
+        names = label_texts.split(label, several=SEVERAL in values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}.") from error
     return ManifestRow(
         example_index=example_index,
         path=path,
@@ -178,7 +200,7 @@ def _read_row(
         video_id=video_id(path, start_secs, end_secs),
         start_secs=start_secs or 0.0,
         end_secs=end_secs,
-        label=values.get("label", "").strip(),
+        label=label_texts.SEPARATOR.join(names),
     )
 
 

@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +21,9 @@ from data_prep.conversion_settings import ConversionSettings
 from data_prep.manifest import ManifestRow
 from data_prep.rows import ConvertedRow, answer_form, convert_rows, group_rows
 from data_prep.worker_processes import PoolSettings, map_groups
-from xdc_tf.data import payloads, record_index, records, shard_writing
+from xdc_tf.data import label_texts, payloads, record_index, records, shard_writing
 from xdc_tf.data.example_tables import ExampleRow, RefusedRow
+from xdc_tf.data.label_texts import LabelNumbers
 from xdc_tf.runtime import compat, files
 
 PROGRESS_DIR = "progress"
@@ -92,7 +93,7 @@ def convert_shards(
     out_dir: str,
     *,
     settings: ConversionSettings,
-    label_indices: Mapping[str, int],
+    label_numbers: LabelNumbers,
     pool: PoolSettings,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> None:
@@ -102,7 +103,7 @@ def convert_shards(
       shards: what to make.
       out_dir: directory of the records, local or remote; PROGRESS_DIR in it exists.
       settings: what to store.
-      label_indices: by label.
+      label_numbers: of the rows' labels.
       pool: processes that decode, and the limits of a row.
       on_outcome: called with each row's outcome.
     """
@@ -119,7 +120,7 @@ def convert_shards(
             # rows first: at their end, zip must not have taken another outcome.
             pairs = zip(shard.rows, outcomes, strict=False)
             report = _write_shard(
-                shard, pairs, out_dir, settings, label_indices, on_outcome
+                shard, pairs, out_dir, settings, label_numbers, on_outcome
             )
             if len(report.examples) + len(report.refused) != len(shard.rows):
                 raise RuntimeError(
@@ -134,7 +135,7 @@ def _write_shard(
     pairs: Iterable[tuple[ManifestRow, Outcome]],
     out_dir: str,
     settings: ConversionSettings,
-    label_indices: Mapping[str, int],
+    label_numbers: LabelNumbers,
     on_outcome: Callable[[Outcome], None],
 ) -> ShardReport:
     path = os.path.join(out_dir, shard.file)
@@ -147,8 +148,7 @@ def _write_shard(
                     RefusedRow(row.path, row.start_secs, outcome.reason, outcome.detail)
                 )
             else:
-                label = label_indices[row.label] if row.label else records.NO_LABEL
-                writer.write(_encode(row, label, converted, settings))
+                writer.write(_encode(row, label_numbers, converted, settings))
                 report.examples.append(
                     ExampleRow(
                         example_index=row.example_index,
@@ -176,7 +176,10 @@ def _write_shard(
 
 
 def _encode(
-    row: ManifestRow, label: int, converted: ConvertedRow, settings: ConversionSettings
+    row: ManifestRow,
+    label_numbers: LabelNumbers,
+    converted: ConvertedRow,
+    settings: ConversionSettings,
 ) -> bytes:
     return records.encode_example(
         records.Example(
@@ -190,8 +193,8 @@ def _encode(
             frame_rate=settings.fps,
             height=converted.height,
             width=converted.width,
-            label=label,
-            label_text=row.label,
+            labels=label_numbers.numbers(row.label),
+            label_texts=label_texts.split(row.label, several=label_numbers.several),
             waveform=converted.waveform,
             keys=payloads.keys(settings),
         )

@@ -66,7 +66,7 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
                 labels=_read_labels(mids, label_of_mid, where=where, file=classes_file),
             )
 
-    return collect(find(), label_of_mid.values())
+    return collect(find(), label_of_mid.values())._replace(several_labels=True)
 
 
 def _cut_stems(video_id: str, *, start_secs: float, end_secs: float) -> list[str]:

@@ -5,10 +5,15 @@ The annotations are CSV files `label,youtube_id,time_start,time_end,split`, name
 label. A clip is a file `ID_000010_000020`, in a folder of its class (with spaces or
 underscores) or not; or it is that segment of the whole video, `ID`. Each may have any
 suffix.
+
+Kinetics-Sounds (Arandjelovic and Zisserman, ICCV 2017) are the classes that can be
+heard. Of the 34 of its appendix, of a Kinetics before its release, 31 are in
+Kinetics-400, some under another name; they are what is used since.
 """
 
 import os
 import re
+from collections.abc import Sequence
 
 from data_prep.datasets.annotation_files import (
     check_inside,
@@ -31,9 +36,34 @@ _NAMES_OF_SPLIT = {
 }
 SPLITS = tuple(_NAMES_OF_SPLIT)
 _COLUMNS = ("youtube_id", "time_start", "time_end")
+SOUNDS = (
+    *("blowing nose", "blowing out candles", "bowling", "chopping wood"),
+    *("dribbling basketball", "laughing", "mowing lawn", "playing accordion"),
+    *("playing bagpipes", "playing bass guitar", "playing clarinet", "playing drums"),
+    *("playing guitar", "playing harmonica", "playing keyboard", "playing organ"),
+    *("playing piano", "playing saxophone", "playing trombone", "playing trumpet"),
+    *("playing violin", "playing xylophone", "ripping paper", "shoveling snow"),
+    *("shuffling cards", "singing", "stomping grapes", "tap dancing"),
+    *("tapping guitar", "tapping pen", "tickling"),
+)
 
 
-def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
+def find_sounds(annotations: str, root: str, *, split: str | None) -> Clips:
+    """Finds the clips of a split of Kinetics-Sounds in Kinetics' lists; see find_clips.
+
+    Raises:
+        FileNotFoundError, ValueError: see find_clips; or the lists lack a class.
+    """
+    return find_clips(annotations, root, split=split, classes=SOUNDS)
+
+
+def find_clips(
+    annotations: str,
+    root: str,
+    *,
+    split: str | None,
+    classes: Sequence[str] | None = None,
+) -> Clips:
     """Finds the clips of a split.
 
     Args:
@@ -41,10 +71,12 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
             or a CSV file, of which the rows of the split are taken.
         root: directory somewhere below which the clips lie.
         split: one of SPLITS.
+        classes: of which clips are taken; None for all.
 
     Raises:
         FileNotFoundError: there is no file of the split.
-        ValueError: an unknown split, several files of it, or a wrong line.
+        ValueError: an unknown split, several files of it, a wrong line, or a class that
+            the lists lack.
     """
     split = check_split(split, SPLITS, dataset="kinetics")
     if os.path.isfile(annotations):
@@ -57,6 +89,14 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         for file in files
         for _, row in read_table(file, columns=_COLUMNS)
     }
+    if classes is not None:
+        absent = sorted(set(classes) - label_names)
+        if absent:
+            raise ValueError(
+                f"--annotations={annotations} lacks the classes {absent[:5]}, which are "
+                "of Kinetics-400; give its lists."
+            )
+        label_names = set(classes)
     tree = index_media(root)
 
     def find():
@@ -65,6 +105,8 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
             if some_rows and named not in ("", *_NAMES_OF_SPLIT[split]):
                 continue
             video_id, label = row["youtube_id"], row.get("label", "")
+            if classes is not None and label not in classes:
+                continue
             check_inside(video_id, where=where)
             start_secs, end_secs = read_segment(
                 row["time_start"], row["time_end"], where=where

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from data_prep.datasets.annotation_files import open_annotations
 from data_prep.datasets.media_files import Clips, Row
-from data_prep.manifest import COLUMNS, LABELS_FILE
-from xdc_tf.data import example_tables
+from data_prep.manifest import COLUMNS, COLUMNS_OF_SEVERAL, LABELS_FILE
+from xdc_tf.data import example_tables, label_texts
 from xdc_tf.runtime import files
 
 _SUFFIX = ".csv"
@@ -23,7 +23,7 @@ class Written(NamedTuple):
     manifest: str
     num_rows: int
     num_without_label: int
-    num_with_several: int  # of those without: what they have is in all_labels_file
+    num_with_several: int  # in all_labels_file, of a data set of one label per clip
     num_repeated: int  # annotated again, and left out
     num_missing: int  # clips, listed in missing_file
     labels_file: str
@@ -45,7 +45,7 @@ def check_out(out: str) -> None:
     if os.path.exists(out):
         with open_annotations(out, errors="replace") as file:
             header = file.readline().strip()
-        if header != ",".join(COLUMNS):
+        if header not in (",".join(COLUMNS), ",".join(COLUMNS_OF_SEVERAL)):
             raise ValueError(
                 f"--out={out} is there and no manifest, its first line is {header!r}; "
                 "give another name."
@@ -56,8 +56,9 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
     """Writes a manifest, each file whole or not at all.
 
     Beside it are written, or removed if they are of an earlier run and nothing is to be
-    said: NAME.missing.csv, and NAME.all_labels.csv if a row has several labels. The
-    manifest holds no label for such a row, since a record has one.
+    said: NAME.missing.csv, and NAME.all_labels.csv if a row has several labels in a data
+    set of one label per clip. The manifest holds no label for such a row. Of a data set
+    of several labels per clip the manifest has the column `labels`.
 
     Args:
         out: NAME.csv, see check_out; its directory is made.
@@ -68,7 +69,8 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
     Raises:
         FileNotFoundError: no clip was found.
         ValueError: a file's name cannot be written; or labels.txt is there and lacks a
-            label, or is no sorted list.
+            label, or is no sorted list; or one of several labels holds what stands
+            between them.
     """
     if not clips.rows:
         raise FileNotFoundError(_no_clips_text(clips, root))
@@ -83,8 +85,10 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
     written = Written(
         manifest=out,
         num_rows=len(rows),
-        num_without_label=sum(len(row.labels) != 1 for row in rows),
-        num_with_several=sum(len(row.labels) > 1 for row in rows),
+        num_without_label=sum(not _label_text(row.labels, clips) for row in rows),
+        num_with_several=(
+            0 if clips.several_labels else sum(len(row.labels) > 1 for row in rows)
+        ),
         num_repeated=len(clips.rows) - len(rows),
         num_missing=len(clips.missing),
         labels_file=labels_file,
@@ -96,7 +100,7 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
     _write_or_remove(
         written.missing_file,
         ("name", "label"),
-        ((clip.name, _only(clip.labels)) for clip in clips.missing),
+        ((clip.name, _label_text(clip.labels, clips)) for clip in clips.missing),
         needed=written.num_missing > 0,
     )
     _write_or_remove(
@@ -105,8 +109,9 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
         ((row.file, row.start_secs, label) for row in rows for label in row.labels),
         needed=written.num_with_several > 0,
     )
-    lines = ((*row[:3], _only(row.labels)) for row in rows)
-    example_tables.write_csv(out, COLUMNS, lines)
+    lines = ((*row[:3], _label_text(row.labels, clips)) for row in rows)
+    columns = COLUMNS_OF_SEVERAL if clips.several_labels else COLUMNS
+    example_tables.write_csv(out, columns, lines)
     return written
 
 
@@ -121,7 +126,7 @@ def describe(written: Written) -> str:
         lines.append(
             f"{written.all_labels_file}: all labels of all rows; "
             f"{written.num_with_several} with several have none in the manifest, as "
-            "records hold one"
+            "this data set has one per clip"
         )
     if written.num_labels:
         lines.append(f"{written.labels_file}: {written.num_labels} labels")
@@ -207,7 +212,10 @@ def _common_labels(path: str, clips: Clips) -> list[str]:
     return common
 
 
-def _only(labels: tuple[str, ...]) -> str:
+def _label_text(labels: tuple[str, ...], clips: Clips) -> str:
+    """What the manifest says of a clip's labels."""
+    if clips.several_labels:
+        return label_texts.join(labels)
     return labels[0] if len(labels) == 1 else ""
 
 

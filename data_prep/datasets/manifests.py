@@ -22,6 +22,7 @@ DATASETS = {
     "folder": folder.find_clips,
     "hmdb51": hmdb51.find_clips,
     "kinetics": kinetics.find_clips,
+    "kinetics_sounds": kinetics.find_sounds,
     "tut2016": tut2016.find_clips,
     "ucf101": ucf101.find_clips,
     "vggsound": vggsound.find_clips,

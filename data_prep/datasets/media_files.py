@@ -48,6 +48,7 @@ class Clips(NamedTuple):
     rows: list[Row]  # in the order of the annotations
     missing: list[Missing]
     label_names: tuple[str, ...]  # of the whole data set, sorted
+    several_labels: bool = False  # whether it is one of several labels per clip
     others: tuple[str, ...] = ()  # files of a folder that are no media by their names
 
 

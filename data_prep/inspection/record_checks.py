@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from xdc_tf.data import payloads, records
+from xdc_tf.data import label_texts, payloads, records
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.data.example_tables import ExampleRow
 from xdc_tf.data.jpeg_frames import MAX_PIXELS
@@ -91,12 +91,16 @@ def _list_faults(message: tf.train.SequenceExample, info: DatasetInfo) -> Iterat
 def _label_faults(
     values: dict, message: tf.train.SequenceExample, info: DatasetInfo
 ) -> Iterator[str]:
-    """The label's number against its name, in both of the keys that hold it."""
-    label = int(values["label"])
-    if not records.NO_LABEL <= label < len(info.label_names):
-        yield f"label {label} is none of the {len(info.label_names)} label_names"
+    """The labels' numbers against their names, in both of the keys that hold them."""
+    labels = values["labels"].tolist()
+    unknown = [label for label in labels if not 0 <= label < len(info.label_names)]
+    if unknown:
+        yield f"label {unknown[0]} is none of the {len(info.label_names)} label_names"
         return
-    expected = [] if label == records.NO_LABEL else [info.label_names[label].encode()]
+    if len(labels) > 1 and not info.several_labels:
+        yield f"holds {len(labels)} labels, dataset_info.json says one at most"
+    expected = [info.label_names[label].encode() for label in labels]
+    numbers = ", ".join(map(str, labels)) or str(records.NO_LABEL)
     for key in (records.LABEL_TEXT, records.LABEL_STRING):
         texts = (
             list(message.context.feature[key].bytes_list.value)
@@ -105,18 +109,18 @@ def _label_faults(
         )
         if texts != expected:
             yield (
-                f"{key} is {_shown(texts)}, label {label} of label_names is "
+                f"{key} is {_shown(texts)}, label {numbers} of label_names is "
                 f"{_shown(expected)}"
             )
 
 
 def _table_faults(values: dict, info: DatasetInfo, row: ExampleRow) -> Iterator[str]:
     """Differences from the record's line of examples.csv."""
-    video_id, label = values["video_id"], int(values["label"])
+    video_id, labels = values["video_id"], values["labels"].tolist()
     if video_id != row.video_id.encode():
         yield f"video_id is {_shown([video_id])}, examples.csv says {row.video_id!r}"
-    known = 0 <= label < len(info.label_names)
-    label_text = info.label_names[label] if known else ""
+    names = [info.label_names[k] for k in labels if 0 <= k < len(info.label_names)]
+    label_text = label_texts.SEPARATOR.join(names)
     if label_text != row.label:
         yield f"label is {label_text!r}, examples.csv says {row.label!r}"
     for name in ("start", "end"):

@@ -50,7 +50,7 @@ def describe(records_dir: str, info: DatasetInfo, examples: Examples) -> list[st
         + kept,
         *_durations(examples.end_secs - examples.start_secs),
         *_storage(records_dir, info, examples),
-        *_labels(info.label_names, examples.labels),
+        *_labels(info.label_names, examples.label_sets),
     ]
 
 
@@ -111,19 +111,23 @@ def _storage_per_video(
     yield f"per video    {_size(total_bytes / num_videos)}: {'; '.join(parts)}"
 
 
-def _labels(names: Sequence[str], labels: np.ndarray) -> Iterator[str]:
+def _labels(names: Sequence[str], label_sets: np.ndarray) -> Iterator[str]:
     """The most frequent ones; those of quarantined rows alone have no example."""
-    counts = np.bincount(labels + 1, minlength=len(names) + 1)
-    unlabelled = f"; {counts[0]} examples have none" if counts[0] else ""
-    yield f"labels       {len(names)}{unlabelled}"
-    by_count = np.argsort(-counts[1:], kind="stable")
+    counts = np.bincount(label_sets[label_sets >= 0], minlength=len(names))
+    nums_labels = np.sum(label_sets >= 0, axis=1)
+    num_without = int(np.sum(nums_labels == 0))
+    unlabelled = f"; {num_without} examples have none" if num_without else ""
+    has_several = nums_labels.max(initial=0) > 1
+    several = f"; {nums_labels.mean():.2f} per example" if has_several else ""
+    yield f"labels       {len(names)}{unlabelled}{several}"
+    by_count = np.argsort(-counts, kind="stable")
     shown = by_count[:_MAX_LABELS]
     width = len(str(counts.max(initial=0)))
     for label in shown:
         name = escaping.terminal(names[label], max_chars=_MAX_NAME_CHARS)
-        yield f"  {counts[label + 1]:>{width}}  {name}"
+        yield f"  {counts[label]:>{width}}  {name}"
     if len(by_count) > len(shown):
-        num_more = int(counts[1:][by_count[_MAX_LABELS:]].sum())
+        num_more = int(counts[by_count[_MAX_LABELS:]].sum())
         yield f"  and {len(by_count) - len(shown)} more with {num_more} examples"
 
 

@@ -177,7 +177,7 @@ class Example(NamedTuple):
     Attributes:
         example_index: row number in the manifest.
         video_id: the segment's name.
-        label: in words, "" for none.
+        label: in words, "" for none, several with commas.
         start_secs: where the segment begins in its file.
         end_secs: where it ends.
         frame_rate: frames per second; 0 without frames.
@@ -273,11 +273,11 @@ def read_example(
         payloads.stored(info, VIDEO).row.check(video_items, info.short_side)
     except ValueError as error:
         raise ValueError(f"{where}: {error}.") from error
-    label = int(examples.labels[row])
+    names = [info.label_names[k] for k in examples.label_sets[row] if k >= 0]
     return Example(
         example_index=example_index,
         video_id=values["video_id"].decode(errors="replace"),
-        label=info.label_names[label] if label >= 0 else "",
+        label=", ".join(names),
         start_secs=int(values["start_us"]) / 1e6,
         end_secs=int(values["end_us"]) / 1e6,
         frame_rate=info.fps if VIDEO in info.modalities else 0.0,

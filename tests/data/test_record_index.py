@@ -21,8 +21,8 @@ def encode(**changed):
         "frame_rate": 8.0,
         "height": 2,
         "width": 3,
-        "label": 1,
-        "label_text": "label",
+        "labels": [1],
+        "label_texts": ["label"],
         "audio_rows": LOG_MEL,
         "waveform": np.ones(300, np.float32),
     }

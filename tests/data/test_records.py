@@ -20,8 +20,8 @@ def encode(**changed):
         "frame_rate": 4.0,
         "height": 48,
         "width": 64,
-        "label": 3,
-        "label_text": "dog barking",
+        "labels": [3],
+        "label_texts": ["dog barking"],
     }
     return records.encode_example(records.Example(**values | changed))
 
@@ -69,12 +69,12 @@ def test_an_example_without_sound_parses_as_video():
 
 
 def test_an_example_without_label_parses_to_minus_one():
-    serialized = encode(label=records.NO_LABEL, label_text="")
+    serialized = encode(labels=(), label_texts=())
     assert records.parse_example(serialized, num_filters=4)["label"].numpy() == -1
 
 
 def test_an_example_without_label_has_no_label_keys():
-    example = tf.train.SequenceExample.FromString(encode(label=-1, label_text=""))
+    example = tf.train.SequenceExample.FromString(encode(labels=(), label_texts=()))
     assert not [key for key in example.context.feature if "label" in key]
 
 
@@ -127,3 +127,18 @@ def test_readers_that_know_only_the_public_names_find_everything():
     # The waveform is one step that holds all the samples.
     waveform = tf.sparse.to_dense(lists["WAVEFORM/feature/floats"])
     np.testing.assert_array_equal(waveform, WAVEFORM[None])
+
+
+def test_several_labels_are_lists_of_the_keys_of_one():
+    serialized = encode(labels=[3, 0], label_texts=["dog", "rain"])
+    context = tf.train.SequenceExample.FromString(serialized).context.feature
+    assert list(context["clip/label/index"].int64_list.value) == [3, 0]
+    for key in ("clip/label/text", "clip/label/string"):
+        assert list(context[key].bytes_list.value) == [b"dog", b"rain"]
+
+
+def test_several_labels_parse_to_all_of_them_and_no_single_one():
+    serialized = encode(labels=[3, 0], label_texts=["dog", "rain"])
+    parsed = records.parse_example(serialized, num_filters=4)
+    assert parsed["labels"].numpy().tolist() == [3, 0]
+    assert parsed["label"].numpy() == -1

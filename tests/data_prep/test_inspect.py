@@ -566,7 +566,7 @@ def test_many_labels_are_cut_short_and_their_names_are_harmless(convert):
     names = tuple(f"\x1b[2J{number:02}" for number in range(30))
     info = record_tables.read_info(folder)._replace(label_names=names)
     examples = example_tables.read_examples(folder)
-    examples = examples._replace(labels=np.array([25, 25, 29]))
+    examples = examples._replace(label_sets=np.array([[25], [25], [29]]))
     lines = record_summary.describe(folder, info, examples)[-21:]
     assert lines[0] == "  2  \\x1b[2J25"
     assert lines[1] == "  1  \\x1b[2J29"

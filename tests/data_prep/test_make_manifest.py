@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from data_prep.datasets.manifest_writer import describe
+from data_prep.datasets import kinetics as kinetics_lists
 from data_prep.datasets.manifests import make_manifest
 from data_prep.manifest import read_manifest
 
@@ -641,10 +642,27 @@ def test_a_clip_under_two_classes_has_no_label_but_both_in_the_list_of_all(tmp_p
     ]
 
 
+def test_kinetics_sounds_takes_its_31_classes_of_kinetics(tmp_path):
+    assert len(set(kinetics_lists.SOUNDS)) == 31
+    rows = [f"{name},{k:011d},1,11,train" for k, name in enumerate(kinetics_lists.SOUNDS)]
+    kinetics(tmp_path, train="\n".join([*rows, "yoga,aaaaaaaaaaa,1,11,train"]) + "\n")
+    put(tmp_path / "media", *(f"{k:011d}.mp4" for k in range(31)), "aaaaaaaaaaa.mp4")
+    manifest = manifest_of(tmp_path, "kinetics_sounds", "train")
+    assert tuple(row.label for row in manifest.rows) == kinetics_lists.SOUNDS
+    assert labels_of(tmp_path) == sorted(kinetics_lists.SOUNDS)
+
+
+def test_lists_without_the_classes_of_kinetics_sounds_are_refused(tmp_path):
+    kinetics(tmp_path, train="yoga,aaaaaaaaaaa,1,11,train\n")
+    put(tmp_path / "media", "aaaaaaaaaaa.mp4")
+    with pytest.raises(ValueError, match="lacks the classes.*'blowing nose'.*-400"):
+        manifest_of(tmp_path, "kinetics_sounds", "train")
+
+
 # AudioSet.
 
 
-def test_audioset_puts_a_single_label_in_the_manifest_and_all_in_a_list(tmp_path):
+def test_audioset_puts_all_labels_in_the_manifest(tmp_path):
     audioset(
         tmp_path,
         '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
@@ -652,15 +670,11 @@ def test_audioset_puts_a_single_label_in_the_manifest_and_all_in_a_list(tmp_path
     )
     put(tmp_path / "media", "--PJHxphWEs.mp4", "-zhevVpy1s_.mp4")
     assert segments(tmp_path, "audioset", "eval") == [
-        ("--PJHxphWEs.mp4", 30.0, 40.0, ""),
+        ("--PJHxphWEs.mp4", 30.0, 40.0, "Speech|Gush"),
         ("-zhevVpy1s_.mp4", 50.0, 60.0, "Child speech, kid speaking"),
     ]
-    assert read_csv(tmp_path / "out/manifest.all_labels.csv") == [
-        ("path", "start_secs", "label"),
-        ("../media/--PJHxphWEs.mp4", "30.0", "Speech"),
-        ("../media/--PJHxphWEs.mp4", "30.0", "Gush"),
-        ("../media/-zhevVpy1s_.mp4", "50.0", "Child speech, kid speaking"),
-    ]
+    assert read_csv(tmp_path / "out/manifest.csv")[0][-1] == "labels"
+    assert read_manifest(str(tmp_path / "out/manifest.csv")).several_labels
     assert labels_of(tmp_path) == ["Child speech, kid speaking", "Gush", "Speech"]
 
 
@@ -860,9 +874,7 @@ def test_the_program_says_what_it_wrote(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"{tmp_path / 'eval.csv'}: 2 rows, 1 without a label",
-        f"{tmp_path / 'eval.all_labels.csv'}: all labels of all rows; 1 with "
-        "several have none in the manifest, as records hold one",
+        f"{tmp_path / 'eval.csv'}: 2 rows",
         f"{tmp_path / 'labels.txt'}: 3 labels",
         f"{tmp_path / 'eval.missing.csv'}: 1 annotated clips not found",
     ]

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 
 import pytest
 
@@ -163,3 +164,36 @@ def test_a_manifest_of_more_than_a_gibibyte_is_refused(tmp_path):
         file.truncate((1 << 30) + 1)
     with pytest.raises(ValueError, match="manifest.csv has more than 1024 MiB"):
         read_manifest(str(tmp_path / "manifest.csv"))
+
+
+def test_several_labels_are_in_a_column_of_their_own(tmp_path):
+    path = write(tmp_path, "path,labels\na.mp4,rain | dog\nb.mp4,\nc.mp4,dog\n")
+    manifest = read_manifest(path)
+    assert manifest.several_labels
+    assert [row.label for row in manifest.rows] == ["rain|dog", "", "dog"]
+    assert manifest.label_names == ("dog", "rain")
+
+
+def test_a_label_with_a_bar_is_one_label_where_rows_have_one(tmp_path):
+    manifest = read_manifest(write(tmp_path, "path,label\na.mp4,rain|dog\n"))
+    assert not manifest.several_labels
+    assert manifest.label_names == ("rain|dog",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("dog||rain", "line 2: labels 'dog||rain' have an empty name, or one twice"),
+        ("dog|dog", "line 2: labels 'dog|dog' have an empty name, or one twice"),
+        ("|".join(map(str, range(65))), "line 2: 65 labels, and the limit is 64"),
+    ],
+)
+def test_labels_that_cannot_be_are_named(tmp_path, labels, message):
+    path = write(tmp_path, f"path,labels\na.mp4,{labels}\n")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_manifest(path)
+
+
+def test_one_label_and_several_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="unknown or repeated columns"):
+        read_manifest(write(tmp_path, "path,label,labels\na.mp4,x,y\n"))

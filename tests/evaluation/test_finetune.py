@@ -87,7 +87,7 @@ def planted(folder, info, num_examples, seed):
     examples = Examples(
         example_indices=numbers,
         video_ids=np.array([f"{number}.mp4" for number in numbers]),
-        labels=numbers % 4,
+        label_sets=numbers[:, None] % 4,
         shards=np.array(["shard"] * num_examples),
         start_secs=np.zeros(num_examples),
         end_secs=np.ones(num_examples),
@@ -124,8 +124,8 @@ def evaluate(source, splits, settings=SETTINGS, strategy=ONE_DEVICE, **arguments
 
 
 def shuffled(labelled, seed):
-    labels = np.random.default_rng(seed).permutation(labelled.examples.labels)
-    return labelled._replace(examples=labelled.examples._replace(labels=labels))
+    sets = np.random.default_rng(seed).permutation(labelled.examples.label_sets)
+    return labelled._replace(examples=labelled.examples._replace(label_sets=sets))
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def test_the_path_of_a_record_is_its_video_id_without_the_segment(
     examples = Examples(
         example_indices=np.array([0]),
         video_ids=np.array([video_id]),
-        labels=np.array([-1]),
+        label_sets=np.array([[-1]]),
         shards=np.array(["records-00000-of-00001.tfrecord"]),
         start_secs=np.array([0.0]),
         end_secs=np.array([1.0]),

@@ -27,6 +27,7 @@ _SINCE_VERSION_1: dict[str, Any] = {
     "max_segments": None,
     "limits": {},
     "payloads": {},
+    "several_labels": False,
 }
 
 
@@ -57,7 +58,8 @@ class DatasetInfo(NamedTuple):
     manifest, or with `segment_secs` their segments, of which each has up to
     `max_segments`. `limits` is what else decided which rows were refused, by name.
     `payloads` are those that are not JPEG images or the log-mel, see payloads.stored;
-    without any the file lacks the key, as files of earlier programs do.
+    `several_labels` is whether an example may have several. Without any, and where it
+    is false, the file lacks the key, as files of earlier programs do.
     """
 
     manifest_sha256: str
@@ -81,6 +83,7 @@ class DatasetInfo(NamedTuple):
     max_segments: int | None = None
     limits: Mapping[str, float] = types.MappingProxyType({})
     payloads: tuple[Stored, ...] = ()
+    several_labels: bool = False
     format_version: int = FORMAT_VERSION
 
 
@@ -251,9 +254,11 @@ def to_json(info: DatasetInfo) -> dict:
     """What dataset_info.json holds, of types that JSON has."""
     values = info._asdict()
     others = payloads.to_mappings(values.pop("payloads"))
+    several = values.pop("several_labels")
     return (
         values
         | ({"payloads": others} if others else {})
+        | ({"several_labels": True} if several else {})
         | {
             "log_mel": info.log_mel._asdict(),
             "limits": dict(info.limits),
@@ -289,6 +294,7 @@ def _flat(info: DatasetInfo) -> dict[str, object]:
     shards = dict(enumerate(values.pop("shards")))
     flat = {"number of shards": len(shards)}
     flat["payloads"] = values.pop("payloads", {})
+    flat["several_labels"] = values.pop("several_labels", False)
     parts = {key: values.pop(key) for key in ("log_mel", "limits")}
     parts |= {f"shards[{number}]": shard for number, shard in shards.items()}
     for name, part in parts.items():

@@ -8,14 +8,15 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xdc_tf.data import dataset_info, payloads
-from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo
+from xdc_tf.data.dataset_info import INFO_FILE, NO_LABEL, DatasetInfo
 from xdc_tf.data.info_checks import shown
+from xdc_tf.data.label_texts import LabelNumbers
 from xdc_tf.data.payloads import Stored
 from xdc_tf.runtime import files
 
@@ -31,7 +32,7 @@ class ExampleRow(NamedTuple):
 
     example_index: int
     video_id: str
-    label: str  # text, empty when there is none
+    label: str  # text, empty when there is none; see label_texts
     shard: str
     start_secs: float
     end_secs: float
@@ -51,10 +52,18 @@ class Examples(NamedTuple):
 
     example_indices: np.ndarray  # [N] int64
     video_ids: np.ndarray  # [N] str
-    labels: np.ndarray  # [N] int64 into label_names, -1 for none
+    # [N, L] int64 into label_names: the labels of each, and NO_LABEL behind them. L is
+    # the most that an example has, and at least 1.
+    label_sets: np.ndarray
     shards: np.ndarray  # [N] str
     start_secs: np.ndarray  # [N] float64
     end_secs: np.ndarray  # [N] float64
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int64 into label_names; NO_LABEL for none, and where there are several."""
+        is_single = np.sum(self.label_sets != NO_LABEL, axis=1) == 1
+        return np.where(is_single, self.label_sets[:, 0], NO_LABEL)
 
 
 class ShardRows(NamedTuple):
@@ -97,8 +106,8 @@ def read_examples(records_dir: str, info: DatasetInfo | None = None) -> Examples
     """
     info = info or dataset_info.read_dataset_info(records_dir)
     path = os.path.join(records_dir, EXAMPLES_FILE)
-    label_of_name = {name: label for label, name in enumerate(info.label_names)}
-    label_of_name[""] = -1
+    number_of = {name: label for label, name in enumerate(info.label_names)}
+    label_numbers = LabelNumbers(number_of, info.several_labels)
     number_of_shard = {shard.file: k for k, shard in enumerate(info.shards)}
     columns: tuple[list[Any], ...] = tuple([] for _ in Examples._fields)
     ids: set[str] = set()
@@ -106,7 +115,8 @@ def read_examples(records_dir: str, info: DatasetInfo | None = None) -> Examples
     for line, values in read_csv(path, ExampleRow._fields):
         try:
             row = _example_row(values)
-            _check_row(row, info, last_index, label_of_name, number_of_shard)
+            labels = label_numbers.numbers(row.label)
+            _check_row(row, info, last_index, number_of_shard)
             # Segments of rows that overlap may have one name.
             if row.video_id in ids and info.segment_secs is None:
                 raise ValueError(f"video_id {shown(row.video_id)} is there twice")
@@ -114,7 +124,7 @@ def read_examples(records_dir: str, info: DatasetInfo | None = None) -> Examples
             raise ValueError(f"{path}, line {line}: {error}; convert again.") from error
         last_index = row.example_index
         ids.add(row.video_id)
-        entry = (*row[:2], label_of_name[row.label], *row[3:])
+        entry = (*row[:2], labels, *row[3:])
         for column, value in zip(columns, entry, strict=True):  # of the same order
             column.append(value)
     counts = np.bincount(
@@ -127,8 +137,24 @@ def read_examples(records_dir: str, info: DatasetInfo | None = None) -> Examples
                 f"{path} has {count} rows of {shard.file}, and {INFO_FILE} says "
                 f"{shard.num_examples}; convert again."
             )
-    kinds = np.int64, np.str_, np.int64, np.str_, np.float64, np.float64
-    return Examples(*map(np.array, columns, kinds))
+    indices, video_ids, label_sets, shards, start_secs, end_secs = columns
+    return Examples(
+        example_indices=np.array(indices, np.int64),
+        video_ids=np.array(video_ids, np.str_),
+        label_sets=pad_labels(label_sets),
+        shards=np.array(shards, np.str_),
+        start_secs=np.array(start_secs, np.float64),
+        end_secs=np.array(end_secs, np.float64),
+    )
+
+
+def pad_labels(sets: Sequence[Sequence[int]]) -> np.ndarray:
+    """[N, L] int64 of lists of up to L numbers, as Examples.label_sets has them."""
+    longest = max(map(len, sets), default=0)
+    padded = np.full([len(sets), max(longest, 1)], NO_LABEL, np.int64)
+    for row, numbers in zip(padded, sets, strict=True):
+        row[: len(numbers)] = numbers
+    return padded
 
 
 def _example_row(values: list[str]) -> ExampleRow:
@@ -148,7 +174,6 @@ def _check_row(
     row: ExampleRow,
     info: DatasetInfo,
     last_index: int,
-    labels: Mapping[str, int],
     shards: Mapping[str, int],
 ) -> None:
     """Raises ValueError if a row is none of the directory, or out of its place."""
@@ -163,10 +188,6 @@ def _check_row(
         raise ValueError(
             f"a video_id of {len(row.video_id)} characters, which must be 1 to "
             f"{_MAX_ID_CHARS}"
-        )
-    if row.label not in labels:
-        raise ValueError(
-            f"label {shown(row.label)} is none of label_names of {INFO_FILE}"
         )
     if row.shard not in shards:
         raise ValueError(f"shard {shown(row.shard)} is none of {INFO_FILE}")

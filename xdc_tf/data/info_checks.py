@@ -81,8 +81,9 @@ def value_faults(
     digest = values["manifest_sha256"]
     if not isinstance(digest, str):
         yield f"manifest_sha256={shown(digest)} must be a text"
-    if not isinstance(values["has_waveform"], bool):
-        yield f"has_waveform={shown(values['has_waveform'])} must be true or false"
+    for key in ("has_waveform", "several_labels"):
+        if not isinstance(values[key], bool):
+            yield f"{key}={shown(values[key])} must be true or false"
     names = values["label_names"]
     if not isinstance(names, list) or not all(
         isinstance(name, str) and name for name in names

@@ -41,7 +41,6 @@ _SCALARS = {
     "frame_rate": (FRAME_RATE, tf.float32, 0.0),
     "height": (HEIGHT, tf.int64, 0),
     "width": (WIDTH, tf.int64, 0),
-    "label": (LABEL_INDEX, tf.int64, NO_LABEL),
 }
 
 
@@ -59,8 +58,8 @@ class Example(NamedTuple):
         frame_rate: frames per second.
         height: pixels.
         width: pixels.
-        label: index of the label, or -1 for none (then no label key is written).
-        label_text: the label's name.
+        labels: indices of the labels; without any no label key is written.
+        label_texts: their names.
         audio_rows: [L, D] float32 of a payload of audio, the log-mel or another; None:
             no key of it is written.
         waveform: [samples] float32 in [-1, 1]; None: no key of it is written.
@@ -76,8 +75,8 @@ class Example(NamedTuple):
     frame_rate: float = 0.0
     height: int = 0
     width: int = 0
-    label: int = NO_LABEL
-    label_text: str = ""
+    labels: Sequence[int] = ()
+    label_texts: Sequence[str] = ()
     audio_rows: np.ndarray | None = None
     waveform: np.ndarray | None = None
     keys: Mapping[str, str] = KEYS
@@ -100,11 +99,11 @@ def encode_example(example: Example) -> bytes:
         feature_lists[example.keys[VIDEO]] = [
             _bytes_feature(item) for item in example.video_items
         ]
-    if example.label != NO_LABEL:
-        context[LABEL_INDEX] = _int64_feature(example.label)
+    if example.labels:
+        context[LABEL_INDEX] = _int64_feature(*example.labels)
         # Readers differ in which of the two they look for.
-        context[LABEL_TEXT] = _bytes_feature(example.label_text)
-        context[LABEL_STRING] = _bytes_feature(example.label_text)
+        context[LABEL_TEXT] = _bytes_feature(*example.label_texts)
+        context[LABEL_STRING] = _bytes_feature(*example.label_texts)
     if example.audio_rows is not None:
         feature_lists[example.keys[AUDIO]] = [
             _float_feature(row.tolist()) for row in example.audio_rows
@@ -144,11 +143,11 @@ def parse_example(
         keys: of the items' and the rows' lists, by modality.
 
     Returns:
-        Scalars example_index int64, label int64 (-1 when absent), data_path string,
-        video_id string, start_us int64, end_us int64, frame_rate float32, height int64,
-        width int64 (these three 0 where there are no frames). "video" adds video_items
-        [T] string, "audio" audio_rows [L, M] float32, with_waveform waveform [samples]
-        float32.
+        Scalars example_index int64, data_path string, video_id string, start_us int64,
+        end_us int64, frame_rate float32, height int64, width int64 (these three 0 where
+        there are no frames), label int64 (-1 where there is none, or several), and
+        labels [number of labels] int64. "video" adds video_items [T] string, "audio"
+        audio_rows [L, M] float32, with_waveform waveform [samples] float32.
 
     Raises:
         ValueError: on an unknown modality, or none.
@@ -158,6 +157,7 @@ def parse_example(
         key: tf.io.FixedLenFeature([], dtype, default_value=default)
         for key, dtype, default in _SCALARS.values()
     }
+    context_features[LABEL_INDEX] = tf.io.VarLenFeature(tf.int64)
     sequence_features = {}
     if VIDEO in modalities:
         sequence_features[keys[VIDEO]] = tf.io.FixedLenSequenceFeature([], tf.string)
@@ -173,6 +173,12 @@ def parse_example(
         sequence_features=sequence_features,
     )
     parsed = {name: context[key] for name, (key, *_) in _SCALARS.items()}
+    labels = parsed["labels"] = context[LABEL_INDEX].values
+    parsed["label"] = tf.where(
+        tf.size(labels) == 1,
+        tf.reduce_max(labels),
+        tf.constant(NO_LABEL, tf.int64),
+    )
     if VIDEO in modalities:
         parsed["video_items"] = sequences[keys[VIDEO]]
     if AUDIO in modalities:
@@ -194,14 +200,13 @@ def parse_record(serialized: tf.Tensor, info: DatasetInfo) -> dict[str, tf.Tenso
     )
 
 
-def _bytes_feature(value: bytes | str) -> tf.train.Feature:
-    if isinstance(value, str):
-        value = value.encode()
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+def _bytes_feature(*values: bytes | str) -> tf.train.Feature:
+    encoded = [v.encode() if isinstance(v, str) else v for v in values]
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=encoded))
 
 
-def _int64_feature(value: int) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
+def _int64_feature(*values: int) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=map(int, values)))
 
 
 def _float_feature(values: Sequence[float]) -> tf.train.Feature:
