@@ -9,9 +9,9 @@ clip of the split that is there. Beside the manifest lie
     labels.txt             all labels of the data set, sorted, one a line; another split
                            in the same directory must do with them
     NAME.missing.csv       annotated clips that were not found, if any
-    NAME.all_labels.csv    path, start_secs, label of all rows, if some have several in a
-                           data set of one label per clip: the manifest names none for
-                           those
+    NAME.all_labels.csv    path, start_secs, label of all rows, if some have several
+                           in a data set of one label per clip: the manifest names none
+                           for those
 
 AudioSet has several labels per clip, and its manifest the column `labels`.
 

@@ -123,9 +123,7 @@ def _label_names(
     path: str, rows: Sequence[ManifestRow], labels: str | None, *, several: bool
 ) -> tuple[str, ...]:
     used = {
-        name
-        for row in rows
-        for name in label_texts.split(row.label, several=several)
+        name for row in rows for name in label_texts.split(row.label, several=several)
     }
     beside = os.path.join(os.path.dirname(path), LABELS_FILE)
     if labels is None and not remote_files.exists(beside):

@@ -10,6 +10,7 @@ cross-modal clustering claims to exploit. There are several kinds (--kind):
     clutter    fine textures and contours among distractors, tones among other sounds
     digits     handwritten digits, and a voice that says a word, another voice behind
     long_tail  a few classes are most videos; some are seen only, some heard only
+    several    one to three classes of shapes at once, and so as many labels
 
 --shared is the fraction of videos in which audio and frames have the same class: in the
 others the audio's is drawn by itself, and the manifest's label is the frames'.
@@ -32,6 +33,7 @@ from absl import flags
 
 from data_prep import answers, worker, worker_processes
 from data_prep.answers import Form, Outcome, Packed, Value
+from data_prep.manifest import SEVERAL
 from data_prep.scenes.kinds import KINDS
 from data_prep.scenes.shapes import FPS, MICROPHONE_DB, SAMPLE_RATE_HZ
 from xdc_tf.runtime import files, program
@@ -259,7 +261,8 @@ def _write_videos(specs: Sequence[VideoSpec], num_workers: int) -> None:
 def _write_manifest(path: str, specs: Sequence[VideoSpec]) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["path", "label"])
+    several = KINDS[specs[0].kind].several_labels
+    writer.writerow(["path", SEVERAL if several else "label"])
     for spec in specs:
         relative = os.path.join("videos", os.path.basename(spec.path))
         writer.writerow([relative, KINDS[spec.kind].labels[spec.class_index]])

@@ -93,8 +93,8 @@ def find_clips(
         absent = sorted(set(classes) - label_names)
         if absent:
             raise ValueError(
-                f"--annotations={annotations} lacks the classes {absent[:5]}, which are "
-                "of Kinetics-400; give its lists."
+                f"--annotations={annotations} lacks the classes {absent[:5]} of "
+                "Kinetics-400; give its lists."
             )
         label_names = set(classes)
     tree = index_media(root)

@@ -56,9 +56,9 @@ def write_manifest(out: str, clips: Clips, *, root: str, trimmed: bool) -> Writt
     """Writes a manifest, each file whole or not at all.
 
     Beside it are written, or removed if they are of an earlier run and nothing is to be
-    said: NAME.missing.csv, and NAME.all_labels.csv if a row has several labels in a data
-    set of one label per clip. The manifest holds no label for such a row. Of a data set
-    of several labels per clip the manifest has the column `labels`.
+    said: NAME.missing.csv, and NAME.all_labels.csv if a row has several labels in a
+    data set of one label per clip. The manifest holds no label for such a row. Of a
+    data set of several labels per clip the manifest has the column `labels`.
 
     Args:
         out: NAME.csv, see check_out; its directory is made.

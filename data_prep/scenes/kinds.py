@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.scenes import clutter, digits, long_tail, shapes
+from data_prep.scenes import clutter, digits, long_tail, several, shapes
 
 
 class Kind(NamedTuple):
@@ -24,6 +24,8 @@ class Kind(NamedTuple):
         set is balanced.
       shared: fraction of the videos whose audio has the frames' class, where nothing
         else is asked for.
+      several_labels: whether a video may have several labels, which a name of a class
+        then is made of, see xdc_tf.data.label_texts.
       num_parts: into which the kind's material is divided: draw_frames takes part=, the
         remainder of the set's seed by this number. 1 where nothing is reused.
     """
@@ -33,6 +35,7 @@ class Kind(NamedTuple):
     synthesize_waveform: Callable[..., np.ndarray]
     frequencies: tuple[float, ...] | None = None
     shared: float = 1.0
+    several_labels: bool = False
     num_parts: int = 1
 
 
@@ -51,5 +54,12 @@ KINDS = {
         long_tail.draw_frames,
         long_tail.synthesize_waveform,
         frequencies=long_tail.FREQUENCIES,
+    ),
+    "several": Kind(
+        several.LABELS,
+        several.draw_frames,
+        several.synthesize_waveform,
+        frequencies=several.FREQUENCIES,
+        several_labels=True,
     ),
 }

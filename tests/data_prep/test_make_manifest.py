@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from data_prep.datasets.manifest_writer import describe
 from data_prep.datasets import kinetics as kinetics_lists
+from data_prep.datasets.manifest_writer import describe
 from data_prep.datasets.manifests import make_manifest
 from data_prep.manifest import read_manifest
 
@@ -644,7 +644,9 @@ def test_a_clip_under_two_classes_has_no_label_but_both_in_the_list_of_all(tmp_p
 
 def test_kinetics_sounds_takes_its_31_classes_of_kinetics(tmp_path):
     assert len(set(kinetics_lists.SOUNDS)) == 31
-    rows = [f"{name},{k:011d},1,11,train" for k, name in enumerate(kinetics_lists.SOUNDS)]
+    rows = [
+        f"{name},{k:011d},1,11,train" for k, name in enumerate(kinetics_lists.SOUNDS)
+    ]
     kinetics(tmp_path, train="\n".join([*rows, "yoga,aaaaaaaaaaa,1,11,train"]) + "\n")
     put(tmp_path / "media", *(f"{k:011d}.mp4" for k in range(31)), "aaaaaaaaaaa.mp4")
     manifest = manifest_of(tmp_path, "kinetics_sounds", "train")

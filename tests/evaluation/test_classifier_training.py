@@ -12,13 +12,20 @@ from xdc_tf.data import dataset_info, example_tables
 from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.evaluation import classifier as classifiers
-from xdc_tf.evaluation import classifier_training
+from xdc_tf.evaluation import classifier_training, target_types
+from xdc_tf.evaluation.classifier import Part
+from xdc_tf.evaluation.example_choices import (
+    balanced_draws,
+    few_per_class,
+    hold_out,
+)
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
-from xdc_tf.evaluation.labelled_records import LabelledRecords, few_per_class, hold_out
+from xdc_tf.evaluation.labelled_records import LabelledRecords
 from xdc_tf.models import encoder_table
 from xdc_tf.models.encoder_table import ResNetSettings
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime import compat
+from xdc_tf.training import optimizers
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
 ARCHITECTURES = {
@@ -70,9 +77,7 @@ def make_classifier(
     modality="audio", *, settings=SETTINGS, strategy=ONE_DEVICE, num_classes=10
 ):
     return classifiers.build(
-        load(modality),
-        modality=modality,
-        architecture=ARCHITECTURES[modality],
+        {m: Part(load(m), m, ARCHITECTURES[m]) for m in modality.split("+")},
         clip=CLIP,
         num_classes=num_classes,
         settings=settings,
@@ -98,40 +103,40 @@ def assert_equal(found, expected):
 
 def test_hold_out_takes_the_share_of_every_class():
     labels = np.repeat([0, 1, 2], [20, 10, 30])
-    chosen = hold_out(labels, 0.1, seed=0)
+    chosen = hold_out(labels[:, None], 0.1, seed=0)
     assert np.bincount(labels[chosen]).tolist() == [2, 1, 3]
 
 
 def test_hold_out_rounds_to_the_share_of_all_examples():
     # A quarter of 3 x 5 is 3.75: one of each class, and a second one of one class.
-    chosen = hold_out(np.repeat([0, 1, 2], 5), 0.25, seed=0)
+    chosen = hold_out(np.repeat([0, 1, 2], 5)[:, None], 0.25, seed=0)
     assert sorted(np.bincount(np.repeat([0, 1, 2], 5)[chosen])) == [1, 1, 2]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_hold_out_leaves_one_example_of_every_class(share):
     labels = np.array([0, 1, 1, 2, 2, 2, 4])
-    chosen = hold_out(labels, share, seed=3)
+    chosen = hold_out(labels[:, None], share, seed=3)
     assert set(labels[~chosen]) == {0, 1, 2, 4}
     assert chosen.sum() <= 3
 
 
 def test_hold_out_depends_on_its_seed():
     labels = np.repeat([0, 1], 50)
-    first, same, other = (hold_out(labels, 0.2, seed) for seed in (0, 0, 1))
+    first, same, other = (hold_out(labels[:, None], 0.2, seed) for seed in (0, 0, 1))
     assert (first == same).all() and (first != other).any()
 
 
 def test_nothing_is_held_out_of_a_share_of_zero():
-    assert not hold_out(np.repeat([0, 1], 50), 0.0, seed=0).any()
+    assert not hold_out(np.repeat([0, 1], 50)[:, None], 0.0, seed=0).any()
 
 
 def test_few_labels_are_so_many_of_every_class():
     labels = np.repeat([0, 1, 2], [9, 2, 5])
-    chosen = few_per_class(labels, 3, seed=0)
+    chosen = few_per_class(labels[:, None], 3, seed=0)
     assert np.bincount(labels[chosen]).tolist() == [3, 2, 3]
-    assert (chosen == few_per_class(labels, 3, seed=0)).all()
-    assert (chosen != few_per_class(labels, 3, seed=1)).any()
+    assert (chosen == few_per_class(labels[:, None], 3, seed=0)).all()
+    assert (chosen != few_per_class(labels[:, None], 3, seed=1)).any()
 
 
 @pytest.mark.parametrize("modality", ["video", "audio"])
@@ -151,7 +156,7 @@ def test_rates_fall_from_stage_to_stage_down_to_the_stem(modality, monkeypatch):
     by_stage = {stage: set() for stage in expected}
     kernel_to_stage = {
         id(variable): layer.name.split("_")[0]
-        for layer in classifier.encoder.layers
+        for layer in classifier.encoders[modality].layers
         for variable in layer.trainable_variables
     }
     assert found[:2].tolist() == [1, 1]
@@ -171,17 +176,15 @@ def test_rates_fall_from_stage_to_stage_down_to_the_stem(modality, monkeypatch):
     ],
 )
 def test_every_layer_of_every_architecture_is_of_a_stage(modality, architecture):
-    encoder = encoder_table.build(
-        ResNetSettings(architecture, 10, 0.0625),
-        LayerSettings(),
-        f"{modality}_encoder",
-        CLIP,
-    )
+    settings = ResNetSettings(architecture, 10, 0.0625)
+    encoder = encoder_table.build(settings, LayerSettings(), "encoder", CLIP)
     head = keras.layers.Dense(2)
     head.build((None, encoder.output_shape[-1]))
     found = classifiers.multipliers(
         classifiers.Classifier(
-            encoder, head, modality, encoder_table.ENCODERS[architecture].stage
+            {modality: Part(encoder, modality, settings)},
+            head,
+            target_types.MULTICLASS,
         ),
         dataclasses.replace(SETTINGS, layer_decay=0.5),
         epoch=0,
@@ -199,22 +202,31 @@ def test_the_encoder_has_no_rate_while_the_head_warms_up():
         assert (found[2:] == (0.5 if moves else 0)).all()
 
 
-def test_sgd_with_multipliers_is_one_sgd_for_each_learning_rate():
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_optimizer_with_multipliers_is_one_for_each_learning_rate(name):
     values, rng = [[1.0, -2.0], [0.5]], np.random.default_rng(0)
     rates = [0.1, 0.004]
     together = [tf.Variable(value) for value in values]
     apart = [tf.Variable(value) for value in values]
-    one = compat.sgd(0.9)
-    one.build(together)
-    two = [compat.sgd(0.9) for _ in rates]
-    for optimizer, variable in zip(two, apart, strict=True):
-        optimizer.build([variable])
+    multipliers = tf.Variable([1.0, rates[1] / rates[0]])
+
+    def make(variables, **arguments):
+        return optimizers.make(
+            name,
+            variables,
+            momentum=0.9,
+            weight_decay=0.1,
+            scale_loss=False,
+            **arguments,
+        )
+
+    one = make(together, rates=multipliers)
+    two = [make([variable]) for variable in apart]
     for step in range(6):
         factor = 1.0 / (1 + step)
         gradients = [tf.constant(rng.normal(size=len(v)), tf.float32) for v in values]
         compat.set_learning_rate(one, rates[0] * factor)
-        multiplied = [gradients[0], gradients[1] * (rates[1] / rates[0])]
-        compat.apply_gradients(one, zip(multiplied, together, strict=True))
+        compat.apply_gradients(one, zip(gradients, together, strict=True))
         for number, optimizer in enumerate(two):
             compat.set_learning_rate(optimizer, rates[number] * factor)
             compat.apply_gradients(optimizer, [(gradients[number], apart[number])])
@@ -235,7 +247,7 @@ def test_a_step_moves_head_and_encoder_by_their_own_learning_rates(records):
         classifier = make_classifier(settings=settings)
         before = classifier.weights()
         train(classifier, records, settings)
-        names[:] = [variable.name for variable in classifier.encoder.weights]
+        names[:] = [variable.name for variable in classifier.encoders["audio"].weights]
         return [
             after - start
             for after, start in zip(
@@ -277,21 +289,20 @@ def test_a_frozen_encoder_stays_bit_for_bit_while_its_head_learns(records):
 def test_head_warm_up_leaves_the_encoders_weights_unchanged(records):
     settings = dataclasses.replace(SETTINGS, head_epochs=2, num_epochs=2)
     classifier = make_classifier(settings=settings)
-    before = [v.numpy() for v in classifier.encoder.trainable_variables]
+    before = [v.numpy() for v in classifier.encoders["audio"].trainable_variables]
     head = classifier.head.kernel.numpy()
     train(classifier, records, settings)
-    assert_equal(
-        [[v.numpy() for v in classifier.encoder.trainable_variables]], [before]
-    )
+    after = [v.numpy() for v in classifier.encoders["audio"].trainable_variables]
+    assert_equal([after], [before])
     assert np.abs(classifier.head.kernel.numpy() - head).max() > 1e-3
 
 
 def test_after_its_warm_up_the_encoder_learns_without_another_trace(records):
     settings = dataclasses.replace(SETTINGS, head_epochs=1, num_epochs=2)
     classifier = make_classifier(settings=settings)
-    before = [v.numpy() for v in classifier.encoder.trainable_variables]
+    before = [v.numpy() for v in classifier.encoders["audio"].trainable_variables]
     traces = []
-    encoder = classifier.encoder
+    encoder = classifier.encoders["audio"]
 
     class Counting:
         """Stands for the encoder, whose calls are traces in a tf.function."""
@@ -303,7 +314,8 @@ def test_after_its_warm_up_the_encoder_learns_without_another_trace(records):
             traces.append(training)
             return encoder(inputs, training=training)
 
-    train(classifier._replace(encoder=Counting()), records, settings)
+    counted = classifier.parts["audio"]._replace(encoder=Counting())
+    train(classifier._replace(parts={"audio": counted}), records, settings)
     assert traces == [True]
     for variable, start in zip(encoder.trainable_variables, before, strict=True):
         assert np.abs(variable.numpy() - start).max() > 0, variable.name
@@ -352,7 +364,7 @@ def test_two_devices_train_as_one(records, two_devices):
                 classifiers.make_predict(classifier, strategy),
                 records,
                 clip=clip,
-                modality="audio",
+                modalities=("audio",),
                 num_clips=2,
                 batch_size=8,
                 strategy=strategy,
@@ -377,7 +389,7 @@ def test_the_epoch_of_the_best_held_out_accuracy_counts(records, monkeypatch):
     # By its own accuracies: 0.5, 0.75, 0.75 with a lower loss, and 0.25.
     measures = iter([(1.0, 0.5), (0.9, 0.75), (0.8, 0.75), (0.1, 0.25)])
     monkeypatch.setattr(
-        classifier_training, "_measures", lambda scores, labels: next(measures)
+        classifier_training, "_measures", lambda *arguments: next(measures)
     )
     settings = dataclasses.replace(SETTINGS, num_epochs=4, held_out_share=0.25)
     classifier, after = make_classifier(), []
@@ -428,7 +440,7 @@ def test_held_out_videos_are_not_trained_on(records, monkeypatch):
         SETTINGS, held_out_share=0.25, batch_size=6, num_epochs=2
     )
     train(make_classifier(), records, settings)
-    chosen = hold_out(records.labels, 0.25, settings.seed)
+    chosen = hold_out(records.label_sets, 0.25, settings.seed)
     trained = records.examples.example_indices[~chosen].tolist()
     assert sorted(seen) == sorted(2 * trained)
 
@@ -447,11 +459,11 @@ def test_epochs_have_the_clips_asked_for(records, monkeypatch):
 
 
 def test_fewer_videos_than_a_batch_fill_it_by_several_clips(records):
-    few = records.part(few_per_class(records.labels, 1, seed=0))
+    few = records.part(few_per_class(records.label_sets, 1, seed=0))
     batches = classifier_training.training_batches(
         few,
         clip=CLIP,
-        modality="audio",
+        modalities=("audio",),
         settings=dataclasses.replace(SETTINGS, batch_size=20),
         strategy=ONE_DEVICE,
     )
@@ -470,7 +482,7 @@ def test_scores_are_the_mean_softmax_of_a_videos_clips(records):
             predict,
             records,
             clip=CLIP,
-            modality="audio",
+            modalities=("audio",),
             num_clips=num_clips,
             batch_size=8,
             strategy=ONE_DEVICE,
@@ -529,3 +541,132 @@ def test_the_loss_before_training_is_the_log_of_the_number_of_classes(records):
         make_classifier(), records, dataclasses.replace(SETTINGS, batch_size=24)
     )
     assert trained.curve[0].train_loss == pytest.approx(math.log(10), abs=0.05)
+
+
+SETS = np.array([[0, -1], [0, 1], [1, 0], [2, -1], [2, -1], [2, 0], [1, -1]])
+
+
+def test_hold_out_of_several_labels_leaves_one_of_each_in_training():
+    for seed in range(10):
+        chosen = hold_out(SETS, 0.6, seed)
+        assert chosen.any() and set(SETS[~chosen].ravel()) >= {0, 1, 2}
+
+
+def test_hold_out_of_several_labels_has_its_share_and_depends_on_its_seed():
+    sets = np.stack([np.arange(200) % 4, np.arange(200) % 3 + 4], axis=1)
+    first, same, other = (hold_out(sets, 0.2, seed) for seed in (0, 0, 1))
+    assert first.sum() == 40
+    assert (first == same).all() and (first != other).any()
+
+
+def test_balanced_draws_give_classes_of_one_label_the_same_number():
+    labels = np.repeat([0, 1, 2], [1, 3, 8])
+    draws = balanced_draws(labels[:, None])
+    assert draws.sum() == pytest.approx(12)
+    assert [draws[labels == k].sum() for k in range(3)] == pytest.approx([4, 4, 4])
+
+
+def test_balanced_draws_of_several_labels_add_up_over_them():
+    # Each label has three examples; those of two labels count twice.
+    draws = balanced_draws(np.array([[0, 1], [0, -1], [0, -1], [1, -1], [1, -1]]))
+    assert draws == pytest.approx(np.array([2, 1, 1, 1, 1]) * 5 / 6)
+
+
+def test_balanced_sampling_draws_rare_classes_more_often(records):
+    labels = np.where(np.arange(24) < 3, 0, 1)
+    sets = np.array(labels)[:, None]
+    rare = records._replace(examples=records.examples._replace(label_sets=sets))
+    batches = classifier_training.training_batches(
+        rare,
+        clip=CLIP,
+        modalities=("audio",),
+        settings=dataclasses.replace(SETTINGS, balanced_sampling=True, batch_size=24),
+        strategy=ONE_DEVICE,
+    )
+    index = next(iter(batches))["example_index"].numpy()
+    rows = np.searchsorted(rare.examples.example_indices, index)
+    assert np.bincount(labels[rows]).tolist() == [12, 12]
+
+
+def several(records):
+    """Each video with its own label, and every second one also with the next."""
+    own = records.examples.label_sets[:, 0]
+    others = np.where(np.arange(len(own)) % 2, (own + 1) % 10, -1)
+    sets = np.stack([own, others], axis=1)
+    return records._replace(
+        info=records.info._replace(several_labels=True),
+        examples=records.examples._replace(label_sets=sets),
+    )
+
+
+def test_a_classifier_fits_all_labels_of_the_videos_that_it_trains_on(
+    records, monkeypatch
+):
+    architecture = ARCHITECTURES["audio"]._replace(depth=10, width=0.0625)
+    monkeypatch.setitem(ARCHITECTURES, "audio", architecture)
+    settings = dataclasses.replace(
+        SETTINGS, num_epochs=60, schedule="cosine", head_learning_rate=0.03
+    )
+    labelled = several(records)
+    classifier = make_classifier()._replace(target=target_types.MULTILABEL)
+    trained = train(classifier, labelled, settings)
+    assert trained.curve[-1].train_loss < trained.curve[0].train_loss / 3
+    scores = classifier_training.predict_scores(
+        classifiers.make_predict(classifier, ONE_DEVICE),
+        labelled,
+        clip=CLIP,
+        modalities=("audio",),
+        num_clips=3,
+        batch_size=8,
+        strategy=ONE_DEVICE,
+    )
+    measured = target_types.MULTILABEL.measure(
+        scores, labelled.label_sets, labelled.class_names
+    )
+    assert measured.metrics["mAP"] > 0.8
+
+
+def test_several_labels_start_at_the_loss_of_their_frequencies(records):
+    labelled = several(records)
+    classifier = make_classifier(
+        settings=dataclasses.replace(SETTINGS, head_learning_rate=1e-9, frozen=True)
+    )._replace(target=target_types.MULTILABEL)
+    classifier.head.kernel.assign(tf.zeros_like(classifier.head.kernel))
+    settings = dataclasses.replace(SETTINGS, head_learning_rate=1e-9, frozen=True)
+    trained = train(classifier, labelled, settings)
+    members = target_types.membership(labelled.label_sets, 10)
+    rates = (members.sum(axis=0) + 0.5) / 25
+    entropy = -np.where(members, np.log(rates), np.log(1 - rates)).sum(axis=1).mean()
+    assert trained.curve[0].train_loss == pytest.approx(entropy, rel=1e-4)
+
+
+def test_two_encoders_learn_with_one_head_on_their_features(records):
+    settings = dataclasses.replace(SETTINGS, batch_size=12, num_epochs=2)
+    classifier = make_classifier("video+audio", settings=settings)
+    before = classifier.weights()
+    assert classifier.head.kernel.shape == (
+        sum(encoder.output_shape[-1] for encoder in classifier.encoders.values()),
+        10,
+    )
+    train(classifier, records, settings)
+    for part, start in zip(classifier.weights(), before, strict=True):
+        assert all(np.abs(a - b).max() > 0 for a, b in zip(part, start, strict=True))
+
+
+def test_adamw_trains_encoder_and_head_by_rates_of_their_own(records):
+    settings = dataclasses.replace(
+        SETTINGS,
+        name="adamw",
+        head_learning_rate=1e-3,
+        encoder_learning_rate=1e-5,
+        weight_decay=0.0,
+        batch_size=24,
+    )
+    classifier = make_classifier(settings=settings)
+    encoder, head = classifier.weights()
+    train(classifier, records, settings)
+    # The first update of Adam is the rate, whatever the gradient.
+    after, after_head = classifier.weights()
+    assert np.median(np.abs(after_head[0] - head[0])) == pytest.approx(1e-3, rel=0.01)
+    kernels = [np.abs(a - b) for a, b in zip(after, encoder, strict=True) if a.ndim > 1]
+    assert np.median(kernels[-1]) == pytest.approx(1e-5, rel=0.05)

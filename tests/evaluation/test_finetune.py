@@ -212,7 +212,7 @@ def test_a_finetuned_encoder_and_head_are_saved_and_give_the_scores(
         predict,
         split.test,
         clip=SETTINGS.clip(scratch.run.clip),
-        modality="video",
+        modalities=("video",),
         num_clips=2,
         batch_size=8,
         strategy=ONE_DEVICE,

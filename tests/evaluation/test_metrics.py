@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from xdc_tf.evaluation import metrics
@@ -121,6 +122,86 @@ def test_a_single_value_has_no_deviation():
 
 
 def test_shares_are_told_from_other_numbers():
-    assert metrics.are_fractions([0.0, 1.0])
-    assert not metrics.are_fractions([3.5])
-    assert not metrics.are_fractions([-0.1, 0.2])
+    assert metrics.are_fractions("top1", [0.0, 1.0])
+    assert not metrics.are_fractions("top1", [3.5])
+    assert not metrics.are_fractions("top1", [-0.1, 0.2])
+    assert not metrics.are_fractions("d_prime", [0.5])
+
+
+def _planted(num_rows=400, num_classes=6, seed=0):
+    rng = np.random.default_rng(seed)
+    frequencies = np.linspace(0.02, 0.6, num_classes)
+    members = rng.random([num_rows, num_classes]) < frequencies
+    members[0] = True  # each class has an example
+    members[1] = False
+    return members, rng
+
+
+def test_perfect_scores_have_an_average_precision_and_an_area_of_one():
+    members, rng = _planted()
+    scores = members + 0.9 * rng.random(members.shape)
+    found = metrics.average_precisions(scores, members)
+    assert (found.mean_ap, found.mean_auc) == pytest.approx((1.0, 1.0))
+    assert found.per_class_ap == pytest.approx(np.ones(6))
+    assert 7 < found.d_prime < 8  # the largest that is told
+
+
+def test_shuffled_scores_have_the_prevalence_as_their_average_precision():
+    members, rng = _planted(num_rows=20_000)
+    scores = rng.permutation(members + 0.9 * rng.random(members.shape))
+    found = metrics.average_precisions(scores, members)
+    assert found.prevalence == pytest.approx(members.mean(), rel=1e-9)
+    assert found.mean_ap == pytest.approx(found.prevalence, abs=0.01)
+    assert found.mean_auc == pytest.approx(0.5, abs=0.02)
+    assert found.d_prime == pytest.approx(0.0, abs=0.08)
+
+
+def test_average_precision_and_area_are_those_of_their_definitions():
+    members, rng = _planted(num_rows=60)
+    scores = np.round(members + rng.normal(0, 1, members.shape), 1)  # with equal ones
+    found = metrics.average_precisions(scores, members)
+    for k in range(members.shape[1]):
+        positives, negatives = scores[members[:, k], k], scores[~members[:, k], k]
+        precision_at, recalls = [], []
+        for threshold in sorted(set(scores[:, k]), reverse=True):
+            taken = scores[:, k] >= threshold
+            precision_at.append(members[taken, k].mean())
+            recalls.append(members[taken, k].sum() / len(positives))
+        steps = np.diff([0.0, *recalls])
+        assert found.per_class_ap[k] == pytest.approx(np.sum(steps * precision_at))
+        wins = positives[:, None] - negatives[None]
+        area = np.mean((wins > 0) + 0.5 * (wins == 0))
+        assert found.per_class_auc[k] == pytest.approx(area)
+    assert found.mean_ap == pytest.approx(found.per_class_ap.mean())
+    assert found.d_prime == pytest.approx(
+        np.sqrt(2) * stats.norm.ppf(found.per_class_auc.mean())
+    )
+
+
+def test_a_class_without_an_example_is_left_out_of_the_means():
+    members, rng = _planted()
+    members[:, 2] = False
+    found = metrics.average_precisions(
+        members + 0.9 * rng.random(members.shape), members
+    )
+    assert np.isnan(found.per_class_ap[2]) and np.isnan(found.per_class_auc[2])
+    assert (found.mean_ap, found.mean_auc) == pytest.approx((1.0, 1.0))
+
+
+def test_a_class_that_all_examples_have_has_no_area():
+    members = np.array([[True, True], [True, False]])
+    found = metrics.average_precisions(np.array([[0.1, 0.9], [0.2, 0.3]]), members)
+    assert found.per_class_ap.tolist() == [1.0, 1.0]
+    assert np.isnan(found.per_class_auc[0]) and found.mean_auc == 1.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "members", "message"),
+    [
+        (np.zeros([2, 3]), np.ones([2, 2], bool), r"\(2, 3\) do not fit labels"),
+        (np.zeros([2, 2]), np.zeros([2, 2], bool), "none of 2 classes has one of 2"),
+    ],
+)
+def test_scores_and_labels_that_do_not_fit_are_refused(scores, members, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.average_precisions(scores, members)

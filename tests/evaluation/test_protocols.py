@@ -26,10 +26,10 @@ def settings_of(protocol, **options):
 def test_a_recipe_is_frozen_if_it_says_so_or_the_protocol_does(
     source, split, monkeypatch, protocol, solver, frozen, expected
 ):
-    def evaluate(source, split, stream, settings, strategy):
+    def evaluate(source, split, streams, settings, strategy):
         assert settings.frozen == expected
         details = {"selection": classifier_training.SELECTION_NOTE}
-        return SplitResult(stream, {"top1": 1.0}, details)
+        return [SplitResult(stream, {"top1": 1.0}, details) for stream in streams]
 
     monkeypatch.setattr(finetune, "_evaluate", evaluate)
     recipe = base.get_config()

@@ -60,6 +60,12 @@ _SOLVER = flags.DEFINE_enum(
     [protocols.LOGISTIC, protocols.SGD],
     "Solver of the linear protocol; sgd trains on augmented clips.",
 )
+_FUSION = flags.DEFINE_bool(
+    "fusion",
+    False,
+    "Of linear and finetune: also classify by all encoders together, by the mean of "
+    "their scores and by one classifier on their features side by side.",
+)
 _NUM_CLIPS = flags.DEFINE_integer(
     "num_clips", None, "Clips per video; default: the protocol's.", lower_bound=1
 )
@@ -154,6 +160,7 @@ def _options():
         recipe=_CONFIG.value.to_dict(),
         solver=_SOLVER.value,
         num_clips=_NUM_CLIPS.value,
+        fusion=_FUSION.value,
         batch_size=new_video_flags.BATCH_SIZE.value,
         seed=_SEED.value,
         num_jobs=_NUM_JOBS.value,

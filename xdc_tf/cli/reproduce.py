@@ -28,7 +28,10 @@ _SCALE = flags.DEFINE_enum(
     "Scale of the comparison: how many videos, rounds and epochs.",
 )
 _KIND = flags.DEFINE_enum(
-    "kind", "shapes", list(KINDS), "Kind of videos; see data_prep.synthetic --help."
+    "kind",
+    "shapes",
+    [name for name, kind in KINDS.items() if not kind.several_labels],
+    "Kind of videos; see data_prep.synthetic --help.",
 )
 _METHODS = flags.DEFINE_list(
     "methods", [], "Methods of the table; default: all that it names."

@@ -61,7 +61,7 @@ class Examples(NamedTuple):
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] int64 into label_names; NO_LABEL for none, and where there are several."""
+        """[N] int64 into label_names; NO_LABEL for none, and for several."""
         is_single = np.sum(self.label_sets != NO_LABEL, axis=1) == 1
         return np.where(is_single, self.label_sets[:, 0], NO_LABEL)
 

@@ -1,6 +1,6 @@
-"""An encoder with one linear head: its learning rates, one update, its scores."""
+"""Encoders with one linear head on their features: rates, an update, scores."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import keras
@@ -9,84 +9,124 @@ import tensorflow as tf
 
 from xdc_tf.data import clips
 from xdc_tf.data.clips import ClipSettings
+from xdc_tf.evaluation import target_types
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
+from xdc_tf.evaluation.target_types import TargetType
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures
 from xdc_tf.models import encoder_table, fast_layers, two_stream
 from xdc_tf.models.encoder_table import EncoderSettings
-from xdc_tf.models.two_stream import HeadSettings
+from xdc_tf.models.two_stream import TwoStream
 from xdc_tf.runtime import compat
 from xdc_tf.training import optimizers
 
 HEAD = "classifier"
+# In the rows of predict that have no example; no probability is negative.
+NO_EXAMPLE = -1.0
 _SCORES = "scores"
 
 
-class Classifier(NamedTuple):
-    """An encoder and its head, in a strategy's scope.
+class Part(NamedTuple):
+    """An encoder of a classifier.
 
     Attributes:
-      encoder: with training's layers.
-      head: from its features to logits.
-      modality: what the encoder sees.
-      stage: number of the stage of a layer of the encoder, by its name.
+      encoder: the model.
+      modality: what it sees.
+      architecture: its form.
     """
 
     encoder: keras.Model
-    head: keras.layers.Dense
     modality: str
-    stage: Callable[[str], int]
+    architecture: EncoderSettings
+
+
+class Classifier(NamedTuple):
+    """Encoders and the head on their features side by side, in a strategy's scope.
+
+    Attributes:
+      parts: by stream, with training's layers.
+      head: from the features to logits.
+      target: what is learnt of an example.
+    """
+
+    parts: dict[str, Part]
+    head: keras.layers.Dense
+    target: TargetType
+
+    @property
+    def encoders(self) -> dict[str, keras.Model]:
+        """By stream."""
+        return {stream: part.encoder for stream, part in self.parts.items()}
+
+    @property
+    def stream_modalities(self) -> dict[str, str]:
+        """What each encoder sees, by stream."""
+        return {stream: part.modality for stream, part in self.parts.items()}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the encoders see, each once."""
+        return tuple(dict.fromkeys(self.stream_modalities.values()))
 
     def weights(self) -> list[list[np.ndarray]]:
-        """Of the encoder, statistics included, and of the head."""
-        return [self.encoder.get_weights(), self.head.get_weights()]
+        """Of the encoders, statistics included, and of the head."""
+        return [part.get_weights() for part in self._layers()]
 
     def set_weights(self, weights: list[list[np.ndarray]]) -> None:
         """Sets what `weights` returned."""
-        for part, arrays in zip((self.encoder, self.head), weights, strict=True):
+        for part, arrays in zip(self._layers(), weights, strict=True):
             part.set_weights(arrays)
+
+    def _layers(self) -> list[keras.layers.Layer]:
+        return [*self.encoders.values(), self.head]
 
 
 def build(
-    encoder: keras.Model,
+    parts: dict[str, Part],
     *,
-    modality: str,
-    architecture: EncoderSettings,
     clip: ClipSettings,
     num_classes: int,
+    target: TargetType = target_types.MULTICLASS,
     settings: FinetuneSettings,
     strategy: tf.distribute.Strategy,
 ) -> Classifier:
-    """A classifier with an encoder's weights and a new head from N(0, 0.01).
+    """A classifier with encoders' weights and a new head from N(0, 0.01).
 
     Args:
-      encoder: as encoder_sources.load_encoder gives it for the clip; stays as it is.
-      modality: what it sees.
-      architecture: its form.
-      clip: that it sees.
+      parts: by stream, as encoder_sources.load_encoder gives encoders for the clip;
+        they stay as they are.
+      clip: that they see.
       num_classes: outputs of the head.
+      target: what is learnt of an example.
       settings: of the layers.
       strategy: where the classifier lives.
     """
+    layers = settings.layers()
+    encoders = {}
     with strategy.scope():
-        model = two_stream.build(
-            {modality: modality},
-            architectures={modality: architecture},
-            clip=clip,
-            layers=settings.layers(),
-            heads={HEAD: HeadSettings(modality, num_classes)},
+        for stream, part in parts.items():
+            name = f"{stream}_encoder"
+            encoders[stream] = encoder_table.build(
+                part.architecture, layers, name, clip
+            )
+            encoders[stream].set_weights(part.encoder.get_weights())
+        width = sum(encoder.output_shape[-1] for encoder in encoders.values())
+        head = two_stream.make_head(
+            num_classes, width, weight_decay=layers.weight_decay, name=HEAD
         )
-    stage = encoder_table.ENCODERS[architecture.architecture].stage
-    classifier = Classifier(
-        model.encoders[modality], model.heads[HEAD], modality, stage
-    )
-    classifier.encoder.set_weights(encoder.get_weights())
-    return classifier
+        two_stream.reset_heads(TwoStream({}, {HEAD: head}), seed=layers.seed)
+    trained = {
+        stream: part._replace(encoder=encoders[stream])
+        for stream, part in parts.items()
+    }
+    return Classifier(trained, head, target)
 
 
 def trained_variables(classifier: Classifier, *, frozen: bool) -> list[tf.Variable]:
     """What training updates: the head's variables, then the encoder's."""
-    parts = [classifier.head] if frozen else [classifier.head, classifier.encoder]
+    parts = [classifier.head]
+    if not frozen:
+        parts += classifier.encoders.values()
     return [variable for part in parts for variable in part.trainable_variables]
 
 
@@ -95,9 +135,9 @@ def multipliers(
 ) -> np.ndarray:
     """Learning rates of trained_variables by that of the head, in an epoch.
 
-    For SGD with momentum a gradient times m is a learning rate times m. The top stage
-    has encoder_learning_rate, each one below layer_decay times that of the one above,
-    and the stem is the lowest; in the first head_epochs all of them have 0.
+    The top stage of an encoder has encoder_learning_rate, each one below layer_decay
+    times that of the one above, and the stem is the lowest; in the first head_epochs
+    all of them have 0.
 
     Args:
       classifier: whose variables.
@@ -113,16 +153,16 @@ def multipliers(
     top = settings.encoder_learning_rate / settings.head_learning_rate
     if epoch < settings.head_epochs:
         top = 0.0
-    by_stage = encoder_table.stage_rates(
-        classifier.stage, classifier.encoder, settings.layer_decay
-    )
-    return np.array(rates + [top * rate for rate in by_stage], np.float32)
+    for part in classifier.parts.values():
+        stage = encoder_table.ENCODERS[part.architecture.architecture].stage
+        by_stage = encoder_table.stage_rates(stage, part.encoder, settings.layer_decay)
+        rates += [top * rate for rate in by_stage]
+    return np.array(rates, np.float32)
 
 
 def make_train_step(
     classifier: Classifier,
     label_table: tf.Variable,
-    rate_multipliers: tf.Variable,
     optimizer: keras.optimizers.Optimizer,
     *,
     settings: FinetuneSettings,
@@ -131,20 +171,35 @@ def make_train_step(
     """The function train_step(batch, step), traced once.
 
     It updates on a distributed batch; dropout follows from the int64 scalar. Returns
-    [2] float32 from before the update: summed cross-entropy and number of hits.
+    [2] float32 from before the update: summed loss and number of hits.
 
     Args:
       classifier: what is trained.
-      label_table: [num_rows] int32 by example_index.
-      rate_multipliers: [number of trained variables] float32; see multipliers.
-      optimizer: SGD, made with trained_variables.
+      label_table: [num_rows, L] int32 by example_index, the labels of each example and
+        -1 behind them.
+      optimizer: of make_optimizer.
       settings: of the training.
       strategy: where all of these live.
     """
-    encoder, head, modality, _ = classifier
+    head, target = classifier.head, classifier.target
     variables = trained_variables(classifier, frozen=settings.frozen)
     tf_variables = compat.tf_variables(variables)
-    penalized = [head] if settings.frozen else [encoder, head]
+    penalized = [] if settings.frozen else [*classifier.encoders.values()]
+    penalized.append(head)
+
+    def encode(batch, seed):
+        features = []
+        for number, part in enumerate(classifier.parts.values()):
+            if number:  # no two encoders drop the same
+                seed = tf.random.experimental.stateless_fold_in(seed, number)
+            with fast_layers.random_seed(seed):
+                features.append(
+                    part.encoder(
+                        clips.encoder_input(batch, part.modality),
+                        training=not settings.frozen,
+                    )
+                )
+        return tf.concat(features, axis=-1) if len(features) > 1 else features[0]
 
     def replica_step(batch, step):
         context = tf.distribute.get_replica_context()
@@ -152,14 +207,11 @@ def make_train_step(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tf_variables)
             seed = _seed_on_replica(step, settings)
-            with fast_layers.random_seed(seed):
-                features = encoder(
-                    clips.encoder_input(batch, modality), training=not settings.frozen
-                )
+            features = encode(batch, seed)
             if settings.dropout:
                 features = drop(features, seed, settings.dropout)
             logits = head(features)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            losses = target.losses(labels, logits)
             loss = tf.reduce_sum(losses) / settings.batch_size
             penalties = [penalty for part in penalized for penalty in part.losses]
             if penalties:
@@ -168,11 +220,8 @@ def make_train_step(
             scaled_loss = compat.scale_loss(optimizer, loss)
         gradients = tape.gradient(scaled_loss, tf_variables)
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        pairs = zip(gradients, tf.unstack(rate_multipliers), strict=True)
-        changes = [gradient * multiplier for gradient, multiplier in pairs]
-        compat.apply_gradients(optimizer, zip(changes, variables, strict=True))
-        best = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        hits = tf.cast(best == labels, tf.float32)
+        compat.apply_gradients(optimizer, zip(gradients, variables, strict=True))
+        hits = target_types.hits(labels, logits)
         return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(hits)])
 
     @tf.function(autograph=False)
@@ -199,15 +248,26 @@ def drop(values: tf.Tensor, seed: tf.Tensor, rate: float) -> tf.Tensor:
 
 
 def make_optimizer(
-    classifier: Classifier, settings: FinetuneSettings, strategy: tf.distribute.Strategy
+    classifier: Classifier,
+    rate_multipliers: tf.Variable,
+    settings: FinetuneSettings,
+    strategy: tf.distribute.Strategy,
 ) -> keras.optimizers.Optimizer:
-    """SGD for trained_variables; the weight decay is in the layers."""
+    """The optimizer of trained_variables; SGD's weight decay is in the layers.
+
+    Args:
+      classifier: what is trained.
+      rate_multipliers: [number of trained variables] float32; see multipliers.
+      settings: of the training.
+      strategy: where all of these live.
+    """
     with strategy.scope():
         return optimizers.make(
-            "sgd",
+            settings.name,
             trained_variables(classifier, frozen=settings.frozen),
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            rates=rate_multipliers,
             scale_loss=settings.precision == "mixed_float16",
         )
 
@@ -219,23 +279,23 @@ def make_predict(
 
     Over a distributed data set of data.pipeline.evaluation_batches it gives
     [num_rows, K] float32 by example_index: the mean over an example's clips of their
-    softmax; rows without an example are zero.
+    probabilities; rows without an example are NO_EXAMPLE.
     """
-
-    def scores(inputs, training):
-        return tf.nn.softmax(
-            classifier.head(classifier.encoder(inputs, training=training))
-        )
-
-    # make_extract_clips needs an encoder only to be callable.
     extract_clips = extraction.make_extract_clips(
-        {_SCORES: scores}, {_SCORES: classifier.modality}, strategy=strategy
+        classifier.encoders, classifier.stream_modalities, strategy=strategy
     )
 
+    def score(batches: Iterable[ClipFeatures]) -> Iterator[ClipFeatures]:
+        kernel, bias = classifier.head.get_weights()
+        for clips_of_batch in batches:
+            features = np.concatenate([*clips_of_batch.streams.values()], axis=1)
+            logits = features.astype(np.float32) @ kernel + bias
+            scores = classifier.target.probabilities(tf.constant(logits)).numpy()
+            yield clips_of_batch._replace(streams={_SCORES: scores})
+
     def predict(batches: Iterable[dict], *, num_rows: int) -> np.ndarray:
-        rows = np.zeros([num_rows, classifier.head.units], np.float32)
-        clip_scores: Iterable[ClipFeatures] = extract_clips(batches)
-        for examples in extraction.average_clips(clip_scores):
+        rows = np.full([num_rows, classifier.head.units], NO_EXAMPLE, np.float32)
+        for examples in extraction.average_clips(score(extract_clips(batches))):
             rows[examples.example_index] = examples.streams[_SCORES]
         return rows
 

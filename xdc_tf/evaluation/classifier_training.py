@@ -1,4 +1,4 @@
-"""Trains one encoder with one linear head on true labels, and finds its best epoch."""
+"""Trains encoders with one linear head on true labels, and finds the best epoch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,10 +12,11 @@ from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.distribution import devices
 from xdc_tf.evaluation import classifier as classifiers
-from xdc_tf.evaluation import labelled_records
+from xdc_tf.evaluation import example_choices, labelled_records
 from xdc_tf.evaluation.classifier import Classifier
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.labelled_records import LabelledRecords
+from xdc_tf.evaluation.target_types import TargetType
 from xdc_tf.models import two_stream
 from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import compat
@@ -42,10 +43,12 @@ class Epoch(NamedTuple):
     Attributes:
       epoch: from 1.
       learning_rate: of the head, in the last step.
-      train_loss: mean cross-entropy over its clips, as they were trained on.
-      train_accuracy: fraction of its clips that were classified right.
-      held_out_loss: mean cross-entropy of the videos' scores; None if not measured.
-      held_out_accuracy: fraction of held-out videos; None if not measured.
+      train_loss: mean loss over its clips, as they were trained on.
+      train_accuracy: fraction of its clips whose highest score is (one of) their
+        labels.
+      held_out_loss: mean loss of the videos' scores; None if not measured.
+      held_out_accuracy: of the held-out videos, the fraction that was classified right,
+        or of several labels per video the mAP; None if not measured.
     """
 
     epoch: int
@@ -90,29 +93,34 @@ def training_batches(
     records: LabelledRecords,
     *,
     clip: ClipSettings,
-    modality: str,
+    modalities: tuple[str, ...],
     settings: FinetuneSettings,
     strategy: tf.distribute.Strategy,
 ) -> Iterable[dict[str, tf.Tensor]]:
     """Endless distributed batches of random clips.
 
-    A pass has each example once, or as often as it takes to fill a batch.
+    A pass has each example once, or as often as it takes to fill a batch; of balanced
+    sampling it has as many draws, see example_choices.balanced_draws.
 
     Args:
       records: the videos.
       clip: the clips' shape.
-      modality: what the classifier sees.
+      modalities: what the classifier sees.
       settings: of the batches and the augmentation.
       strategy: the devices.
     """
     keep = records.keep
     times = -(-settings.batch_size // int(keep.sum()))
+    draws = times * keep.astype(np.float64)
+    if settings.balanced_sampling:
+        of_examples = example_choices.balanced_draws(records.label_sets)
+        draws[records.examples.example_indices] = times * of_examples
     dataset = pipeline.training_batches(
-        ClipSource(records.shards, clip, (modality,), records.promised),
+        ClipSource(records.shards, clip, modalities, records.promised),
         augmentation=settings.augmentation,
         batch_size=settings.batch_size,
         keep=keep,
-        draws=times * keep.astype(np.float64) if times > 1 else None,
+        draws=draws if times > 1 or settings.balanced_sampling else None,
         seed=settings.seed,
         shuffle_buffer=settings.shuffle_buffer,
     )
@@ -124,7 +132,7 @@ def predict_scores(
     records: LabelledRecords,
     *,
     clip: ClipSettings,
-    modality: str,
+    modalities: tuple[str, ...],
     num_clips: int,
     num_crops: int = 1,
     batch_size: int,
@@ -136,28 +144,27 @@ def predict_scores(
       predict: of classifier.make_predict.
       records: the videos.
       clip: the clips' shape.
-      modality: what the classifier sees.
+      modalities: what the classifier sees.
       num_clips: per video.
-      num_crops: per clip, of a modality that has several.
+      num_crops: per clip, where all that is seen has several.
       batch_size: clips per batch, over all devices.
       strategy: the devices.
 
     Returns:
-      [N, K] float32 in the order of the records' examples; rows sum to 1.
+      [N, K] float32 probabilities in the order of the records' examples.
     """
+    has_crops = all(MODALITIES[modality].has_crops for modality in modalities)
     batches = pipeline.evaluation_batches(
-        ClipSource(records.shards, clip, (modality,), records.promised),
+        ClipSource(records.shards, clip, modalities, records.promised),
         batch_size=batch_size,
         num_clips=num_clips,
-        num_crops=num_crops if MODALITIES[modality].has_crops else 1,
+        num_crops=num_crops if has_crops else 1,
         keep=records.keep,
     )
     rows = predict(
         devices.distribute(batches, strategy), num_rows=records.info.num_rows
     )[records.examples.example_indices]
-    labelled_records.check_filled(
-        records, rows.any(axis=1)
-    )  # a softmax has no row of zeros
+    labelled_records.check_filled(records, rows[:, 0] != classifiers.NO_EXAMPLE)
     return rows
 
 
@@ -188,8 +195,8 @@ def train(
     Raises:
       FloatingPointError: on a loss that is not finite; names epoch and step.
     """
-    held_out = labelled_records.hold_out(
-        records.labels, settings.held_out_share, settings.seed
+    held_out = example_choices.hold_out(
+        records.label_sets, settings.held_out_share, settings.seed
     )
     trained, validation = records.part(~held_out), records.part(held_out)
     training = _prepare(classifier, trained, clip, settings, strategy)
@@ -260,7 +267,9 @@ class _Training(NamedTuple):
             epoch_sums.add(sums, step)
         loss, accuracy = epoch_sums.means(steps_per_epoch * settings.batch_size)
         if not settings.frozen:
-            two_stream.average_statistics([self.classifier.encoder], self.strategy)
+            two_stream.average_statistics(
+                self.classifier.encoders.values(), self.strategy
+            )
         return Epoch(index + 1, rate, loss, accuracy, None, None)
 
     def validate(
@@ -271,7 +280,7 @@ class _Training(NamedTuple):
             predict,
             records,
             clip=self.clip,
-            modality=self.classifier.modality,
+            modalities=self.classifier.modalities,
             num_clips=self.settings.held_out_clips,
             batch_size=self.settings.eval_batch_size,
             strategy=self.strategy,
@@ -281,7 +290,7 @@ class _Training(NamedTuple):
                 f"Scores of held-out videos are not finite after epoch {epoch}, step "
                 f"{epoch * self.steps_per_epoch}. {_LOWER_RATES}"
             )
-        return _measures(scores, records.labels)
+        return _measures(scores, records, self.classifier.target)
 
 
 def _prepare(
@@ -291,17 +300,19 @@ def _prepare(
     settings: FinetuneSettings,
     strategy: tf.distribute.Strategy,
 ) -> _Training:
-    labels = np.full(records.info.num_rows, -1, np.int32)
-    labels[records.examples.example_indices] = records.labels
+    label_sets = records.label_sets
+    labels = np.full([records.info.num_rows, label_sets.shape[1]], -1, np.int32)
+    labels[records.examples.example_indices] = label_sets
+    bias = classifier.target.initial_bias(label_sets, classifier.head.units)
+    classifier.head.bias.assign(bias)
     variables = classifiers.trained_variables(classifier, frozen=settings.frozen)
-    optimizer = classifiers.make_optimizer(classifier, settings, strategy)
     with strategy.scope():
         label_table = tf.Variable(labels, trainable=False, name="labels")
         multipliers = tf.Variable(tf.zeros([len(variables)]), trainable=False)
+    optimizer = classifiers.make_optimizer(classifier, multipliers, settings, strategy)
     train_step = classifiers.make_train_step(
         classifier,
         label_table,
-        multipliers,
         optimizer,
         settings=settings,
         strategy=strategy,
@@ -309,11 +320,11 @@ def _prepare(
     batches = training_batches(
         records,
         clip=clip,
-        modality=classifier.modality,
+        modalities=classifier.modalities,
         settings=settings,
         strategy=strategy,
     )
-    num_clips = settings.clips_per_epoch or len(records.labels)
+    num_clips = settings.clips_per_epoch or len(label_sets)
     return _Training(
         classifier=classifier,
         train_step=train_step,
@@ -327,12 +338,13 @@ def _prepare(
     )
 
 
-def _measures(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Mean cross-entropy and fraction of hits."""
-    label_scores = scores[np.arange(len(labels)), labels].astype(np.float64)
-    # A score may round to zero in float32.
-    loss = -np.log(np.maximum(label_scores, np.finfo(np.float32).tiny)).mean()
-    return float(loss), float((scores.argmax(axis=1) == labels).mean())
+def _measures(
+    scores: np.ndarray, records: LabelledRecords, target: TargetType
+) -> tuple[float, float]:
+    """Loss and accuracy of [N, K] probabilities."""
+    label_sets = records.label_sets
+    measured = target.measure(scores, label_sets, records.class_names)
+    return target.loss(scores, label_sets), measured.metrics[target.accuracy]
 
 
 class _EpochSums:

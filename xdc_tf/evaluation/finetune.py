@@ -1,4 +1,4 @@
-"""Finetuning protocol: encoder and a linear head trained on labels, scored on others.
+"""Finetuning protocol: encoders and a linear head trained on labels, scored on others.
 
 With FinetuneSettings(frozen=True) it is the linear protocol by SGD with augmentation.
 """
@@ -16,14 +16,21 @@ import tensorflow as tf
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.distribution import workers
 from xdc_tf.evaluation import classifier as classifiers
-from xdc_tf.evaluation import classifier_training, encoder_sources, metrics
-from xdc_tf.evaluation.classifier import Classifier
+from xdc_tf.evaluation import (
+    classifier_training,
+    encoder_sources,
+    example_choices,
+    protocols,
+    target_types,
+)
+from xdc_tf.evaluation.classifier import Classifier, Part
 from xdc_tf.evaluation.classifier_training import Epoch, Trained
 from xdc_tf.evaluation.encoder_sources import SCRATCH, Source
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings, check_devices
-from xdc_tf.evaluation.labelled_records import LabelledRecords, Split, few_per_class
-from xdc_tf.evaluation.protocols import Results
+from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
+from xdc_tf.evaluation.protocols import FUSED_FEATURES, FUSED_SCORES, Results
 from xdc_tf.evaluation.reports import SplitResult
+from xdc_tf.evaluation.target_types import TargetType
 from xdc_tf.features import extraction
 from xdc_tf.models import encoder_files
 from xdc_tf.models.encoder_files import Head
@@ -49,20 +56,23 @@ def run(
       source: of the encoders, each of which starts every split anew.
       splits: labelled records with their test records.
       settings: of training and test. Their save_dir, if any, gets split_NAME/ with
-        STREAM_encoder.keras, STREAM_heads.npz and STREAM_classifier.json; it is made if
+        STREAM_encoder.keras, STREAM_heads.npz and STREAM_classifier.json, and of fusion
+        fused_features/ with the encoders that were trained together; it is made if
         missing.
       streams: names of the encoders.
       strategy: the devices of this process; None for the present one.
 
     Returns:
-      For each split one result per stream: top1, top5 and mean_class; its details have
-      metrics.as_details and classifier_training.Trained.as_details. A note says how the
-      epoch was chosen.
+      For each split one result per stream: top1, top5 and mean_class, or of several
+      labels per example mAP, AUC and d_prime; details have what target_types says and
+      classifier_training.Trained.as_details. With fusion two more: FUSED_SCORES of the
+      mean of the streams' probabilities, FUSED_FEATURES of encoders that are trained
+      together with one head on their features. A note says how the epoch was chosen.
 
     Raises:
       FileNotFoundError: without an encoder.
-      ValueError: on an unknown stream, a batch that the devices cannot share, or
-        several worker processes.
+      ValueError: on an unknown stream, fusion of one alone, a batch that the devices
+        cannot share, or several worker processes.
       FloatingPointError: on a loss that is not finite; names epoch and step.
       OSError: if the disk fails.
     """
@@ -74,11 +84,12 @@ def run(
             "TF_CONFIG."
         )
     encoder_sources.check_streams(source, streams)
+    if settings.fusion:
+        protocols.check_fusion(streams)
     if settings.save_dir:
         outputs.try_directory(settings.save_dir)
     results = [
-        [_evaluate(source, split, stream, settings, strategy) for stream in streams]
-        for split in splits
+        _evaluate(source, split, streams, settings, strategy) for split in splits
     ]
     return Results(results, (results[0][0].details["selection"],))
 
@@ -86,20 +97,50 @@ def run(
 def _evaluate(
     source: Source,
     split: Split,
-    stream: str,
+    streams: Sequence[str],
     settings: FinetuneSettings,
     strategy: tf.distribute.Strategy,
-) -> SplitResult:
-    modality = source.run.streams[stream]
+) -> list[SplitResult]:
+    """Results of each stream's classifier, and of all streams together."""
+    results, scores = [], []
+    for stream in streams:
+        result, of_stream = _classify(
+            source, split, stream, [stream], settings, strategy
+        )
+        results.append(result)
+        scores.append(of_stream)
+    if settings.fusion:
+        results.append(_fuse(split, np.mean(scores, axis=0)))
+        result, _ = _classify(
+            source, split, FUSED_FEATURES, streams, settings, strategy
+        )
+        results.append(result)
+    return results
+
+
+def _classify(
+    source: Source,
+    split: Split,
+    name: str,
+    streams: Sequence[str],
+    settings: FinetuneSettings,
+    strategy: tf.distribute.Strategy,
+) -> tuple[SplitResult, np.ndarray]:
+    """Trains and tests a classifier on streams' features; also its [N, K] scores."""
     clip = settings.clip(source.run.clip)
     train = _training_part(split, settings)
-    encoder = encoder_sources.load_encoder(source, stream, clip)
+    encoders = {
+        stream: encoder_sources.load_encoder(source, stream, clip) for stream in streams
+    }
+    architectures, modalities = source.run.architectures, source.run.streams
     classifier = classifiers.build(
-        encoder,
-        modality=modality,
-        architecture=source.run.architectures[modality],
+        {
+            stream: Part(encoder, modalities[stream], architectures[modalities[stream]])
+            for stream, encoder in encoders.items()
+        },
         clip=clip,
         num_classes=len(train.class_names),
+        target=target_types.of(train.info.several_labels),
         settings=settings,
         strategy=strategy,
     )
@@ -108,7 +149,8 @@ def _evaluate(
     predict = classifiers.make_predict(classifier, strategy)
 
     def print_epoch(epoch: Epoch) -> None:
-        print(_line(epoch, settings, f"split {split.name}, {stream}"), flush=True)
+        text = _line(epoch, classifier.target, settings.num_epochs)
+        print(f"split {split.name}, {name}: {text}", flush=True)
 
     trained = classifier_training.train(
         classifier,
@@ -123,41 +165,58 @@ def _evaluate(
         predict,
         split.test,
         clip=clip,
-        modality=modality,
+        modalities=classifier.modalities,
         num_clips=settings.num_clips,
         num_crops=settings.num_crops,
         batch_size=settings.eval_batch_size,
         strategy=strategy,
     )
-    result = _result(stream, split, scores, trained, clip)
+    result = _result(name, split, scores, classifier, trained, clip)
     if settings.save_dir:
-        encoder.set_weights(classifier.encoder.get_weights())
         directory = os.path.join(settings.save_dir, f"split_{split.name}")
-        _save(encoder, classifier, stream, directory, train, clip, trained)
-    return result
+        if name == FUSED_FEATURES:
+            directory = os.path.join(directory, name)
+        _save(encoders, classifier, name, directory, train, clip, trained)
+    return result, scores
 
 
 def _training_part(split: Split, settings: FinetuneSettings) -> LabelledRecords:
     """The training videos, or so many of each class as the settings ask for."""
     if not settings.num_train:
         return split.train
-    return split.train.part(
-        few_per_class(split.train.labels, settings.num_train, settings.seed)
+    chosen = example_choices.few_per_class(
+        split.train.label_sets, settings.num_train, settings.seed
     )
+    return split.train.part(chosen)
 
 
 def _result(
-    stream: str, split: Split, scores: np.ndarray, trained: Trained, clip: ClipSettings
+    name: str,
+    split: Split,
+    scores: np.ndarray,
+    classifier: Classifier,
+    trained: Trained,
+    clip: ClipSettings,
 ) -> SplitResult:
     """What [N, K] scores of the test videos are worth."""
-    accuracies = metrics.accuracies(scores, split.test.labels)
+    measured = classifier.target.measure(
+        scores, split.test.label_sets, split.test.class_names
+    )
     details = {
-        **metrics.as_details(accuracies, split.test.class_names),
+        **measured.details,
         **trained.as_details(),
-        "num_test": len(split.test.labels),
+        "num_test": len(scores),
         "clip": _clip_as_json(clip),
     }
-    return SplitResult(stream, metrics.main_metrics(accuracies), details)
+    return SplitResult(name, measured.metrics, details)
+
+
+def _fuse(split: Split, scores: np.ndarray) -> SplitResult:
+    """What the streams' mean scores [N, K] of the test videos are worth."""
+    target = target_types.of(split.test.info.several_labels)
+    measured = target.measure(scores, split.test.label_sets, split.test.class_names)
+    details = measured.details | {"num_test": len(scores)}
+    return SplitResult(FUSED_SCORES, measured.metrics, details)
 
 
 def _refresh(
@@ -168,33 +227,32 @@ def _refresh(
     settings: FinetuneSettings,
     strategy: tf.distribute.Strategy,
 ) -> None:
-    """Batch-norm statistics for a random encoder that is to stay as it is."""
+    """Batch-norm statistics for random encoders that are to stay as they are."""
     batches = classifier_training.training_batches(
         records,
         clip=clip,
-        modality=classifier.modality,
+        modalities=classifier.modalities,
         settings=settings,
         strategy=strategy,
     )
-    per_pass = max(len(records.labels) // settings.batch_size, 1)
+    per_pass = max(len(records.label_sets) // settings.batch_size, 1)
     extraction.refresh_batch_norm(
-        {classifier.modality: classifier.encoder},
-        {classifier.modality: classifier.modality},
+        classifier.encoders,
+        classifier.stream_modalities,
         itertools.islice(batches, min(_BATCH_NORM_BATCHES, per_pass)),
         strategy=strategy,
     )
 
 
-def _line(epoch: Epoch, settings: FinetuneSettings, classifier: str) -> str:
+def _line(epoch: Epoch, target: TargetType, num_epochs: int) -> str:
     line = (
-        f"{classifier}: epoch {epoch.epoch}/{settings.num_epochs}, rate "
-        f"{epoch.learning_rate:.2g}, loss {epoch.train_loss:.3f}, accuracy "
-        f"{100 * epoch.train_accuracy:.1f}%"
+        f"epoch {epoch.epoch}/{num_epochs}, rate {epoch.learning_rate:.2g}, loss "
+        f"{epoch.train_loss:.3f}, accuracy {100 * epoch.train_accuracy:.1f}%"
     )
     if epoch.held_out_accuracy is None:
         return line
     return (
-        f"{line}; held out: loss {epoch.held_out_loss:.3f}, accuracy "
+        f"{line}; held out: loss {epoch.held_out_loss:.3f}, {target.accuracy} "
         f"{100 * epoch.held_out_accuracy:.1f}%"
     )
 
@@ -206,28 +264,32 @@ def _clip_as_json(clip: ClipSettings) -> dict[str, Any]:
 
 
 def _save(
-    encoder: keras.Model,
+    encoders: dict[str, keras.Model],
     classifier: Classifier,
-    stream: str,
+    name: str,
     directory: str,
     records: LabelledRecords,
     clip: ClipSettings,
     trained: Trained,
 ) -> None:
-    """Encoder and head as a run's files, and a JSON file of their clip and classes."""
-    encoder_files.save_encoder(encoder, workdir.encoder_file(directory, stream))
+    """Encoders and head as a run's files, and a JSON file of their clip and classes."""
+    for stream, encoder in encoders.items():
+        encoder.set_weights(classifier.encoders[stream].get_weights())
+        encoder_files.save_encoder(encoder, workdir.encoder_file(directory, stream))
     kernel, bias = classifier.head.get_weights()
     encoder_files.save_heads(
         {supervision.TRUE_LABELS: Head(kernel, bias)},
-        workdir.heads_file(directory, stream),
+        workdir.heads_file(directory, name),
     )
     values = {
-        "stream": stream,
-        "modality": classifier.modality,
+        "stream": name,
+        "modality": " ".join(classifier.modalities),
+        "encoders": list(encoders),
+        "target": classifier.target.name,
         "class_names": list(records.class_names),
         "clip": _clip_as_json(clip),
         "best_epoch": trained.best.epoch,
         "held_out_accuracy": trained.best.held_out_accuracy,
     }
-    path = os.path.join(directory, f"{stream}_{CLASSIFIER_FILE}")
+    path = os.path.join(directory, f"{name}_{CLASSIFIER_FILE}")
     files.write_text(path, json.dumps(values, indent=2) + "\n")

@@ -64,14 +64,17 @@ class FinetuneSettings(Settings):
     synchronized_batch_norm: Annotated[bool, FLAG, _MODEL] = False
     precision: Annotated[str, PRECISION, _MODEL] = "float32"
 
-    # SGD. Learning rates are peaks, for the whole batch; the encoder's is that of its
-    # last stage.
+    # SGD with momentum, or AdamW, as transformers want it.
+    name: Annotated[str, Choice(("sgd", "adamw")), _OPTIMIZER] = "sgd"
+    # Learning rates are peaks, for the whole batch; the encoder's is that of its last
+    # stage.
     head_learning_rate: Annotated[float, Number(0, 1e6, above=True), _OPTIMIZER] = 0.01
     encoder_learning_rate: Annotated[float, _RATE, _OPTIMIZER] = 0.001
     # Each stage has the rate of the one above times this; the stem has the lowest.
     layer_decay: Annotated[float, _FACTOR, _OPTIMIZER] = 1.0
-    momentum: Annotated[float, _BELOW_ONE, _OPTIMIZER] = 0.9
-    # Coefficient of the L2 penalty on the kernels of all that is trained.
+    momentum: Annotated[float, _BELOW_ONE, _OPTIMIZER] = 0.9  # of SGD
+    # Of the kernels of all that is trained: coefficient of an L2 penalty, or of AdamW
+    # the decay in a step by the learning rate.
     weight_decay: Annotated[float, _RATE, _OPTIMIZER] = 1e-4
     schedule: Annotated[str, Choice(SCHEDULES), _OPTIMIZER] = "cosine"
     # Of linear growth; may be a part of an epoch.
@@ -88,6 +91,8 @@ class FinetuneSettings(Settings):
     clips_per_epoch: Annotated[int, Whole(), _TRAINING] = 0
     # The first so many epochs train the head alone; batch norm follows the clips.
     head_epochs: Annotated[int, Whole(), _TRAINING] = 0
+    # Draw a video the more often the rarer its classes are.
+    balanced_sampling: Annotated[bool, FLAG, _TRAINING] = False
     shuffle_buffer: Annotated[int, COUNT, _TRAINING] = 2048  # clips
     # Fraction of the training videos, of every class, that is not trained on. The epoch
     # with the best accuracy on them counts, of equal ones that with the lowest loss.
@@ -103,7 +108,9 @@ class FinetuneSettings(Settings):
     # Clips, of held-out and test videos.
     eval_batch_size: Annotated[int, COUNT, _TEST] = 32
 
-    # Directory that gets the classifiers; None keeps none. No key of a recipe.
+    # Also classify by all encoders together. No key of a recipe, nor is the next one.
+    fusion: Annotated[bool, FLAG, UNREPORTED] = False
+    # Directory that gets the classifiers; None keeps none.
     save_dir: Annotated[str | None, OrNone(TEXT), UNREPORTED] = None
 
     def __post_init__(self) -> None:
@@ -135,6 +142,7 @@ class FinetuneSettings(Settings):
         changes: dict[str, Any] = {
             "num_clips": options.num_clips,
             "eval_batch_size": options.batch_size,
+            "fusion": options.fusion,
             "save_dir": options.save_dir,
         }
         return dataclasses.replace(
@@ -161,7 +169,7 @@ class FinetuneSettings(Settings):
         return LayerSettings(
             batch_norm_momentum=self.batch_norm_momentum,
             synchronized_batch_norm=self.synchronized_batch_norm,
-            weight_decay=self.weight_decay,
+            weight_decay=0.0 if self.name == "adamw" else self.weight_decay,
             dtype=self.precision,
             seed=self.seed,
             fast=True,

@@ -304,7 +304,7 @@ def _training_clips(
 ) -> Iterator[dict]:
     """As many random clips as a run of this configuration would start from."""
     config, num_devices = source.run.config, strategy.num_replicas_in_sync
-    num_examples = len(records.examples.labels)
+    num_examples = len(records.examples.shards)
     batch_size = min(config.training.batch_size, num_examples)
     batch_size = max(batch_size // num_devices, 1) * num_devices
     if batch_size > num_examples:

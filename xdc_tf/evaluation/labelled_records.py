@@ -5,7 +5,7 @@ directory and a pair of manifests for each.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.manifest import read_manifest
 from xdc_tf.data import dataset_info, record_directory, record_index
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.dataset_info import DatasetInfo
+from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
 from xdc_tf.data.payloads import AUDIO
 from xdc_tf.models.modalities import MODALITIES
@@ -49,11 +49,26 @@ class LabelledRecords(NamedTuple):
     num_absent: int = 0
 
     @property
-    def labels(self) -> np.ndarray:
-        """[N] int64 numbers in class_names, in the order of the examples."""
+    def label_sets(self) -> np.ndarray:
+        """[N, L] int64 numbers in class_names, and NO_LABEL behind them.
+
+        In the order of the examples; L is 1 where each has one label.
+        """
         number = {name: k for k, name in enumerate(self.class_names)}
-        names = self.info.label_names
-        return np.array([number[names[k]] for k in self.examples.labels], np.int64)
+        number_of = [number.get(name, NO_LABEL) for name in self.info.label_names]
+        # The last one is that of NO_LABEL.
+        return np.array([*number_of, NO_LABEL], np.int64)[self.examples.label_sets]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int64 numbers in class_names, in the order of the examples.
+
+        Raises:
+          ValueError: examples may have several.
+        """
+        if self.info.several_labels:
+            raise ValueError(_several_text(self.directory, "this evaluation"))
+        return self.label_sets[:, 0]
 
     @property
     def keep(self) -> np.ndarray:
@@ -93,12 +108,32 @@ class Split(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
+def check_single(splits: Sequence[Split], protocol: str) -> None:
+    """Checks that a protocol of one label per example gets no others.
+
+    Raises:
+      ValueError: an example may have several; names the records.
+    """
+    for split in splits:
+        for part in (split.train, split.test):
+            if part.info.several_labels:
+                raise ValueError(_several_text(part.directory, protocol))
+
+
+def _several_text(directory: str, protocol: str) -> str:
+    return (
+        f"{directory} holds several labels per example, and {protocol} takes one; use "
+        "the linear or the finetune protocol, or convert a manifest with the column "
+        "label."
+    )
+
+
 def describe(records: LabelledRecords) -> dict[str, Any]:
     """Where the records are, and what chose them, of types that JSON has."""
     values = {
         "directory": records.directory,
         "manifest_sha256": records.info.manifest_sha256,
-        "num_examples": len(records.examples.labels),
+        "num_examples": len(records.examples.shards),
     }
     if records.manifest:
         values["chosen_by"] = records.manifest
@@ -218,11 +253,11 @@ def _open(
     if AUDIO in modalities:
         rate_hz = run.config.log_mel.sample_rate_hz
         dataset_info.check_audio(info, run.audio, rate_hz, directory)
-    labelled = examples.labels >= 0
+    labelled = examples.label_sets[:, 0] != NO_LABEL
     if not labelled.any():
         raise ValueError(
             f"{directory} has no labelled video; convert a manifest with a column "
-            "label."
+            "label, or labels."
         )
     records = LabelledRecords(directory, info, examples, (), opened.promised)
     return records.part(labelled)
@@ -253,10 +288,16 @@ def _pair(
     clip_secs: float,
     allow_overlap: bool,
 ) -> Split:
+    if train.info.several_labels != test.info.several_labels:
+        raise ValueError(
+            f"split {name}: of {train.directory} and {test.directory} one holds "
+            "several labels per example and the other one; convert both with the "
+            "column label, or both with labels."
+        )
     classes = _names(train)
     if len(classes) < 2:
         raise ValueError(
-            f"split {name}: {train.directory} has {len(train.examples.labels)} "
+            f"split {name}: {train.directory} has {len(train.examples.shards)} "
             f"labelled videos to learn from, of fewer than two classes ({classes}); "
             "use more."
         )
@@ -270,7 +311,7 @@ def _pair(
     both = _in_both(train, test)
     if both and not allow_overlap:
         raise ValueError(
-            f"split {name}: {len(both)} of {len(test.examples.labels)} test videos are "
+            f"split {name}: {len(both)} of {len(test.examples.shards)} test videos are "
             f"also in training, by id or content, such as {both[0]!r}; take them out, "
             "or allow it (--allow_overlap)."
         )
@@ -324,7 +365,8 @@ def _few(names: Sequence[str]) -> str:
 def _names(records: LabelledRecords) -> list[str]:
     """Class names that have an example, sorted."""
     names = records.info.label_names
-    return sorted({names[label] for label in records.examples.labels})
+    present = np.unique(records.examples.label_sets)
+    return sorted(names[label] for label in present if label != NO_LABEL)
 
 
 def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
@@ -353,44 +395,3 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
         )
         if video_id in known_ids or contents.get(index) in known_contents
     ]
-
-
-def hold_out(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Examples to be held out from training, of all classes alike.
-
-    Args:
-      labels: [N] int.
-      fraction: of all examples, rounded to a whole number of them. Each class gives the
-        same fraction of its examples, rounded up or down, and keeps one or more.
-      seed: which ones.
-
-    Returns:
-      [N] bool.
-    """
-    rng = np.random.default_rng([seed, 2])
-    counts = np.bincount(labels)
-    numbers = np.minimum(np.floor(fraction * counts + 1e-9), np.maximum(counts - 1, 0))
-    room = np.flatnonzero(counts - 1 > numbers)
-    # Largest remainders first; classes of equal ones in random order.
-    rng.shuffle(room)
-    room = room[np.argsort(-(fraction * counts - numbers)[room], kind="stable")]
-    num_missing = max(round(fraction * len(labels)) - int(numbers.sum()), 0)
-    numbers[room[:num_missing]] += 1
-    return _choose(labels, dict(enumerate(numbers.astype(int))), rng)
-
-
-def few_per_class(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """[N] bool: so many examples of each class, or all that it has."""
-    rng = np.random.default_rng([seed, 3])
-    return _choose(labels, dict.fromkeys(np.unique(labels), number), rng)
-
-
-def _choose(
-    labels: np.ndarray, numbers: Mapping[int, int], rng: np.random.Generator
-) -> np.ndarray:
-    """[N] bool: so many random examples of each label."""
-    chosen = np.zeros(len(labels), bool)
-    for label, number in numbers.items():
-        indices = np.flatnonzero(labels == label)
-        chosen[rng.permutation(indices)[:number]] = True
-    return chosen

@@ -10,19 +10,41 @@ import tensorflow as tf
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.evaluation import finetune, frozen_features, metrics
+from xdc_tf.evaluation import (
+    finetune,
+    frozen_features,
+    protocols,
+    target_types,
+)
 from xdc_tf.evaluation.encoder_sources import Source
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.frozen_features import FrozenSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import Split
-from xdc_tf.evaluation.metrics import Accuracies
-from xdc_tf.evaluation.protocols import LOGISTIC, SGD, UNREPORTED, Options, Results
+from xdc_tf.evaluation.protocols import (
+    FUSED_FEATURES,
+    FUSED_SCORES,
+    LOGISTIC,
+    SGD,
+    UNREPORTED,
+    Options,
+    Results,
+)
 from xdc_tf.evaluation.reports import SplitResult
-from xdc_tf.runtime.typed_settings import FLAG, Choice, Kind, Number, OrNone, Whole
+from xdc_tf.evaluation.target_types import TargetType
+from xdc_tf.runtime.typed_settings import (
+    COUNT,
+    FLAG,
+    Choice,
+    Kind,
+    Number,
+    OrNone,
+    Whole,
+)
 
 _MAX_ITERATIONS = 2000
 
@@ -38,6 +60,8 @@ class LinearSettings(FrozenSettings):
       c: inverse strength of the regression's L2 penalty, as scikit-learn has it.
       with_initial: of a pretrained run also score the encoders that it started from;
         not of SGD.
+      fusion: also classify by all encoders together.
+      num_jobs: of several labels per example, classes that are fitted side by side.
       recipe: of SGD, with a frozen encoder.
     """
 
@@ -45,6 +69,8 @@ class LinearSettings(FrozenSettings):
     solver: Annotated[str, Choice((LOGISTIC, SGD))] = LOGISTIC
     c: Annotated[float, Number(0, 1e9, above=True), UNREPORTED] = 1.0
     with_initial: Annotated[bool, FLAG, UNREPORTED] = True
+    fusion: Annotated[bool, FLAG, UNREPORTED] = False
+    num_jobs: Annotated[int, COUNT, UNREPORTED] = 1
     recipe: Annotated[
         FinetuneSettings | None, OrNone(Kind(FinetuneSettings)), UNREPORTED
     ] = None
@@ -83,6 +109,10 @@ class Scores(NamedTuple):
     scores: np.ndarray
     converged: bool
 
+    def probabilities(self, target: TargetType) -> np.ndarray:
+        """[M, K] float64, of the scores as logits."""
+        return target.probabilities(tf.constant(self.scores)).numpy()
+
 
 def run(
     source: Source,
@@ -95,14 +125,18 @@ def run(
     """Fits a classifier to the training videos' features and scores the test videos.
 
     By regression a video's feature is the mean over its clips; features are
-    standardised by the training videos' mean and deviation. For SGD see finetune.run.
+    standardised by the training videos' mean and deviation. Of several labels per
+    example there is one regression for each class. For SGD see finetune.run.
 
     For the arguments see protocols.Protocol.
 
     Returns:
-      For each split one result per stream: top1, top5 and mean_class, and initial_top1
-      of the encoder that a pretrained run started from. Details have
-      metrics.as_details, "num_train", "num_test" and "converged".
+      For each split one result per stream: top1, top5 and mean_class, or of several
+      labels per example mAP, AUC and d_prime; and initial_top1, or initial_mAP, of the
+      encoder that a pretrained run started from. Details have what target_types says,
+      "num_train", "num_test" and "converged". With fusion two more: FUSED_SCORES of the
+      mean of the streams' probabilities, FUSED_FEATURES of one classifier on their
+      features side by side.
 
     Raises:
       FileNotFoundError, ValueError, FloatingPointError: see
@@ -112,12 +146,13 @@ def run(
         return finetune.run(
             source, splits, settings.recipe, streams=streams, strategy=strategy
         )
+    if settings.fusion:
+        protocols.check_fusion(streams)
     with_initial = settings.with_initial and frozen_features.has_initial(source)
     return frozen_features.score_splits(
-        lambda split, features: [
-            _score(stream, split, features, settings.c, with_initial)
-            for stream in streams
-        ],
+        lambda split, features: _score_all(
+            split, features, streams, settings, with_initial
+        ),
         source,
         splits,
         settings.extraction(streams, average=True, with_initial=with_initial),
@@ -125,28 +160,105 @@ def run(
     )
 
 
-def _score(
-    stream: str, split: Split, features: SplitFeatures, c: float, with_initial: bool
-) -> SplitResult:
-    accuracies, converged = _accuracies(stream, split, features, c)
-    values = metrics.main_metrics(accuracies)
-    details = describe(accuracies, split) | {"converged": converged}
-    if with_initial:
-        name = frozen_features.initial_name(stream)
-        initial, converged = _accuracies(name, split, features, c)
-        values["initial_top1"] = initial.top1
-        details["initial_converged"] = converged
-    return SplitResult(stream, values, details)
+def _score_all(
+    split: Split,
+    features: SplitFeatures,
+    streams: Sequence[str],
+    settings: LinearSettings,
+    with_initial: bool,
+) -> list[SplitResult]:
+    """Results of each stream, and of all streams together."""
+    target = target_types.of(split.train.info.several_labels)
+
+    def fit(names: Sequence[str]) -> Scores:
+        train, test = (
+            np.concatenate([part[name] for name in names], axis=1)
+            for part in (features.train, features.test)
+        )
+        labels = split.train.label_sets
+        if target is target_types.MULTICLASS:
+            return class_scores(train, labels[:, 0], test, c=settings.c)
+        members = target_types.membership(labels, len(split.train.class_names))
+        return label_scores(
+            train,
+            members,
+            test,
+            class_names=split.train.class_names,
+            c=settings.c,
+            num_jobs=settings.num_jobs,
+        )
+
+    def result(name: str, scores: np.ndarray, converged: bool) -> SplitResult:
+        measured = target.measure(scores, split.test.label_sets, split.test.class_names)
+        details = measured.details | {
+            "num_train": len(split.train.label_sets),
+            "num_test": len(scores),
+            "converged": converged,
+        }
+        return SplitResult(name, measured.metrics, details)
+
+    fits = {stream: fit([stream]) for stream in streams}
+    results = []
+    for stream, fitted in fits.items():
+        scored = result(stream, fitted.scores, fitted.converged)
+        if with_initial:
+            initial = fit([frozen_features.initial_name(stream)])
+            values = result(stream, initial.scores, initial.converged).metrics
+            scored.metrics[f"initial_{target.accuracy}"] = values[target.accuracy]
+            scored.details["initial_converged"] = initial.converged
+        results.append(scored)
+    if settings.fusion:
+        means = np.mean([f.probabilities(target) for f in fits.values()], axis=0)
+        converged = all(fitted.converged for fitted in fits.values())
+        results.append(result(FUSED_SCORES, means, converged))
+        together = fit(streams)
+        results.append(result(FUSED_FEATURES, together.scores, together.converged))
+    return results
 
 
-def _accuracies(
-    name: str, split: Split, features: SplitFeatures, c: float
-) -> tuple[Accuracies, bool]:
-    """Accuracies of one encoder's features, and whether the fit converged."""
-    fitted = class_scores(
-        features.train[name], split.train.labels, features.test[name], c=c
+def label_scores(
+    train_features: np.ndarray,
+    train_members: np.ndarray,
+    test_features: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    c: float = 1.0,
+    num_jobs: int = 1,
+) -> Scores:
+    """Scores of test rows by a logistic regression for each class by itself.
+
+    Args:
+      train_features: [N, D] float.
+      train_members: [N, K] bool, which classes each row has.
+      test_features: [M, D] float.
+      class_names: of the K classes.
+      c: inverse strength of the L2 penalty.
+      num_jobs: classes that are fitted side by side.
+
+    Raises:
+      ValueError: a class that no training row has, or that all have.
+    """
+    counts = train_members.sum(axis=0)
+    same = np.flatnonzero((counts == 0) | (counts == len(train_members)))
+    if len(same):
+        raise ValueError(
+            f"{counts[same[0]]} of {len(train_members)} training examples have the "
+            f"label {class_names[same[0]]!r}, and some must have it and others not; "
+            "take it out of the manifest, or use more videos."
+        )
+    scaler = StandardScaler().fit(train_features)
+    regression = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS)
+    classifier = OneVsRestClassifier(regression, n_jobs=num_jobs)
+    fit_quietly(
+        classifier, scaler.transform(train_features), train_members.astype(np.int8)
     )
-    return metrics.accuracies(fitted.scores, split.test.labels), fitted.converged
+    # By their numbers: warnings of other processes are not seen.
+    converged = all(
+        regression.n_iter_.max() < _MAX_ITERATIONS
+        for regression in classifier.estimators_
+    )
+    scores = classifier.decision_function(scaler.transform(test_features))
+    return Scores(np.asarray(scores, np.float64), converged)
 
 
 def class_scores(
@@ -206,12 +318,3 @@ def fit_quietly(estimator: BaseEstimator, *data: np.ndarray) -> bool:
                 warning.message, warning.category, warning.filename, warning.lineno
             )
     return converged
-
-
-def describe(accuracies: Accuracies, split: Split) -> dict[str, Any]:
-    """The details of a classification that do not depend on the classifier."""
-    return {
-        **metrics.as_details(accuracies, split.train.class_names),
-        "num_train": len(split.train.labels),
-        "num_test": len(split.test.labels),
-    }

@@ -30,6 +30,8 @@ class Options(NamedTuple):
         that train a classifier by SGD.
       solver: LOGISTIC or SGD, of the linear protocol.
       num_clips: clips per video; None for the protocol's default, or the recipe's.
+      fusion: the linear and the finetune protocol also classify by all encoders
+        together.
       with_initial: the linear protocol also scores the encoders that a run started
         from.
       batch_size: clips per batch; None for that of the run, or the recipe's.
@@ -44,6 +46,7 @@ class Options(NamedTuple):
     recipe: Mapping[str, Any] | None = None
     solver: str = LOGISTIC
     num_clips: int | None = None
+    fusion: bool = False
     with_initial: bool = True
     batch_size: int | None = None
     seed: int = 0
@@ -121,6 +124,23 @@ class Settings:
         return typed_settings.shown(self.key_of(name), getattr(self, name))
 
 
+# Names of what all encoders give together, in place of a stream's.
+FUSED_SCORES, FUSED_FEATURES = "fused_scores", "fused_features"
+
+
+def check_fusion(streams: Sequence[str]) -> None:
+    """Checks that there is something to be fused.
+
+    Raises:
+      ValueError: there is but one encoder.
+    """
+    if len(streams) < 2:
+        raise ValueError(
+            f"--fusion is of two encoders or more, and streams={list(streams)}; drop "
+            "it, or use a run of both modalities."
+        )
+
+
 class Results(NamedTuple):
     """What a protocol gives.
 
@@ -143,23 +163,25 @@ class Protocol(NamedTuple):
         encoders' Source, the labelled Splits with training and test records, an
         instance of `settings`, the names of the encoders, one or more, and the
         tf.distribute.Strategy, the devices, None for the present one.
+      several_labels: whether examples may have several labels.
     """
 
     settings: type[Settings]
     run: Callable[..., Results]
+    several_labels: bool = False
 
 
 def _linear() -> Protocol:
     from xdc_tf.evaluation import linear
 
-    return Protocol(linear.LinearSettings, linear.run)
+    return Protocol(linear.LinearSettings, linear.run, several_labels=True)
 
 
 def _finetune() -> Protocol:
     from xdc_tf.evaluation import finetune
     from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 
-    return Protocol(FinetuneSettings, finetune.run)
+    return Protocol(FinetuneSettings, finetune.run, several_labels=True)
 
 
 def _svm() -> Protocol:
@@ -233,6 +255,8 @@ def evaluate(
 
     row = load(protocol)
     streams = encoder_sources.check_streams(source, streams)
+    if not row.several_labels:
+        labelled_records.check_single(splits, f"--protocol={protocol}")
     results = row.run(source, splits, settings, streams=streams, strategy=strategy)
     warnings = [
         f"split {split.name}: {warning}"

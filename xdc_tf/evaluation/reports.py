@@ -296,7 +296,7 @@ def table(report: Mapping[str, Any]) -> str:
         values = []
         for name, mean in result["mean"].items():
             std = result["std"][name]
-            factor, form = (100, ".1f") if are_fractions([mean]) else (1, ".4g")
+            factor, form = (100, ".1f") if are_fractions(name, [mean]) else (1, ".4g")
             value = f"{name} {factor * mean:{form}}"
             if std is not None:
                 value += f" +- {factor * std:{form}}"

@@ -17,11 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.parallel import Parallel, delayed
 
-from xdc_tf.evaluation import frozen_features, metrics
+from xdc_tf.evaluation import frozen_features, target_types
 from xdc_tf.evaluation.encoder_sources import Source
 from xdc_tf.evaluation.frozen_features import FrozenSettings, SplitFeatures
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split
-from xdc_tf.evaluation.linear import by_class, check_classes, describe
+from xdc_tf.evaluation.linear import by_class, check_classes
 from xdc_tf.evaluation.protocols import Results
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.runtime.typed_settings import COUNT, NonEmpty, Number, Whole
@@ -127,9 +127,13 @@ def _score(
         groups=recordings(split.train),
         settings=settings,
     )
-    accuracies = metrics.accuracies(fitted.scores, split.test.labels)
+    measured = target_types.MULTICLASS.measure(
+        fitted.scores, split.test.label_sets, split.test.class_names
+    )
     edges = (min(settings.cs), max(settings.cs))
-    details = describe(accuracies, split) | {
+    details = measured.details | {
+        "num_train": len(split.train.labels),
+        "num_test": len(split.test.labels),
         "c": fitted.c,
         "cs": sorted(settings.cs),
         "cv_accuracy": list(fitted.cv_accuracy),
@@ -138,7 +142,7 @@ def _score(
         "converged": fitted.converged,
         "cv_converged": fitted.cv_converged,
     }
-    return SplitResult(stream, metrics.main_metrics(accuracies), details)
+    return SplitResult(stream, measured.metrics, details)
 
 
 def recordings(records: LabelledRecords) -> np.ndarray:

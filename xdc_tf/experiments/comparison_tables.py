@@ -126,7 +126,7 @@ def _grids(table: Table) -> list[list[list[str]]]:
 def column_unit(table: Table, column: Column) -> Unit:
     """How a column is written: fractions in percent, others as they are."""
     means = [cell.mean for _, other, cell in _cells(table) if other == column]
-    return PERCENT if metrics.are_fractions(means) else _PLAIN
+    return PERCENT if metrics.are_fractions(column.metric, means) else _PLAIN
 
 
 def _mean(cell: Cell, unit: Unit) -> str:

@@ -66,19 +66,34 @@ def build(
         )
         for number, (stream, modality) in enumerate(streams.items())
     }
-    decay = layers.weight_decay
-    built_heads = {}
-    for name, head in heads.items():
-        built_heads[name] = keras.layers.Dense(
+    built_heads = {
+        name: make_head(
             head.num_outputs,
-            kernel_regularizer=keras.regularizers.L2(decay / 2) if decay else None,
-            dtype="float32",
+            encoders[head.stream].output_shape[-1],
+            weight_decay=layers.weight_decay,
             name=name,
         )
-        built_heads[name].build((None, encoders[head.stream].output_shape[-1]))
+        for name, head in heads.items()
+    }
     model = TwoStream(encoders, built_heads)
     reset_heads(model, seed=layers.seed)
     return model
+
+
+def make_head(
+    num_outputs: int, num_inputs: int, *, weight_decay: float, name: str
+) -> keras.layers.Dense:
+    """A classification head in float32; reset_heads gives it its weights."""
+    head = keras.layers.Dense(
+        num_outputs,
+        kernel_regularizer=keras.regularizers.L2(weight_decay / 2)
+        if weight_decay
+        else None,
+        dtype="float32",
+        name=name,
+    )
+    head.build((None, num_inputs))
+    return head
 
 
 def stage_rates(

@@ -90,7 +90,7 @@ class SlotOptimizer(keras.optimizers.Optimizer):
         *,
         slots: Sequence[str],
         scalar_slots: Sequence[str] = (),
-        rates: Sequence[float] | None = None,
+        rates: Sequence[float] | tf.Variable | None = None,
         name: str,
     ):
         """Makes an optimizer of learning rate 0; `build` makes its slots.
@@ -102,8 +102,8 @@ class SlotOptimizer(keras.optimizers.Optimizer):
             dimensions and for one that is called bias.
           slots: names of the slots of the weight's shape.
           scalar_slots: names of the slots that are scalars.
-          rates: for each variable what the learning rate is multiplied with; None for
-            1.
+          rates: for each variable what the learning rate is multiplied with, numbers
+            or a variable of them; None for 1.
           name: of the optimizer.
         """
         if KERAS_3:
@@ -113,7 +113,8 @@ class SlotOptimizer(keras.optimizers.Optimizer):
             self._learning_rate = self._build_learning_rate(0.0)
         self._update = update
         self._slot_names = tuple(slots), tuple(scalar_slots)
-        self._rates = None if rates is None else tuple(rates)
+        # Behind a function, so that Keras does not take a variable for one of its own.
+        self._rate_of = None if rates is None else lambda number: rates[number]
         self._slots_made = False
 
     def build(self, variables: Sequence) -> None:
@@ -142,8 +143,8 @@ class SlotOptimizer(keras.optimizers.Optimizer):
         else:
             number = self._index_dict[self._var_key(variable)]
             learning_rate = self.learning_rate
-        if self._rates is not None:
-            learning_rate = learning_rate * self._rates[number]
+        if self._rate_of is not None:
+            learning_rate = learning_rate * self._rate_of(number)
         slots = {name: made[number] for name, made in self._slots.items()}
         new, new_slots = self._update(
             tf.convert_to_tensor(variable),

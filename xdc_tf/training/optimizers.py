@@ -59,7 +59,7 @@ def make(
     momentum: float,
     weight_decay: float,
     trust_coefficient: float = 0.001,
-    rates: Sequence[float] | None = None,
+    rates: Sequence[float] | tf.Variable | None = None,
     scale_loss: bool,
 ):
     """Makes an optimizer with all its variables built, so that it can be restored.
@@ -75,7 +75,8 @@ def make(
         (models.layers).
       trust_coefficient: for lars: length of a step of learning rate 1 by that of the
         weight.
-      rates: for each variable what the learning rate is multiplied with; None for 1.
+      rates: for each variable what the learning rate is multiplied with, numbers or a
+        variable of them, [number of variables]; None for 1.
       scale_loss: scale the loss dynamically, as float16 needs it.
 
     Raises:
