@@ -8,6 +8,8 @@ a `Y` in front, or `YID`; or it is that part of the whole video, `ID`. Each may 
 suffix.
 """
 
+import itertools
+
 from data_prep.datasets.annotation_files import (
     annotation_file,
     check_inside,
@@ -23,7 +25,13 @@ from data_prep.datasets.media_files import (
     index_media,
 )
 
-SPLITS = ("balanced_train", "unbalanced_train", "eval")
+_FILES_OF_SPLIT = {
+    "balanced_train": ("balanced_train",),  # AudioSet-20k
+    "unbalanced_train": ("unbalanced_train",),
+    "train": ("unbalanced_train", "balanced_train"),  # AudioSet-2M
+    "eval": ("eval",),
+}
+SPLITS = tuple(_FILES_OF_SPLIT)
 
 
 def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
@@ -41,8 +49,11 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
         FileNotFoundError: a CSV file is missing.
         ValueError: an unknown split, or a wrong line.
     """
-    check_split(split, SPLITS, dataset="audioset")
-    segments_file = annotation_file(annotations, f"{split}_segments.csv")
+    split = check_split(split, SPLITS, dataset="audioset")
+    segments_files = [
+        annotation_file(annotations, f"{name}_segments.csv")
+        for name in _FILES_OF_SPLIT[split]
+    ]
     classes_file = annotation_file(annotations, "class_labels_indices.csv")
     label_of_mid = {
         row["mid"]: row["display_name"]
@@ -51,7 +62,8 @@ def find_clips(annotations: str, root: str, *, split: str | None) -> Clips:
     tree = index_media(root)
 
     def find():
-        for where, values in read_values(segments_file, num_values=4):
+        lines = (read_values(file, num_values=4) for file in segments_files)
+        for where, values in itertools.chain.from_iterable(lines):
             video_id, start, end, mids = values
             check_inside(video_id, where=where)
             start_secs, end_secs = read_segment(start, end, where=where)

@@ -122,6 +122,7 @@ def test_what_is_neither_recipe_nor_file_is_one_line_with_the_recipes(
 
 def test_help_lists_the_recipes_with_what_they_are():
     shown = " ".join(xdc_tf("evaluate", "--help", python=()).stdout.split())
-    assert "one of the recipes: finetune/base: Every key of a finetuning" in shown
+    assert "one of the recipes: finetune/audioset_20k: AudioSet-20k, " in shown
+    assert "finetune/base: Every key of a finetuning" in shown
     assert "finetune/ucf101: UCF101, " in shown
     assert "one of the recipes: base: Every key of a run's configuration" in shown

@@ -248,7 +248,7 @@ def test_without_any_file_the_first_one_and_the_root_are_named(tmp_path):
         ("ucf101", "train", "train1, test1, train2"),
         ("hmdb51", None, "--split=None is no split of hmdb51"),
         ("kinetics", "train1", "train, val, test"),
-        ("audioset", "train", "balanced_train, unbalanced_train, eval"),
+        ("audioset", "test", "balanced_train, unbalanced_train, train, eval"),
         ("vggsound", "val", "train, test"),
         ("esc50", "test6", "train5, test5, all"),
         ("dcase2013", "test6", "all, train1, evaluate1"),
@@ -678,6 +678,16 @@ def test_audioset_puts_all_labels_in_the_manifest(tmp_path):
     assert read_csv(tmp_path / "out/manifest.csv")[0][-1] == "labels"
     assert read_manifest(str(tmp_path / "out/manifest.csv")).several_labels
     assert labels_of(tmp_path) == ["Child speech, kid speaking", "Gush", "Speech"]
+
+
+def test_all_training_segments_of_audioset_are_one_split(tmp_path):
+    lists = audioset(tmp_path, "")
+    for name, video_id in (("un", "aaaaaaaaaaa"), ("", "bbbbbbbbbbb")):
+        line = f'{video_id}, 30.000, 40.000, "/m/09x0r"\n'
+        write(lists / f"{name}balanced_train_segments.csv", AUDIOSET_HEAD + line)
+    put(tmp_path / "media", "aaaaaaaaaaa.mp4", "bbbbbbbbbbb.mp4")
+    found = segments(tmp_path, "audioset", "train")
+    assert [row[0] for row in found] == ["aaaaaaaaaaa.mp4", "bbbbbbbbbbb.mp4"]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from xdc_tf.evaluation import (
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.labelled_records import open_splits
 from xdc_tf.evaluation.linear import LinearSettings
+from xdc_tf.training.pretrain import pretrain
 
 STREAMS = ["video", "audio"]
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/CPU:0")
@@ -291,3 +292,17 @@ def test_a_report_of_several_labels_is_shown_with_d_prime_as_it_is(source, split
     line = reports.table(report).splitlines()[1]
     assert f"mAP {100 * result['mean']['mAP']:.1f}" in line
     assert f"d_prime {result['mean']['d_prime']:.4g}" in line
+
+
+def test_supervised_pretraining_refuses_several_labels(
+    records, new_tiny_config, tmp_path
+):
+    config = new_tiny_config()
+    config["method"] = "supervised"
+    with pytest.raises(ValueError, match="needs one label per example.*holds several"):
+        pretrain(
+            config,
+            workdir=str(tmp_path / "run"),
+            records_dir=records[0],
+            strategy=ONE_DEVICE,
+        )

@@ -295,6 +295,13 @@ def _num_labels(config, method, records: Records) -> dict[str, int]:
                 )
             num_labels[source] = num_clusters
         else:
+            if records.info.several_labels:
+                raise ValueError(
+                    f"config.method={config.method} needs one label per example, and "
+                    f"{records.directory} holds several; use evaluate "
+                    "--protocol=finetune with --scratch, or convert a manifest with "
+                    "the column label."
+                )
             if num_classes < 2:
                 raise ValueError(
                     f"config.method={config.method} needs labels, and "
