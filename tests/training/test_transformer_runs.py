@@ -13,7 +13,7 @@ from xdc_tf.models import encoder_table, layers
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.planning import operations
 from xdc_tf.runtime import compat
-from xdc_tf.training import monitoring, trained_run
+from xdc_tf.training import configuration, monitoring, trained_run
 from xdc_tf.training.batches import training_batches
 
 DROP_PATH = 0.3
@@ -229,3 +229,75 @@ def test_a_clip_that_does_not_fit_is_rejected_before_records_are_read(
     config["clip"][key] = value
     with pytest.raises(ValueError, match=message):
         make_run(config, tmp_path / "nothing", tmp_path / "run")
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_gradient_checkpointing_changes_no_step(
+    tiny_config, tiny_records, tmp_path, precision
+):
+    config = use_transformers(tiny_config) | {"precision": precision}
+    after = []
+    for recomputes in (False, True):
+        run = make_run(config, tiny_records, tmp_path / str(recomputes))
+        compat.set_learning_rate(run.state.optimizer, 1e-3)
+        before = [v.numpy() for v in run.state.model.trainable_variables]
+        result = make_step(run, recomputes=recomputes)(next(training_batches(run)))
+        weights = [v.numpy() for v in run.state.model.trainable_variables]
+        after.append((monitoring.head_means([result.sums]), weights))
+    assert after[0][0] == after[1][0]
+    for found, expected, start in zip(after[1][1], after[0][1], before, strict=True):
+        assert np.abs(expected - start).max() > 0
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_gradient_checkpointing_on_two_devices_in_two_parts_is_that_of_one(
+    tiny_config, tiny_records, tmp_path, two_devices
+):
+    config = use_transformers(tiny_config, drop_path=0.0)
+    losses = []
+    for number, (strategy, parts) in enumerate(((ONE_DEVICE, 1), (two_devices, 2))):
+        config["training"]["accumulate_steps"] = parts
+        run = make_run(config, tiny_records, tmp_path / str(number), strategy)
+        compat.set_learning_rate(run.state.optimizer, 1e-3)
+        step, batches = make_step(run, recomputes=True), training_batches(run)
+        losses.append(
+            [
+                value["loss"]
+                for _ in range(2)
+                for value in monitoring.head_means([step(next(batches)).sums]).values()
+            ]
+        )
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def test_gradient_checkpointing_of_residual_networks_is_refused(tiny_config):
+    tiny_config["training"]["gradient_checkpointing"] = True
+    with pytest.raises(ValueError, match="gradient_checkpointing=True is for transf"):
+        configuration.from_mapping(tiny_config)
+
+
+def test_with_gradient_checkpointing_a_plan_keeps_a_tensor_for_each_block():
+    settings = transformers.audio_encoder(size="Ti", patch=20, stride=20)
+    clip = clip_of((100, 40, 1))
+    costs = {}
+    for depth in (2, 3, 4):
+        encoder = encoder_table.build(
+            encoder_table.settings_of("audio", {**settings.to_dict(), "depth": depth}),
+            LayerSettings(fast=True),
+            "audio_encoder",
+            clip,
+        )
+        shape = encoder.input_shape[1:]
+        costs[depth] = [
+            operations.count(encoder, shape, recomputes=again)
+            for again in (True, False)
+        ]
+    tokens = 5 * 2
+    grown = costs[4][0].kept_bytes - costs[3][0].kept_bytes
+    assert grown == costs[3][0].kept_bytes - costs[2][0].kept_bytes
+    assert grown == 4 * tokens * 192
+    assert costs[4][0].peak_bytes < 0.6 * costs[4][1].peak_bytes
+    for again, plain in zip(costs[4][0].layers, costs[4][1].layers, strict=True):
+        is_of_block = again.name.startswith("block") and "final" not in again.name
+        assert again.num_forward == 1 + is_of_block and plain.num_forward == 1

@@ -86,6 +86,8 @@ class FinetuneSettings(Settings):
     # Training videos per class, chosen by the seed; 0: all.
     num_train: Annotated[int, Whole(), _TRAINING] = 0
     batch_size: Annotated[int, COUNT, _TRAINING] = 32  # over all devices, per update
+    # Compute a transformer's blocks again for their gradients: less memory, more time.
+    gradient_checkpointing: Annotated[bool, FLAG, _TRAINING] = False
     num_epochs: Annotated[int, Whole(1, 1_000_000), _TRAINING] = 12
     # Clips in an epoch, by as many passes over the videos as it takes; 0: one pass.
     clips_per_epoch: Annotated[int, Whole(), _TRAINING] = 0

@@ -53,6 +53,7 @@ class Encoder(NamedTuple):
         the encoder cannot be built of them.
       copy_weights: copy_weights(source, target) gives an encoder the weights of another
         one of the same settings, built for clips of the same shape or another one.
+      recomputes: whether models.recomputation can train it.
     """
 
     modality: str
@@ -65,6 +66,7 @@ class Encoder(NamedTuple):
     copy_weights: Callable[[keras.Model, keras.Model], None] = lambda source, target: (
         target.set_weights(source.get_weights())
     )
+    recomputes: bool = False
 
 
 class ResNetSettings(NamedTuple):
@@ -119,6 +121,7 @@ def _transformer(modality: str, settings: type) -> Encoder:
         transformer.stage,
         transformer.check,
         transformer.copy_weights,
+        recomputes=True,
     )
 
 

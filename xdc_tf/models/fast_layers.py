@@ -351,6 +351,11 @@ def random_seed(seed: tf.Tensor) -> Iterator[None]:
         _RANDOM_SEED.reset(token)
 
 
+def current_seed() -> tf.Tensor | None:
+    """That of the random_seed around the caller; None without one."""
+    return _RANDOM_SEED.get()
+
+
 class DropPath(keras.layers.Layer):
     """Stochastic depth, as keras.layers.Dropout computes it, from a given seed.
 

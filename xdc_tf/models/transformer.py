@@ -42,6 +42,7 @@ JOINT, DIVIDED = "joint", "divided"
 MEAN, MEAN_THEN_NORM, CLASS = "mean", "mean_then_norm", "class"
 
 _STAGE = re.compile(r"patches|positions|block([0-9]+)_")
+_BLOCK_END = re.compile(r"block[0-9]+_mlp_add$")
 _EPSILON = 1e-6
 _INITIAL_STDDEV = 0.02
 _MLP_RATIO = 4
@@ -186,6 +187,16 @@ def stage(layer_name: str) -> int:
     if not match:
         raise ValueError(f"layer {layer_name!r} is of no block of a transformer.")
     return int(match[1] or 0)
+
+
+def block_ends(encoder: keras.Model) -> list[str]:
+    """Names of the layers whose outputs go from block to block, in order.
+
+    The first is that of the positions, before the first block; [] of an encoder that is
+    no transformer.
+    """
+    names = [layer.name for layer in encoder.layers if _BLOCK_END.match(layer.name)]
+    return ["positions", *names] if names else []
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from xdc_tf.models import fast_layers
+from xdc_tf.models import fast_layers, transformer
 
 
 class LayerCost(NamedTuple):
@@ -24,6 +24,7 @@ class LayerCost(NamedTuple):
       forward_bytes: the same in training mode.
       backward_bytes: activations and their gradients read and written.
       kernel_bytes: of the kernel, read once per batch and pass.
+      num_forward: forward passes of a training step; 2 with gradient checkpointing.
     """
 
     name: str
@@ -32,6 +33,7 @@ class LayerCost(NamedTuple):
     forward_bytes: int
     backward_bytes: int
     kernel_bytes: int
+    num_forward: int = 1
 
 
 class EncoderCost(NamedTuple):
@@ -82,7 +84,9 @@ class _Inside(NamedTuple):
     kernel_size: int = 0
 
 
-def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderCost:
+def count(
+    encoder: keras.Model, clip_shape: Sequence[int], *, recomputes: bool = False
+) -> EncoderCost:
     """Counts what an encoder computes, moves and keeps for a clip of that shape.
 
     Nothing is computed: shapes go through the layers. Convolutions and dense layers
@@ -94,6 +98,8 @@ def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderCost:
         each layer occurs once, such as encoder_table.build makes and layers.fold
         copies.
       clip_shape: without the batch: [T, H, W, 3] or [frames, mels, 1].
+      recomputes: whether training computes the encoder's blocks, if it has any, again
+        for their gradients, see models.recomputation.
 
     Raises:
       ValueError: on a clip of another rank than the encoder's input, or too small for
@@ -131,15 +137,22 @@ def count(encoder: keras.Model, clip_shape: Sequence[int]) -> EncoderCost:
             )
         )
     (clip,) = (id(tensor) for tensor in tf.nest.flatten(encoder.input))
-    kept = {key: size for node in nodes for key, size in node.kept.items()}
+    names = transformer.block_ends(encoder) if recomputes else []
+    segments = _segments(nodes, [id(encoder.get_layer(n).output) for n in names])
+    kept_bytes, peak_bytes = _bytes_of_segments(segments, clip)
+    again = {node.output for segment in segments[1:-1] for node in segment}
+    costs = [
+        cost._replace(num_forward=2 if node.output in again else 1)
+        for cost, node in zip(costs, nodes, strict=True)
+    ]
     return EncoderCost(
         layers=tuple(costs),
         num_parameters=encoder.count_params(),
         num_trainable=sum(math.prod(v.shape) for v in encoder.trainable_variables),
         width=shapes[id(encoder.output)][-1],
         input_bytes=sizes[clip] // 4 if len(clip_shape) == 4 else sizes[clip],
-        kept_bytes=sum(kept.values()) + sum(node.inside_bytes for node in nodes),
-        peak_bytes=_peak_of_backward_pass(nodes, clip),
+        kept_bytes=kept_bytes,
+        peak_bytes=peak_bytes,
         inference_peak_bytes=max(
             sum(node.inputs.values()) + node.output_bytes + node.inside_bytes
             for node in nodes
@@ -222,6 +235,40 @@ def _layer_cost(layer, output_shape, read, written, item_bytes, inside) -> Layer
         backward_bytes=backward,
         kernel_bytes=item_bytes * (kernel_size + inside.kernel_size),
     )
+
+
+def _segments(nodes: Sequence[_Node], ends: Sequence[int]) -> list[list[_Node]]:
+    """The nodes, cut behind those whose outputs are `ends`."""
+    segments: list[list[_Node]] = [[]]
+    for node in nodes:
+        segments[-1].append(node)
+        if node.output in ends:
+            segments.append([])
+    return segments
+
+
+def _bytes_of_segments(
+    segments: Sequence[Sequence[_Node]], clip: int
+) -> tuple[int, int]:
+    """Kept for the backward pass, and the most in it.
+
+    What the segments between the first and the last compute is not kept, but for what
+    goes from one to the next.
+    """
+    first, *blocks = segments
+    if not blocks:
+        return _kept_bytes(first), _peak_of_backward_pass(first, clip)
+    *blocks, last = blocks
+    between = sum(segment[-1].output_bytes for segment in (first, *blocks))
+    base = _kept_bytes(first) + between
+    # In their backward passes, one at a time, all keep what they compute.
+    peaks = [_peak_of_backward_pass(segment, clip) for segment in (*blocks, last)]
+    return base + _kept_bytes(last), base + max(peaks)
+
+
+def _kept_bytes(nodes: Sequence[_Node]) -> int:
+    kept = {key: size for node in nodes for key, size in node.kept.items()}
+    return sum(kept.values()) + sum(node.inside_bytes for node in nodes)
 
 
 def _peak_of_backward_pass(nodes: Sequence[_Node], clip: int) -> int:

@@ -276,7 +276,11 @@ def _count(config, modality, clip) -> tuple[EncoderCost, EncoderCost]:
     )
     clip_shape = MODALITIES[modality].clip_shape(clip)
     return (
-        operations.count(encoder, clip_shape),
+        operations.count(
+            encoder,
+            clip_shape,
+            recomputes=config.training.gradient_checkpointing,
+        ),
         operations.count(layers.fold(encoder), clip_shape),
     )
 

@@ -139,7 +139,8 @@ def gradient_secs(
     Arguments as for forward_secs.
     """
     return sum(
-        max(
+        layer.num_forward
+        * max(
             batch * layer.flops / flops,
             (batch * layer.forward_bytes + layer.kernel_bytes) / bytes_per_sec,
         )

@@ -96,6 +96,9 @@ class TrainingConfig:
     # Parts of each device's batch that are computed one after the other, their
     # gradients added up, to take less memory; batch norm sees one part at a time.
     accumulate_steps: Annotated[int, COUNT] = 1
+    # Compute a transformer's blocks again for their gradients in place of keeping what
+    # they computed: less memory for one more forward pass.
+    gradient_checkpointing: Annotated[bool, FLAG] = False
     shuffle_buffer: Annotated[int, COUNT] = 2048  # clips
     epochs_per_round: Annotated[int, COUNT] = 10  # the most, where patience is set
     # Epochs without a lower held-out loss after which a round ends; 0: never early.
@@ -187,8 +190,18 @@ class Config:
                 f"config.clip.audio_secs={self.clip.audio_secs} must be at least "
                 f"config.log_mel.hop_ms={self.log_mel.hop_ms}."
             )
-        for encoder in architectures(self).values():
+        encoders = architectures(self)
+        for encoder in encoders.values():
             encoder_table.check(encoder, clip(self, None))
+        if self.training.gradient_checkpointing and not any(
+            encoder_table.ENCODERS[encoder.architecture].recomputes
+            for encoder in encoders.values()
+        ):
+            raise ValueError(
+                "config.training.gradient_checkpointing=True is for transformers: "
+                "batch norm would count a batch twice. Use "
+                "config.training.accumulate_steps."
+            )
 
 
 def _check_teacher(labels: LabelSettings, method: str) -> None:

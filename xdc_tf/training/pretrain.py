@@ -160,6 +160,7 @@ def make_round_context(run: Run) -> RoundContext:
             settings=train_step.StepSettings(
                 global_batch_size=training.batch_size,
                 accumulate_steps=training.accumulate_steps,
+                recomputes=training.gradient_checkpointing,
                 returns_features=collector.collects,
                 clip_norm=run.config.optimizer.clip_norm,
                 seed=run.config.seed,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from xdc_tf.features.extraction import ExampleFeatures
-from xdc_tf.models import fast_layers
+from xdc_tf.models import fast_layers, recomputation
 from xdc_tf.models.two_stream import TwoStream
 from xdc_tf.runtime import compat
 from xdc_tf.training import losses, supervision
@@ -38,6 +38,8 @@ class StepSettings(NamedTuple):
       accumulate_steps: equal parts that each device computes its batch in, one after
         the other, their gradients added up: the same step, but for batch norm, which
         sees a part at a time.
+      recomputes: gradient checkpointing of the encoders that allow it, see
+        models.recomputation.
       returns_features: whether the result has the features computed on the way.
       jit_compile: whether XLA compiles the whole step, which needs a strategy of one
         device.
@@ -49,6 +51,7 @@ class StepSettings(NamedTuple):
 
     global_batch_size: int
     accumulate_steps: int = 1
+    recomputes: bool = False
     returns_features: bool = False
     jit_compile: bool = False
     compiled_update: bool = False
@@ -64,6 +67,8 @@ class _Step(NamedTuple):
     optimizer: Any
     strategy: tf.distribute.Strategy
     settings: StepSettings
+    # The model, or one whose encoders compute their blocks again.
+    encoding: TwoStream
 
     @property
     def statistics(self) -> list[tf.Variable]:
@@ -106,7 +111,8 @@ def make_train_step(
       strategy: of the model's variables.
       settings: how the step goes over its batch.
     """
-    step = _Step(model, method, optimizer, strategy, settings)
+    encoding = _recomputing(model) if settings.recomputes else model
+    step = _Step(model, method, optimizer, strategy, settings, encoding)
 
     def look_up(index):
         return losses.labels_of(label_tables, index)
@@ -131,6 +137,17 @@ def make_train_step(
         return update(batch, strategy.run(look_up, args=(batch["example_index"],)))
 
     return train_step
+
+
+def _recomputing(model: TwoStream) -> TwoStream:
+    """The model with encoders to be called in training, not to be asked for weights."""
+    encoders: dict[str, Any] = {
+        stream: recomputation.recomputing(encoder)
+        if recomputation.is_possible(encoder)
+        else encoder
+        for stream, encoder in model.encoders.items()
+    }
+    return model._replace(encoders=encoders)
 
 
 def _batch_gradients(step: _Step, batch, labels) -> _Gradients:
@@ -163,7 +180,7 @@ def _part_gradients(step: _Step, batch, labels) -> _Gradients:
     context = tf.distribute.get_replica_context()
     with tf.GradientTape() as tape:
         with fast_layers.random_seed(_random_seed(step, batch)):
-            encoded = losses.encode(step.model, step.method, batch, training=True)
+            encoded = losses.encode(step.encoding, step.method, batch, training=True)
         sums = losses.head_losses(step.model, step.method, labels, encoded)
         parts = [head_sums["loss"] * weights[head] for head, head_sums in sums.items()]
         loss = tf.add_n(parts) / settings.global_batch_size
