@@ -107,6 +107,11 @@ def make_tasks(
     ]
 
 
+def data_directories(task: Task) -> list[str]:
+    """Of a task's unlabelled, labelled and test videos, each with "records" in it."""
+    return [directory for directory, _ in _data(task)]
+
+
 def make_data(tasks: Sequence[Task], *, num_workers: int) -> None:
     """Draws and converts the videos that tasks need, unless they are there."""
     videos = {directory: spec for task in tasks for directory, spec in _data(task)}
@@ -245,7 +250,7 @@ def run(task: Task) -> None:
     from xdc_tf.training.pretrain import pretrain
 
     variant, scale = task.variant, task.scale
-    unlabelled, labelled, test = (directory for directory, _ in _data(task))
+    unlabelled, labelled, test = data_directories(task)
     config = make_config(task)
     workdir = task.reports["linear"].removesuffix("-linear.json") + ".run"
     if variant.method == SCRATCH:
