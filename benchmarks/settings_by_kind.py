@@ -11,7 +11,8 @@ have, with the standard error where there are several.
 The second applies the rule of `xdc-tf advise` to the runs: of those of a kind and seed
 that have the rows --trial, the better half by retrieval goes on after 2, 4 and 8
 rounds. It prints the choice's linear accuracies next to the best of each that any of
-them has in the end, which the choice did not know.
+them has in the end, which the choice did not know; and in how many cases each of the
+rows alone would have been as near.
 """
 
 import collections
@@ -140,22 +141,32 @@ def advice_table(results: Results, trials: Sequence[str]) -> str:
     lines = [["kind", "seed", "choice", "its accuracies", "best of each", "within 5"]]
     cases = set.intersection(*(set(results.get(row, {})) for row in trials))
     num_near = 0
+    near_alone = dict.fromkeys(trials, 0)
     for case in sorted(cases):
         of_case = {row: results[row][case] for row in trials}
         choice = choose({row: result.scores for row, result in of_case.items()})
         best = np.max([result.accuracies for result in of_case.values()], axis=0)
         taken = of_case[choice].accuracies
-        near = bool(np.all(best - taken <= 5))
+        near = _is_near(taken, best)
         num_near += near
+        for row, result in of_case.items():
+            near_alone[row] += _is_near(result.accuracies, best)
         lines.append(
             [
                 *(case.kind, str(case.seed), choice.split(", ", 1)[-1]),
                 *(_pair(taken), _pair(best), "yes" if near else "no"),
             ]
         )
-    return f"{_markdown(lines)}\n\nWithin 5 points of the best in both: " + (
-        f"{num_near} of {len(cases)}."
+    alone = ", ".join(
+        f"{row.split(', ', 1)[-1]} {number}" for row, number in near_alone.items()
     )
+    return f"{_markdown(lines)}\n\nWithin 5 points of the best in both: " + (
+        f"{num_near} of {len(cases)}. Always the same row: {alone}."
+    )
+
+
+def _is_near(accuracies: np.ndarray, best: np.ndarray) -> bool:
+    return bool(np.all(best - accuracies <= 5))
 
 
 def _pair(values: np.ndarray, sign: str = "") -> str:

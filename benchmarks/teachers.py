@@ -4,10 +4,10 @@
         --videos=VIDEOS --out=DIR
 
 First a teacher: an XDC run of another seed on the same videos, whose audio encoder's
-features of them are written as an array. Then XDC as configured, with the teacher's clusters in place
-of the first ones of audio, and with these clusters for half of the rounds
-(config.labels.features_from and features_rounds). Linear accuracy, and by round how
-often features of one modality find the other's of the same video (retrieval; 0 is
+features of them are written as an array. Then XDC as configured, with the teacher's
+clusters in place of the first ones of audio, and with these clusters for half of the
+rounds (config.labels.features_from and features_rounds). Linear accuracy, and by round
+how often features of one modality find the other's of the same video (retrieval; 0 is
 chance, 1 perfect), without labels. DIR keeps the reports; what is there is not run
 again.
 """
@@ -37,8 +37,7 @@ def make_teacher(config: dict, directory: str, records_dir: str) -> str:
     """Trains a run and extracts its audio features, unless they are there; where."""
     import tensorflow as tf
 
-    from xdc_tf.inference.new_videos import Conversion
-    from xdc_tf.inference.parts import Sampling
+    from xdc_tf.inference.parts import Conversion, Sampling
     from xdc_tf.inference.video_features import extract_features
     from xdc_tf.training.pretrain import pretrain
 

@@ -73,7 +73,8 @@ def test_the_choice_by_retrieval_is_next_to_the_best(paths):
     table = settings_by_kind.advice_table(results, ROWS)
     assert "| digits | 1 | few | 71.0 / 80.0 | 71.0 / 80.0 | yes |" in table
     assert "| shapes | 0 | few | 50.0 / 60.0 | 70.0 / 80.0 | no |" in table
-    assert table.endswith("in both: 2 of 4.")
+    alone = "Always the same row: as configured 0, few 2, many 2."
+    assert table.endswith(f"in both: 2 of 4. {alone}")
 
 
 def test_a_trial_that_is_behind_when_it_is_left_is_not_chosen():
