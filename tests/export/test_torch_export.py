@@ -12,16 +12,19 @@ import sys
 import keras
 import numpy as np
 import pytest
+from clip_settings import clip_of
 from forked_commands import run_command
 
+from configs import transformers
 from xdc_tf.export import torch_export
-from xdc_tf.models import audio_resnet, encoder_files, video_resnet
+from xdc_tf.models import audio_resnet, encoder_files, encoder_table, video_resnet
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.encoder_table import ResNetSettings
+from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as work
 from xdc_tf.training import trained_run
-from xdc_tf.weights import layouts, torch_files
+from xdc_tf.weights import ast_state_dict, layouts, torch_files, transformer_layouts
 from xdc_tf.weights.import_weights import import_weights
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -229,3 +232,96 @@ def test_a_recipe_computes_the_same_in_pytorch(
         expected = expected @ head.kernel + head.bias
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=1e-4)
+
+
+def ast_run(tiny_run, tmp_path, **changes):
+    """tiny_run with an audio transformer in place of its audio encoder."""
+    form = {"size": "Ti", "depth": 2, "patch": 16, "pool": "class", "class_tokens": 2}
+    values = transformers.audio_encoder(**form | changes).to_dict()
+    settings = encoder_table.settings_of("audio", values)
+    run = str(tmp_path / "run")
+    shutil.copytree(tiny_run, run)
+    config = work.read_config(run)
+    clip = trained_run.open_run(run).clip
+    config["audio_encoder"] = settings._asdict()
+    work.claim(run, config, allow_change=True)
+    encoder = encoder_table.build(settings, LayerSettings(), "audio_encoder", clip)
+    rng = np.random.default_rng(1)
+    encoder.set_weights(
+        [w + rng.normal(0, 0.05, w.shape) for w in encoder.get_weights()]
+    )
+    encoder_files.save_encoder(encoder, work.encoder_file(run, "audio"))
+    encoder_files.save_heads({}, work.heads_file(run, "audio"))
+    return run, encoder
+
+
+def log_mel_of(encoder):
+    shape = (3, *encoder.input_shape[1:])
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_an_exported_ast_is_read_back_as_what_it_was(tiny_run, tmp_path):
+    # 128 filters, by which the file of an AST is read.
+    settings = encoder_table.settings_of(
+        "audio",
+        transformers.audio_encoder(
+            size="Ti", depth=2, pool="class", class_tokens=2, drop_path=0.0
+        ).to_dict(),
+    )
+    clip = clip_of((106, 128, 1))
+    encoder = encoder_table.build(settings, LayerSettings(), "audio_encoder", clip)
+    rng = np.random.default_rng(1)
+    encoder.set_weights(
+        [w + rng.normal(0, 0.05, w.shape) for w in encoder.get_weights()]
+    )
+    tensors = ast_state_dict.state_dict(settings, encoder)
+    network = transformer_layouts.find(tensors, "file")
+    assert network.settings == settings and network.grid == (10, 12)
+    other = encoder_table.build(settings, LayerSettings(), "audio_encoder", clip)
+    taken = set()
+    for entry in transformer_layouts.entries(other, network, tensors):
+        assert {n: tensors[n].shape for n in entry.shapes} == entry.shapes
+        entry.assign(*(tensors[name] for name in entry.shapes))
+        taken |= set(entry.shapes)
+    assert taken == set(tensors)
+    log_mel = log_mel_of(encoder)
+    np.testing.assert_allclose(
+        np.asarray(other(log_mel)), np.asarray(encoder(log_mel)), atol=1e-5
+    )
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="needs transformers"
+)
+def test_the_recipe_of_ast_computes_the_same_in_pytorch(tiny_run, tmp_path):
+    run, encoder = ast_run(tiny_run, tmp_path)
+    torch_export.export(run, str(tmp_path / "encoder.pth"), stream="audio")
+    log_mel = log_mel_of(encoder)
+    np.save(tmp_path / "inputs.npy", np.moveaxis(log_mel, -1, 1))
+    subprocess.run(
+        [sys.executable, "-c", recipe("AST") + COMPUTE], cwd=tmp_path, check=True
+    )
+    expected = np.asarray(encoder(log_mel, training=False))
+    found = np.load(tmp_path / "found.npy")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_an_ast_is_described_by_the_arguments_of_its_config(tiny_run, tmp_path, path):
+    run, encoder = ast_run(tiny_run, tmp_path)
+    told = torch_export.export(run, path, stream="audio")
+    frames, filters = encoder.input_shape[1:3]
+    assert told["transformers"]["class"] == "ASTModel"
+    config = told["transformers"]["config"]
+    assert (config["max_length"], config["num_mel_bins"]) == (frames, filters)
+    assert (config["hidden_size"], config["num_attention_heads"]) == (192, 3)
+    assert told["input"]["call"].startswith("[B, rows, filters]")
+    assert told["num_classes"] is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pool": "mean"}, {"class_tokens": 1}, {"register_tokens": 2}]
+)
+def test_other_audio_transformers_have_no_class(tiny_run, tmp_path, path, changes):
+    run, _ = ast_run(tiny_run, tmp_path, **changes)
+    with pytest.raises(ValueError, match="ASTModel has pool=class, class_tokens=2 and"):
+        torch_export.export(run, path, stream="audio")

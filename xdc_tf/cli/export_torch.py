@@ -21,7 +21,7 @@ def main(argv):
 
     description = torch_export.export(_WORKDIR.value, _OUT.value, stream=_STREAM.value)
     print(json.dumps(description, indent=2))
-    if description["num_classes"] is None:
+    if description["num_classes"] is None and "transformers" not in description:
         print("Without a classifier: in PyTorch, set model.fc = torch.nn.Identity().")
     print(f"Exported {_OUT.value}; docs/pytorch.md says how to open it.")
 

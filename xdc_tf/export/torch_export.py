@@ -5,14 +5,17 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from xdc_tf.data.payloads import VIDEO
+from xdc_tf.models.encoder_files import Head
 from xdc_tf.models.encoder_table import ResNetSettings
-from xdc_tf.models.modalities import MODALITIES
+from xdc_tf.models.modalities import MODALITIES, Modality
+from xdc_tf.models.transformer import SpectrogramSettings
 from xdc_tf.runtime import files
 from xdc_tf.training import trained_run
-from xdc_tf.weights import layouts, torch_files
+from xdc_tf.weights import ast_state_dict, layouts, torch_files
 
 _SUFFIX = ".pth"
 # What builds the network in PyTorch as it is; docs/pytorch.md has the others.
@@ -29,7 +32,8 @@ _TORCHVISION = {
 def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     """Writes an encoder's weights as `path`, and beside it a JSON file about them.
 
-    The classifier becomes fc.weight and fc.bias if the encoder has exactly one.
+    The classifier of a residual network becomes fc.weight and fc.bias if it has exactly
+    one.
 
     Args:
       workdir: of a run that finished a round or more, or of imported weights.
@@ -43,7 +47,7 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
       FileNotFoundError: without a run or its encoder.
       FileExistsError: if there is one of the files.
       ValueError: on a path that is not local or does not end in .pth, an unknown
-        stream, or an encoder that is no residual network.
+        stream, or a transformer of a form that no class in PyTorch has.
     """
     if "://" in path or not path.endswith(_SUFFIX):
         raise ValueError(f"--out={path} must be a local file that ends in {_SUFFIX}.")
@@ -60,31 +64,60 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     modality = MODALITIES[run.streams[stream]]
     architecture = run.architectures[run.streams[stream]]
     if not isinstance(architecture, ResNetSettings):
-        raise ValueError(
-            f"--stream={stream}: PyTorch's names are known of residual networks, and "
-            f"this encoder is {architecture.architecture}; export a SavedModel."
-        )
+        architecture = ast_state_dict.check(architecture)
     encoder = trained_run.load_encoder(run, stream)
-    tensors = layouts.state_dict(encoder)
     heads = trained_run.load_heads(run, stream)
-    labels = None
-    if len(heads) == 1:
-        ((labels, head),) = heads.items()
-        tensors |= {"fc.weight": head.kernel.T, "fc.bias": head.bias}
     description = {
         "stream": stream,
         "method": run.config.method,
         **architecture._asdict(),
-        "batch_norm_epsilon": encoder.get_layer("stage1_block1_norm1").epsilon,
-        "torchvision": _TORCHVISION.get(architecture),
         "num_features": encoder.output_shape[-1],
-        "num_classes": len(tensors["fc.bias"]) if labels else None,
-        "classes": labels,
-        "input": {"call": modality.channels_first}
-        | modality.describe(run.clip, run.audio),
+        "input": modality.describe(run.clip, run.audio),
     }
+    if isinstance(architecture, ResNetSettings):
+        tensors, more = _residual(architecture, encoder, heads, modality)
+    else:
+        tensors, more = _transformer(architecture, encoder, modality)
+    description |= more | {"input": more["input"] | description["input"]}
     _write(path, description_path, tensors, description)
     return description
+
+
+def _residual(
+    architecture: ResNetSettings,
+    encoder: keras.Model,
+    heads: Mapping[str, Head],
+    modality: Modality,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors of a residual network, and what is said of them."""
+    tensors = layouts.state_dict(encoder)
+    labels = None
+    if len(heads) == 1:
+        ((labels, head),) = heads.items()
+        tensors |= {"fc.weight": head.kernel.T, "fc.bias": head.bias}
+    return tensors, {
+        "batch_norm_epsilon": encoder.get_layer("stage1_block1_norm1").epsilon,
+        "torchvision": _TORCHVISION.get(architecture),
+        "num_classes": len(tensors["fc.bias"]) if labels else None,
+        "classes": labels,
+        "input": {"call": modality.channels_first},
+    }
+
+
+def _transformer(
+    architecture: SpectrogramSettings, encoder: keras.Model, modality: Modality
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The same of an audio transformer; ASTModel has no classifier of its features."""
+    return ast_state_dict.state_dict(architecture, encoder), {
+        "batch_norm_epsilon": None,
+        "transformers": {
+            "class": "ASTModel",
+            "config": ast_state_dict.config(architecture, encoder),
+        },
+        "num_classes": None,
+        "classes": None,
+        "input": {"call": modality.channels_first.replace("[B, 1, ", "[B, ")},
+    }
 
 
 def _write(
