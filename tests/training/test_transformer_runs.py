@@ -244,10 +244,20 @@ def test_gradient_checkpointing_changes_no_step(
         result = make_step(run, recomputes=recomputes)(next(training_batches(run)))
         weights = [v.numpy() for v in run.state.model.trainable_variables]
         after.append((monitoring.head_means([result.sums]), weights))
-    assert after[0][0] == after[1][0]
+    exact = precision == "float32"
+    for head, values in after[0][0].items():
+        # In bfloat16 what is not kept for gradients is computed at once, and rounded
+        # less often.
+        found = after[1][0][head]["loss"]
+        assert found == pytest.approx(values["loss"], rel=1e-6 if exact else 1e-3)
+    differences, moves = [], []
     for found, expected, start in zip(after[1][1], after[0][1], before, strict=True):
-        assert np.abs(expected - start).max() > 0
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        differences.append(np.abs(found - expected).ravel())
+        moves.append(np.abs(expected - start).ravel())
+        assert moves[-1].max() > 0
+    # A step of AdamW is of its rate wherever a gradient is not zero.
+    share = np.concatenate(differences).mean() / np.concatenate(moves).mean()
+    assert share < (1e-4 if exact else 0.2)
 
 
 @pytest.mark.slow

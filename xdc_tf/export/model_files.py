@@ -161,7 +161,7 @@ def save_tflite(encoder: keras.Model, path: str) -> None:
     Raises:
       RuntimeError: if its features differ from the encoder's.
     """
-    function = _function(layers.fold(encoder))
+    function = _function(layers.fold(encoder, convertible=True))
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [function.get_concrete_function()], function
     )
@@ -190,7 +190,7 @@ def save_onnx(encoder: keras.Model, path: str) -> None:
     """
     tf2onnx, onnxruntime = onnx_packages()
     tf2onnx.convert.from_function(
-        _function(layers.fold(encoder)),
+        _function(layers.fold(encoder, convertible=True)),
         input_signature=[_spec(encoder)],
         opset=_ONNX_OPSET,
         output_path=path,

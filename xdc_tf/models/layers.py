@@ -21,6 +21,7 @@ BLOCKS_PER_STAGE = {4: (1,), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3
 # What stands for a layer in a folded copy.
 _FOLDED: dict[type, Any] = {
     keras.layers.EinsumDense: fast_layers.ScaleAndShift,
+    keras.layers.Dense: fast_layers.Dense,
     keras.layers.MultiHeadAttention: fast_layers.SelfAttention,
 }
 # Not other subclasses of Keras's, whose kernels have other axes.
@@ -177,7 +178,7 @@ class LayerMaker:
         return layer(dtype="float32", name="features")(x)
 
 
-def fold(encoder: keras.Model) -> keras.Model:
+def fold(encoder: keras.Model, *, convertible: bool = False) -> keras.Model:
     """A copy that computes what the encoder does in evaluation mode, in fewer layers.
 
     Every batch norm that alone reads a convolution's output goes into its kernel and
@@ -188,6 +189,7 @@ def fold(encoder: keras.Model) -> keras.Model:
       encoder: a functional model of one input and one output, channels last, in which
         each layer occurs once, EinsumDense and MultiHeadAttention only as those of
         fast_layers that stand for them are.
+      convertible: by operations that converters to other runtimes know, if slower.
 
     Returns:
       A model of its own variables, none of them trainable, filled by copy_folded.
@@ -204,8 +206,10 @@ def fold(encoder: keras.Model) -> keras.Model:
         if layer.name in norms:
             # Without random numbers that copy_folded would overwrite.
             config |= {"use_bias": True, "kernel_initializer": "zeros"}
-        if config.get("activation") == "gelu":
-            config["activation"] = fast_layers.gelu
+        if config.get("activation") in ("gelu", fast_layers.gelu):
+            config["activation"] = (
+                fast_layers.convertible_gelu if convertible else fast_layers.gelu
+            )
         copy = _FOLDED.get(type(layer), type(layer)).from_config(config)
         if isinstance(layer, keras.layers.InputLayer):
             made[id(layer.output)] = copy.output

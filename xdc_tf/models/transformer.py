@@ -286,12 +286,13 @@ class _Layers:
             x = self._attention(x, 1, number, name)
         y = self._norm(x, f"{name}_mlp_norm")
         hidden = _MLP_RATIO * self._size.width
-        y = keras.layers.Dense(
-            hidden, activation="gelu", **self._kernels(f"{name}_mlp_hidden")
+        dense = fast_layers.Dense if self._layers.fast else keras.layers.Dense
+        y = dense(
+            hidden,
+            activation=fast_layers.gelu if self._layers.fast else "gelu",
+            **self._kernels(f"{name}_mlp_hidden"),
         )(y)
-        y = keras.layers.Dense(self._size.width, **self._kernels(f"{name}_mlp_output"))(
-            y
-        )
+        y = dense(self._size.width, **self._kernels(f"{name}_mlp_output"))(y)
         return self._add(x, y, number, f"{name}_mlp")
 
     def _attention(self, x, axis: int, number: int, name: str):
