@@ -11,8 +11,8 @@ from xdc_tf.export import model_files
 from xdc_tf.models import (
     encoder_files,
     encoder_table,
-    fast_layers,
     layers,
+    token_layers,
     token_positions,
     transformer,
 )
@@ -257,7 +257,7 @@ def test_training_layers_compute_the_features_and_gradients_of_kerass(form):
     fast = build(settings, fast=True)
     fast.set_weights(encoder.get_weights())
     kinds = {type(layer) for layer in fast.layers}
-    assert {fast_layers.SelfAttention, fast_layers.ScaleAndShift} <= kinds
+    assert {token_layers.SelfAttention, token_layers.ScaleAndShift} <= kinds
 
     def gradients(model):
         with tf.GradientTape() as tape:
@@ -306,11 +306,11 @@ def test_weight_decay_is_a_penalty_on_all_kernels():
 
 
 def test_drop_path_leaves_out_whole_branches_of_some_examples_as_the_seed_says():
-    layer = fast_layers.DropPath(0.25, (None, 1, 1), name="drop")
+    layer = token_layers.DropPath(0.25, (None, 1, 1), name="drop")
     rows = tf.ones([4000, 2, 3])
 
     def draw(*seed):
-        with fast_layers.random_seed(tf.constant(seed, tf.int64)):
+        with token_layers.random_seed(tf.constant(seed, tf.int64)):
             return layer(rows, training=True).numpy()
 
     first = draw(1, 2)
@@ -326,7 +326,7 @@ def test_drop_path_leaves_out_whole_branches_of_some_examples_as_the_seed_says()
 
 def test_the_probability_to_drop_a_branch_rises_linearly_over_the_blocks():
     settings = VIDEO._replace(depth=3, drop_path=0.2)
-    for fast, kind in ((True, fast_layers.DropPath), (False, keras.layers.Dropout)):
+    for fast, kind in ((True, token_layers.DropPath), (False, keras.layers.Dropout)):
         encoder = transformer.build(
             settings, LayerSettings(fast=fast), "e", SHAPES["vit"]
         )

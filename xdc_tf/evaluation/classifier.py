@@ -14,7 +14,7 @@ from xdc_tf.evaluation.finetune_settings import FinetuneSettings
 from xdc_tf.evaluation.target_types import TargetType
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures
-from xdc_tf.models import encoder_table, fast_layers, recomputation, two_stream
+from xdc_tf.models import encoder_table, recomputation, token_layers, two_stream
 from xdc_tf.models.encoder_table import EncoderSettings
 from xdc_tf.models.two_stream import TwoStream
 from xdc_tf.runtime import compat
@@ -199,7 +199,7 @@ def make_train_step(
         for number, (stream, part) in enumerate(classifier.parts.items()):
             if number:  # no two encoders drop the same
                 seed = tf.random.experimental.stateless_fold_in(seed, number)
-            with fast_layers.random_seed(seed):
+            with token_layers.random_seed(seed):
                 features.append(
                     encoders[stream](
                         clips.encoder_input(batch, part.modality),

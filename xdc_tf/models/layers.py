@@ -14,15 +14,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.models import fast_layers
+from xdc_tf.models import fast_layers, token_layers
 
 # Depth 4 has one stage; it is for trying things out, and no published network has it.
 BLOCKS_PER_STAGE = {4: (1,), 10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 # What stands for a layer in a folded copy.
 _FOLDED: dict[type, Any] = {
-    keras.layers.EinsumDense: fast_layers.ScaleAndShift,
-    keras.layers.Dense: fast_layers.Dense,
-    keras.layers.MultiHeadAttention: fast_layers.SelfAttention,
+    keras.layers.EinsumDense: token_layers.ScaleAndShift,
+    keras.layers.Dense: token_layers.Dense,
+    keras.layers.MultiHeadAttention: token_layers.SelfAttention,
 }
 # Not other subclasses of Keras's, whose kernels have other axes.
 _CONVOLUTIONS = (
@@ -206,9 +206,9 @@ def fold(encoder: keras.Model, *, convertible: bool = False) -> keras.Model:
         if layer.name in norms:
             # Without random numbers that copy_folded would overwrite.
             config |= {"use_bias": True, "kernel_initializer": "zeros"}
-        if config.get("activation") in ("gelu", fast_layers.gelu):
+        if config.get("activation") in ("gelu", token_layers.gelu):
             config["activation"] = (
-                fast_layers.convertible_gelu if convertible else fast_layers.gelu
+                token_layers.convertible_gelu if convertible else token_layers.gelu
             )
         copy = _FOLDED.get(type(layer), type(layer)).from_config(config)
         if isinstance(layer, keras.layers.InputLayer):

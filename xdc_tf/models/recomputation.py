@@ -11,7 +11,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from xdc_tf.models import fast_layers, transformer
+from xdc_tf.models import token_layers, transformer
 
 
 def is_possible(encoder: keras.Model) -> bool:
@@ -39,8 +39,8 @@ def recomputing(encoder: keras.Model) -> Callable[..., tf.Tensor]:
     def compute(clips: tf.Tensor, training: bool) -> tf.Tensor:
         if not training:
             return encoder(clips, training=False)
-        # The backward pass is outside of fast_layers.random_seed.
-        seed = fast_layers.current_seed()
+        # The backward pass is outside of token_layers.random_seed.
+        seed = token_layers.current_seed()
         tokens = first(clips, training=True)
         for block in blocks:
             tokens = tf.recompute_grad(_seeded(block, seed))(tokens)
@@ -55,7 +55,7 @@ def _seeded(
     def compute(tokens):
         if seed is None:
             return block(tokens, training=True)
-        with fast_layers.random_seed(seed):
+        with token_layers.random_seed(seed):
             return block(tokens, training=True)
 
     return compute

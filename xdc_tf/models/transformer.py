@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.models import fast_layers, token_positions
+from xdc_tf.models import token_layers, token_positions
 from xdc_tf.models.layers import LayerSettings
 from xdc_tf.runtime.typed_settings import TEXT, Choice, Number, Whole
 
@@ -265,7 +265,9 @@ class _Layers:
         if num_extra:
             x = pad(pads, **self._named("extra_tokens"))(x)
         layer = (
-            fast_layers.ScaleAndShift if self._layers.fast else keras.layers.EinsumDense
+            token_layers.ScaleAndShift
+            if self._layers.fast
+            else keras.layers.EinsumDense
         )
         return layer(
             f"b{axes},d->b{axes}",
@@ -286,10 +288,10 @@ class _Layers:
             x = self._attention(x, 1, number, name)
         y = self._norm(x, f"{name}_mlp_norm")
         hidden = _MLP_RATIO * self._size.width
-        dense = fast_layers.Dense if self._layers.fast else keras.layers.Dense
+        dense = token_layers.Dense if self._layers.fast else keras.layers.Dense
         y = dense(
             hidden,
-            activation=fast_layers.gelu if self._layers.fast else "gelu",
+            activation=token_layers.gelu if self._layers.fast else "gelu",
             **self._kernels(f"{name}_mlp_hidden"),
         )(y)
         y = dense(self._size.width, **self._kernels(f"{name}_mlp_output"))(y)
@@ -298,7 +300,7 @@ class _Layers:
     def _attention(self, x, axis: int, number: int, name: str):
         y = self._norm(x, f"{name}_norm")
         attention = (
-            fast_layers.SelfAttention
+            token_layers.SelfAttention
             if self._layers.fast
             else keras.layers.MultiHeadAttention
         )
@@ -315,7 +317,7 @@ class _Layers:
         rate = self._settings.drop_path * (number - 1) / max(1, depth - 1)
         if rate:
             shape = (None,) + (1,) * (len(y.shape) - 1)
-            drop = fast_layers.DropPath if self._layers.fast else keras.layers.Dropout
+            drop = token_layers.DropPath if self._layers.fast else keras.layers.Dropout
             y = drop(rate, noise_shape=shape, **self._named(f"{name}_drop"))(y)
         return keras.layers.Add(**self._named(f"{name}_add"))([x, y])
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from xdc_tf.models import fast_layers, transformer
+from xdc_tf.models import token_layers, transformer
 
 
 class LayerCost(NamedTuple):
@@ -193,7 +193,7 @@ def _has_kernel(layer) -> bool:
 def _inside(layer, output_shape, item_bytes) -> _Inside:
     """Of attention: queries, keys, values, weights, their sums; of GELU its input."""
     num_numbers = math.prod(output_shape)
-    gelus = (keras.activations.gelu, fast_layers.gelu)
+    gelus = (keras.activations.gelu, token_layers.gelu)
     if getattr(layer, "activation", None) in gelus:
         return _Inside(num_bytes=item_bytes * num_numbers)
     if not isinstance(layer, keras.layers.MultiHeadAttention):

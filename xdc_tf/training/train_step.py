@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from xdc_tf.features.extraction import ExampleFeatures
-from xdc_tf.models import fast_layers, recomputation
+from xdc_tf.models import recomputation, token_layers
 from xdc_tf.models.two_stream import TwoStream
 from xdc_tf.runtime import compat
 from xdc_tf.training import losses, supervision
@@ -179,7 +179,7 @@ def _part_gradients(step: _Step, batch, labels) -> _Gradients:
     weights = supervision.head_weights(step.method)
     context = tf.distribute.get_replica_context()
     with tf.GradientTape() as tape:
-        with fast_layers.random_seed(_random_seed(step, batch)):
+        with token_layers.random_seed(_random_seed(step, batch)):
             encoded = losses.encode(step.encoding, step.method, batch, training=True)
         sums = losses.head_losses(step.model, step.method, labels, encoded)
         parts = [head_sums["loss"] * weights[head] for head, head_sums in sums.items()]
