@@ -89,7 +89,11 @@ _SEED = flags.DEFINE_integer(
     "seed", 0, "Seed of svm's cross-validation, and the first of mini-batch k-means."
 )
 _NUM_JOBS = flags.DEFINE_integer(
-    "num_jobs", 1, "Threads of svm's cross-validation.", lower_bound=1
+    "num_jobs",
+    1,
+    "Threads of svm's cross-validation, or processes of linear's regressions where "
+    "videos have several labels.",
+    lower_bound=1,
 )
 _NUM_DEVICES = flags.DEFINE_integer(
     "num_devices", 0, "Number of GPUs to use; 0 means all.", lower_bound=0

@@ -298,9 +298,9 @@ def check_classes(labels: np.ndarray) -> None:
 
 
 def by_class(decisions: np.ndarray) -> np.ndarray:
-    """A decision_function's [M, K], or [M] of two classes, as [M, K] scores."""
+    """A decision_function's [M, K], or [M] log odds of two classes, as [M, K] logits."""
     if decisions.ndim == 1:
-        return np.stack([-decisions, decisions], axis=1)
+        return np.stack([-decisions, decisions], axis=1) / 2
     return decisions
 
 

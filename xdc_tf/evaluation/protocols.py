@@ -36,7 +36,8 @@ class Options(NamedTuple):
         from.
       batch_size: clips per batch; None for that of the run, or the recipe's.
       seed: of the SVM's cross-validation.
-      num_jobs: threads of the SVM's cross-validation.
+      num_jobs: threads of the SVM's cross-validation, or processes of the linear
+        protocol's regressions where examples have several labels.
       save_dir: directory for finetuned classifiers; None to keep none.
       clustering: OF_RUN or MINIBATCH, of the clusters protocol.
       num_clusters: of MINIBATCH; 0 for the number of classes.
