@@ -231,7 +231,10 @@ def test_a_clip_that_does_not_fit_is_rejected_before_records_are_read(
         make_run(config, tmp_path / "nothing", tmp_path / "run")
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)],
+)
 def test_gradient_checkpointing_changes_no_step(
     tiny_config, tiny_records, tmp_path, precision
 ):

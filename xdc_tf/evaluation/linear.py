@@ -298,7 +298,7 @@ def check_classes(labels: np.ndarray) -> None:
 
 
 def by_class(decisions: np.ndarray) -> np.ndarray:
-    """A decision_function's [M, K], or [M] log odds of two classes, as [M, K] logits."""
+    """A decision_function's [M, K], or [M] of two classes, as [M, K] logits."""
     if decisions.ndim == 1:
         return np.stack([-decisions, decisions], axis=1) / 2
     return decisions
