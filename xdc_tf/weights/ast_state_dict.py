@@ -25,8 +25,8 @@ def check(settings: EncoderSettings) -> SpectrogramSettings:
     """
     if not isinstance(settings, SpectrogramSettings):
         raise ValueError(
-            "no public PyTorch class has learned positions of tubelets, as this video "
-            "transformer has; export a SavedModel or ONNX."
+            "PyTorch's names are known of residual networks and AST, and this encoder is "
+            f"{settings.architecture}; export a SavedModel or ONNX."
         )
     form = settings.pool, settings.class_tokens, settings.register_tokens
     if form != (transformer.CLASS, 2, 0):
