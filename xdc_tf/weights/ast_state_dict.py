@@ -25,7 +25,7 @@ def check(settings: EncoderSettings) -> SpectrogramSettings:
     """
     if not isinstance(settings, SpectrogramSettings):
         raise ValueError(
-            "PyTorch's names are known of residual networks and AST, and this encoder is "
+            "PyTorch's names are known of residual networks and AST, and this is "
             f"{settings.architecture}; export a SavedModel or ONNX."
         )
     form = settings.pool, settings.class_tokens, settings.register_tokens
