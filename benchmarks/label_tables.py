@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.pretraining_step import make_step
 from xdc_tf.configs import synthetic
 from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_tables import Clustering
-from xdc_tf.models import two_stream
-from xdc_tf.models.two_stream import HeadSettings
 from xdc_tf.runtime import arrays, compat
-from xdc_tf.training import configuration, optimizers, supervision, train_step
+from xdc_tf.training import configuration
 
 _NUM_CLUSTERS = 256
 _NUM_GATHERED = 1024
@@ -114,52 +113,13 @@ def step_secs(variable: tf.Variable, *, num_steps: int = 10) -> float:
 
     Its clips are random, and the variable labels both of its heads.
     """
-    config = configuration.from_mapping(synthetic.get_config().to_dict())
-    method = supervision.method("xdc")
-    model = two_stream.build(
-        method.streams,
-        architectures=configuration.architectures(config),
-        clip=configuration.clip(config, None),
-        layers=configuration.training_layers(config),
-        heads={
-            supervision.head_name(stream, source): HeadSettings(stream, _NUM_CLUSTERS)
-            for stream, sources in method.supervision.items()
-            for source in sources
-        },
-    )
-    optimizer = optimizers.make(
-        config.optimizer.name,
-        model.trainable_variables,
-        momentum=config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,
-        scale_loss=False,
-    )
-    compat.set_learning_rate(optimizer, config.optimizer.learning_rate)
-    batch_size = config.training.batch_size
-    step = train_step.make_train_step(
-        model,
-        method,
-        dict.fromkeys(supervision.label_sources(method), variable),
-        optimizer,
-        strategy=tf.distribute.get_strategy(),
-        settings=train_step.StepSettings(batch_size),
-    )
-    clip = configuration.clip(config, None)
-    frame = (clip.crop_size, clip.crop_size, 3)
-    rng = np.random.default_rng(3)
-    batch = {
-        "example_index": tf.constant(
-            rng.integers(0, variable.shape[0], batch_size), tf.int32
-        ),
-        "video": tf.random.normal((batch_size, clip.num_frames, *frame)),
-        "audio": tf.random.normal((batch_size, clip.num_mel_frames, clip.num_mels, 1)),
-    }
-    weight = model.trainable_variables[0]
+    recipe = synthetic.get_config()
+    recipe.kmeans.num_clusters = _NUM_CLUSTERS
+    take_step = make_step(configuration.from_mapping(recipe.to_dict()), variable)
     times = []
     for _ in range(num_steps + 2):
         start = time.perf_counter()
-        step(batch)
-        weight.numpy()  # waits for the update
+        take_step()
         times.append(time.perf_counter() - start)
     return float(np.median(times[2:]))
 

@@ -12,8 +12,16 @@ from xdc_tf.models.two_stream import HeadSettings
 from xdc_tf.training import configuration, optimizers, supervision, train_step
 
 
-def make_step(config: configuration.Config) -> Callable[[], None]:
-    """A function that takes a training step of a configuration on random clips."""
+def make_step(
+    config: configuration.Config, labels: tf.Variable | None = None
+) -> Callable[[], None]:
+    """A function that takes a training step of a configuration on random clips.
+
+    Args:
+      config: of the run.
+      labels: [N] int32 by example_index, of all heads, of which a step has random ones;
+        None for as many as a batch has.
+    """
     method, clip = supervision.method(config.method), configuration.clip(config, None)
     num_labels, size = config.kmeans.num_clusters, config.training.batch_size
     model = two_stream.build(
@@ -27,6 +35,8 @@ def make_step(config: configuration.Config) -> Callable[[], None]:
             for source in sources
         },
     )
+    if labels is None:
+        labels = tf.Variable(np.arange(size, dtype=np.int32) % num_labels)
     optimizer = optimizers.make(
         config.optimizer.name,
         model.trainable_variables,
@@ -37,10 +47,7 @@ def make_step(config: configuration.Config) -> Callable[[], None]:
     step = train_step.make_train_step(
         model,
         method,
-        {
-            source: tf.Variable(np.arange(size, dtype=np.int32) % num_labels)
-            for source in supervision.label_sources(method)
-        },
+        dict.fromkeys(supervision.label_sources(method), labels),
         optimizer,
         strategy=tf.distribute.get_strategy(),
         settings=train_step.StepSettings(
@@ -56,7 +63,9 @@ def make_step(config: configuration.Config) -> Callable[[], None]:
         for modality in supervision.modalities(method)
     }
     batch |= {
-        "example_index": tf.range(size, dtype=tf.int64),
+        "example_index": tf.constant(
+            np.random.default_rng(3).integers(0, labels.shape[0], size), tf.int64
+        ),
         clips.VIDEO_NORMALIZATION: tf.repeat(
             clips.video_normalization(clip)[tf.newaxis], size, axis=0
         ),

@@ -306,3 +306,11 @@ def test_supervised_pretraining_refuses_several_labels(
             records_dir=records[0],
             strategy=ONE_DEVICE,
         )
+
+
+def test_finetuning_residual_networks_with_gradient_checkpointing_is_refused(
+    source, split
+):
+    settings = FinetuneSettings(gradient_checkpointing=True)
+    with pytest.raises(ValueError, match="gradient_checkpointing=True is for transf"):
+        finetune.run(source, [split], settings, streams=["audio"])

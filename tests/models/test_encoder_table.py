@@ -199,7 +199,7 @@ def test_pytorchs_names_of_it_are_not_known(toy_run, tmp_path):
         f"--out={tmp_path / 'a.pth'}",
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: PyTorch's names are known of residual")
+    assert done.stderr.startswith("error: --stream=video: PyTorch's names are known of")
 
 
 def test_its_settings_are_checked_by_their_ranges(tiny_records, tmp_path):

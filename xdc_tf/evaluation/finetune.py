@@ -32,7 +32,7 @@ from xdc_tf.evaluation.protocols import FUSED_FEATURES, FUSED_SCORES, Results
 from xdc_tf.evaluation.reports import SplitResult
 from xdc_tf.evaluation.target_types import TargetType
 from xdc_tf.features import extraction
-from xdc_tf.models import encoder_files
+from xdc_tf.models import encoder_files, encoder_table
 from xdc_tf.models.encoder_files import Head
 from xdc_tf.runtime import files, outputs, workdir
 from xdc_tf.training import supervision
@@ -72,7 +72,8 @@ def run(
     Raises:
       FileNotFoundError: without an encoder.
       ValueError: on an unknown stream, fusion of one alone, a batch that the devices
-        cannot share, or several worker processes.
+        cannot share, gradient checkpointing of encoders that do not allow it, or
+        several worker processes.
       FloatingPointError: on a loss that is not finite; names epoch and step.
       OSError: if the disk fails.
     """
@@ -86,6 +87,9 @@ def run(
     encoder_sources.check_streams(source, streams)
     if settings.fusion:
         protocols.check_fusion(streams)
+    if settings.gradient_checkpointing:
+        modalities = [source.run.streams[stream] for stream in streams]
+        encoder_table.check_recomputes(source.run.architectures[m] for m in modalities)
     if settings.save_dir:
         outputs.try_directory(settings.save_dir)
     results = [

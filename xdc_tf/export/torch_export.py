@@ -64,7 +64,10 @@ def export(workdir: str, path: str, *, stream: str = VIDEO) -> dict[str, Any]:
     modality = MODALITIES[run.streams[stream]]
     architecture = run.architectures[run.streams[stream]]
     if not isinstance(architecture, ResNetSettings):
-        architecture = ast_state_dict.check(architecture)
+        try:
+            architecture = ast_state_dict.check(architecture)
+        except ValueError as error:
+            raise ValueError(f"--stream={stream}: {error}") from None
     encoder = trained_run.load_encoder(run, stream)
     heads = trained_run.load_heads(run, stream)
     description = {

@@ -8,7 +8,7 @@ training, folding of batch norm, files, exports, plans and layer-wise learning r
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import keras
@@ -186,6 +186,20 @@ def check(settings: EncoderSettings, clip: ClipSettings) -> None:
     """
     row = ENCODERS[settings.architecture]
     row.check(settings, _clip_shape(settings, clip))
+
+
+def check_recomputes(encoders: Iterable[EncoderSettings]) -> None:
+    """Checks that gradient checkpointing can be asked for.
+
+    Raises:
+      ValueError: none of the encoders can be trained so.
+    """
+    if not any(ENCODERS[encoder.architecture].recomputes for encoder in encoders):
+        raise ValueError(
+            "config.training.gradient_checkpointing=True is for transformers: batch "
+            "norm would count a batch twice. Lower the batch, or the memory it takes "
+            "(config.precision, config.training.accumulate_steps of pretraining)."
+        )
 
 
 def copy_weights(

@@ -193,15 +193,8 @@ class Config:
         encoders = architectures(self)
         for encoder in encoders.values():
             encoder_table.check(encoder, clip(self, None))
-        if self.training.gradient_checkpointing and not any(
-            encoder_table.ENCODERS[encoder.architecture].recomputes
-            for encoder in encoders.values()
-        ):
-            raise ValueError(
-                "config.training.gradient_checkpointing=True is for transformers: "
-                "batch norm would count a batch twice. Use "
-                "config.training.accumulate_steps."
-            )
+        if self.training.gradient_checkpointing:
+            encoder_table.check_recomputes(encoders.values())
 
 
 def _check_teacher(labels: LabelSettings, method: str) -> None:
