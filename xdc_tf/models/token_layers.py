@@ -155,6 +155,10 @@ class DropPath(keras.layers.Layer):
         settings = {"rate": self.rate, "noise_shape": self.noise_shape}
         return super().get_config() | settings
 
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """That of the input; Keras 3 asks for it."""
+        return input_shape
+
     def call(self, inputs, training=None):
         """Sets some examples to zero in training and scales up the others."""
         if not training:
