@@ -1,27 +1,29 @@
 """A manifest -> a directory of records.
 
-Shards are made by a pool of processes here, or by an Apache Beam runner; then their
-reports become examples.csv, quarantine.csv and, last of all, dataset_info.json, each on
-disk before the next. What an interrupted conversion has finished is kept: PROGRESS_DIR
-says what it is. It stays while rows are refused for what may have been the machine's
-fault (TRANSIENT_REASONS): the next call makes their shards anew.
+Shards are made by an engine: a pool of processes here, an Apache Beam runner or a Dask
+cluster. Then their reports become examples.csv, quarantine.csv and, last of all,
+dataset_info.json, each on disk before the next. What an interrupted conversion has
+finished is kept: PROGRESS_DIR says what it is. It stays while rows are refused for what
+may have been the machine's fault (TRANSIENT_REASONS): the next call makes their shards
+anew.
 """
 
 import collections
 import contextlib
+import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import tensorflow as tf
 from tqdm import tqdm
 
 from data_prep import conversion_settings, output_directory, segments
 from data_prep import shards as shard_files
-from data_prep.answers import Outcome
 from data_prep.conversion_settings import ConversionSettings
+from data_prep.engines import attempts
+from data_prep.engines.local_pool import LOCAL_POOL, Engine, OnRows
 from data_prep.manifest import Manifest, ManifestRow, read_manifest
 from data_prep.segments import Segmentation
 from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
@@ -41,13 +43,6 @@ _CUTS_FILE = "segments.csv"
 _LINE_SECS = 60.0
 
 
-class BeamRunner(NamedTuple):
-    """An Apache Beam runner, and options of Beam's own, as NAME=VALUE or NAME."""
-
-    name: str
-    options: Sequence[str] = ()
-
-
 def convert_manifest(
     manifest_path: str,
     out_dir: str,
@@ -57,7 +52,7 @@ def convert_manifest(
     rows_per_shard: int = 64,
     segmentation: Segmentation = _WHOLE_ROWS,
     labels: str | None = None,
-    beam: BeamRunner | None = None,
+    engine: Engine = LOCAL_POOL,
 ) -> DatasetInfo:
     """Converts the videos of a manifest, and prints a summary.
 
@@ -69,12 +64,12 @@ def convert_manifest(
         that were refused for TRANSIENT_REASONS are tried again; what an unfinished
         conversion has finished is kept.
       settings: what to store.
-      pool: processes that decode, with Beam of each of its workers; and the limits of
-        a row, or of a file whose length is looked at.
+      pool: processes that decode, of each task of a Beam runner or a Dask cluster; and
+        the limits of a row, or of a file whose length is looked at.
       rows_per_shard: rows per file of records.
       segmentation: how to cut the manifest's rows.
       labels: file of label names, see manifest.read_manifest.
-      beam: where to make the shards; None for this machine.
+      engine: where media are decoded.
 
     Returns:
       What dataset_info.json says.
@@ -99,9 +94,9 @@ def convert_manifest(
         if info is not None:
             return info
         output_directory.write_plan(out_dir, promised)
-        rows = _cut(manifest, out_dir, settings, segmentation, pool)
+        rows = _cut(manifest, out_dir, settings, segmentation, pool, engine)
         promised = promised._replace(num_rows=len(rows))
-        reports = _convert(rows, out_dir, promised, settings, pool, beam)
+        reports = _convert(rows, out_dir, promised, settings, pool, engine)
         return _finish(manifest_path, out_dir, promised, reports)
 
 
@@ -125,10 +120,11 @@ def _convert(
     promised: DatasetInfo,
     settings: ConversionSettings,
     pool: PoolSettings,
-    beam: BeamRunner | None,
+    engine: Engine,
 ) -> list[ShardReport]:
     """Makes what is missing, and what may turn out better than last time."""
     shards = shard_files.cut_into_shards(rows, promised.rows_per_shard)
+    attempts.place_finished(out_dir, shards)
     done = [
         report
         for report in shard_files.read_reports(out_dir, shards)
@@ -141,32 +137,19 @@ def _convert(
         {name: number for number, name in enumerate(promised.label_names)},
         promised.several_labels,
     )
-    if beam is not None:
-        from data_prep import beam_pipeline
-
-        beam_pipeline.convert_shards(
+    with _Progress(len(rows), "video", done) as on_rows:
+        engine.convert_shards(
             missing,
             out_dir,
-            runner=beam.name,
-            options=beam.options,
             settings=settings,
             label_numbers=label_numbers,
             pool=pool,
+            on_rows=on_rows,
         )
-    else:
-        with _Progress(len(rows), "video", done) as on_outcome:
-            shard_files.convert_shards(
-                missing,
-                out_dir,
-                settings=settings,
-                label_numbers=label_numbers,
-                pool=pool,
-                on_outcome=on_outcome,
-            )
     reports = shard_files.read_reports(out_dir, shards)
     unmade = [s.file for s, report in zip(shards, reports, strict=True) if not report]
     if unmade:
-        raise RuntimeError(f"{out_dir}: the runner left {unmade[:5]} unmade.")
+        raise RuntimeError(f"{out_dir}: the engine left {unmade[:5]} unmade.")
     return [report for report in reports if report]
 
 
@@ -232,6 +215,7 @@ def _cut(
     settings: ConversionSettings,
     segmentation: Segmentation,
     pool: PoolSettings,
+    engine: Engine,
 ) -> Sequence[ManifestRow]:
     """The rows to convert: the manifest's, or their segments, the same every time."""
     if segmentation.segment_secs is None:
@@ -245,14 +229,17 @@ def _cut(
             min_secs=settings.min_secs,
             max_file_mib=settings.max_file_mib,
             pool=pool,
+            map_groups=functools.partial(
+                engine.map_groups, files=[row.file for row in manifest.rows[:1]]
+            ),
         )
         with (
-            _Progress(len(manifest.rows), "file", ()) as on_outcome,
+            _Progress(len(manifest.rows), "file", ()) as on_rows,
             contextlib.closing(every_cut),
         ):
             for cut in every_cut:
                 cuts.append(cut)
-                on_outcome(Outcome(cut))
+                on_rows(1, 0)
         files.write_text(path, segments.write_cuts(cuts))
     try:
         return segments.read_cuts(files.read_text(path), manifest.rows)
@@ -341,7 +328,7 @@ def count_reasons(refused: Sequence[RefusedRow]) -> str:
 class _Progress:
     """A bar with rate, time left and number of refusals; lines without a terminal.
 
-    As a context, it gives the function that takes the outcome of each row.
+    As a context, it gives an OnRows.
 
     Args:
       total: rows.
@@ -360,15 +347,15 @@ class _Progress:
         )
         self._num_refused = sum(len(report.refused) for report in done)
 
-    def __enter__(self) -> Callable[[Outcome], None]:
+    def __enter__(self) -> OnRows:
         self._bar.set_postfix(quarantined=self._num_refused, refresh=False)
         return self._count
 
-    def _count(self, outcome: Outcome) -> None:
-        if outcome.result is None:
-            self._num_refused += 1
+    def _count(self, num_rows: int, num_refused: int) -> None:
+        if num_refused:
+            self._num_refused += num_refused
             self._bar.set_postfix(quarantined=self._num_refused, refresh=False)
-        self._bar.update()
+        self._bar.update(num_rows)
 
     def __exit__(self, *_) -> None:
         self._bar.close()

@@ -13,13 +13,16 @@ on this machine alone; --beam_option=NAME=VALUE, as often as needed, is for Beam
     python -m data_prep.convert --manifest=s3://bucket/videos.csv \
         --out=s3://bucket/records --runner=FlinkRunner \
         --beam_option=flink_master=host:8081
+
+--dask=tcp://host:8786 does so on a Dask cluster, --dask=local on one of this machine.
 """
 
-import os
+import contextlib
 
 from absl import flags
 
 from data_prep.conversion_settings import ConversionSettings
+from data_prep.engines import dask_flags
 from data_prep.worker import Limits
 from xdc_tf.data import payloads
 from xdc_tf.data.log_mel import LogMelSettings
@@ -54,8 +57,8 @@ _MODALITIES = flags.DEFINE_list(
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
     None,
-    "Processes that decode; default: one per CPU, and with --runner one for each of "
-    "the runner's workers.",
+    "Processes that decode; default: one per CPU. With --runner or --dask=ADDRESS for "
+    "each of their tasks, default one; with --dask=local the cluster's workers.",
     lower_bound=1,
 )
 _RUNNER = flags.DEFINE_string(
@@ -67,6 +70,7 @@ _RUNNER = flags.DEFINE_string(
 _BEAM_OPTIONS = flags.DEFINE_multi_string(
     "beam_option", [], "Option of Beam's own, as NAME=VALUE or NAME; may be repeated."
 )
+flags.adopt_module_key_flags(dask_flags)
 _FPS = flags.DEFINE_float("fps", _SETTINGS.fps, "Frames per second to store.")
 _SHORT_SIDE = flags.DEFINE_integer(
     "short_side", _SETTINGS.short_side, "Pixels of a frame's shorter side."
@@ -151,7 +155,8 @@ def main(argv: list[str]) -> None:
     del argv
     # After the flags are parsed, so that --help answers at once; and outside the top
     # level, which every worker process imports.
-    from data_prep.conversion import BeamRunner, convert_manifest
+    from data_prep.conversion import convert_manifest
+    from data_prep.engines.beam_runner import BeamRunner
     from data_prep.segments import Segmentation
     from data_prep.worker_processes import PoolSettings
 
@@ -171,26 +176,33 @@ def main(argv: list[str]) -> None:
         max_frames=_MAX_FRAMES.value,
         payloads=payloads.parse(_PAYLOADS.value),
     )
-    beam = None
-    if _RUNNER.value:
-        beam = BeamRunner(_RUNNER.value, _BEAM_OPTIONS.value)
-    elif _BEAM_OPTIONS.value:
+    if _BEAM_OPTIONS.value and not _RUNNER.value:
         raise ValueError(
             f"--beam_option={_BEAM_OPTIONS.value[0]} needs --runner, the Beam runner."
         )
-    convert_manifest(
-        _MANIFEST.value,
-        _OUT.value,
-        settings=settings,
-        pool=PoolSettings(
-            _NUM_WORKERS.value or (1 if beam else os.cpu_count() or 1),
-            Limits(_TIMEOUT_SECS.value, _WORKER_MEMORY_MIB.value),
-        ),
-        rows_per_shard=_ROWS_PER_SHARD.value,
-        segmentation=Segmentation(_SEGMENT_SECS.value, _MAX_SEGMENTS.value),
-        labels=_LABELS.value,
-        beam=beam,
-    )
+    if _RUNNER.value and dask_flags.DASK.value:
+        raise ValueError(
+            f"--runner={_RUNNER.value} and --dask={dask_flags.DASK.value} are two "
+            "ways to convert; give one."
+        )
+    num_workers = dask_flags.pool_size(_NUM_WORKERS.value)
+    engine = dask_flags.engine(_NUM_WORKERS.value)
+    if _RUNNER.value:
+        num_workers = _NUM_WORKERS.value or 1
+        engine = contextlib.nullcontext(BeamRunner(_RUNNER.value, _BEAM_OPTIONS.value))
+    with engine as opened:
+        convert_manifest(
+            _MANIFEST.value,
+            _OUT.value,
+            settings=settings,
+            pool=PoolSettings(
+                num_workers, Limits(_TIMEOUT_SECS.value, _WORKER_MEMORY_MIB.value)
+            ),
+            rows_per_shard=_ROWS_PER_SHARD.value,
+            segmentation=Segmentation(_SEGMENT_SECS.value, _MAX_SEGMENTS.value),
+            labels=_LABELS.value,
+            engine=opened,
+        )
 
 
 def run() -> None:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from data_prep import shards as shard_files
 from data_prep.reasons import TRANSIENT_REASONS
-from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport
+from data_prep.shards import PLAN_FILE, PROGRESS_DIR, RefusedRow, ShardReport
 from xdc_tf.data import (
     dataset_info,
     example_tables,
@@ -27,7 +27,6 @@ from xdc_tf.data import (
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.runtime import files
 
-_PLAN_FILE = "plan.json"
 _LOCK_FILE = ".lock"
 _WAY_OUT = (
     f"bring back the file that belongs to it, or remove {dataset_info.INFO_FILE} and "
@@ -206,12 +205,12 @@ def write_plan(out_dir: str, promised: DatasetInfo) -> None:
         if "://" not in out_dir:
             files.sync(out_dir)
         text = json.dumps(dataset_info.to_json(promised), indent=2) + "\n"
-        files.write_text(os.path.join(progress, _PLAN_FILE), text)
+        files.write_text(os.path.join(progress, PLAN_FILE), text)
 
 
 def _differences_from_plan(out_dir: str, promised: DatasetInfo) -> list[str] | None:
     """How an unfinished conversion differs from the one asked for; None without one."""
-    path = os.path.join(out_dir, PROGRESS_DIR, _PLAN_FILE)
+    path = os.path.join(out_dir, PROGRESS_DIR, PLAN_FILE)
     if not tf.io.gfile.exists(path):
         return None
     try:

@@ -4,7 +4,7 @@ import csv
 import functools
 import io
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from data_prep import answers
@@ -58,6 +58,7 @@ def cut_rows(
     min_secs: float,
     max_file_mib: float,
     pool: PoolSettings,
+    map_groups: Callable[..., Generator[Outcome, None, None]] = map_groups,
 ) -> Generator[list[ManifestRow], None, None]:
     """Cuts rows by the lengths that their files declare.
 

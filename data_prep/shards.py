@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ from xdc_tf.data.label_texts import LabelNumbers
 from xdc_tf.runtime import compat, files
 
 PROGRESS_DIR = "progress"
+PLAN_FILE = "plan.json"  # in it
+_NONE_REFUSED: Mapping[int, Outcome] = {}
 
 
 class Shard(NamedTuple):
@@ -96,6 +98,7 @@ def convert_shards(
     label_numbers: LabelNumbers,
     pool: PoolSettings,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    refused: Mapping[int, Outcome] = _NONE_REFUSED,
 ) -> None:
     """Makes shards, their indices and their reports.
 
@@ -106,19 +109,25 @@ def convert_shards(
       label_numbers: of the rows' labels.
       pool: processes that decode, and the limits of a row.
       on_outcome: called with each row's outcome.
+      refused: outcomes of rows that are not decoded, by example_index.
     """
     compat.enable_remote_paths(out_dir)
     every_outcome = map_groups(
         functools.partial(convert_rows, settings=settings),
-        (group for shard in shards for group in group_rows(shard.rows)),
+        (
+            group
+            for shard in shards
+            for group in group_rows(
+                [row for row in shard.rows if row.example_index not in refused]
+            )
+        ),
         form=answer_form(settings),
         pool=pool,
     )
     # Closed at once: an error that is kept keeps its frames, and the processes.
     with contextlib.closing(every_outcome) as outcomes:
         for shard in shards:
-            # rows first: at their end, zip must not have taken another outcome.
-            pairs = zip(shard.rows, outcomes, strict=False)
+            pairs = _pair(shard.rows, outcomes, refused)
             report = _write_shard(
                 shard, pairs, out_dir, settings, label_numbers, on_outcome
             )
@@ -127,7 +136,20 @@ def convert_shards(
                     f"{shard.file}: {len(report.examples)} converted and "
                     f"{len(report.refused)} quarantined rows of {len(shard.rows)}."
                 )
-            _write_report(out_dir, shard, report)
+            write_report(out_dir, shard, report)
+
+
+def _pair(
+    rows: Sequence[ManifestRow],
+    outcomes: Iterator[Outcome],
+    refused: Mapping[int, Outcome],
+) -> Iterator[tuple[ManifestRow, Outcome]]:
+    """Each row with its outcome; fewer if there are not as many."""
+    for row in rows:
+        outcome = refused.get(row.example_index) or next(outcomes, None)
+        if outcome is None:
+            return
+        yield row, outcome
 
 
 def _write_shard(
@@ -227,7 +249,8 @@ def _report_path(out_dir: str, shard: Shard) -> str:
     return os.path.join(out_dir, PROGRESS_DIR, shard.file + ".json")
 
 
-def _write_report(out_dir: str, shard: Shard, report: ShardReport) -> None:
+def write_report(out_dir: str, shard: Shard, report: ShardReport) -> None:
+    """Says that a shard and its index are complete."""
     # JSON keeps floats to the last bit.
     files.write_text(_report_path(out_dir, shard), json.dumps(report._asdict()))
 

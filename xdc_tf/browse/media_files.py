@@ -6,11 +6,12 @@ so that a killed build goes on.
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from data_prep import remote_files, worker_processes
 from data_prep.answers import Outcome
+from data_prep.engines.local_pool import Engine
 from data_prep.reasons import LENGTH_MISMATCH
 from data_prep.worker import Limits
 from data_prep.worker_processes import PoolSettings
@@ -97,6 +99,7 @@ def make_media(
     *,
     videos: str | None,
     num_workers: int,
+    engine: Engine,
 ) -> None:
     """Makes the clips of examples, but for those that are there.
 
@@ -107,6 +110,7 @@ def make_media(
       examples: ascending.
       videos: see find_original.
       num_workers: processes that decode and encode.
+      engine: where originals are decoded.
     """
     sources = [_find_source(run, example, videos) for example in examples]
     _remove_others(out_dir, state, sources)
@@ -117,7 +121,10 @@ def make_media(
     with contextlib.closing(writer):
         originals = [source for source in todo if source.file]
         requests = ((_original(run, source, videos),) for source in originals)
-        for source, outcome in _made(originals, requests, pool):
+        map_groups = functools.partial(
+            engine.map_groups, files=[source.file for source in originals[:1]]
+        )
+        for source, outcome in _made(originals, requests, pool, map_groups):
             if outcome.reason:
                 again.append(source._replace(note=_note_of(outcome)))
             else:
@@ -125,7 +132,8 @@ def make_media(
         again.sort()
         notes: dict[int, str] = {}
         of_records = ((_stored(run, source, notes),) for source in again)
-        for source, outcome in _made(again, of_records, pool):
+        map_here = worker_processes.map_groups
+        for source, outcome in _made(again, of_records, pool, map_here):
             note = notes.get(source.example, "")
             clip = outcome.result
             if outcome.reason:
@@ -139,10 +147,9 @@ def _made(
     sources: Sequence[_Source],
     groups: Iterable[Sequence[ClipRequest]],
     pool: PoolSettings,
+    map_groups: Callable[..., Generator[Outcome, None, None]],
 ) -> Iterator[tuple[_Source, Outcome]]:
-    outcomes = worker_processes.map_groups(
-        media_clips.make_clips, groups, form=CLIP_FORM, pool=pool
-    )
+    outcomes = map_groups(media_clips.make_clips, groups, form=CLIP_FORM, pool=pool)
     with contextlib.closing(outcomes):
         yield from zip(sources, outcomes, strict=True)
 
@@ -161,7 +168,8 @@ def _find_source(run: OpenedRun, example: int, videos: str | None) -> _Source:
     if remote_files.is_remote(path):
         return _Source(example, path, path)
     status = os.stat(path)
-    signature = f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
+    path = os.path.abspath(path)  # workers elsewhere are in other directories
+    signature = f"{path} {status.st_size} {status.st_mtime_ns}"
     return _Source(example, path, signature)
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_prep.engines.local_pool import LOCAL_POOL, Engine
 from xdc_tf.browse import (
     cluster_tables,
     feature_maps,
@@ -46,6 +47,7 @@ class BrowseSettings(NamedTuple):
       examples_per_cluster: members of each cluster that are shown, at most.
       map_examples: examples on a map, at most.
       num_workers: processes that decode and encode.
+      engine: where originals are decoded.
     """
 
     videos: str | None = None
@@ -53,6 +55,7 @@ class BrowseSettings(NamedTuple):
     examples_per_cluster: int = 24
     map_examples: int = feature_maps.MOST_SAMPLED
     num_workers: int = 1
+    engine: Engine = LOCAL_POOL
 
 
 _DEFAULTS = BrowseSettings()
@@ -125,6 +128,7 @@ def _fill(
         shown,
         videos=settings.videos,
         num_workers=settings.num_workers,
+        engine=settings.engine,
     )
     maps = map_tables.write_maps(
         run, out_dir, state, shown, most_sampled=settings.map_examples

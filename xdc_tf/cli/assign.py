@@ -58,22 +58,22 @@ def main(argv):
         raise ValueError("--manifest needs --names, whose names are its labels.")
     if _LABEL_SOURCE.value is not None and _MANIFEST.value is None:
         raise ValueError("--label_source needs --manifest, whose labels it chooses.")
-    conversion = new_video_flags.conversion()
     from xdc_tf.inference import cluster_assignment, new_videos
 
-    done = cluster_assignment.assign_clusters(
-        _WORKDIR.value,
-        new_video_flags.VIDEOS.value,
-        _OUT.value,
-        conversion=conversion,
-        num_clips=_NUM_CLIPS.value,
-        batch_size=new_video_flags.BATCH_SIZE.value,
-        features_dir=_FEATURES.value,
-        naming=_NAMES.value
-        and cluster_assignment.Naming(
-            _NAMES.value, _MANIFEST.value, _LABEL_SOURCE.value
-        ),
-    )
+    with new_video_flags.conversion() as conversion:
+        done = cluster_assignment.assign_clusters(
+            _WORKDIR.value,
+            new_video_flags.VIDEOS.value,
+            _OUT.value,
+            conversion=conversion,
+            num_clips=_NUM_CLIPS.value,
+            batch_size=new_video_flags.BATCH_SIZE.value,
+            features_dir=_FEATURES.value,
+            naming=_NAMES.value
+            and cluster_assignment.Naming(
+                _NAMES.value, _MANIFEST.value, _LABEL_SOURCE.value
+            ),
+        )
     print(
         f"{_OUT.value}: {new_videos.describe_usable(done.rows)} labelled with the "
         f"clusters of {' and '.join(done.sources)} (round_{done.round_index:03d})"

@@ -6,12 +6,12 @@
 makes a folder whose index.html a browser opens; the same command goes on after a kill.
 """
 
-import os
 import shlex
 import sys
 
 from absl import flags
 
+from data_prep.engines import dask_flags
 from xdc_tf.runtime import program
 
 _WORKDIR = flags.DEFINE_string(
@@ -38,28 +38,32 @@ _EXAMPLES_PER_CLUSTER = flags.DEFINE_integer(
 )
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
-    os.cpu_count() or 1,
-    "Processes that decode and encode.",
+    None,
+    "Processes that decode and encode; default: one per CPU. With --dask=ADDRESS "
+    "of each of its tasks, default one; with --dask=local the cluster's workers.",
     lower_bound=1,
 )
+flags.adopt_module_key_flags(dask_flags)
 
 
 def main(argv):
     del argv
     from xdc_tf.browse import pages
 
-    path = pages.make_pages(
-        _WORKDIR.value,
-        _RECORDS.value,
-        _OUT.value,
-        settings=pages.BrowseSettings(
-            videos=_VIDEOS.value,
-            rounds=_ROUNDS.value,
-            examples_per_cluster=_EXAMPLES_PER_CLUSTER.value,
-            num_workers=_NUM_WORKERS.value,
-        ),
-        command=shlex.join(["xdc-tf", "browse", *sys.argv[1:]]),
-    )
+    with dask_flags.engine(_NUM_WORKERS.value) as engine:
+        path = pages.make_pages(
+            _WORKDIR.value,
+            _RECORDS.value,
+            _OUT.value,
+            settings=pages.BrowseSettings(
+                videos=_VIDEOS.value,
+                rounds=_ROUNDS.value,
+                examples_per_cluster=_EXAMPLES_PER_CLUSTER.value,
+                num_workers=dask_flags.pool_size(_NUM_WORKERS.value),
+                engine=engine,
+            ),
+            command=shlex.join(["xdc-tf", "browse", *sys.argv[1:]]),
+        )
     print(f"Open {path}")
 
 

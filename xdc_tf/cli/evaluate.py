@@ -204,18 +204,18 @@ def _localize():
         raise ValueError(
             "--protocol=localization takes a run's trained encoders; drop --initial."
         )
-    conversion = new_video_flags.conversion()
     from xdc_tf.inference import localization, new_videos
 
-    written = localization.extract_windows(
-        _WORKDIR.value,
-        new_video_flags.VIDEOS.value,
-        _OUT.value,
-        stride_secs=_STRIDE_SECS.value,
-        conversion=conversion,
-        streams=_STREAMS.value,
-        batch_size=new_video_flags.BATCH_SIZE.value,
-    )
+    with new_video_flags.conversion() as conversion:
+        written = localization.extract_windows(
+            _WORKDIR.value,
+            new_video_flags.VIDEOS.value,
+            _OUT.value,
+            stride_secs=_STRIDE_SECS.value,
+            conversion=conversion,
+            streams=_STREAMS.value,
+            batch_size=new_video_flags.BATCH_SIZE.value,
+        )
     print(f"{_OUT.value}: features of {new_videos.describe_usable(written.rows)}")
 
 

@@ -53,24 +53,24 @@ def main(argv):
             f"--num_clips={_NUM_CLIPS.value} and --stride_secs={_STRIDE_SECS.value} "
             "exclude each other; give one of them."
         )
-    conversion = new_video_flags.conversion()
     from xdc_tf.inference import new_videos, video_features
     from xdc_tf.inference.parts import Sampling
 
-    done = video_features.extract_features(
-        _WORKDIR.value,
-        new_video_flags.VIDEOS.value,
-        _OUT.value,
-        format_name=_FORMAT.value,
-        sampling=Sampling(
-            num_clips=_NUM_CLIPS.value or 10,
-            stride_secs=_STRIDE_SECS.value,
-            batch_size=new_video_flags.BATCH_SIZE.value,
-        ),
-        conversion=conversion,
-        average=_AVERAGE.value,
-        streams=_STREAMS.value,
-    )
+    with new_video_flags.conversion() as conversion:
+        done = video_features.extract_features(
+            _WORKDIR.value,
+            new_video_flags.VIDEOS.value,
+            _OUT.value,
+            format_name=_FORMAT.value,
+            sampling=Sampling(
+                num_clips=_NUM_CLIPS.value or 10,
+                stride_secs=_STRIDE_SECS.value,
+                batch_size=new_video_flags.BATCH_SIZE.value,
+            ),
+            conversion=conversion,
+            average=_AVERAGE.value,
+            streams=_STREAMS.value,
+        )
     sizes = ", ".join(f"{stream} {width}" for stream, width in done.widths.items())
     print(
         f"{_OUT.value}: {done.num_features} rows of features ({sizes}), of "

@@ -1,8 +1,10 @@
 """Flags of the commands that take new videos, and of their conversion."""
 
-import os
+import contextlib
 
 from absl import flags
+
+from data_prep.engines import dask_flags
 
 VIDEOS = flags.DEFINE_string(
     "videos",
@@ -19,7 +21,8 @@ BATCH_SIZE = flags.DEFINE_integer(
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
     None,
-    "Number of decoding processes; default: one per CPU.",
+    "Number of decoding processes; default: one per CPU. With --dask=ADDRESS "
+    "of each of its tasks, default one; with --dask=local the cluster's workers.",
     lower_bound=1,
 )
 _ROWS_PER_PART = flags.DEFINE_integer(
@@ -40,14 +43,20 @@ _TIMEOUT_SECS = flags.DEFINE_float(
 )
 
 
+flags.adopt_module_key_flags(dask_flags)
+
+
+@contextlib.contextmanager
 def conversion():
-    """The flags' `xdc_tf.inference.parts.Conversion`; imports TensorFlow."""
+    """Gives the flags' `xdc_tf.inference.parts.Conversion`; imports TensorFlow."""
     from xdc_tf.inference.parts import Conversion
 
-    return Conversion(
-        num_workers=_NUM_WORKERS.value or os.cpu_count() or 1,
-        rows_per_part=_ROWS_PER_PART.value,
-        min_secs=_MIN_SECS.value,
-        max_secs=_MAX_SECS.value,
-        timeout_secs=_TIMEOUT_SECS.value,
-    )
+    with dask_flags.engine(_NUM_WORKERS.value) as engine:
+        yield Conversion(
+            num_workers=dask_flags.pool_size(_NUM_WORKERS.value),
+            rows_per_part=_ROWS_PER_PART.value,
+            min_secs=_MIN_SECS.value,
+            max_secs=_MAX_SECS.value,
+            timeout_secs=_TIMEOUT_SECS.value,
+            engine=engine,
+        )

@@ -59,7 +59,7 @@ class ShardWriter:
                 self._writer.close()
             if error_type is None:
                 _write_index(self._path, self._entries, self._num_bytes)
-                _place(self._temporary, self._path)
+                place(self._temporary, self._path)
         except OSError:
             if error_type is None:
                 raise
@@ -95,14 +95,18 @@ def _write_index(path: str, entries: list[Entry], num_bytes: int) -> None:
             for entry in entries:
                 entry = entry._replace(shard_bytes=num_bytes)
                 writer.write(record_layout.serialize_entry(entry))
-        _place(temporary, path + SUFFIX)
+        place(temporary, path + SUFFIX)
     finally:
         if tf.io.gfile.exists(temporary):
             tf.io.gfile.remove(temporary)
 
 
-def _place(temporary: str, path: str) -> None:
-    """Gives a file its name; a local one and its name are on disk on return."""
+def place(temporary: str, path: str) -> None:
+    """Gives a file its name; a local one and its name are on disk on return.
+
+    Raises:
+      OSError: it cannot be done; names `path`.
+    """
     if "://" in path:
         with _errors_naming(path):
             tf.io.gfile.rename(temporary, path, overwrite=True)

@@ -18,6 +18,7 @@ import tensorflow as tf
 from data_prep.conversion import convert_manifest
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.datasets.media_files import AUDIO_SUFFIXES
+from data_prep.engines.local_pool import LOCAL_POOL, Engine
 from data_prep.manifest import ManifestRow
 from data_prep.worker import Limits
 from data_prep.worker_processes import PoolSettings
@@ -34,6 +35,8 @@ MAX_CLIPS = 10_000  # of a row, evenly spread
 MAX_WINDOWS = 1_000_000  # of a row, by a stride
 # Of records that are there already, a part costs no disk.
 _RECORD_ROWS_PER_PART = 4096
+# Of files: enough shards for the tasks of a cluster.
+_ROWS_PER_SHARD = 8
 
 
 class Conversion(NamedTuple):
@@ -48,6 +51,7 @@ class Conversion(NamedTuple):
     min_secs: float = 0.1
     max_secs: float = 600.0
     timeout_secs: float = 600.0
+    engine: Engine = LOCAL_POOL
 
 
 class Sampling(NamedTuple):
@@ -246,6 +250,8 @@ def _convert(
                 pool=PoolSettings(
                     conversion.num_workers, Limits(timeout_secs=conversion.timeout_secs)
                 ),
+                rows_per_shard=_ROWS_PER_SHARD,
+                engine=conversion.engine,
             )
     except ValueError:
         # Without a usable row there are reasons, but no records.

@@ -1,0 +1,1 @@
+"""Where media are decoded: on this machine, by Apache Beam, by Dask."""

@@ -1,0 +1,331 @@
+"""A shard made by a process elsewhere, of which nobody knows whether it still lives.
+
+Such a process writes to a directory of its own,
+
+    OUT/progress/SHARD.attempts/TOKEN/
+
+and what it has finished the main process puts into its place, the only one that writes
+there. So a worker that was given up and wakes up again disturbs nothing.
+
+The directory of an attempt without a report is also what is left of a lost worker. The
+next attempt then decodes one row at a time, and notes each down before: a row that was
+noted by _TRIES attempts which were lost has killed their workers, and is quarantined.
+"""
+
+import collections
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import simplejpeg
+import tensorflow as tf
+
+import data_prep
+import xdc_tf
+from data_prep import shards as shard_files
+from data_prep.answers import Outcome
+from data_prep.conversion_settings import ConversionSettings
+from data_prep.manifest import ManifestRow
+from data_prep.reasons import CANNOT_OPEN, KILLED
+from data_prep.remote_files import is_remote
+from data_prep.shards import PROGRESS_DIR, Shard, ShardReport
+from data_prep.worker_processes import PoolSettings
+from xdc_tf.data import shard_writing
+from xdc_tf.data.label_texts import LabelNumbers
+from xdc_tf.data.record_index import SUFFIX
+from xdc_tf.runtime import compat, files
+
+_ATTEMPTS = ".attempts"
+_NOTE_FILE = "in_work.json"
+_UNSEEN_FILE = "unseen.json"
+# Attempts that a row may be lost with while it is decoded alone.
+_TRIES = 2
+
+
+class WorkerError(ValueError):
+    """A worker that cannot do its part, for a reason that stays; names its host."""
+
+
+class Origin(NamedTuple):
+    """What the main process has, and what its workers must have too.
+
+    Attributes:
+      software: see `software`.
+      digests: SHA-256 by the path of a file.
+      seen: paths of files of whatever contents.
+    """
+
+    software: Mapping[str, str]
+    digests: Mapping[str, str] = {}
+    seen: Sequence[str] = ()
+
+
+@functools.cache
+def software() -> dict[str, str]:
+    """What the bytes of records depend on: this project's code and libraries."""
+    digest = hashlib.sha256()
+    for package, pattern in (
+        (data_prep, "**/*.py"),
+        (xdc_tf, "data/*.py"),
+        (xdc_tf, "runtime/*.py"),
+    ):
+        folder = Path(package.__path__[0])
+        for path in sorted(folder.glob(pattern)):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+    libraries = (
+        f"{name} {'.'.join(map(str, version))}"
+        for name, version in sorted(av.library_versions.items())
+    )
+    return {
+        "code of data_prep and xdc_tf": digest.hexdigest()[:12],
+        "av": av.__version__,
+        "FFmpeg": ", ".join(libraries),
+        "numpy": np.__version__,
+        "simplejpeg": simplejpeg.__version__,
+    }
+
+
+def absolute(path: str) -> str:
+    """A path that means the same to workers in other directories."""
+    return path if is_remote(path) else os.path.abspath(path)
+
+
+def make_origin(out_dir: str, shards: Sequence[Shard]) -> Origin:
+    """That of a conversion whose plan is written."""
+    plan = os.path.join(out_dir, PROGRESS_DIR, shard_files.PLAN_FILE)
+    digests = {plan: _sha256(plan)}
+    return Origin(software(), digests, [s.rows[0].file for s in shards[:1]])
+
+
+def check_worker(origin: Origin) -> None:
+    """Checks that this process is a worker of the same installation and files.
+
+    Raises:
+      WorkerError: it is not.
+    """
+    host = socket.gethostname()
+    differing = [
+        f"{name} {software().get(name)} there, {version} here"
+        for name, version in origin.software.items()
+        if software().get(name) != version
+    ]
+    if differing:
+        raise WorkerError(
+            f"the worker on {host} has other software ({'; '.join(differing)}); "
+            "install the same versions there, else records differ from worker to "
+            "worker."
+        )
+    for path, digest in origin.digests.items():
+        compat.enable_remote_paths(path)
+        try:
+            is_same = _sha256(path) == digest
+        except (OSError, tf.errors.OpError):
+            is_same = False
+        if not is_same:
+            raise WorkerError(
+                f"the worker on {host} does not see {path}, or sees another file of "
+                "that name; give a directory that all workers share, under one path."
+            )
+    for path in origin.seen:
+        if _is_unseen(path):
+            raise WorkerError(_unseen_text(host, path))
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(files.read_text(path).encode()).hexdigest()
+
+
+def _is_unseen(path: str) -> bool:
+    return not is_remote(path) and not os.access(path, os.R_OK)
+
+
+def _unseen_text(host: str, path: str) -> str:
+    return (
+        f"the worker on {host} cannot read {path}; mount the media under the same path "
+        "on all workers, readable to them."
+    )
+
+
+def make(
+    shard: Shard,
+    out_dir: str,
+    *,
+    origin: Origin,
+    settings: ConversionSettings,
+    label_numbers: LabelNumbers,
+    pool: PoolSettings,
+) -> None:
+    """Makes a shard in a worker; `place` puts it where it belongs.
+
+    Args:
+      shard: what to make.
+      out_dir: directory of the records.
+      origin: of make_origin.
+      settings: see shards.convert_shards; so with the others.
+
+    Raises:
+      WorkerError: see check_worker.
+    """
+    compat.enable_remote_paths(out_dir)
+    check_worker(origin)
+    parent = _parent(out_dir, shard)
+    earlier = [os.path.join(parent, name) for name in _list(parent)]
+    if any(_report(attempt, shard) for attempt in earlier):
+        return
+    attempt = os.path.join(parent, secrets.token_hex(8))
+    tf.io.gfile.makedirs(os.path.join(attempt, PROGRESS_DIR))
+    try:
+        _make(shard, attempt, earlier, settings, label_numbers, pool)
+    except Exception:
+        _remove(attempt)  # else it would count as lost
+        raise
+
+
+def _make(
+    shard: Shard,
+    attempt: str,
+    earlier: Sequence[str],
+    settings: ConversionSettings,
+    label_numbers: LabelNumbers,
+    pool: PoolSettings,
+) -> None:
+    rows = list(shard.rows)
+    host = socket.gethostname()
+    refused: dict[int, Outcome] = {}
+    if earlier:
+        notes = [note for note in map(_read_note, earlier) if note]
+        counts = collections.Counter(index for index, _ in notes)
+        hosts = dict(notes)
+        refused = {
+            index: Outcome(
+                reason=KILLED,
+                detail=f"its worker was lost {count} times while this row was decoded "
+                f"alone, the last time on {hosts[index]}",
+            )
+            for index, count in counts.items()
+            if count >= _TRIES
+        }
+        pool = pool._replace(num_workers=1)
+    upcoming = iter(rows)
+
+    def note_next(_: Outcome | None = None) -> None:
+        row = next(upcoming, None)
+        if earlier and row is not None:
+            note = {"example_index": row.example_index, "host": host}
+            files.write_text(os.path.join(attempt, _NOTE_FILE), json.dumps(note))
+
+    note_next()
+    unseen = [row.file for row in rows if _is_unseen(row.file)]
+    if unseen:
+        text = json.dumps({"host": host, "files": unseen})
+        files.write_text(os.path.join(attempt, _UNSEEN_FILE), text)
+    shard_files.convert_shards(
+        [shard],
+        attempt,
+        settings=settings,
+        label_numbers=label_numbers,
+        pool=pool,
+        on_outcome=note_next,
+        refused=refused,
+    )
+
+
+def _read_note(attempt: str) -> tuple[int, str] | None:
+    """The row that an attempt had in work, and its host; None if it noted none."""
+    try:
+        note = json.loads(files.read_text(os.path.join(attempt, _NOTE_FILE)))
+        return int(note["example_index"]), str(note["host"])
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return None
+
+
+def place(out_dir: str, shard: Shard) -> ShardReport | None:
+    """Puts what an attempt has made into its place; None if there is none.
+
+    Raises:
+      WorkerError: its worker did not see media that are there.
+    """
+    parent = _parent(out_dir, shard)
+    for name in _list(parent):
+        attempt = os.path.join(parent, name)
+        report = _report(attempt, shard)
+        if report is None:
+            continue
+        try:
+            _check_seen(attempt, shard.rows, report)
+        except WorkerError:
+            _remove(attempt)
+            raise
+        for file in (shard.file, shard.file + SUFFIX):
+            shard_writing.place(os.path.join(attempt, file), f"{out_dir}/{file}")
+        shard_files.write_report(out_dir, shard, report)
+        _remove(parent)
+        return report
+    return None
+
+
+def num_lost(out_dir: str, shard: Shard) -> int:
+    """How many attempts there are that have not finished."""
+    parent = _parent(out_dir, shard)
+    paths = [os.path.join(parent, name) for name in _list(parent)]
+    return sum(_report(path, shard) is None for path in paths)
+
+
+def place_finished(out_dir: str, shards: Sequence[Shard]) -> None:
+    """Does so for attempts that ended when nobody waited for them any more."""
+    names = set(_list(os.path.join(out_dir, PROGRESS_DIR)))
+    for shard in shards:
+        if shard.file + _ATTEMPTS in names:
+            with contextlib.suppress(WorkerError):  # it is made anew
+                place(out_dir, shard)
+
+
+def _check_seen(attempt: str, rows: Sequence[ManifestRow], report: ShardReport) -> None:
+    """Checks that no row was refused because of its worker."""
+    if not any(row.reason == CANNOT_OPEN for row in report.refused):
+        return
+    try:
+        unseen = json.loads(files.read_text(os.path.join(attempt, _UNSEEN_FILE)))
+        host, paths = str(unseen["host"]), set(unseen["files"])
+    except FileNotFoundError:
+        return
+    for row in rows:
+        if row.file in paths and not _is_unseen(row.file):
+            raise WorkerError(_unseen_text(host, row.file))
+
+
+def _parent(out_dir: str, shard: Shard) -> str:
+    return os.path.join(out_dir, PROGRESS_DIR, shard.file + _ATTEMPTS)
+
+
+def _report(attempt: str, shard: Shard) -> ShardReport | None:
+    return shard_files.read_reports(attempt, [shard])[0]
+
+
+def _list(directory: str) -> list[str]:
+    """Names in a directory, sorted; none if it is not there."""
+    try:
+        names = tf.io.gfile.listdir(directory)
+    except tf.errors.NotFoundError:
+        return []
+    return sorted(name.rstrip("/") for name in names)
+
+
+def _remove(directory: str) -> None:
+    """Removes a directory, in which somebody may still write."""
+    if "://" not in directory:
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    with contextlib.suppress(tf.errors.OpError):
+        tf.io.gfile.rmtree(directory)
