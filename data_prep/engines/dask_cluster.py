@@ -5,13 +5,13 @@ import contextlib
 import functools
 import itertools
 import logging
-import multiprocessing
 import os
+import pickle
 import secrets
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from data_prep import worker_processes
 from data_prep.answers import Form, Outcome
@@ -154,7 +154,7 @@ class DaskCluster:
         # Each row that kills its worker is found at the cost of a few of them.
         num_losses = max(len(shard.rows) for shard in shards) + 4
         with contextlib.closing(
-            self._results(_with_children(make), shards, pool, num_losses=num_losses)
+            self._results(make, shards, pool, num_losses=num_losses)
         ) as results:
             for shard, result in results:
                 if result is _LOST:
@@ -182,14 +182,14 @@ class DaskCluster:
         )
         every = iter(groups)
         tasks = iter(lambda: list(itertools.islice(every, _GROUPS_PER_TASK)), [])
-        results = self._results(_with_children(map_here), tasks, pool, in_order=True)
+        results = self._results(map_here, tasks, pool, in_order=True)
         with contextlib.closing(results):
             for task, result in results:
                 if result is not _LOST:
                     yield from result
                     continue
                 alone = self._results(
-                    _with_children(map_here),
+                    map_here,
                     [[group] for group in task],
                     pool,
                     in_order=True,
@@ -204,15 +204,14 @@ class DaskCluster:
     def _check_workers(self, origin: attempts.Origin) -> None:
         """Checks those that are there; each task checks its own once more."""
         self._num_threads()
-        answers = self._client.run(attempts.check_worker, origin, on_error="return")
-        for worker, answer in answers.items():
-            if isinstance(answer, attempts.WorkerError):
-                raise answer
-            if isinstance(answer, ImportError):
-                raise attempts.WorkerError(
-                    f"the worker at {worker} lacks what it needs ({answer}); install "
-                    "this project there, with its requirements and Dask."
-                )
+        answers = self._client.run(
+            _portable_call(),
+            pickle.dumps((attempts.check_worker, (origin,))),
+            on_error="return",
+        )
+        for answer in answers.values():
+            if isinstance(answer, Exception):
+                _raise(answer)
 
     def _num_threads(self) -> int:
         """Of all workers; waits for the first one."""
@@ -324,8 +323,8 @@ class DaskCluster:
 
     def _submit(self, function: Callable, item: Any, resources: dict) -> Any:
         return self._client.submit(
-            function,
-            item,
+            _portable_call(),
+            pickle.dumps((function, (item,))),
             key=f"xdc-{secrets.token_hex(8)}",
             retries=_RETRIES,
             resources=resources or None,
@@ -363,20 +362,42 @@ def _outcome(future: Any, killed_worker: type[Exception]) -> Any:
     error = future.exception()
     if isinstance(error, killed_worker):
         return _LOST
+    _raise(error)
+
+
+def _raise(error: Exception) -> NoReturn:
+    """Raises what a worker raised."""
+    if isinstance(error, ImportError):
+        raise attempts.WorkerError(
+            f"a worker lacks what it needs ({error}); install this project there, with "
+            "its requirements and Dask."
+        ) from error
     raise error
 
 
-def _with_children(function: Callable) -> Callable:
-    """A task that may start processes."""
-    return functools.partial(_run_with_children, function)
+def _portable_call() -> Callable[[bytes], Any]:
+    """A function that a worker can have without this project.
 
+    It is sent as its code, for it cannot be imported by a name. A worker that cannot
+    load a task otherwise ends.
+    """
 
-def _run_with_children(function: Callable, item: Any) -> Any:
-    # Dask's nannies make their workers daemons, which may have no children lest those
-    # outlive them. Ours end by themselves when their parent does.
-    process: Any = multiprocessing.current_process()
-    process._config["daemon"] = False
-    return function(item)
+    def call(pickled: bytes) -> Any:
+        import multiprocessing
+        import pickle
+        import socket
+
+        try:
+            function, arguments = pickle.loads(pickled)
+        except ImportError as error:
+            raise ImportError(f"{error}, on {socket.gethostname()}") from None
+        # Dask's nannies make their workers daemons, which may have no children lest
+        # those outlive them. Ours end by themselves when their parent does.
+        process: Any = multiprocessing.current_process()
+        process._config["daemon"] = False
+        return function(*arguments)
+
+    return call
 
 
 def _map_here(
