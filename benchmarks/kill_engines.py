@@ -12,6 +12,8 @@ that were made here, byte for byte. Leaves with 1 unless all are.
 
 import filecmp
 import functools
+import glob
+import itertools
 import os
 import random
 import shutil
@@ -48,10 +50,12 @@ def convert_command(manifest: str, out: str, *more: str) -> list[str]:
 
 
 def num_finished(out: str) -> int:
-    """How many shards of an unfinished conversion are in their place."""
-    progress = os.path.join(out, "progress")
-    names = os.listdir(progress) if os.path.isdir(progress) else []
-    return sum(name.endswith(".tfrecord.json") for name in names)
+    """How many shards of an unfinished conversion are made."""
+    found = itertools.chain(
+        glob.iglob(f"{out}/progress/*.tfrecord.json"),
+        glob.iglob(f"{out}/progress/*.attempts/*/progress/*.tfrecord.json"),
+    )
+    return sum(1 for _ in found)
 
 
 def differing_files(one: str, other: str) -> list[str]:
@@ -88,12 +92,15 @@ def _injure_dask(cluster: DaskProcesses, injury: str, number: int) -> str:
     if injury == "memory":
         import distributed
 
-        with distributed.Client(cluster.address, set_as_default=False) as client:
-            hog = client.submit(
-                _fill_memory, 2 * _MEMORY_LIMIT, workers=[str(number)], pure=False
-            )
-            engine_processes.wait_until(lambda: cluster.worker_pid(number) != pid)
-            hog.cancel()
+        try:
+            with distributed.Client(cluster.address, set_as_default=False) as client:
+                hog = client.submit(
+                    _fill_memory, 2 * _MEMORY_LIMIT, workers=[str(number)], pure=False
+                )
+                engine_processes.wait_until(lambda: cluster.worker_pid(number) != pid)
+                hog.cancel()
+        except OSError:
+            return f"worker {number} out of memory in vain: no scheduler"
         return f"worker {number} out of memory"
     os.kill(pid, signal.SIGSTOP if injury == "hang" else signal.SIGKILL)
     return f"worker {number} {'stopped' if injury == 'hang' else 'killed'}"
@@ -102,7 +109,7 @@ def _injure_dask(cluster: DaskProcesses, injury: str, number: int) -> str:
 def _injure_beam(beam: BeamProcesses) -> str:
     workers = engine_processes.children(beam.pool.pid)
     if not workers:
-        return "no worker"
+        return "no worker was there"
     os.kill(workers[0], signal.SIGKILL)
     return "worker killed"
 
@@ -112,7 +119,7 @@ def _run(
     out: str,
     injuries: Sequence[tuple[int, Callable[[], str]]],
 ) -> tuple[int, list[str], str]:
-    """Runs a conversion, with injuries when so many shards are in their place."""
+    """Runs a conversion, with injuries when so many shards are made."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         ends_at = time.monotonic() + _TIMEOUT_SECS

@@ -1,5 +1,6 @@
 """The engine of a Dask cluster: each shard is a task, made anew when it is lost."""
 
+import asyncio
 import collections
 import contextlib
 import functools
@@ -204,11 +205,13 @@ class DaskCluster:
     def _check_workers(self, origin: attempts.Origin) -> None:
         """Checks those that are there; each task checks its own once more."""
         self._num_threads()
-        answers = self._client.run(
-            _portable_call(),
-            pickle.dumps((attempts.check_worker, (origin,))),
-            on_error="return",
-        )
+        answers: dict[str, Any] = {}
+        with contextlib.suppress(OSError):  # one died just now
+            answers = self._client.run(
+                _portable_call(),
+                pickle.dumps((attempts.check_worker, (origin,))),
+                on_error="return",
+            )
         for answer in answers.values():
             if isinstance(answer, Exception):
                 _raise(answer)
@@ -355,11 +358,15 @@ def _outcome(future: Any, killed_worker: type[Exception]) -> Any:
     Raises:
       Exception: what the task raised.
     """
-    if future.status == "finished":
-        return future.result()
-    if future.status != "error":
+    error = None
+    # Its worker or the scheduler may be lost before the result is here.
+    with contextlib.suppress(OSError, asyncio.CancelledError):
+        if future.status == "finished":
+            return future.result()
+        if future.status == "error":
+            error = future.exception()
+    if error is None:
         return _FORGOTTEN
-    error = future.exception()
     if isinstance(error, killed_worker):
         return _LOST
     _raise(error)

@@ -7,46 +7,23 @@ import subprocess
 import sys
 
 import pytest
-from media_files import tone, write_media
+from engine_conversions import (
+    ROOT,
+    check_poisoned_file,
+    check_same,
+    convert,
+    write_videos,
+)
 
 from benchmarks.engine_processes import DaskProcesses, free_port
 
 pytestmark = pytest.mark.once
 pytest.importorskip("distributed")
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-def convert(manifest, out, *flags, cwd=ROOT):
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "data_prep.convert", f"--manifest={manifest}"),
-            *(f"--out={out}", "--fps=10", "--short_side=48", "--rows_per_shard=2"),
-            *flags,
-        ],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": ROOT},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def check_same(one, other):
-    assert sorted(os.listdir(one)) == sorted(os.listdir(other))
-    for name in os.listdir(one):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    for number in range(3):
-        secs = 1.0 + number
-        write_media(folder / f"{number}.mp4", secs=secs, waveform=tone(secs))
-    path = folder / "manifest.csv"
-    path.write_text("path,label\n0.mp4,a\nnone.mp4,b\n1.mp4,b\n2.mp4,\n")
-    return path
+    return write_videos(tmp_path_factory.mktemp("videos"))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +45,14 @@ def test_workers_elsewhere_write_the_same_bytes(manifest, cluster, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "6 of 7 rows converted into 4 shards" in done.stdout
     check_same(here, there)
+
+
+def test_a_file_that_kills_its_worker_each_time_costs_itself_alone(cluster, tmp_path):
+    def worker_pids():
+        pids = [cluster.worker_pid(k) for k in range(len(cluster.workers))]
+        return [pid for pid in pids if pid]
+
+    check_poisoned_file(tmp_path, lambda: [f"--dask={cluster.address}"], worker_pids)
 
 
 def test_a_worker_that_does_not_see_the_media_is_named(manifest, cluster, tmp_path):
