@@ -206,14 +206,14 @@ class DaskCluster:
         """Checks those that are there; each task checks its own once more."""
         self._num_threads()
         answers: dict[str, Any] = {}
-        with contextlib.suppress(OSError):  # one died just now
+        with contextlib.suppress(OSError):  # the scheduler died just now, or a worker
             answers = self._client.run(
                 _portable_call(),
                 pickle.dumps((attempts.check_worker, (origin,))),
                 on_error="return",
             )
         for answer in answers.values():
-            if isinstance(answer, Exception):
+            if isinstance(answer, (attempts.WorkerError, ImportError)):
                 _raise(answer)
 
     def _num_threads(self) -> int:

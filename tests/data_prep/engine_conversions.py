@@ -60,7 +60,7 @@ def killing_readers(path, worker_pids):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(worker, signal.SIGKILL)
                         killed.append(worker)
-            time.sleep(0.002)
+            time.sleep(0.01)
 
     thread = threading.Thread(target=watch)
     thread.start()
