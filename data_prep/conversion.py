@@ -124,7 +124,9 @@ def _convert(
 ) -> list[ShardReport]:
     """Makes what is missing, and what may turn out better than last time."""
     shards = shard_files.cut_into_shards(rows, promised.rows_per_shard)
-    attempts.place_finished(out_dir, shards)
+    with contextlib.suppress(attempts.WorkerError):  # what it is of is made anew
+        for _ in attempts.place_finished(out_dir, shards):
+            pass
     done = [
         report
         for report in shard_files.read_reports(out_dir, shards)

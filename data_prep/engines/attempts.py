@@ -16,12 +16,14 @@ import collections
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import secrets
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +49,8 @@ from xdc_tf.runtime import compat, files
 
 _ATTEMPTS = ".attempts"
 _NOTE_FILE = "in_work.json"
+_BEAT_FILE = "beat"
+_BEAT_SECS = 5.0
 _UNSEEN_FILE = "unseen.json"
 # Attempts that a row may be lost with while it is decoded alone.
 _TRIES = 2
@@ -186,7 +190,8 @@ def make(
     attempt = os.path.join(parent, secrets.token_hex(8))
     tf.io.gfile.makedirs(os.path.join(attempt, PROGRESS_DIR))
     try:
-        _make(shard, attempt, earlier, settings, label_numbers, pool)
+        with _beating(attempt):
+            _make(shard, attempt, earlier, settings, label_numbers, pool)
     except Exception:
         _remove(attempt)  # else it would count as lost
         raise
@@ -241,6 +246,43 @@ def _make(
     )
 
 
+@contextlib.contextmanager
+def _beating(attempt: str) -> Iterator[None]:
+    """Writes another number into a file of an attempt again and again."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        for number in itertools.count():
+            with contextlib.suppress(OSError, tf.errors.OpError):
+                files.write_text(os.path.join(attempt, _BEAT_FILE), str(number))
+            if ended.wait(_BEAT_SECS):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def beats(out_dir: str, shards: Sequence[Shard]) -> dict[str, str]:
+    """Of attempts that have not finished, what changes as long as they live."""
+    found = {}
+    names = set(_list(os.path.join(out_dir, PROGRESS_DIR)))
+    for shard in shards:
+        if shard.file + _ATTEMPTS not in names:
+            continue
+        parent = _parent(out_dir, shard)
+        for attempt in (os.path.join(parent, name) for name in _list(parent)):
+            if _report(attempt, shard) is None:
+                found[attempt] = ""
+                with contextlib.suppress(FileNotFoundError):
+                    found[attempt] = files.read_text(os.path.join(attempt, _BEAT_FILE))
+    return found
+
+
 def _read_note(attempt: str) -> tuple[int, str] | None:
     """The row that an attempt had in work, and its host; None if it noted none."""
     try:
@@ -275,20 +317,20 @@ def place(out_dir: str, shard: Shard) -> ShardReport | None:
     return None
 
 
-def num_lost(out_dir: str, shard: Shard) -> int:
-    """How many attempts there are that have not finished."""
-    parent = _parent(out_dir, shard)
-    paths = [os.path.join(parent, name) for name in _list(parent)]
-    return sum(_report(path, shard) is None for path in paths)
+def place_finished(
+    out_dir: str, shards: Sequence[Shard]
+) -> Iterator[tuple[Shard, ShardReport]]:
+    """Does so for whatever is finished; gives what it placed.
 
-
-def place_finished(out_dir: str, shards: Sequence[Shard]) -> None:
-    """Does so for attempts that ended when nobody waited for them any more."""
+    Raises:
+      WorkerError: see `place`.
+    """
     names = set(_list(os.path.join(out_dir, PROGRESS_DIR)))
     for shard in shards:
         if shard.file + _ATTEMPTS in names:
-            with contextlib.suppress(WorkerError):  # it is made anew
-                place(out_dir, shard)
+            report = place(out_dir, shard)
+            if report is not None:
+                yield shard, report
 
 
 def _check_seen(attempt: str, rows: Sequence[ManifestRow], report: ShardReport) -> None:

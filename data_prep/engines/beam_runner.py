@@ -1,9 +1,12 @@
 """The engine of an Apache Beam runner: each shard is an element of a pipeline."""
 
+import contextlib
 import functools
 import json
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,10 +16,16 @@ from data_prep.conversion_settings import ConversionSettings
 from data_prep.engines import attempts
 from data_prep.engines.local_pool import OnRows
 from data_prep.manifest import ManifestRow
+from data_prep.remote_files import is_remote
 from data_prep.shards import PROGRESS_DIR, Shard
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data.label_texts import LabelNumbers
 from xdc_tf.runtime import compat, files
+
+# From one look at what the workers have done to the next.
+_POLL_SECS, _REMOTE_POLL_SECS = 1.0, 20.0
+# A pipeline none of whose attempts that were begun gives a sign so long has lost them.
+_SILENT_SECS = 60.0
 
 
 class BeamRunner(NamedTuple):
@@ -59,29 +68,38 @@ class BeamRunner(NamedTuple):
             label_numbers=label_numbers,
             pool=pool,
         )
-        waiting = list(shards)
+        waiting = {shard.file: shard for shard in shards}
+
+        def place() -> None:
+            for shard, report in attempts.place_finished(out_dir, [*waiting.values()]):
+                del waiting[shard.file]
+                on_rows(len(shard.rows), len(report.refused))
+
         while waiting:
-            num_lost = sum(attempts.num_lost(out_dir, shard) for shard in waiting)
-            failure = self._run(make, waiting)
-            left = []
-            for shard in waiting:
-                report = attempts.place(out_dir, shard)
-                if report is None:
-                    left.append(shard)
-                else:
-                    on_rows(len(shard.rows), len(report.refused))
+            num_lost = len(attempts.beats(out_dir, [*waiting.values()]))
+            failure = self._run(make, [*waiting.values()], out_dir, place)
+            place()
             if failure is None:
                 return  # what is left is missed by whoever called this
             # A row whose workers are lost is left out in the end; see attempts.
-            if sum(attempts.num_lost(out_dir, shard) for shard in left) <= num_lost:
+            if len(attempts.beats(out_dir, [*waiting.values()])) <= num_lost:
                 raise ValueError(
-                    f"--runner={self.name} failed with {len(left)} of {len(shards)} "
+                    f"--runner={self.name} failed with {len(waiting)} of {len(shards)} "
                     f"shards to go: {_cause(failure)}"
                 ) from failure
-            waiting = left
 
-    def _run(self, make: Callable, shards: Sequence[Shard]) -> Exception | None:
-        """Runs a pipeline to its end; its failure, if it is one of the workers."""
+    def _run(
+        self,
+        make: Callable,
+        shards: Sequence[Shard],
+        out_dir: str,
+        place: Callable[[], None],
+    ) -> Exception | None:
+        """Runs a pipeline to its end, or until its workers are silent.
+
+        Returns:
+          Its failure, if it is one of the workers.
+        """
         # Beam warns of services that nobody asked for.
         logging.getLogger("apache_beam").setLevel(logging.WARNING)
         try:
@@ -96,19 +114,43 @@ class BeamRunner(NamedTuple):
         if self.name == "DirectRunner":
             # Else Beam fetches a program from the web; there are no triggers.
             beam_flags.append("--allow_unsafe_triggers")
-        names = [(shard.number, shard.num_shards) for shard in shards]
-        try:
-            with apache_beam.Pipeline(options=PipelineOptions(beam_flags)) as pipeline:
-                _ = (
-                    pipeline
-                    | "Shards" >> apache_beam.Create(names)
-                    | "Spread" >> apache_beam.Reshuffle()
-                    | "Convert" >> apache_beam.Map(make)
-                )
-        except Exception as error:
-            if attempts.WorkerError.__name__ in str(error):
-                raise attempts.WorkerError(_cause(error)) from error
-            return error
+        pipeline = apache_beam.Pipeline(options=PipelineOptions(beam_flags))
+        _ = (
+            pipeline
+            | "Shards" >> apache_beam.Create([(s.number, s.num_shards) for s in shards])
+            | "Spread" >> apache_beam.Reshuffle()
+            | "Convert" >> apache_beam.Map(make)
+        )
+        failures: list[Exception] = []
+        results: list[Any] = []
+
+        def run() -> None:
+            try:
+                results.append(pipeline.run())
+                results[0].wait_until_finish()
+            except Exception as error:
+                failures.append(error)
+
+        # Some runners wait for ever for a worker that is lost.
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        poll_secs = _REMOTE_POLL_SECS if is_remote(out_dir) else _POLL_SECS
+        seen: dict[str, str] = {}
+        seen_at = time.monotonic()
+        while thread.is_alive():
+            thread.join(poll_secs)
+            place()
+            beats = attempts.beats(out_dir, shards)
+            if beats != seen or not beats:
+                seen, seen_at = beats, time.monotonic()
+            elif time.monotonic() - seen_at > _SILENT_SECS:
+                with contextlib.suppress(Exception):
+                    results[0].cancel()
+                return TimeoutError(f"no sign of its workers for {_SILENT_SECS:g} s")
+        for failure in failures:
+            if attempts.WorkerError.__name__ in str(failure):
+                raise attempts.WorkerError(_cause(failure)) from failure
+            return failure
         return None
 
     def map_groups(

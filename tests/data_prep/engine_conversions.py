@@ -88,7 +88,7 @@ def check_poisoned_file(folder, make_flags, worker_pids):
     assert done.returncode == 0, done.stderr
     assert "1 quarantined (1 killed)" in done.stdout
     # Once beside others, twice alone.
-    assert len(killed) == 3
+    assert len(set(killed)) == 3
     quarantine = (there / "quarantine.csv").read_text()
     assert "its worker was lost 2 times while this row was decoded alone" in quarantine
     for name in os.listdir(here):
