@@ -3,11 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
+from benchmarks import engine_processes
+from data_prep import synthetic
 from xdc_tf.distribution import devices
 
 pytestmark = pytest.mark.once
@@ -121,3 +124,70 @@ def test_kubernetes_names_its_service_pods_and_their_number_in_agreement():
     assert job["spec"]["completions"] == job["spec"]["parallelism"]
     assert variables["NUM_WORKERS"] == str(job["spec"]["completions"])
     assert variables["PORT"] == str(service["spec"]["ports"][0]["port"])
+
+
+@pytest.mark.slow
+def test_slurm_converts_by_dask(tmp_path):
+    """Two tasks here in the place of two machines, with the real commands."""
+    pytest.importorskip("distributed")
+    manifest = synthetic.make_benchmark(tmp_path / "videos", num_videos=4, seed=0)
+    program(tmp_path, "scontrol", 'printf "127.0.0.1\\n127.0.0.1\\n"')
+    program(
+        tmp_path,
+        "srun",
+        """
+        shift 3
+        SLURM_PROCID=1 setsid "$@" > /dev/null 2>&1 &
+        other=$!
+        SLURM_PROCID=0 setsid "$@" 2> errors & first=$!
+        code=0; wait $first || code=$?
+        for group in $first $other; do kill -KILL -- -$group; done
+        exit $code
+        """,
+    )
+    finished = subprocess.run(
+        [
+            *("bash", LAUNCH / "dask_slurm.sh", f"--manifest={manifest}"),
+            *(f"--out={tmp_path / 'out'}", "--short_side=48", "--rows_per_shard=2"),
+        ],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "PYTHON": sys.executable,
+            "PYTHONPATH": str(LAUNCH.parents[1]),
+            "SLURM_JOB_NODELIST": "node[3-4]",
+            "SLURM_JOB_ID": str(engine_processes.free_port() - 20000),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, (tmp_path / "errors").read_text()
+    assert "4 of 4 rows converted into 2 shards" in finished.stdout
+
+
+def test_the_parts_of_a_dask_cluster_on_kubernetes_find_each_other():
+    yaml = pytest.importorskip("yaml")
+    text = (LAUNCH / "dask_kubernetes.yaml").read_text()
+    parts = {(p["kind"], p["metadata"]["name"]): p for p in yaml.safe_load_all(text)}
+    service = parts["Service", "xdc-tf-dask"]["spec"]
+    address = f"tcp://xdc-tf-dask:{service['ports'][0]['port']}"
+    pods = {
+        name: part["spec"]["template"]
+        for (kind, name), part in parts.items()
+        if kind in ("Deployment", "Job")
+    }
+    scheduler = pods["xdc-tf-dask-scheduler"]
+    assert service["selector"].items() <= scheduler["metadata"]["labels"].items()
+    commands = {
+        name: [*pod["spec"]["containers"][0]["command"]]
+        + pod["spec"]["containers"][0]["args"]
+        for name, pod in pods.items()
+    }
+    assert f"--port={service['ports'][0]['port']}" in commands["xdc-tf-dask-scheduler"]
+    assert address in commands["xdc-tf-dask-worker"]
+    assert f"--dask={address}" in commands["xdc-tf-convert"]
+    allowed = parts["NetworkPolicy", "xdc-tf-dask"]["spec"]["podSelector"]
+    for pod in pods.values():
+        assert allowed["matchLabels"].items() <= pod["metadata"]["labels"].items()
