@@ -69,11 +69,11 @@ def cut_rows(
     Yields:
       For each row its segments, numbered through from 0.
     """
-    measure = functools.partial(_measure, limit_bytes=int(max_file_mib * 2**20))
+    measure = functools.partial(measure_length, limit_bytes=int(max_file_mib * 2**20))
     lengths = map_groups(
         measure,
         [[row] for row in rows],
-        form=Form(_pack, _unpack),
+        form=LENGTH_FORM,
         pool=pool,
     )
     number = 0
@@ -180,7 +180,7 @@ class _Length(NamedTuple):
     last_secs: float
 
 
-def _measure(rows: Sequence[ManifestRow], limit_bytes: int) -> Iterator[Outcome]:
+def measure_length(rows: Sequence[ManifestRow], limit_bytes: int) -> Iterator[Outcome]:
     """The _Length of each row's file."""
     for row in rows:
         try:
@@ -232,3 +232,6 @@ def _unpack(values: Mapping[str, Value], data: memoryview) -> _Length:
     if values["last_secs"] is None:
         return _Length(declared_secs, math.inf)
     return _Length(declared_secs, answers.finite_number(values, "last_secs"))
+
+
+LENGTH_FORM = Form(_pack, _unpack)  # of the results of measure_length

@@ -1,5 +1,6 @@
 """Conversions by Dask clusters of real processes."""
 
+import functools
 import os
 import shutil
 import socket
@@ -16,6 +17,10 @@ from engine_conversions import (
 )
 
 from benchmarks.engine_processes import DaskProcesses, free_port
+from data_prep import segments
+from data_prep.engines.dask_cluster import DaskCluster
+from data_prep.manifest import read_manifest
+from data_prep.worker_processes import PoolSettings, map_groups
 
 pytestmark = pytest.mark.once
 pytest.importorskip("distributed")
@@ -47,12 +52,25 @@ def test_workers_elsewhere_write_the_same_bytes(manifest, cluster, tmp_path):
     check_same(here, there)
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_its_worker_each_time_costs_itself_alone(cluster, tmp_path):
     def worker_pids():
         pids = [cluster.worker_pid(k) for k in range(len(cluster.workers))]
         return [pid for pid in pids if pid]
 
     check_poisoned_file(tmp_path, lambda: [f"--dask={cluster.address}"], worker_pids)
+
+
+def test_groups_of_items_are_mapped_in_order(manifest, cluster):
+    groups = [[row] for row in read_manifest(str(manifest)).rows] * 10
+    function = functools.partial(segments.measure_length, limit_bytes=1 << 20)
+    arguments = {"form": segments.LENGTH_FORM, "pool": PoolSettings(1)}
+    with DaskCluster(cluster.address) as engine:
+        outcomes = list(engine.map_groups(function, groups, **arguments))
+    assert outcomes == list(map_groups(function, groups, **arguments))
+    assert [outcome.result is None for outcome in outcomes] == [
+        *(False, True, False, False)
+    ] * 10
 
 
 def test_a_worker_that_does_not_see_the_media_is_named(manifest, cluster, tmp_path):
@@ -75,6 +93,7 @@ def test_a_worker_that_does_not_see_the_output_is_named(manifest, cluster, tmp_p
     assert "does not see /proc/self/cwd/out/progress/plan.json" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_with_other_code_is_refused(manifest, tmp_path):
     other = tmp_path / "other"
     for package in ("data_prep", "xdc_tf"):
@@ -98,6 +117,7 @@ def test_a_worker_without_the_project_is_refused(manifest, tmp_path):
     assert "install this project there" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_not_there(manifest, tmp_path):
     address = f"tcp://127.0.0.1:{free_port()}"
     done = convert(manifest, tmp_path / "out", f"--dask={address}")

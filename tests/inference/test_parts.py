@@ -2,8 +2,10 @@
 
 import os
 
+import numpy as np
 import pytest
 
+from data_prep.engines.dask_cluster import DaskCluster
 from xdc_tf.inference import new_videos, parts
 from xdc_tf.inference.parts import Conversion, Sampling
 from xdc_tf.training import trained_run
@@ -52,6 +54,24 @@ def test_the_disk_holds_one_part_at_a_time_and_nothing_at_the_end(
         held.append((len(part.rows), sum(name.endswith(".tfrecord") for name in files)))
     assert held == [(3, 1), (1, 1)]
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_parts_that_a_cluster_converts_are_the_same(all_parts, odd_videos):
+    pytest.importorskip("distributed")
+    with DaskCluster("local", num_workers=1) as engine:
+        conversions = CONVERSION, CONVERSION._replace(num_workers=1, engine=engine)
+        here, there = (
+            [
+                (part.rows, [batch["video"].numpy() for batch in part.batches])
+                for part in all_parts(odd_videos, conversion=conversion)
+            ]
+            for conversion in conversions
+        )
+    assert [rows for rows, _ in here] == [rows for rows, _ in there]
+    assert len(here) == 2
+    for (_, ours), (_, theirs) in zip(here, there, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_an_abandoned_part_is_removed(all_parts, odd_videos, tmp_path):
