@@ -24,6 +24,7 @@ from data_prep import shards as shard_files
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.engines import attempts
 from data_prep.engines.local_pool import LOCAL_POOL, Engine, OnRows
+from data_prep.engines.worker_checks import WorkerError
 from data_prep.manifest import Manifest, ManifestRow, read_manifest
 from data_prep.segments import Segmentation
 from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
@@ -124,7 +125,7 @@ def _convert(
 ) -> list[ShardReport]:
     """Makes what is missing, and what may turn out better than last time."""
     shards = shard_files.cut_into_shards(rows, promised.rows_per_shard)
-    with contextlib.suppress(attempts.WorkerError):  # what it is of is made anew
+    with contextlib.suppress(WorkerError):  # what it is of is made anew
         for _ in attempts.place_finished(out_dir, shards):
             pass
     done = [

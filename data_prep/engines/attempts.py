@@ -14,8 +14,6 @@ noted by _TRIES attempts which were lost has killed their workers, and is quaran
 
 import collections
 import contextlib
-import functools
-import hashlib
 import itertools
 import json
 import os
@@ -23,23 +21,25 @@ import secrets
 import shutil
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+import time
+from collections.abc import Iterator, Sequence
 
-import av
-import numpy as np
-import simplejpeg
 import tensorflow as tf
 
-import data_prep
-import xdc_tf
 from data_prep import shards as shard_files
 from data_prep.answers import Outcome
 from data_prep.conversion_settings import ConversionSettings
+from data_prep.engines.worker_checks import (
+    Origin,
+    WorkerError,
+    check_worker,
+    is_unseen,
+    sha256,
+    software,
+    unseen_text,
+)
 from data_prep.manifest import ManifestRow
 from data_prep.reasons import CANNOT_OPEN, KILLED
-from data_prep.remote_files import is_remote
 from data_prep.shards import PROGRESS_DIR, Shard, ShardReport
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import shard_writing
@@ -52,113 +52,17 @@ _NOTE_FILE = "in_work.json"
 _BEAT_FILE = "beat"
 _BEAT_SECS = 5.0
 _UNSEEN_FILE = "unseen.json"
+# How long a file of another machine may take to be seen here, as NFS keeps names.
+_SEEN_SECS = 90.0
 # Attempts that a row may be lost with while it is decoded alone.
 _TRIES = 2
-
-
-class WorkerError(ValueError):
-    """A worker that cannot do its part, for a reason that stays; names its host."""
-
-
-class Origin(NamedTuple):
-    """What the main process has, and what its workers must have too.
-
-    Attributes:
-      software: see `software`.
-      digests: SHA-256 by the path of a file.
-      seen: paths of files of whatever contents.
-    """
-
-    software: Mapping[str, str]
-    digests: Mapping[str, str] = {}
-    seen: Sequence[str] = ()
-
-
-@functools.cache
-def software() -> dict[str, str]:
-    """What the bytes of records depend on: this project's code and libraries."""
-    digest = hashlib.sha256()
-    for package, pattern in (
-        (data_prep, "**/*.py"),
-        (xdc_tf, "data/*.py"),
-        (xdc_tf, "runtime/*.py"),
-    ):
-        folder = Path(package.__path__[0])
-        for path in sorted(folder.glob(pattern)):
-            digest.update(path.relative_to(folder).as_posix().encode())
-            digest.update(path.read_bytes())
-    libraries = (
-        f"{name} {'.'.join(map(str, version))}"
-        for name, version in sorted(av.library_versions.items())
-    )
-    return {
-        "code of data_prep and xdc_tf": digest.hexdigest()[:12],
-        "av": av.__version__,
-        "FFmpeg": ", ".join(libraries),
-        "numpy": np.__version__,
-        "simplejpeg": simplejpeg.__version__,
-    }
-
-
-def absolute(path: str) -> str:
-    """A path that means the same to workers in other directories."""
-    return path if is_remote(path) else os.path.abspath(path)
 
 
 def make_origin(out_dir: str, shards: Sequence[Shard]) -> Origin:
     """That of a conversion whose plan is written."""
     plan = os.path.join(out_dir, PROGRESS_DIR, shard_files.PLAN_FILE)
-    digests = {plan: _sha256(plan)}
+    digests = {plan: sha256(plan)}
     return Origin(software(), digests, [s.rows[0].file for s in shards[:1]])
-
-
-def check_worker(origin: Origin) -> None:
-    """Checks that this process is a worker of the same installation and files.
-
-    Raises:
-      WorkerError: it is not.
-    """
-    host = socket.gethostname()
-    differing = [
-        f"{name} {software().get(name)} there, {version} here"
-        for name, version in origin.software.items()
-        if software().get(name) != version
-    ]
-    if differing:
-        raise WorkerError(
-            f"the worker on {host} has other software ({'; '.join(differing)}); "
-            "install the same versions there, else records differ from worker to "
-            "worker."
-        )
-    for path, digest in origin.digests.items():
-        compat.enable_remote_paths(path)
-        try:
-            is_same = _sha256(path) == digest
-        except (OSError, tf.errors.OpError):
-            is_same = False
-        if not is_same:
-            raise WorkerError(
-                f"the worker on {host} does not see {path}, or sees another file of "
-                "that name; give a directory that all workers share, under one path."
-            )
-    for path in origin.seen:
-        if _is_unseen(path):
-            raise WorkerError(_unseen_text(host, path))
-
-
-def _sha256(path: str) -> str:
-    return hashlib.sha256(files.read_text(path).encode()).hexdigest()
-
-
-def _is_unseen(path: str) -> bool:
-    return not is_remote(path) and not os.access(path, os.R_OK)
-
-
-def _unseen_text(host: str, path: str) -> str:
-    return (
-        f"the worker on {host} cannot read {path}; mount the media under the same path "
-        "on all workers, readable to them."
-    )
 
 
 def make(
@@ -231,7 +135,7 @@ def _make(
             files.write_text(os.path.join(attempt, _NOTE_FILE), json.dumps(note))
 
     note_next()
-    unseen = [row.file for row in rows if _is_unseen(row.file)]
+    unseen = [row.file for row in rows if is_unseen(row.file)]
     if unseen:
         text = json.dumps({"host": host, "files": unseen})
         files.write_text(os.path.join(attempt, _UNSEEN_FILE), text)
@@ -317,6 +221,36 @@ def place(out_dir: str, shard: Shard) -> ShardReport | None:
     return None
 
 
+def place_all(
+    out_dir: str, shards: Sequence[Shard], *, wait_secs: float = _SEEN_SECS
+) -> Iterator[tuple[Shard, ShardReport]]:
+    """Does so for shards that are said to be made; gives what it placed.
+
+    Args:
+      out_dir: directory of the records.
+      shards: whose attempts may be on a disk that shows them late.
+      wait_secs: how long they are waited for.
+
+    Raises:
+      WorkerError: see `place`.
+    """
+    ends_at = time.monotonic() + wait_secs
+    left = list(shards)
+    while left:
+        unseen = []
+        for shard in left:
+            report = place(out_dir, shard)
+            if report is None:
+                unseen.append(shard)
+            else:
+                yield shard, report
+        if unseen and time.monotonic() > ends_at:
+            return
+        left = unseen
+        if left:
+            time.sleep(0.5)
+
+
 def place_finished(
     out_dir: str, shards: Sequence[Shard]
 ) -> Iterator[tuple[Shard, ShardReport]]:
@@ -343,8 +277,8 @@ def _check_seen(attempt: str, rows: Sequence[ManifestRow], report: ShardReport) 
     except FileNotFoundError:
         return
     for row in rows:
-        if row.file in paths and not _is_unseen(row.file):
-            raise WorkerError(_unseen_text(host, row.file))
+        if row.file in paths and not is_unseen(row.file):
+            raise WorkerError(unseen_text(host, row.file))
 
 
 def _parent(out_dir: str, shard: Shard) -> str:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from data_prep import worker_processes
 from data_prep.answers import Form, Outcome
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.engines import attempts
+from data_prep.engines import attempts, worker_checks
 from data_prep.engines.local_pool import OnRows
+from data_prep.engines.worker_checks import WorkerError
 from data_prep.manifest import ManifestRow
 from data_prep.remote_files import is_remote
 from data_prep.shards import PROGRESS_DIR, Shard
@@ -55,7 +56,7 @@ class BeamRunner(NamedTuple):
         """
         if not shards:
             return
-        out_dir = attempts.absolute(out_dir)
+        out_dir = worker_checks.absolute(out_dir)
         # A pipeline of a million rows would be more than a service takes.
         for shard in shards:
             rows = [row._asdict() for row in shard.rows]
@@ -78,9 +79,12 @@ class BeamRunner(NamedTuple):
         while waiting:
             num_lost = len(attempts.beats(out_dir, [*waiting.values()]))
             failure = self._run(make, [*waiting.values()], out_dir, place)
-            place()
             if failure is None:
-                return  # what is left is missed by whoever called this
+                left = attempts.place_all(out_dir, [*waiting.values()])
+                for shard, report in left:
+                    on_rows(len(shard.rows), len(report.refused))
+                return  # what is not there is missed by whoever called this
+            place()
             # A row whose workers are lost is left out in the end; see attempts.
             if len(attempts.beats(out_dir, [*waiting.values()])) <= num_lost:
                 raise ValueError(
@@ -148,8 +152,8 @@ class BeamRunner(NamedTuple):
                     results[0].cancel()
                 return TimeoutError(f"no sign of its workers for {_SILENT_SECS:g} s")
         for failure in failures:
-            if attempts.WorkerError.__name__ in str(failure):
-                raise attempts.WorkerError(_cause(failure)) from failure
+            if WorkerError.__name__ in str(failure):
+                raise WorkerError(_cause(failure)) from failure
             return failure
         return None
 
@@ -182,8 +186,8 @@ def _rows_path(out_dir: str, shard: Shard) -> str:
 def _cause(error: Exception) -> str:
     """What a worker raised, of Beam's report, which has its traceback many times."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if attempts.WorkerError.__name__ in line]
+    told = [line for line in lines if WorkerError.__name__ in line]
     line = (told or lines or [type(error).__name__])[-1 if not told else 0]
     return line.removeprefix(
-        f"{attempts.__name__}.{attempts.WorkerError.__name__}: "
+        f"{WorkerError.__module__}.{WorkerError.__name__}: "
     ).removesuffix("\\n")

@@ -1,6 +1,5 @@
 """The engine of a Dask cluster: each shard is a task, made anew when it is lost."""
 
-import asyncio
 import collections
 import contextlib
 import functools
@@ -12,12 +11,11 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from data_prep import worker_processes
 from data_prep.answers import Form, Outcome
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.engines import attempts
+from data_prep.engines import attempts, dask_tasks, worker_checks
 from data_prep.engines.local_pool import OnRows
 from data_prep.reasons import KILLED
 from data_prep.shards import Shard
@@ -39,12 +37,6 @@ _CONNECT_SECS = 10.0
 # How long a scheduler that is gone, or a worker where there is none, is waited for.
 _PATIENCE_SECS = 600.0
 _NOTICE_SECS = 20.0
-
-
-# What may become of a task beside a result: its workers died one after the other; or it
-# was forgotten, and is to be submitted once more.
-_LOST = object()
-_FORGOTTEN = object()
 
 
 class DaskCluster:
@@ -141,7 +133,7 @@ class DaskCluster:
         """
         if not shards:
             return
-        out_dir = attempts.absolute(out_dir)
+        out_dir = worker_checks.absolute(out_dir)
         origin = attempts.make_origin(out_dir, shards)
         self._check_workers(origin)
         make = functools.partial(
@@ -154,17 +146,22 @@ class DaskCluster:
         )
         # Each row that kills its worker is found at the cost of a few of them.
         num_losses = max(len(shard.rows) for shard in shards) + 4
+        unseen: list[Shard] = []
         with contextlib.closing(
             self._results(make, shards, pool, num_losses=num_losses)
         ) as results:
             for shard, result in results:
-                if result is _LOST:
+                if result is dask_tasks.LOST:
                     raise ValueError(
                         f"{shard.file}: its workers died {num_losses} times in a row; "
                         "see their logs. What is done is kept."
                     )
                 if report := attempts.place(out_dir, shard):
                     on_rows(len(shard.rows), len(report.refused))
+                else:
+                    unseen.append(shard)
+        for shard, report in attempts.place_all(out_dir, unseen):
+            on_rows(len(shard.rows), len(report.refused))
 
     def map_groups(
         self,
@@ -176,45 +173,45 @@ class DaskCluster:
         files: Sequence[str] = (),
     ) -> Generator[Outcome, None, None]:
         """See Engine. A group that its workers die of costs its items."""
-        origin = attempts.Origin(attempts.software(), seen=files)
+        origin = worker_checks.Origin(worker_checks.software(), seen=files)
         self._check_workers(origin)
-        map_here = functools.partial(
-            _map_here, function=function, form=form, pool=pool, origin=origin
+        run_here = functools.partial(
+            dask_tasks.map_here, function=function, form=form, pool=pool, origin=origin
         )
         every = iter(groups)
         tasks = iter(lambda: list(itertools.islice(every, _GROUPS_PER_TASK)), [])
-        results = self._results(map_here, tasks, pool, in_order=True)
+        results = self._results(run_here, tasks, pool, in_order=True)
         with contextlib.closing(results):
             for task, result in results:
-                if result is not _LOST:
+                if result is not dask_tasks.LOST:
                     yield from result
                     continue
                 alone = self._results(
-                    map_here,
+                    run_here,
                     [[group] for group in task],
                     pool,
                     in_order=True,
                 )
                 for (group,), outcomes in alone:
-                    if outcomes is _LOST:
+                    if outcomes is dask_tasks.LOST:
                         detail = "its workers died each time"
                         yield from [Outcome(reason=KILLED, detail=detail)] * len(group)
                     else:
                         yield from outcomes
 
-    def _check_workers(self, origin: attempts.Origin) -> None:
+    def _check_workers(self, origin: worker_checks.Origin) -> None:
         """Checks those that are there; each task checks its own once more."""
         self._num_threads()
         answers: dict[str, Any] = {}
         with contextlib.suppress(OSError):  # the scheduler died just now, or a worker
             answers = self._client.run(
-                _portable_call(),
-                pickle.dumps((attempts.check_worker, (origin,))),
+                dask_tasks.portable_call(),
+                pickle.dumps((worker_checks.check_worker, (origin,))),
                 on_error="return",
             )
         for answer in answers.values():
-            if isinstance(answer, (attempts.WorkerError, ImportError)):
-                _raise(answer)
+            if isinstance(answer, (worker_checks.WorkerError, ImportError)):
+                dask_tasks.raise_error(answer)
 
     def _num_threads(self) -> int:
         """Of all workers; waits for the first one."""
@@ -268,7 +265,7 @@ class DaskCluster:
           in_order: whether results wait for the turn of their item.
 
         Yields:
-          Each item, and its result or _LOST.
+          Each item, and its result or dask_tasks.LOST.
 
         Raises:
           Exception: what the function raised.
@@ -306,10 +303,14 @@ class DaskCluster:
                     time.sleep(_POLL_SECS)
                 for future in ended:
                     number, item = running.pop(future)
-                    result = _outcome(future, KilledWorker)
-                    losses[number] += result is _LOST
-                    is_given_up = result is _LOST and losses[number] == num_losses
-                    if result is _FORGOTTEN or (result is _LOST and not is_given_up):
+                    result = dask_tasks.outcome(future, KilledWorker)
+                    losses[number] += result is dask_tasks.LOST
+                    is_given_up = (
+                        result is dask_tasks.LOST and losses[number] == num_losses
+                    )
+                    if result is dask_tasks.FORGOTTEN or (
+                        result is dask_tasks.LOST and not is_given_up
+                    ):
                         waiting.append((number, item))
                     else:
                         done[number] = item, result
@@ -326,7 +327,7 @@ class DaskCluster:
 
     def _submit(self, function: Callable, item: Any, resources: dict) -> Any:
         return self._client.submit(
-            _portable_call(),
+            dask_tasks.portable_call(),
             pickle.dumps((function, (item,))),
             key=f"xdc-{secrets.token_hex(8)}",
             retries=_RETRIES,
@@ -350,72 +351,3 @@ class DaskCluster:
                         "What is done is kept; the same command goes on."
                     ) from error
                 time.sleep(1.0)
-
-
-def _outcome(future: Any, killed_worker: type[Exception]) -> Any:
-    """A task's result, _LOST or _FORGOTTEN.
-
-    Raises:
-      Exception: what the task raised.
-    """
-    error = None
-    # Its worker or the scheduler may be lost before the result is here.
-    with contextlib.suppress(OSError, asyncio.CancelledError):
-        if future.status == "finished":
-            return future.result()
-        if future.status == "error":
-            error = future.exception()
-    if error is None:
-        return _FORGOTTEN
-    if isinstance(error, killed_worker):
-        return _LOST
-    _raise(error)
-
-
-def _raise(error: Exception) -> NoReturn:
-    """Raises what a worker raised."""
-    if isinstance(error, ImportError):
-        raise attempts.WorkerError(
-            f"a worker lacks what it needs ({error}); install this project there, with "
-            "its requirements and Dask."
-        ) from error
-    raise error
-
-
-def _portable_call() -> Callable[[bytes], Any]:
-    """A function that a worker can have without this project.
-
-    It is sent as its code, for it cannot be imported by a name. A worker that cannot
-    load a task otherwise ends.
-    """
-
-    def call(pickled: bytes) -> Any:
-        import multiprocessing
-        import pickle
-        import socket
-
-        try:
-            function, arguments = pickle.loads(pickled)
-        except ImportError as error:
-            raise ImportError(f"{error}, on {socket.gethostname()}") from None
-        # Dask's nannies make their workers daemons, which may have no children lest
-        # those outlive them. Ours end by themselves when their parent does.
-        process: Any = multiprocessing.current_process()
-        process._config["daemon"] = False
-        return function(*arguments)
-
-    return call
-
-
-def _map_here(
-    groups: Sequence[Sequence[Any]],
-    *,
-    function: Callable[[Sequence[Any]], Iterator[Outcome]],
-    form: Form,
-    pool: PoolSettings,
-    origin: attempts.Origin,
-) -> list[Outcome]:
-    attempts.check_worker(origin)
-    outcomes = worker_processes.map_groups(function, groups, form=form, pool=pool)
-    with contextlib.closing(outcomes):
-        return list(outcomes)

@@ -3,14 +3,15 @@
 import json
 import os
 import socket
+import threading
 
 import pytest
 from engine_conversions import check_same, write_videos
 
 from data_prep import conversion, shards
 from data_prep.conversion_settings import ConversionSettings
-from data_prep.engines import attempts
-from data_prep.engines.attempts import WorkerError
+from data_prep.engines import attempts, worker_checks
+from data_prep.engines.worker_checks import WorkerError
 from data_prep.reasons import KILLED
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import example_tables
@@ -160,6 +161,24 @@ def test_an_attempt_that_did_not_see_media_which_are_there_is_not_taken(
     assert not list(progress.glob("*.attempts/*"))
 
 
+def test_what_another_machine_made_may_be_seen_late(manifest, here, tmp_path):
+    class Late(ByAttempts):
+        def convert_shards(self, shards, out_dir, *, on_rows, **arguments):
+            origin = attempts.make_origin(out_dir, shards)
+            for shard in shards:
+                attempts.make(shard, out_dir, origin=origin, **arguments)
+            parent = os.path.join(out_dir, "progress", f"{shard.file}.attempts")
+            os.rename(parent, parent + ".unseen")
+            timer = threading.Timer(0.7, os.rename, (parent + ".unseen", parent))
+            timer.start()
+            placed = attempts.place_all(out_dir, shards)
+            assert [shard.number for shard, _ in placed] == [0, 1]
+            timer.join()
+
+    convert(manifest, tmp_path / "out", engine=Late())
+    check_same(here, tmp_path / "out")
+
+
 def test_an_attempt_that_fails_does_not_count_as_lost(manifest, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device", "records")
@@ -177,17 +196,19 @@ def test_an_attempt_that_fails_does_not_count_as_lost(manifest, tmp_path, monkey
 def test_a_worker_is_of_the_same_software_and_files(tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text("{}")
-    origin = attempts.Origin(
-        attempts.software(), {str(plan): attempts._sha256(str(plan))}, [str(plan)]
+    origin = worker_checks.Origin(
+        worker_checks.software(),
+        {str(plan): worker_checks.sha256(str(plan))},
+        [str(plan)],
     )
-    attempts.check_worker(origin)
+    worker_checks.check_worker(origin)
     host = socket.gethostname()
     other = origin._replace(software=origin.software | {"numpy": "0.1"})
     with pytest.raises(WorkerError, match=rf"on {host} has other software .numpy"):
-        attempts.check_worker(other)
+        worker_checks.check_worker(other)
     plan.write_text("{ }")
     with pytest.raises(WorkerError, match="sees another file of that name"):
-        attempts.check_worker(origin)
+        worker_checks.check_worker(origin)
     unseen = origin._replace(digests={}, seen=[str(tmp_path / "none.mp4")])
     with pytest.raises(WorkerError, match="none.mp4; mount the media"):
-        attempts.check_worker(unseen)
+        worker_checks.check_worker(unseen)
