@@ -304,13 +304,11 @@ class DaskCluster:
                 for future in ended:
                     number, item = running.pop(future)
                     result = dask_tasks.outcome(future, KilledWorker)
-                    losses[number] += result is dask_tasks.LOST
-                    is_given_up = (
-                        result is dask_tasks.LOST and losses[number] == num_losses
-                    )
-                    if result is dask_tasks.FORGOTTEN or (
-                        result is dask_tasks.LOST and not is_given_up
-                    ):
+                    is_again = result is dask_tasks.FORGOTTEN
+                    if result is dask_tasks.LOST:
+                        losses[number] += 1
+                        is_again = losses[number] < num_losses
+                    if is_again:
                         waiting.append((number, item))
                     else:
                         done[number] = item, result

@@ -1,4 +1,4 @@
-"""Whether a process elsewhere can be a worker: its software, and the files that it sees."""
+"""Whether a process elsewhere can be a worker: its software, and what it sees."""
 
 import functools
 import hashlib
