@@ -139,7 +139,9 @@ def _parts(precision, rows, result, size):
     k = size.num_clusters
     sample = tf.constant(rows[: fit_settings.sample_rows(len(rows), k)])
     start_from = tf.function(lambda seed: lloyd.plus_plus(sample, seed, k))
-    matmul_format = MatmulFormat(fit_settings.matmul_dtype(precision), tf.constant(1.0))
+    on_gpu = fit_settings.works_on_gpu(None, None)
+    dtype = fit_settings.matmul_dtype(precision, on_gpu=on_gpu)
+    matmul_format = MatmulFormat(dtype, tf.constant(1.0))
     block_rows = fit_settings.block_rows(k)
     columns = as_factors(tf.transpose(tf.constant(result.centroids)), matmul_format)
     factors = as_factors(tf.constant(rows), matmul_format)

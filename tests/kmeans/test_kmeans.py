@@ -258,6 +258,19 @@ def test_bfloat16_products_end_within_a_thousandth_of_the_inertia():
     np.testing.assert_allclose(mixed.inertia, full.inertia, rtol=1e-3)
 
 
+def test_mixed_is_float32_where_bfloat16_would_be_slower(monkeypatch):
+    rows, _ = blobs(num_blobs=16, per_blob=20, width=8)
+    monkeypatch.setattr(fit_settings.processor, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(fit_settings, "works_on_gpu", lambda *_: False)
+    fit_settings._warn_of_float32.cache_clear()
+    full = kmeans.fit(rows, num_clusters=16, seed=0)
+    with pytest.warns(UserWarning, match="computes in float32 here") as warned:
+        for _ in range(2):
+            mixed = kmeans.fit(rows, num_clusters=16, seed=0, precision="mixed")
+    assert len(warned) == 1
+    np.testing.assert_array_equal(mixed.centroids, full.centroids)
+
+
 def test_a_second_fit_of_the_same_shape_is_not_traced_again():
     rows = gaussian_rows()
     fit_plain(rows, num_clusters=20, seed=1)
@@ -661,6 +674,8 @@ def test_balanced_labels_are_the_nearest_after_the_offsets():
 def test_float16_products_end_within_a_thousandth_of_the_inertia(monkeypatch):
     rows, _ = blobs(num_blobs=16, per_blob=100, width=32, spread=3.0)
     full = fit_plain(1000 * rows, num_clusters=16)
-    monkeypatch.setattr(fit_settings, "matmul_dtype", lambda precision: tf.float16)
+    monkeypatch.setattr(
+        fit_settings, "matmul_dtype", lambda precision, *, on_gpu: tf.float16
+    )
     half = fit_plain(1000 * rows, num_clusters=16, precision="mixed")
     np.testing.assert_allclose(half.inertia, full.inertia, rtol=1e-3)

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from xdc_tf.kmeans.distances import MatmulFormat
+from xdc_tf.runtime import processor
 
 PRECISIONS = ("float32", "mixed")
 # More clusters get smaller blocks, so that a block's scores stay within 32 MB.
@@ -45,8 +46,9 @@ class Options(NamedTuple):
       num_restarts: fits from so many initialisations for each head, of which the one
         with the lowest inertia is kept.
       precision: "float32", or "mixed" for matrix products of half the width in the
-        iterations: bfloat16, or float16 on a GPU without it (sums and the final
-        assignment are float32).
+        iterations where they are fast: bfloat16, or float16 on a GPU without it, or
+        float32 on a CPU without bfloat16 instructions (sums and the final assignment
+        are float32).
       normalize: scale rows to length one, after PCA-whitening if there is any.
       spherical: scale centroids to length one too, which needs `normalize`; the
         nearest centroid is then the one of the largest cosine.
@@ -241,9 +243,28 @@ def can_compile() -> bool:
     return True
 
 
-def matmul_dtype(precision: str) -> tf.DType:
-    """Type of both factors of the matrix products of a precision on this machine."""
+@functools.cache
+def _warn_of_float32() -> None:
+    warnings.warn(
+        'k-means with precision="mixed" computes in float32 here: this processor has no '
+        "bfloat16 instructions, and takes longer in bfloat16",
+        stacklevel=3,
+    )
+
+
+def matmul_dtype(precision: str, *, on_gpu: bool) -> tf.DType:
+    """Type of both factors of the matrix products: of "mixed", what is fast here.
+
+    Args:
+      precision: one of PRECISIONS.
+      on_gpu: whether GPUs compute the fit.
+    """
     if precision == "float32":
+        return tf.float32
+    if not on_gpu:
+        if processor.has_bfloat16():
+            return tf.bfloat16
+        _warn_of_float32()
         return tf.float32
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
@@ -253,11 +274,11 @@ def matmul_dtype(precision: str) -> tf.DType:
     return tf.bfloat16
 
 
-def matmul_format(precision: str, sample: tf.Tensor) -> MatmulFormat:
+def matmul_format(precision: str, sample: tf.Tensor, *, on_gpu: bool) -> MatmulFormat:
     """The format for prepared rows like those of the sample [s, d] float32."""
     squares = tf.reduce_mean(tf.reduce_sum(tf.square(sample), axis=1))
     scale = tf.math.rsqrt(tf.maximum(squares, 1e-30))
-    return MatmulFormat(matmul_dtype(precision), scale)
+    return MatmulFormat(matmul_dtype(precision, on_gpu=on_gpu), scale)
 
 
 def works_on_gpu(device: str | None, strategy: tf.distribute.Strategy | None) -> bool:

@@ -276,7 +276,9 @@ def _prepare_fit(
         origin=preparation.origin,
         variance=tf.reduce_mean(tf.reduce_sum(squares, axis=1)),
         num_fitted=tf.constant(num_fitted, tf.float64),
-        matmul_format=fit_settings.matmul_format(options.precision, sample),
+        matmul_format=fit_settings.matmul_format(
+            options.precision, sample, on_gpu=settings.on_gpu
+        ),
         settings=settings,
         strategy=strategy,
     )
