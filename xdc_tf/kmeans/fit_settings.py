@@ -246,8 +246,8 @@ def can_compile() -> bool:
 @functools.cache
 def _warn_of_float32() -> None:
     warnings.warn(
-        'k-means with precision="mixed" computes in float32 here: this processor has no '
-        "bfloat16 instructions, and takes longer in bfloat16",
+        'k-means with precision="mixed" computes in float32 here: this processor has '
+        "no bfloat16 instructions, and takes longer in bfloat16",
         stacklevel=3,
     )
 
