@@ -153,6 +153,15 @@ _LOG_MEL_FLAGS = (
 def main(argv: list[str]) -> None:
     """Runs the conversion."""
     del argv
+    if _BEAM_OPTIONS.value and not _RUNNER.value:
+        raise ValueError(
+            f"--beam_option={_BEAM_OPTIONS.value[0]} needs --runner, the Beam runner."
+        )
+    if _RUNNER.value and dask_flags.DASK.value:
+        raise ValueError(
+            f"--runner={_RUNNER.value} and --dask={dask_flags.DASK.value} are two "
+            "ways to convert; give one."
+        )
     # After the flags are parsed, so that --help answers at once; and outside the top
     # level, which every worker process imports.
     from data_prep.conversion import convert_manifest
@@ -176,15 +185,6 @@ def main(argv: list[str]) -> None:
         max_frames=_MAX_FRAMES.value,
         payloads=payloads.parse(_PAYLOADS.value),
     )
-    if _BEAM_OPTIONS.value and not _RUNNER.value:
-        raise ValueError(
-            f"--beam_option={_BEAM_OPTIONS.value[0]} needs --runner, the Beam runner."
-        )
-    if _RUNNER.value and dask_flags.DASK.value:
-        raise ValueError(
-            f"--runner={_RUNNER.value} and --dask={dask_flags.DASK.value} are two "
-            "ways to convert; give one."
-        )
     num_workers = dask_flags.pool_size(_NUM_WORKERS.value)
     engine = dask_flags.engine(_NUM_WORKERS.value)
     if _RUNNER.value:

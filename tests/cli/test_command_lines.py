@@ -47,9 +47,13 @@ def test_help_tells_all_flags_and_imports_nothing_slow(module):
     assert done.returncode == 0
     with open(os.path.join(ROOT, *module.split(".")) + ".py") as file:
         text = file.read()
-    if "adopt_module_key_flags(new_video_flags)" in text:
-        with open(os.path.join(ROOT, "xdc_tf", "cli", "new_video_flags.py")) as file:
-            text += file.read()
+    for name, path in {
+        "new_video_flags": ("xdc_tf", "cli"),
+        "dask_flags": ("data_prep", "engines"),
+    }.items():
+        if f"adopt_module_key_flags({name})" in text:
+            with open(os.path.join(ROOT, *path, f"{name}.py")) as file:
+                text += file.read()
     defined = re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text)
     shown = re.findall(
         r"^  --(?:\[no\])?(\w+):(?: \S|$)", done.stdout, flags=re.MULTILINE

@@ -317,6 +317,7 @@ def test_records_of_the_log_mel_are_not_for_its_encoder(run, tiny_records):
     assert "holds log-mel, and the audio encoder takes samples" in done.stderr
 
 
+@pytest.mark.slow
 def test_new_videos_are_converted_to_them(run, odd_videos, tmp_path):
     run_toy(
         "xdc_tf.cli.assign",

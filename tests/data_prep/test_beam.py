@@ -80,6 +80,7 @@ def test_options_for_beam_need_its_runner(manifest, tmp_path):
     assert "error: --beam_option=region=x needs --runner" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_beam_a_runner_says_what_to_install(manifest, tmp_path):
     code = (
         "import sys; sys.modules['apache_beam'] = None; sys.argv[0] = 'convert'\n"

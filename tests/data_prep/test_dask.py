@@ -73,6 +73,7 @@ def test_groups_of_items_are_mapped_in_order(manifest, cluster):
     ] * 10
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_see_the_media_is_named(manifest, cluster, tmp_path):
     # In this path is whoever asks for it.
     path = f"/proc/self/cwd/{manifest.name}"
@@ -86,6 +87,7 @@ def test_a_worker_that_does_not_see_the_media_is_named(manifest, cluster, tmp_pa
     assert not (tmp_path / "out" / "quarantine.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_see_the_output_is_named(manifest, cluster, tmp_path):
     flag = f"--dask={cluster.address}"
     done = convert(manifest, "/proc/self/cwd/out", flag, cwd=tmp_path)
@@ -108,6 +110,7 @@ def test_a_worker_with_other_code_is_refused(manifest, tmp_path):
     assert "has other software (code of data_prep and xdc_tf" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_without_the_project_is_refused(manifest, tmp_path):
     variables = {"PYTHONPATH": ""}
     directory = str(tmp_path / "dask")
@@ -132,6 +135,7 @@ def test_dask_and_beam_exclude_each_other(manifest, tmp_path):
     assert "are two ways to convert" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_dask_the_flag_says_what_to_install(manifest, tmp_path):
     code = (
         "import sys; sys.modules['distributed'] = None; sys.argv[0] = 'convert'\n"

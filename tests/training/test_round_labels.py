@@ -104,6 +104,7 @@ def test_a_stream_learns_nothing_while_the_teacher_is_itself(
         assert all(changed) if learns else not any(changed)
 
 
+@pytest.mark.slow
 def test_kept_heads_go_on_where_others_start_anew(tiny_config, tiny_records, tmp_path):
     def heads():
         path = run_directory.heads_file(str(tmp_path / "run"), "video")
@@ -241,6 +242,7 @@ def test_clusters_are_better_where_they_agree_with_what_was_learnt(
     assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sdc", "mdc"])
 def test_clusters_of_encoders_that_learn_their_own_do_not_stay(
     tiny_config, tiny_records, tmp_path, method
@@ -274,6 +276,7 @@ def test_statistics_have_mean_0_and_variance_1_over_what_is_trained_on(
         assert np.all(matrix[~features.present] == 0)
 
 
+@pytest.mark.slow
 def test_encoders_that_start_from_weights_make_the_first_clusters_themselves(
     tiny_config, tiny_run, tiny_records, tmp_path
 ):
@@ -288,6 +291,7 @@ def test_encoders_that_start_from_weights_make_the_first_clusters_themselves(
     assert widths == {32}
 
 
+@pytest.mark.slow
 def test_heads_of_several_numbers_of_clusters_learn_their_own(
     tiny_config, tiny_records, tmp_path
 ):

@@ -74,6 +74,7 @@ def test_the_same_run_with_stochastic_depth_gives_the_same_bits(
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_stochastic_depth_differs_between_steps_and_not_in_evaluation(
     tiny_config, tiny_records, tmp_path
 ):
@@ -111,6 +112,7 @@ def test_two_devices_take_the_step_of_one_in_one_or_two_parts(
             assert np.abs(found - expected).mean() < 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.once
 def test_clipped_gradients_move_the_weights_by_no_more_than_the_norm(
     tiny_config, tiny_records, tmp_path
@@ -134,6 +136,7 @@ def test_clipped_gradients_move_the_weights_by_no_more_than_the_norm(
     assert moved[1] == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_an_export_takes_clips_of_the_runs_length(run_dir, tmp_path):
     out = tmp_path / "export"
     export_run.export(str(run_dir), str(out), formats=("tflite",))
