@@ -83,6 +83,7 @@ def make(
       settings: see shards.convert_shards; so with the others.
 
     Raises:
+      OSError: a file cannot be written; names it, and the host.
       WorkerError: see check_worker.
     """
     compat.enable_remote_paths(out_dir)
@@ -96,8 +97,10 @@ def make(
     try:
         with _beating(attempt):
             _make(shard, attempt, earlier, settings, label_numbers, pool)
-    except Exception:
+    except Exception as error:
         _remove(attempt)  # else it would count as lost
+        if isinstance(error, OSError):
+            raise OSError(f"{error}, on {socket.gethostname()}") from error
         raise
 
 
