@@ -152,7 +152,7 @@ class BeamRunner(NamedTuple):
                     results[0].cancel()
                 return TimeoutError(f"no sign of its workers for {_SILENT_SECS:g} s")
         for failure in failures:
-            if WorkerError.__name__ in str(failure):
+            if f"{WorkerError.__name__}: " in str(failure):
                 raise WorkerError(_cause(failure)) from failure
             return failure
         return None
@@ -186,8 +186,8 @@ def _rows_path(out_dir: str, shard: Shard) -> str:
 def _cause(error: Exception) -> str:
     """What a worker raised, of Beam's report, which has its traceback many times."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if WorkerError.__name__ in line]
-    line = (told or lines or [type(error).__name__])[-1 if not told else 0]
-    return line.removeprefix(
-        f"{WorkerError.__module__}.{WorkerError.__name__}: "
-    ).removesuffix("\\n")
+    name = f"{WorkerError.__module__}.{WorkerError.__name__}: "
+    raised = [line for line in lines if line.startswith(name)]
+    if raised:
+        return raised[0].removeprefix(name)
+    return lines[-1] if lines else type(error).__name__
