@@ -7,14 +7,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from data_prep import worker_processes
-from data_prep.answers import Form, Outcome
 from data_prep.conversion_settings import ConversionSettings
 from data_prep.engines import attempts, worker_checks
-from data_prep.engines.local_pool import OnRows
+from data_prep.engines.local_pool import LocalPool, OnRows
 from data_prep.engines.worker_checks import WorkerError
 from data_prep.manifest import ManifestRow
 from data_prep.remote_files import is_remote
@@ -29,15 +27,17 @@ _POLL_SECS, _REMOTE_POLL_SECS = 1.0, 20.0
 _SILENT_SECS = 60.0
 
 
-class BeamRunner(NamedTuple):
+class BeamRunner(LocalPool):
     """An Apache Beam runner, and options of Beam's own, as NAME=VALUE or NAME.
 
+    Shards are made by the runner, groups of items mapped in the pool of this machine.
     A runner such as Flink's or Dataflow's tries an element again whose worker was lost;
     one that gives up is called again for what is not made yet.
     """
 
-    name: str
-    options: Sequence[str] = ()
+    def __init__(self, name: str, options: Sequence[str] = ()):
+        self.name = name
+        self.options = options
 
     def convert_shards(
         self,
@@ -156,19 +156,6 @@ class BeamRunner(NamedTuple):
                 raise WorkerError(_cause(failure)) from failure
             return failure
         return None
-
-    def map_groups(
-        self,
-        function: Callable[[Sequence[Any]], Iterator[Outcome]],
-        groups: Iterable[Sequence[Any]],
-        *,
-        form: Form,
-        pool: PoolSettings,
-        files: Sequence[str] = (),
-    ) -> Generator[Outcome, None, None]:
-        """Not by the runner, but here; see Engine."""
-        del files
-        return worker_processes.map_groups(function, groups, form=form, pool=pool)
 
 
 def _make(name: tuple[int, int], *, out_dir: str, **arguments: Any) -> None:
