@@ -83,7 +83,7 @@ def shape_of_planes(item):
     return tf.cast(sides, tf.int32)
 
 
-def decode_clip(items, places, window, clip):
+def decode_clip(items, places, window, clip, origin):
     import tensorflow as tf
 
     from xdc_tf.data import clips
@@ -360,7 +360,7 @@ def test_an_export_serves_waveforms_by_it(run, records, tmp_path):
     ("flags", "what"),
     [
         (["--payload=mp3"], "--payload='mp3' must be one of those beside the defaults"),
-        (["--payload=jpeg"], "whose settings have flags of their own"),
+        (["--payload=jpeg:quality=9"], "whose settings have flags of their own"),
         (["--payload=planes:frames=0"], "--payload.planes.frames=0 must be a whole"),
         (["--payload=planes:depth=3"], "--payload.planes has no setting 'depth'"),
         (["--payload=planes", "--modalities=audio"], "payload=planes holds video"),

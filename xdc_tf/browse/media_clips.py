@@ -188,7 +188,7 @@ _PLANES = VideoPayload(
     faults=lambda items, height, width, number: iter(()),
     decode_item=lambda item: np.zeros((1, 0, 0, 3), np.uint8),
     frame_shape=lambda item: None,
-    decode_clip=lambda items, places, window, clip: None,
+    decode_clip=lambda items, places, window, clip, origin: None,
 )
 
 

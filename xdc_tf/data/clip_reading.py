@@ -185,8 +185,7 @@ def read_random_clip(
             fraction=smallest + draws[2] * (clip.crop_share - smallest),
             mirrored=augment.is_mirrored(flip_seed) if augmentation.flip else None,
         )
-        decode = source.payload(VIDEO).row.decode_clip
-        frames = decode(items, part.get("places"), window, clip)
+        frames = _decode_clip(part, items, window, source)
         if augmentation.brightness or augmentation.contrast or augmentation.saturation:
             colors = tf.cast(frames, tf.float32) / 255.0
             colors = augment.jitter_color(colors, color_seed, augmentation)
@@ -226,12 +225,28 @@ def read_plain_clip(
             shape = payload.frame_shape(items[0])
             top, left = clips.place_along(shape, part["crop_place"])
         window = Window(top, left, tf.constant(clip.crop_share))
-        decoded[VIDEO] = payload.decode_clip(items, part.get("places"), window, clip)
+        decoded[VIDEO] = _decode_clip(part, items, window, source)
         decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
     if rows is not None:
         normalized = (rows - clip.log_mel_mean) / clip.log_mel_std
         decoded[AUDIO] = normalized[..., None]
     return decoded
+
+
+def _decode_clip(
+    part: dict[str, tf.Tensor],
+    items: list[tf.Tensor] | tf.Tensor,
+    window: Window,
+    source: ClipSource,
+) -> tf.Tensor:
+    """[T, crop_size, crop_size, 3] uint8, by the payload; items: of _read_clip."""
+    return source.payload(VIDEO).row.decode_clip(
+        items,
+        part.get("places"),
+        window,
+        source.clip,
+        (part["path"], part["example_index"]),
+    )
 
 
 def _read_clip(

@@ -324,18 +324,66 @@ def crop_pixels(
       [N, crop_size, crop_size, 3] uint8.
     """
     shape = tf.shape(frames)[1:3]
-    halvings = reduction(shape, fraction=fraction, crop_size=crop_size)
+    place = pixel_place(
+        shape, top=top, left=left, fraction=fraction, crop_size=crop_size
+    )
+    y, x, side, _ = tf.unstack(place)
+    # A block at the edge that is not whole repeats its outermost pixels, as in JPEG.
+    rows = tf.minimum(tf.range(y, y + side), shape[0] - 1)
+    columns = tf.minimum(tf.range(x, x + side), shape[1] - 1)
+    window = tf.gather(tf.gather(frames, rows, axis=1), columns, axis=2)
+    return reduce_pixels(window, place, crop_size)
+
+
+def pixel_place(
+    frame_shape: tf.Tensor,
+    *,
+    top: tf.Tensor,
+    left: tf.Tensor,
+    fraction: tf.Tensor,
+    crop_size: int,
+) -> tf.Tensor:
+    """Which pixels of a frame make a crop.
+
+    Args:
+      frame_shape: [2] int32, height and width in pixels.
+      top, left, fraction: see crop_window.
+      crop_size: side that the window is scaled to.
+
+    Returns:
+      [4] int32: y, x and side in pixels of a square, and the block whose means
+      reduce_pixels takes, 1, 2, 4 or 8. The last block may reach past the frame, whose
+      outermost pixels are then repeated.
+    """
+    halvings = reduction(frame_shape, fraction=fraction, crop_size=crop_size)
     y, x, side, _ = tf.unstack(
-        crop_window(_halved(shape, halvings), top=top, left=left, fraction=fraction)
+        crop_window(
+            _halved(frame_shape, halvings), top=top, left=left, fraction=fraction
+        )
     )
     block = tf.bitwise.left_shift(1, halvings)
-    # A block at the edge that is not whole repeats its outermost pixels, as in JPEG.
-    rows = tf.minimum(tf.range(y * block, (y + side) * block), shape[0] - 1)
-    columns = tf.minimum(tf.range(x * block, (x + side) * block), shape[1] - 1)
-    window = tf.gather(tf.gather(frames, rows, axis=1), columns, axis=2)
-    blocks = tf.reshape(window, [-1, side, block, side, block, 3])
-    means = tf.reduce_mean(tf.cast(blocks, tf.float32), axis=[2, 4])
-    return scale(to_bytes(means), crop_size)
+    return tf.stack([y * block, x * block, side * block, block])
+
+
+def reduce_pixels(window: tf.Tensor, place: tf.Tensor, crop_size: int) -> tf.Tensor:
+    """Scales the pixels of pixel_place to a crop.
+
+    Args:
+      window: [N, side, side, 3] uint8.
+      place: of pixel_place.
+      crop_size: side of the result.
+
+    Returns:
+      [N, crop_size, crop_size, 3] uint8.
+    """
+    block = place[3]
+
+    def take_means():
+        side = place[2] // block
+        blocks = tf.reshape(window, [-1, side, block, side, block, 3])
+        return to_bytes(tf.reduce_mean(tf.cast(blocks, tf.float32), axis=[2, 4]))
+
+    return scale(tf.cond(block > 1, take_means, lambda: window), crop_size)
 
 
 def video_normalization(settings: ClipSettings) -> tf.Tensor:

@@ -64,11 +64,11 @@ def frame_shape(jpeg: Any) -> Any:
     return tf.io.extract_jpeg_shape(jpeg)[:2]
 
 
-def decode_clip(jpegs: Any, places: None, window: Any, clip: Any) -> Any:
+def decode_clip(jpegs: Any, places: None, window: Any, clip: Any, origin: Any) -> Any:
     """See clips.decode_crop and payloads.VideoPayload."""
     from xdc_tf.data import clips
 
-    del places  # an image is a frame
+    del places, origin  # an image is a frame; TensorFlow's decoder names none
     return clips.decode_crop(jpegs, **window._asdict(), settings=clip)
 
 

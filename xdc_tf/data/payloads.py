@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from xdc_tf.data import jpeg_frames, log_mel
+from xdc_tf.data import h264_frames, jpeg_frames, log_mel
 from xdc_tf.runtime import typed_settings
 
 VIDEO, AUDIO = "video", "audio"
@@ -39,10 +39,12 @@ class VideoPayload(NamedTuple):
         of a record, all of which it decodes.
       decode_item: bytes -> [N, H, W, 3] uint8. Raises ValueError on what is no item.
       frame_shape: item, a scalar string tensor -> [2] int32, height and width.
-      decode_clip: (items, places, window, clip) -> [T, crop_size, crop_size, 3] uint8
-        tensor: of the window (clips.Window) of frame k, which is number places[k, 1]
-        of items[places[k, 0]]; items are a list if frames_per_item is 1, and then item
-        k is frame k and places None, or a [K] string tensor. clip: a ClipSettings.
+      decode_clip: (items, places, window, clip, origin) -> [T, crop_size, crop_size, 3]
+        uint8 tensor: of the window (clips.Window) of frame k, which is number
+        places[k, 1] of items[places[k, 0]]; items are a list if frames_per_item is 1,
+        and then item k is frame k and places None, or a [K] string tensor. clip: a
+        ClipSettings. origin: for messages, the shard's path and the example_index,
+        scalar tensors.
     """
 
     settings: type
@@ -53,7 +55,7 @@ class VideoPayload(NamedTuple):
     faults: Callable[[Sequence[bytes], int, int, int], Iterator[str]]
     decode_item: Callable[[bytes], np.ndarray]
     frame_shape: Callable[[Any], Any]
-    decode_clip: Callable[[Any, Any, Any, Any], Any]
+    decode_clip: Callable[[Any, Any, Any, Any, Any], Any]
     modality: str = VIDEO
 
 
@@ -95,6 +97,17 @@ PAYLOADS: dict[str, VideoPayload | AudioPayload] = {
         decode_item=jpeg_frames.decode,
         frame_shape=jpeg_frames.frame_shape,
         decode_clip=jpeg_frames.decode_clip,
+    ),
+    "h264": VideoPayload(
+        settings=h264_frames.H264Settings,
+        key="image/h264",
+        frames_per_item=h264_frames.frames_per_item,
+        encode=h264_frames.encode,
+        check=h264_frames.check,
+        faults=h264_frames.faults,
+        decode_item=h264_frames.decode,
+        frame_shape=h264_frames.frame_shape,
+        decode_clip=h264_frames.decode_clip,
     ),
     "log_mel": AudioPayload(
         settings=log_mel.LogMelSettings,
@@ -188,6 +201,8 @@ def parse(texts: Iterable[str]) -> tuple[Stored, ...]:
     """
     payloads = []
     for text in texts:
+        if text in FIRST:
+            continue  # stored unless another is named
         name, _, pairs = text.partition(":")
         values = dict(pair.partition("=")[::2] for pair in pairs.split(",") if pair)
         payloads.append((name, {key: _number(value) for key, value in values.items()}))
