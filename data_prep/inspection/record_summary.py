@@ -103,9 +103,11 @@ def _storage_per_video(
             parts.append(f"waveform {_size(num_bytes)}")
     if VIDEO in info.modalities:
         num_frames = np.round(secs * info.fps).mean()
+        video = payloads.stored(info, VIDEO)
+        kind = "" if video.name in payloads.FIRST else f" as {video.title}"
         parts.insert(
             0,
-            f"{num_frames:.0f} frames, {_size(rest)} "
+            f"{num_frames:.0f} frames{kind}, {_size(rest)} "
             f"({_size(rest / max(num_frames, 1.0))} each)",
         )
     yield f"per video    {_size(total_bytes / num_videos)}: {'; '.join(parts)}"

@@ -34,6 +34,10 @@ def frames_of_an_item(settings):
     return settings.frames
 
 
+def pixels_of_planes(settings):
+    return 1.5
+
+
 def encode_planes(frames, settings):
     height, width = frames[0][0].shape
     pixels = b"".join(plane.tobytes() for frame in frames for plane in frame)
@@ -147,6 +151,7 @@ ROWS = {
         faults=faults_of_planes,
         decode_item=decode_planes,
         frame_shape=shape_of_planes,
+        bytes_per_pixel=pixels_of_planes,
         decode_clip=decode_clip,
     ),
     "samples": AudioPayload(

@@ -5,11 +5,14 @@ import math
 import pytest
 import tensorflow as tf
 
+from data_prep.conversion_settings import ConversionSettings
+from xdc_tf.data import payloads
 from xdc_tf.labels.pseudo_labels import KMeansSettings
-from xdc_tf.planning import device_table, needs, plan, run_size, times
+from xdc_tf.planning import device_table, needs, plan, recordings, times
 from xdc_tf.planning.device_table import Device
 from xdc_tf.planning.operations import EncoderCost, LayerCost
-from xdc_tf.planning.run_size import ClusteringSize, Recordings, RunSize
+from xdc_tf.planning.recordings import Recordings
+from xdc_tf.planning.run_size import ClusteringSize, RunSize
 from xdc_tf.planning.times import Cluster, Efficiency
 from xdc_tf.training import configuration
 
@@ -244,7 +247,7 @@ def _tiny_plan(config, *, num_devices=2, **changes):
     arguments = {
         "num_videos": 100,
         "cluster": _cluster(num_devices),
-        "recordings": Recordings(1e4, 1e3, 1e3, "a test"),
+        "recordings": Recordings(1e4, 1e3, 1e3, 4, "a test"),
         "efficiency": EFFICIENCY,
         "decoded_pixels_per_sec": 1e6,
         "price_per_device_hour": 3.0,
@@ -366,12 +369,13 @@ def test_gpus_have_other_efficiencies_than_this_machines_cpu(monkeypatch):
 
 
 def test_assumed_recordings_by_hand(tiny_config):
-    found = run_size.assumed_recordings(
+    found = recordings.assumed(
         configuration.from_mapping(tiny_config),
         video_secs=10,
         frames_per_sec=30,
         short_side=256,
-        jpeg_bytes_per_pixel=0.2,
+        video=payloads.stored(ConversionSettings(), payloads.VIDEO),
+        bytes_per_pixel=0.2,
     )
     # 300 frames of 256 x 455.1; 500 rows of 40 float32.
     assert found.frame_pixels == pytest.approx(256 * 455.11, rel=1e-4)
@@ -384,12 +388,32 @@ def test_assumed_recordings_by_hand(tiny_config):
     )
 
 
+def test_segments_of_frames_are_read_whole_and_decoded_from_their_first(tiny_config):
+    described = ConversionSettings(payloads=payloads.parse(["h264:gop=9,crf=25"]))
+    found = recordings.assumed(
+        configuration.from_mapping(tiny_config),
+        video_secs=10,
+        frames_per_sec=30,
+        short_side=256,
+        video=payloads.stored(described, payloads.VIDEO),
+    )
+    # 0.04 bytes per pixel at crf 18, a half at 25; key frames take 2.3 times as much.
+    frame_bytes = 0.02 * (1 + 1.3 / 9) * found.frame_pixels
+    assert found.bytes_per_video == pytest.approx(300 * frame_bytes + 500 * 40 * 4)
+    # 12.25 frames from the first to the last, which begin anywhere among nine.
+    assert found.decoded_frames == 12.25 + 4
+    assert found.bytes_per_clip == pytest.approx(
+        (12.25 + 8) * frame_bytes + 25 * 40 * 4
+    )
+    assert "as h264" in found.source
+
+
 def test_measured_recordings_are_the_sizes_of_their_files(tiny_config, tiny_records):
     from xdc_tf.data import dataset_info
 
     directory = tiny_records / "train"
     info = dataset_info.read_dataset_info(str(directory))
-    found = run_size.recordings_of(
+    found = recordings.measured(
         configuration.from_mapping(tiny_config), str(directory), info
     )
     sizes = [path.stat().st_size for path in directory.glob("*.tfrecord")]

@@ -188,6 +188,7 @@ _PLANES = VideoPayload(
     faults=lambda items, height, width, number: iter(()),
     decode_item=lambda item: np.zeros((1, 0, 0, 3), np.uint8),
     frame_shape=lambda item: None,
+    bytes_per_pixel=lambda settings: 1.5,
     decode_clip=lambda items, places, window, clip, origin: None,
 )
 

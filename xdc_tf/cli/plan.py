@@ -49,10 +49,16 @@ _SHORT_SIDE = flags.DEFINE_integer(
     "Pixels of a frame's shorter side, without --records.",
     lower_bound=1,
 )
-_JPEG_BYTES_PER_PIXEL = flags.DEFINE_float(
-    "jpeg_bytes_per_pixel",
-    0.2,
-    "Bytes per pixel of a stored frame, without --records.",
+_PAYLOADS = flags.DEFINE_multi_string(
+    "payload",
+    [],
+    "As of data_prep.convert, e.g. h264:gop=16,crf=23; without --records.",
+)
+_BYTES_PER_PIXEL = flags.DEFINE_float(
+    "bytes_per_pixel",
+    None,
+    "Bytes per pixel of a stored frame, without --records. Default: what is usual of "
+    "the payload.",
     lower_bound=0,
 )
 _STORAGE_GB_PER_SEC = flags.DEFINE_float(
@@ -70,7 +76,7 @@ _NETWORK_GB_PER_SEC = flags.DEFINE_float(
 _DECODED_MPIXELS_PER_SEC = flags.DEFINE_float(
     "decoded_mpixels_per_sec",
     100.0,
-    "Rate at which one CPU core decodes JPEG frames, 10^6 pixels/s.",
+    "Rate at which one CPU core decodes whole frames, 10^6 pixels/s.",
     lower_bound=1e-3,
 )
 _PRICE_PER_GPU_HOUR = flags.DEFINE_float(
@@ -89,8 +95,9 @@ def main(argv):
         raise ValueError("--num_videos is missing; give it, or --records.")
     if _JSON.value:
         outputs.try_file(_JSON.value)
-    from xdc_tf.data import dataset_info, record_directory
-    from xdc_tf.planning import device_table, plan, run_size, times
+    from data_prep.conversion_settings import ConversionSettings
+    from xdc_tf.data import dataset_info, payloads, record_directory
+    from xdc_tf.planning import device_table, plan, recordings, times
     from xdc_tf.runtime import files
     from xdc_tf.training import configuration, supervision
 
@@ -110,16 +117,18 @@ def main(argv):
             config.log_mel.sample_rate_hz,
             _RECORDS.value,
         )
-        recordings = run_size.recordings_of(config, _RECORDS.value, info)
+        averages = recordings.measured(config, _RECORDS.value, info)
         num_classes = len(info.label_names) or None
         num_videos = info.num_examples if num_videos is None else num_videos
     else:
-        recordings = run_size.assumed_recordings(
+        described = ConversionSettings(payloads=payloads.parse(_PAYLOADS.value))
+        averages = recordings.assumed(
             config,
             video_secs=_VIDEO_SECS.value,
             frames_per_sec=_FPS.value,
             short_side=_SHORT_SIDE.value,
-            jpeg_bytes_per_pixel=_JPEG_BYTES_PER_PIXEL.value,
+            video=payloads.stored(described, payloads.VIDEO),
+            bytes_per_pixel=_BYTES_PER_PIXEL.value,
         )
     device = device_table.find(_GPU.value)
     made = plan.make(
@@ -132,7 +141,7 @@ def main(argv):
             storage_bytes_per_sec=_STORAGE_GB_PER_SEC.value * 1e9,
             network_bytes_per_sec=_NETWORK_GB_PER_SEC.value * 1e9,
         ),
-        recordings=recordings,
+        recordings=averages,
         efficiency=efficiency or times.default_efficiency(device),
         decoded_pixels_per_sec=_DECODED_MPIXELS_PER_SEC.value * 1e6,
         price_per_device_hour=_PRICE_PER_GPU_HOUR.value,

@@ -7,6 +7,7 @@ Encoding imports no TensorFlow, see data.payloads.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -70,6 +71,14 @@ def decode_clip(jpegs: Any, places: None, window: Any, clip: Any, origin: Any) -
 
     del places, origin  # an image is a frame; TensorFlow's decoder names none
     return clips.decode_crop(jpegs, **window._asdict(), settings=clip)
+
+
+def bytes_per_pixel(settings: JpegSettings) -> float:
+    """What is usual: 0.2 at the quality of 90; see benchmarks/payloads.py."""
+    quality = settings.quality
+    # By how much libjpeg scales its tables of quantisation, in percent.
+    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    return 0.2 * math.sqrt(20 / scale)
 
 
 def declared_size(jpeg: bytes) -> tuple[int, int]:

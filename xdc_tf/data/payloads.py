@@ -39,6 +39,8 @@ class VideoPayload(NamedTuple):
         of a record, all of which it decodes.
       decode_item: bytes -> [N, H, W, 3] uint8. Raises ValueError on what is no item.
       frame_shape: item, a scalar string tensor -> [2] int32, height and width.
+      bytes_per_pixel: of the settings, what is usual of a video of people; plans reckon
+        with it where there are no records.
       decode_clip: (items, places, window, clip, origin) -> [T, crop_size, crop_size, 3]
         uint8 tensor: of the window (clips.Window) of frame k, which is number
         places[k, 1] of items[places[k, 0]]; items are a list if frames_per_item is 1,
@@ -55,6 +57,7 @@ class VideoPayload(NamedTuple):
     faults: Callable[[Sequence[bytes], int, int, int], Iterator[str]]
     decode_item: Callable[[bytes], np.ndarray]
     frame_shape: Callable[[Any], Any]
+    bytes_per_pixel: Callable[[Any], float]
     decode_clip: Callable[[Any, Any, Any, Any, Any], Any]
     modality: str = VIDEO
 
@@ -96,6 +99,7 @@ PAYLOADS: dict[str, VideoPayload | AudioPayload] = {
         faults=jpeg_frames.faults,
         decode_item=jpeg_frames.decode,
         frame_shape=jpeg_frames.frame_shape,
+        bytes_per_pixel=jpeg_frames.bytes_per_pixel,
         decode_clip=jpeg_frames.decode_clip,
     ),
     "h264": VideoPayload(
@@ -107,6 +111,7 @@ PAYLOADS: dict[str, VideoPayload | AudioPayload] = {
         faults=h264_frames.faults,
         decode_item=h264_frames.decode,
         frame_shape=h264_frames.frame_shape,
+        bytes_per_pixel=h264_frames.bytes_per_pixel,
         decode_clip=h264_frames.decode_clip,
     ),
     "log_mel": AudioPayload(

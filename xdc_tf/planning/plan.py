@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from xdc_tf.planning import needs, run_size, times
 from xdc_tf.planning.needs import VIDEO_ID_BYTES, Memory, Storage
-from xdc_tf.planning.run_size import Recordings, RunSize
+from xdc_tf.planning.recordings import Recordings
+from xdc_tf.planning.run_size import RunSize
 from xdc_tf.planning.times import Cluster, Efficiency, Part
 from xdc_tf.training.configuration import Config
 
@@ -90,7 +91,7 @@ def make(
       cluster: the machines.
       recordings: the videos on average.
       efficiency: of matrix products on its devices.
-      decoded_pixels_per_sec: of whole JPEG frames by one CPU core.
+      decoded_pixels_per_sec: of whole frames by one CPU core.
       price_per_device_hour: in any currency, or None.
       num_classes: of the records' labels, or None; see run_size.measure.
 
@@ -122,7 +123,7 @@ def make(
         storage=needs.storage(size, bytes_per_video=recordings.bytes_per_video),
         parts=parts,
         decoding_cores=_decoding_cores(
-            size, recordings, parts, decoded_pixels_per_sec=decoded_pixels_per_sec
+            recordings, parts, decoded_pixels_per_sec=decoded_pixels_per_sec
         ),
         price_per_device_hour=price_per_device_hour,
         warnings=[
@@ -134,14 +135,13 @@ def make(
 
 
 def _decoding_cores(
-    size: RunSize,
     recordings: Recordings,
     parts: Sequence[Part],
     *,
     decoded_pixels_per_sec: float,
 ) -> dict[str, float]:
     """By part the CPU cores that decode as fast as devices take clips."""
-    pixels_per_clip = size.clip_frames * recordings.frame_pixels
+    pixels_per_clip = recordings.decoded_frames * recordings.frame_pixels
     return {
         part.name: part.clips_per_sec * pixels_per_clip / decoded_pixels_per_sec
         for part in parts

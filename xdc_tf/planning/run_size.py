@@ -7,9 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from xdc_tf.data import dataset_info, record_framing, record_index
-from xdc_tf.data.dataset_info import DatasetInfo
-from xdc_tf.data.payloads import AUDIO, VIDEO
+from xdc_tf.data.payloads import VIDEO
 from xdc_tf.labels import label_tables
 from xdc_tf.labels.label_changes import STATISTICS
 from xdc_tf.labels.pseudo_labels import KMeansSettings
@@ -26,23 +24,6 @@ _MATMUL_DTYPES = {
     "mixed_bfloat16": "bfloat16",
     "mixed_float16": "float16",
 }
-_ASPECT_RATIO = 16 / 9
-
-
-class Recordings(NamedTuple):
-    """Averages of the videos.
-
-    Attributes:
-      bytes_per_video: of its record.
-      bytes_per_clip: of it that are read for a clip.
-      frame_pixels: of a stored frame.
-      source: where these are from.
-    """
-
-    bytes_per_video: float
-    bytes_per_clip: float
-    frame_pixels: float
-    source: str
 
 
 class ClusteringSize(NamedTuple):
@@ -313,73 +294,3 @@ def _clusterings(method, encoders, kmeans, num_videos) -> tuple[ClusteringSize, 
             )
         )
     return tuple(sizes)
-
-
-def recordings_of(config: Config, records_dir: str, info: DatasetInfo) -> Recordings:
-    """Averages over the records of a directory, from its files' sizes and an index."""
-    compat.enable_remote_paths(records_dir)
-    paths = dataset_info.shard_paths(records_dir, info)
-    num_bytes = sum(map(record_framing.size, paths))
-    frame_bytes = [entry.item_bytes for _, entry in record_index.read_index(paths[0])]
-    return Recordings(
-        bytes_per_video=num_bytes / max(1, info.num_examples),
-        bytes_per_clip=_bytes_per_clip(
-            config,
-            frame_bytes=float(np.mean(np.concatenate(frame_bytes or [[0]]))),
-            frames_per_sec=info.fps,
-        ),
-        frame_pixels=info.short_side**2 * _ASPECT_RATIO,
-        source=f"sizes of the {len(info.shards)} files of {records_dir}, frames 16:9",
-    )
-
-
-def assumed_recordings(
-    config: Config,
-    *,
-    video_secs: float,
-    frames_per_sec: float,
-    short_side: int,
-    jpeg_bytes_per_pixel: float,
-) -> Recordings:
-    """Records of videos that are alike, frames 16:9, with the method's modalities.
-
-    Args:
-      config: of the run.
-      video_secs: length of a video.
-      frames_per_sec: that are stored.
-      short_side: pixels of a stored frame's shorter side.
-      jpeg_bytes_per_pixel: of a stored frame.
-    """
-    modalities = supervision.modalities(supervision.method(config.method))
-    pixels = short_side**2 * _ASPECT_RATIO
-    frame_bytes = pixels * jpeg_bytes_per_pixel
-    bytes_per_sec = {
-        VIDEO: frames_per_sec * frame_bytes,
-        AUDIO: _log_mel_bytes_per_sec(config),
-    }
-    return Recordings(
-        bytes_per_video=video_secs * sum(bytes_per_sec[name] for name in modalities),
-        bytes_per_clip=_bytes_per_clip(
-            config, frame_bytes=frame_bytes, frames_per_sec=frames_per_sec
-        ),
-        frame_pixels=pixels,
-        source=f"assumed: {video_secs:g} s, {frames_per_sec:g} frames/s, 16:9 with "
-        f"{short_side} pixels on the short side, {jpeg_bytes_per_pixel:g} bytes per "
-        "pixel as JPEG",
-    )
-
-
-def _log_mel_bytes_per_sec(config) -> float:
-    return 1000 / config.log_mel.hop_ms * config.log_mel.num_filters * 4
-
-
-def _bytes_per_clip(config, *, frame_bytes: float, frames_per_sec: float) -> float:
-    """Bytes from the first frame of the clip to the last, and of its audio."""
-    clip = config.clip
-    modalities = supervision.modalities(supervision.method(config.method))
-    num_frames = 1 + (clip.num_frames - 1) * max(1.0, frames_per_sec / clip.fps)
-    num_bytes = {
-        VIDEO: num_frames * frame_bytes,
-        AUDIO: clip.audio_secs * _log_mel_bytes_per_sec(config),
-    }
-    return sum(num_bytes[name] for name in modalities)
