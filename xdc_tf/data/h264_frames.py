@@ -336,14 +336,15 @@ def _decode_windows(
                     continue
                 pixels = _pixels(picture, reformatter, segment)
                 pixels = _square(pixels, y, x, side)
-                windows[wanted[number]] = pixels[:, ::-1] if is_mirrored else pixels
+                for frame in wanted[number]:
+                    windows[frame] = pixels
     except ValueError as error:
         raise ValueError(
             f"{path.decode()}, example_index {example_index}: "
             f"{escaping.error_text(error)}; it is damaged, bring back the whole file "
             "or convert again."
         ) from error
-    return windows
+    return windows[:, :, ::-1] if is_mirrored else windows
 
 
 def _square(pixels: np.ndarray, y: int, x: int, side: int) -> np.ndarray:
