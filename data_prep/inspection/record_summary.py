@@ -77,7 +77,7 @@ def _storage(records_dir: str, info: DatasetInfo, examples: Examples) -> Iterato
         if len(present) < len(paths):
             num_missing = len(paths) - len(present)
             yield f"MISSING      {num_missing} {what}; --verify names them"
-    if not examples.shards.size or len(sizes) < len(paths):
+    if not len(examples.shard_numbers) or len(sizes) < len(paths):
         return
     yield from _storage_per_video(info, examples, sum(values))
 
@@ -86,7 +86,7 @@ def _storage_per_video(
     info: DatasetInfo, examples: Examples, total_bytes: int
 ) -> Iterator[str]:
     """Averages; what is neither rows of audio nor waveform is the frames'."""
-    num_videos = len(examples.shards)
+    num_videos = len(examples.shard_numbers)
     secs = examples.end_secs - examples.start_secs
     parts, rest = [], total_bytes / num_videos
     if AUDIO in info.modalities:

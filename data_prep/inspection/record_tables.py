@@ -5,7 +5,6 @@ mixed up with those of another conversion.
 """
 
 import csv
-import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE, TRUNCATED_FILE
-from data_prep.inspection import record_tables
 from data_prep.shards import RefusedRow, TruncatedRow
-from xdc_tf.data import dataset_info, payloads, records
+from xdc_tf.data import dataset_info, example_tables, payloads, records
 from xdc_tf.data.dataset_info import INFO_FILE, DatasetInfo
 from xdc_tf.data.example_tables import EXAMPLES_FILE, ExampleRow, Examples
 from xdc_tf.data.payloads import VIDEO
 from xdc_tf.data.record_framing import read_record
-from xdc_tf.runtime import compat, escaping, files
+from xdc_tf.runtime import compat, escaping
 
 _PLAIN_KINDS = {int, float, str, bool, type(None)}
 # What reading a CSV file of a stranger's making raises.
@@ -149,8 +147,7 @@ def _read_csv(
     records_dir: str, file: str, columns: tuple[str, ...]
 ) -> Iterator[dict[str, str]]:
     """Yields the rows of a table, each with a text for every column."""
-    text = files.read_text(os.path.join(records_dir, file))
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = csv.DictReader(example_tables.lines(os.path.join(records_dir, file)))
     if tuple(reader.fieldnames or ()) != columns:
         raise ValueError(f"{file} has columns {reader.fieldnames}, not {columns}")
     for values in reader:
@@ -223,7 +220,7 @@ def check_index(
         )
     # The report is in the manifest's order, without its row numbers.
     place = example_index - int(np.sum(indices < example_index))
-    reasons = record_tables.read_quarantine_reasons(records_dir)
+    reasons = read_quarantine_reasons(records_dir)
     reason = reasons[place] if place < len(reasons) else "unknown reason"
     raise ValueError(
         f"example_index {example_index} is quarantined ({reason}), see row {place + 1} "
@@ -247,15 +244,10 @@ def read_example(
     """
     check_index(records_dir, info, examples, example_index)
     (row,) = np.flatnonzero(examples.example_indices == example_index)[:1]
-    shard = str(examples.shards[row])
-    if shard not in {known.file for known in info.shards}:
-        raise ValueError(
-            f"{records_dir}: examples.csv has example_index {example_index} in "
-            f"{shard!r}, which is no file of dataset_info.json."
-        )
+    shard = examples.shard_numbers[row]
     # A shard's records are in the order of its lines in examples.csv.
-    number = int(np.sum(examples.shards[:row] == shard))
-    path = os.path.join(records_dir, shard)
+    number = int(np.sum(examples.shard_numbers[:row] == shard))
+    path = os.path.join(records_dir, info.shards[shard].file)
     where = f"{path}, record {number} (example_index {example_index})"
     try:
         serialized = read_record(path, number)

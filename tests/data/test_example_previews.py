@@ -77,4 +77,6 @@ def test_a_waveform_is_the_middle_of_the_stored_one(waveform_records, monkeypatc
 def test_a_record_lies_where_examples_csv_says(place, number, tiny_records):
     source = open_source(tiny_records / "train")
     path, found = record_directory.record_place(source.directory, source.info, place)
-    assert found == number and path.endswith(source.examples.shards[place])
+    assert found == number and path.endswith(
+        source.info.shards[source.examples.shard_numbers[place]].file
+    )

@@ -328,7 +328,15 @@ INFO_CHANGES = {
     "segment_secs": [0, "1"],
     "max_segments": [0, 1.5],
     "limits": [[], {"a": "b"}, {"a": float("nan")}],
-    "payloads": [5, None, [], {"jpeg": {}}, {"h264": {}}, {"x" * 9000: 1}],
+    "payloads": [
+        5,
+        None,
+        [],
+        {"jpeg": {}},
+        {"mpeg": {}},
+        {"h264": {"gop": 0}},
+        {"x" * 9000: 1},
+    ],
     "manifest_sha256": [1, []],
     "log_mel": [
         {},

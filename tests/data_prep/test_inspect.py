@@ -597,15 +597,6 @@ def test_an_index_without_example_is_told_why(convert, index, message):
         record_tables.read_example(folder, info, examples, index)
 
 
-def test_a_file_that_is_none_of_the_directorys_is_not_opened(copied):
-    folder = str(copied)
-    info = record_tables.read_info(folder)
-    examples = example_tables.read_examples(folder)
-    examples = examples._replace(shards=np.full(len(examples.shards), "../a"))
-    with pytest.raises(ValueError, match="'../a', which is no file of dataset_info"):
-        record_tables.read_example(folder, info, examples, 0)
-
-
 def run_program(*flags):
     return run_command("data_prep.inspect", *flags)
 

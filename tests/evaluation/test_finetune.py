@@ -20,6 +20,7 @@ from xdc_tf.data import (
 from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.dataset_info import ShardInfo
 from xdc_tf.data.example_tables import Examples
+from xdc_tf.data.text_columns import TextColumn
 from xdc_tf.evaluation import classifier_training, encoder_sources, finetune
 from xdc_tf.evaluation.finetune_settings import FinetuneSettings, finetune_settings
 from xdc_tf.evaluation.labelled_records import LabelledRecords, Split, open_splits
@@ -86,9 +87,9 @@ def planted(folder, info, num_examples, seed):
     )
     examples = Examples(
         example_indices=numbers,
-        video_ids=np.array([f"{number}.mp4" for number in numbers]),
+        video_ids=TextColumn.of(f"{number}.mp4" for number in numbers),
         label_sets=numbers[:, None] % 4,
-        shards=np.array(["shard"] * num_examples),
+        shard_numbers=np.zeros(num_examples, np.int32),
         start_secs=np.zeros(num_examples),
         end_secs=np.ones(num_examples),
     )

@@ -9,6 +9,7 @@ import pytest
 import record_files
 
 from xdc_tf.data.example_tables import Examples
+from xdc_tf.data.text_columns import TextColumn
 from xdc_tf.inference import new_videos
 from xdc_tf.inference.new_videos import Row
 from xdc_tf.training import trained_run
@@ -89,9 +90,9 @@ def test_the_path_of_a_record_is_its_video_id_without_the_segment(
     (tmp_path / "quarantine.csv").write_text("path,start_secs,reason,detail\n")
     examples = Examples(
         example_indices=np.array([0]),
-        video_ids=np.array([video_id]),
+        video_ids=TextColumn.of([video_id]),
         label_sets=np.array([[-1]]),
-        shards=np.array(["records-00000-of-00001.tfrecord"]),
+        shard_numbers=np.array([0]),
         start_secs=np.array([0.0]),
         end_secs=np.array([1.0]),
     )

@@ -62,7 +62,7 @@ class OpenedRun(NamedTuple):
     def video_id(self, example: int) -> str:
         """The id of an example; "" where there is none."""
         position = self.positions[example]
-        return str(self.records.examples.video_ids[position]) if position >= 0 else ""
+        return self.records.examples.video_ids[position] if position >= 0 else ""
 
 
 def open_run(workdir: str, records_dir: str) -> OpenedRun:

@@ -138,7 +138,7 @@ class _Groups:
         recordings: dict[str, int] = {}
         extensions: dict[str, int] = {}
         for index, video_id in zip(indices.tolist(), examples.video_ids, strict=True):
-            path = str(video_id).partition("#t=")[0]
+            path = video_id.partition("#t=")[0]
             ending = os.path.splitext(path)[1].lower()
             self.recording[index] = recordings.setdefault(path, len(recordings))
             self.extension[index] = extensions.setdefault(ending, len(extensions))

@@ -50,8 +50,8 @@ def read_previews(
     """
     shards: dict[str, set[int]] = {}
     for index in set(example_indices):
-        shard = str(source.examples.shards[_place(source, index)])
-        path = os.path.join(source.directory, shard)
+        number = source.examples.shard_numbers[_place(source, index)]
+        path = os.path.join(source.directory, source.info.shards[number].file)
         shards.setdefault(path, set()).add(index)
 
     def read(path: str) -> tuple[dict[int, Preview], list[str]]:

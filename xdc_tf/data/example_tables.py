@@ -4,8 +4,10 @@ examples.csv has a row for each example, quarantine.csv one for each row of the 
 that was refused. Both may be a stranger's and are checked where they are read.
 """
 
+import array
 import csv
 import io
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xdc_tf.data import dataset_info, payloads
+from xdc_tf.data import dataset_info, payloads, text_columns
 from xdc_tf.data.dataset_info import INFO_FILE, NO_LABEL, DatasetInfo
 from xdc_tf.data.info_checks import shown
 from xdc_tf.data.label_texts import LabelNumbers
 from xdc_tf.data.payloads import Stored
+from xdc_tf.data.text_columns import TextColumn
 from xdc_tf.runtime import files
 
 EXAMPLES_FILE = "examples.csv"
@@ -51,11 +54,11 @@ class Examples(NamedTuple):
     """The columns of examples.csv, one entry per converted example, in file order."""
 
     example_indices: np.ndarray  # [N] int64
-    video_ids: np.ndarray  # [N] str
+    video_ids: TextColumn  # [N]
     # [N, L] int64 into label_names: the labels of each, and NO_LABEL behind them. L is
     # the most that an example has, and at least 1.
     label_sets: np.ndarray
-    shards: np.ndarray  # [N] str
+    shard_numbers: np.ndarray  # [N] int32 into the shards of dataset_info.json
     start_secs: np.ndarray  # [N] float64
     end_secs: np.ndarray  # [N] float64
 
@@ -64,6 +67,16 @@ class Examples(NamedTuple):
         """[N] int64 into label_names; NO_LABEL for none, and for several."""
         is_single = np.sum(self.label_sets != NO_LABEL, axis=1) == 1
         return np.where(is_single, self.label_sets[:, 0], NO_LABEL)
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return len(self.example_indices)
+
+    def part(self, chosen: np.ndarray) -> "Examples":
+        """Those of a mask [N] bool, or of numbers."""
+        columns: Any = [column[chosen] for column in self]
+        return Examples(*columns)
 
 
 class ShardRows(NamedTuple):
@@ -109,52 +122,82 @@ def read_examples(records_dir: str, info: DatasetInfo | None = None) -> Examples
     number_of = {name: label for label, name in enumerate(info.label_names)}
     label_numbers = LabelNumbers(number_of, info.several_labels)
     number_of_shard = {shard.file: k for k, shard in enumerate(info.shards)}
-    columns: tuple[list[Any], ...] = tuple([] for _ in Examples._fields)
-    ids: set[str] = set()
-    last_index = -1
-    for line, values in read_csv(path, ExampleRow._fields):
-        try:
-            row = _example_row(values)
-            labels = label_numbers.numbers(row.label)
-            _check_row(row, info, last_index, number_of_shard)
-            # Segments of rows that overlap may have one name.
-            if row.video_id in ids and info.segment_secs is None:
-                raise ValueError(f"video_id {shown(row.video_id)} is there twice")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line}: {error}; convert again.") from error
-        last_index = row.example_index
-        ids.add(row.video_id)
-        entry = (*row[:2], labels, *row[3:])
-        for column, value in zip(columns, entry, strict=True):  # of the same order
-            column.append(value)
-    counts = np.bincount(
-        np.array([number_of_shard[name] for name in columns[3]], np.int64),
-        minlength=len(info.shards),
-    )
+    # Numbers in arrays: as objects they take ten times as much.
+    indices, shards = array.array("q"), array.array("i")
+    start_secs, end_secs = array.array("d"), array.array("d")
+    labels, nums_labels = array.array("q"), array.array("i")
+
+    def take_rows() -> Iterator[str]:
+        last_index = -1
+        for line, values in read_csv(path, ExampleRow._fields):
+            try:
+                row = _example_row(values)
+                of_row = label_numbers.numbers(row.label)
+                _check_row(row, info, last_index, number_of_shard)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {line}: {error}; convert again."
+                ) from error
+            last_index = row.example_index
+            indices.append(last_index)
+            shards.append(number_of_shard[row.shard])
+            start_secs.append(row.start_secs)
+            end_secs.append(row.end_secs)
+            labels.extend(of_row)
+            nums_labels.append(len(of_row))
+            yield row.video_id
+
+    video_ids = TextColumn.of(take_rows())
+    # Segments of rows that overlap may have one name.
+    place = None if info.segment_secs is not None else text_columns.repeated(video_ids)
+    if place is not None:
+        rows = read_csv(path, ExampleRow._fields)
+        line, _ = next(itertools.islice(rows, place, None))
+        raise ValueError(
+            f"{path}, line {line}: video_id {shown(video_ids[place])} is there twice; "
+            "convert again."
+        )
+    shard_numbers = np.array(shards, np.int32)
+    counts = np.bincount(shard_numbers, minlength=len(info.shards))
     for shard, count in zip(info.shards, counts.tolist(), strict=True):
         if count != shard.num_examples:
             raise ValueError(
                 f"{path} has {count} rows of {shard.file}, and {INFO_FILE} says "
                 f"{shard.num_examples}; convert again."
             )
-    indices, video_ids, label_sets, shards, start_secs, end_secs = columns
     return Examples(
         example_indices=np.array(indices, np.int64),
-        video_ids=np.array(video_ids, np.str_),
-        label_sets=pad_labels(label_sets),
-        shards=np.array(shards, np.str_),
+        video_ids=video_ids,
+        label_sets=pad_labels(labels, nums_labels),
+        shard_numbers=shard_numbers,
         start_secs=np.array(start_secs, np.float64),
         end_secs=np.array(end_secs, np.float64),
     )
 
 
-def pad_labels(sets: Sequence[Sequence[int]]) -> np.ndarray:
-    """[N, L] int64 of lists of up to L numbers, as Examples.label_sets has them."""
-    longest = max(map(len, sets), default=0)
-    padded = np.full([len(sets), max(longest, 1)], NO_LABEL, np.int64)
-    for row, numbers in zip(padded, sets, strict=True):
-        row[: len(numbers)] = numbers
+def pad_labels(labels: Sequence[int], nums_labels: Sequence[int]) -> np.ndarray:
+    """[N, L] int64 as Examples.label_sets has them.
+
+    Args:
+      labels: of all examples, one after the other.
+      nums_labels: [N], how many each has.
+    """
+    counts = np.array(nums_labels, np.int64)
+    padded = np.full([len(counts), max(1, counts.max(initial=0))], NO_LABEL, np.int64)
+    # Row by row, as the labels are.
+    padded[np.arange(padded.shape[1]) < counts[:, None]] = np.array(labels, np.int64)
     return padded
+
+
+def concatenate(tables: Sequence[Examples]) -> Examples:
+    """The examples of several tables of one directory, one after the other."""
+    columns: Any = [
+        text_columns.concatenate(parts)
+        if isinstance(parts[0], TextColumn)
+        else np.concatenate(parts)
+        for parts in zip(*tables, strict=True)
+    ]
+    return Examples(*columns)
 
 
 def _example_row(values: list[str]) -> ExampleRow:
@@ -272,7 +315,7 @@ def read_csv(path: str, columns: tuple[str, ...]) -> Iterator[tuple[int, list[st
         FileNotFoundError: there is no such file.
         ValueError: it has other columns, or a row more or fewer values than these.
     """
-    reader = csv.reader(io.StringIO(files.read_text(path), newline=""), strict=True)
+    reader = csv.reader(lines(path), strict=True)
     try:
         header = tuple(next(reader, ()))
         if header != columns:
@@ -295,17 +338,27 @@ def read_csv(path: str, columns: tuple[str, ...]) -> Iterator[tuple[int, list[st
         ) from error
 
 
+def lines(path: str) -> Iterator[str]:
+    """The lines of a file with their ends, by any of the three that there are."""
+    for lines in files.read_lines(path):
+        yield from io.StringIO(lines, newline="")
+
+
 def write_csv(path: str, columns: Iterable[str], rows: Iterable[Iterable]) -> None:
-    """Writes a CSV file with a header, whole or not at all."""
+    """Writes a CSV file with a header, whole or not at all, row by row."""
     # Python quotes a carriage return if lines end with one, which it takes for a line.
-    writer = csv.writer(lines := _Lines(), lineterminator="\r\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    files.write_text(path, "".join(lines))
+    writer = csv.writer(line := _Line(), lineterminator="\r\n")
+
+    def written() -> Iterator[str]:
+        for row in itertools.chain([columns], rows):
+            writer.writerow(row)
+            yield line.text
+
+    files.write_text(path, written())
 
 
-class _Lines(list):
-    """Lines that a csv.writer writes, ended by a line feed alone."""
+class _Line:
+    """The line that a csv.writer has written last, ended by a line feed alone."""
 
     def write(self, line: str) -> None:
-        self.append(line.removesuffix("\r\n") + "\n")
+        self.text = line.removesuffix("\r\n") + "\n"

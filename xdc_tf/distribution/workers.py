@@ -82,8 +82,7 @@ def local_rows(
     sizes = [shard.num_examples for shard in info.shards]
     dealt = deal(sizes, num_processes)[number]
     files = tuple(info.shards[shard].file for shard in dealt)
-    local_names = set(files)
-    is_local = np.fromiter((name in local_names for name in examples.shards), bool)
+    is_local = np.isin(examples.shard_numbers, dealt)
     return files, np.sort(examples.example_indices[is_local])
 
 

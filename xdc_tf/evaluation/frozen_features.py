@@ -9,10 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import pipeline
+from xdc_tf.data import example_tables, pipeline
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
-from xdc_tf.data.example_tables import Examples
 from xdc_tf.distribution import devices
 from xdc_tf.evaluation import encoder_sources, labelled_records
 from xdc_tf.evaluation.encoder_sources import PRETRAINED, SCRATCH, Source
@@ -282,10 +281,9 @@ def _union(splits: Sequence[Split], directory: str) -> LabelledRecords:
         for part in (split.train, split.test)
         if part.directory == directory
     ]
-    columns = zip(*(part.examples for part in parts), strict=True)
-    examples = Examples(*map(np.concatenate, columns))
+    examples = example_tables.concatenate([part.examples for part in parts])
     _, firsts = np.unique(examples.example_indices, return_index=True)
-    return parts[0]._replace(examples=Examples(*(col[firsts] for col in examples)))
+    return parts[0]._replace(examples=examples.part(firsts))
 
 
 def _clip_source(
@@ -304,7 +302,7 @@ def _training_clips(
 ) -> Iterator[dict]:
     """As many random clips as a run of this configuration would start from."""
     config, num_devices = source.run.config, strategy.num_replicas_in_sync
-    num_examples = len(records.examples.shards)
+    num_examples = records.examples.num_examples
     batch_size = min(config.training.batch_size, num_examples)
     batch_size = max(batch_size // num_devices, 1) * num_devices
     if batch_size > num_examples:

@@ -80,16 +80,14 @@ class LabelledRecords(NamedTuple):
     @property
     def shards(self) -> list[str]:
         """Paths of the files of records that hold an example of these, in order."""
-        file_names = set(self.examples.shards.tolist())
         return [
-            os.path.join(self.directory, shard.file)
-            for shard in self.info.shards
-            if shard.file in file_names
+            os.path.join(self.directory, self.info.shards[number].file)
+            for number in np.unique(self.examples.shard_numbers).tolist()
         ]
 
     def part(self, chosen: np.ndarray) -> "LabelledRecords":
         """Those of the examples for which [N] bool is True."""
-        return self._replace(examples=Examples(*(col[chosen] for col in self.examples)))
+        return self._replace(examples=self.examples.part(chosen))
 
 
 class Split(NamedTuple):
@@ -133,7 +131,7 @@ def describe(records: LabelledRecords) -> dict[str, Any]:
     values = {
         "directory": records.directory,
         "manifest_sha256": records.info.manifest_sha256,
-        "num_examples": len(records.examples.shards),
+        "num_examples": records.examples.num_examples,
     }
     if records.manifest:
         values["chosen_by"] = records.manifest
@@ -157,9 +155,13 @@ def check_filled(records: LabelledRecords, filled: np.ndarray) -> None:
         raise ValueError(
             f"{records.directory}: {len(missing)} of {len(filled)} examples were not "
             "in the files of records, first example_index "
-            f"{examples.example_indices[first]} of {examples.shards[first]}, "
+            f"{examples.example_indices[first]} of {_shard(records, first)}, "
             f"{examples.video_ids[first]}; convert again."
         )
+
+
+def _shard(records: LabelledRecords, place: int) -> str:
+    return records.info.shards[records.examples.shard_numbers[place]].file
 
 
 def open_splits(
@@ -267,14 +269,15 @@ def _select(records: LabelledRecords, manifest: str) -> LabelledRecords:
     """The examples that a manifest names."""
     chooser = read_manifest(manifest)
     ids = {row.video_id for row in chooser.rows}
-    chosen = np.array([name in ids for name in records.examples.video_ids], bool)
+    video_ids = records.examples.video_ids
+    chosen = np.fromiter((name in ids for name in video_ids), bool, len(video_ids))
     if not chosen.any():
         raise ValueError(
             f"{manifest} names none of the {len(chosen)} labelled videos of "
             f"{records.directory}; its paths must be written as in the manifest that "
-            f"was converted, for example {records.examples.video_ids[0]!r}."
+            f"was converted, for example {video_ids[0]!r}."
         )
-    num_absent = len(ids) - len(set(records.examples.video_ids[chosen].tolist()))
+    num_absent = len(ids) - len(set(video_ids[chosen]))
     return records.part(chosen)._replace(
         manifest=manifest, chosen_by_sha256=chooser.sha256, num_absent=num_absent
     )
@@ -297,7 +300,7 @@ def _pair(
     classes = _names(train)
     if len(classes) < 2:
         raise ValueError(
-            f"split {name}: {train.directory} has {len(train.examples.shards)} "
+            f"split {name}: {train.directory} has {train.examples.num_examples} "
             f"labelled videos to learn from, of fewer than two classes ({classes}); "
             "use more."
         )
@@ -311,9 +314,9 @@ def _pair(
     both = _in_both(train, test)
     if both and not allow_overlap:
         raise ValueError(
-            f"split {name}: {len(both)} of {len(test.examples.shards)} test videos are "
-            f"also in training, by id or content, such as {both[0]!r}; take them out, "
-            "or allow it (--allow_overlap)."
+            f"split {name}: {len(both)} of {test.examples.num_examples} test videos "
+            f"are also in training, by id or content, such as {both[0]!r}; take them "
+            "out, or allow it (--allow_overlap)."
         )
     class_names = tuple(classes)
     return Split(
@@ -378,7 +381,7 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
     by_content = train.info.manifest_sha256 != test.info.manifest_sha256 and all(
         getattr(train.info, name) == getattr(test.info, name) for name in _CONVERSION
     )
-    known_ids = set() if by_content else set(train.examples.video_ids.tolist())
+    known_ids = set() if by_content else set(train.examples.video_ids)
     known, contents = (
         record_index.content_hashes(
             part.shards, part.examples.example_indices, part.promised
@@ -390,7 +393,7 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
         video_id
         for index, video_id in zip(
             test.examples.example_indices.tolist(),
-            test.examples.video_ids.tolist(),
+            test.examples.video_ids,
             strict=True,
         )
         if video_id in known_ids or contents.get(index) in known_contents

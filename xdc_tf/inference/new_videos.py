@@ -152,7 +152,7 @@ def read_rows(directory: str, examples: Examples | None) -> list[Row]:
     if examples is not None:
         for index, video_id, start_secs, end_secs in zip(
             examples.example_indices.tolist(),
-            examples.video_ids.tolist(),
+            examples.video_ids,
             examples.start_secs.tolist(),
             examples.end_secs.tolist(),
             strict=True,

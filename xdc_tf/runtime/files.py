@@ -5,6 +5,7 @@ beside, which is locked, so that a second writer of the same name waits (files) 
 refused (directories), and what a killed process has left is known and removed.
 """
 
+import codecs
 import contextlib
 import fcntl
 import glob
@@ -16,7 +17,7 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 # What TensorFlow takes for a pattern where it looks for the files of variables.
@@ -85,24 +86,30 @@ def check_no_links(directory: str) -> None:
                 )
 
 
-def write_text(path: str, text: str) -> None:
+def write_text(path: str, text: str | Iterable[str]) -> None:
     """Writes a file whole or not at all.
 
     A local file is on disk when this returns.
 
+    Args:
+      path: local or remote.
+      text: of the file, or its parts, which are written as they come.
+
     Raises:
       OSError: if a local file cannot be written; names the path.
     """
+    parts = [text] if isinstance(text, str) else text
     if "://" in path:
         gfile = _remote_files(path)
         temporary = f"{path}.{secrets.token_hex(4)}.tmp"
         with gfile.GFile(temporary, "w") as file:
-            file.write(text)
+            for part in parts:
+                file.write(part)
         gfile.rename(temporary, path, overwrite=True)
         return
     with placing(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+            file.writelines(parts)
 
 
 @contextlib.contextmanager
@@ -337,19 +344,44 @@ def read_text(path: str) -> str:
       FileNotFoundError: if there is none.
       ValueError: if it is not a regular file, or not UTF-8.
     """
-    if "://" in path:
-        gfile = _remote_files(path)
-        if not gfile.exists(path):
-            raise FileNotFoundError(path)
-        with gfile.GFile(path, "rb") as file:
-            data = file.read()
-    else:
-        with open_regular(path) as file:
-            data = file.read()
+    return "".join(read_lines(path))
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """Reads a file, some whole lines at a time; the last may have no line feed.
+
+    Raises:
+      FileNotFoundError, ValueError: see read_text; while iterating.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    rest = ""
     try:
-        return data.decode("utf-8")
+        for block in _read_blocks(path):
+            lines, feed, after = decoder.decode(block).rpartition("\n")
+            if feed:
+                yield rest + lines + feed
+                rest = after
+            else:
+                rest += after
+        rest += decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}).") from error
+    if rest:
+        yield rest
+
+
+def _read_blocks(path: str) -> Iterator[bytes]:
+    if "://" not in path:
+        with open_regular(path) as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+        return
+    gfile = _remote_files(path)
+    if not gfile.exists(path):
+        raise FileNotFoundError(path)
+    with gfile.GFile(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
 
 
 def _remote_files(path: str):

@@ -106,7 +106,7 @@ def _metadata(
         label = int(records.true_labels[example])
         lines.append(
             [
-                _cell(str(records.examples.video_ids[place])),
+                _cell(records.examples.video_ids[place]),
                 str(example),
                 *(str(clusterings[name].labels[example]) for name in names),
                 _cell(records.info.label_names[label]) if label >= 0 else "none",

@@ -297,7 +297,8 @@ def _check_complete(run: Run, missing: np.ndarray) -> None:
     where = "another worker's files"
     if len(empty):
         place = np.flatnonzero(examples.example_indices == empty[0])[0]
-        where = f"example_index {empty[0]} of {examples.shards[place]}"
+        shard = run.records.info.shards[examples.shard_numbers[place]]
+        where = f"example_index {empty[0]} of {shard.file}"
     raise ValueError(
         f"{run.records.directory}: {num_empty} of {len(examples.example_indices)} "
         f"examples were not in the files of records, first {where}; "
