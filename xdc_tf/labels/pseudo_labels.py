@@ -1,6 +1,5 @@
 """Features -> clusterings for every label source, over a whole data set."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -155,26 +154,23 @@ def side_by_side(
     mapped = first if isinstance(first, np.memmap) and not fits else None
     if len(streams) == 1:
         return np.asarray(first, np.float32) if mapped is None else mapped
-    joined: np.ndarray | np.memmap
-    if mapped is not None:
-        path = Path(str(mapped.filename)).with_name("joined.npy")
-        partial = path.with_name(f".{path.name}.partial")
-        joined = np.lib.format.open_memmap(
-            partial, mode="w+", dtype=first.dtype, shape=(num_rows, width)
-        )
-    else:
-        joined = np.empty([num_rows, width], np.float32)
-    for start in range(0, num_rows, _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        joined[rows] = np.concatenate(
+    blocks = (
+        np.concatenate(
             [
-                distances.normalize_rows(tf.constant(stream[rows], tf.float32))
+                distances.normalize_rows(
+                    tf.constant(stream[start : start + _BLOCK_ROWS], tf.float32)
+                )
                 for stream in streams
             ],
             axis=1,
         )
-    if not isinstance(joined, np.memmap):
-        return joined
-    joined.flush()
-    os.replace(partial, path)
-    return arrays.open_npy(path)
+        for start in range(0, num_rows, _BLOCK_ROWS)
+    )
+    if mapped is not None:
+        path = Path(str(mapped.filename)).with_name("joined.npy")
+        arrays.write_npy(path, blocks, shape=(num_rows, width), dtype=first.dtype)
+        return arrays.open_npy(path)
+    joined = np.empty([num_rows, width], np.float32)
+    for start, block in zip(range(0, num_rows, _BLOCK_ROWS), blocks, strict=True):
+        joined[start : start + _BLOCK_ROWS] = block
+    return joined

@@ -17,7 +17,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -187,6 +187,39 @@ def write_labels(path: str | os.PathLike, labels: np.ndarray) -> None:
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks(labels):
             file.write(block.astype("<i4").tobytes())
+
+
+def write_npy(
+    path: str | os.PathLike,
+    parts: Iterable[np.ndarray],
+    *,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+) -> None:
+    """Writes an .npy file, whole or not at all, part by part.
+
+    By writing and not through a map, whose process a full disk ends by a signal.
+
+    Args:
+      path: local.
+      parts: of the array, one after the other along its first dimension.
+      shape: of the array.
+      dtype: of the numbers, as which the parts are written.
+
+    Raises:
+      OSError: if it cannot be written; names the path.
+      ValueError: the parts have another number of rows.
+    """
+    dtype = np.dtype(dtype)
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    num_rows = 0
+    with files.placing(os.fspath(path)) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.astype(dtype).tobytes())
+            num_rows += len(part)
+        if num_rows != shape[0]:
+            raise ValueError(f"{path}: {num_rows} rows for an array of shape {shape}")
 
 
 def fill_variable(

@@ -1,0 +1,382 @@
+"""What a run of ten million examples takes beside decoding and encoders.
+
+    python -m benchmarks.rehearsal --out=DIR --sizes=100000,1000000,10000000
+
+makes directories of records whose tables, shards and indices say so many examples, in
+shards of 1,000 that are all one file, and goes through a run on them by the functions
+that the commands call: opening, shuffling and the first batches, the store of features,
+which are drawn at random in place of extracted, clustering from files, health, label
+tables, training steps, checkpoints, going on, and an evaluation's splits. Printed are
+the seconds and the peak memory of each step, that of its process with TensorFlow and
+this project in it, and by which power of the number of examples they grow between the
+last two sizes. A step's peak is of the process then, not of the step alone.
+
+Ten million take 12 GB on disk.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from xdc_tf.configs import synthetic
+from xdc_tf.data import (
+    dataset_info,
+    example_tables,
+    jpeg_frames,
+    record_framing,
+    record_index,
+    record_layout,
+    records,
+    shard_writing,
+)
+from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo
+from xdc_tf.data.example_tables import ExampleRow
+from xdc_tf.data.jpeg_frames import JpegSettings
+from xdc_tf.data.log_mel import LogMelSettings
+from xdc_tf.evaluation import labelled_records
+from xdc_tf.features.extraction import ExampleFeatures
+from xdc_tf.features.feature_store import RowState
+from xdc_tf.labels import health, label_tables
+from xdc_tf.runtime import signals
+from xdc_tf.runtime import workdir as run_directory
+from xdc_tf.training import (
+    batches,
+    pretrain,
+    round_criteria,
+    round_labels,
+    run_features,
+    trained_run,
+)
+from xdc_tf.training.run import Run, prepare
+
+_ROWS_PER_SHARD = 1000
+_NUM_CLASSES = 400
+_SIDE, _FPS, _SECS = 16, 4.0, 0.5
+_NUM_CLUSTERS = 1000
+_NUM_STEPS = 4
+_BLOCK_ROWS = 4096
+
+
+def _record(example_index: int) -> bytes:
+    """A record of two frames and half a second of sound."""
+    rng = np.random.default_rng(example_index)
+    settings = LogMelSettings()
+    num_rows = round(_SECS * settings.sample_rate_hz) // settings.hop_samples
+    planes = [
+        rng.integers(0, 256, (side, side), np.uint8)
+        for side in (_SIDE, _SIDE // 2, _SIDE // 2)
+    ]
+    return records.encode_example(
+        records.Example(
+            example_index=example_index,
+            data_path="a.mp4",
+            video_id="a.mp4",
+            start_us=0,
+            end_us=round(1e6 * _SECS),
+            video_items=[jpeg_frames.encode([planes], JpegSettings(50))] * 2,
+            frame_rate=_FPS,
+            height=_SIDE,
+            width=_SIDE,
+            audio_rows=rng.normal(size=(num_rows, settings.num_filters)),
+        )
+    )
+
+
+def make_records(directory: str, num_examples: int, name: str) -> None:
+    """A directory of records, unless it is there; all shards are links to the first."""
+    if os.path.exists(os.path.join(directory, dataset_info.INFO_FILE)):
+        return
+    os.makedirs(directory)
+    num_shards = num_examples // _ROWS_PER_SHARD
+    files = [f"records-{k:06d}-of-{num_shards:06d}.tfrecord" for k in range(num_shards)]
+    first = os.path.join(directory, files[0])
+    with shard_writing.ShardWriter(first) as writer:
+        for number in range(_ROWS_PER_SHARD):
+            writer.write(_record(number))
+    entries = [
+        record_layout.entry_of(framed.data)
+        for framed in record_framing.read_records(first + record_index.SUFFIX)
+    ]
+    for number, file in enumerate(files[1:], start=1):
+        path = os.path.join(directory, file)
+        os.link(first, path)
+        with tf.io.TFRecordWriter(path + record_index.SUFFIX) as writer:
+            for entry in entries:
+                index = number * _ROWS_PER_SHARD + entry.example_index
+                entry = entry._replace(example_index=index)
+                writer.write(record_layout.serialize_entry(entry))
+    sizes = record_framing.size(first), record_framing.size(first + record_index.SUFFIX)
+    example_tables.write_examples(
+        directory,
+        (
+            ExampleRow(
+                example_index=number,
+                video_id=f"{name}/{number % 997:03d}/video_{number:09d}.mp4",
+                label=f"class {number % _NUM_CLASSES:03d}",
+                shard=files[number // _ROWS_PER_SHARD],
+                start_secs=0.0,
+                end_secs=_SECS,
+            )
+            for number in range(num_examples)
+        ),
+    )
+    example_tables.write_csv(
+        os.path.join(directory, example_tables.QUARANTINE_FILE),
+        example_tables.RefusedRow._fields,
+        [],
+    )
+    info = DatasetInfo(
+        manifest_sha256="0" * 64,
+        num_rows=num_examples,
+        num_examples=num_examples,
+        num_quarantined=0,
+        fps=_FPS,
+        short_side=_SIDE,
+        jpeg_quality=50,
+        min_secs=0.1,
+        max_secs=300.0,
+        has_waveform=False,
+        rows_per_shard=_ROWS_PER_SHARD,
+        log_mel=LogMelSettings(),
+        log_mel_mean=0.0,
+        log_mel_std=1.0,
+        label_names=tuple(f"class {number:03d}" for number in range(_NUM_CLASSES)),
+        shards=tuple(ShardInfo(file, _ROWS_PER_SHARD, *sizes) for file in files),
+    )
+    dataset_info.write_dataset_info(directory, info)
+
+
+def _config(num_examples: int) -> dict[str, Any]:
+    config = synthetic.get_config()
+    config.num_rounds = 2
+    config.clip.num_frames, config.clip.fps = 2, _FPS
+    config.clip.crop_size, config.clip.audio_secs = 16, _SECS
+    config.kmeans.num_clusters = _NUM_CLUSTERS
+    config.kmeans.num_restarts, config.kmeans.num_iterations = 1, 5
+    config.kmeans.memory_gib = 0.01  # from files at all sizes
+    config.features.batch_norm_batches = 2
+    config.training.batch_size = 64
+    config.training.epochs_per_round = 1
+    config.training.max_steps_per_epoch = _NUM_STEPS
+    config.training.held_out_share = 1000 / num_examples
+    return config.to_dict()
+
+
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[None]:
+    """Prints as a line of JSON what the block takes."""
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the peak begins anew
+    began = time.perf_counter()
+    yield
+    secs = time.perf_counter() - began
+    with open("/proc/self/status", encoding="utf-8") as file:
+        peak = next(line for line in file if line.startswith("VmHWM:"))
+    gib = int(peak.split()[1]) / 2**20
+    print(json.dumps({"step": name, "secs": secs, "gib": gib}), flush=True)
+
+
+def _measured(module: Any, function: str, name: str) -> None:
+    """Has a function of a module print what it takes, each time that it is called."""
+    plain: Callable = getattr(module, function)
+
+    @functools.wraps(plain)
+    def measured(*arguments, **options):
+        with _step(name):
+            return plain(*arguments, **options)
+
+    setattr(module, function, measured)
+
+
+def _prepare(directory: str, workdir: str, num_examples: int) -> Run:
+    return prepare(
+        _config(num_examples),
+        workdir=workdir,
+        records_dir=directory,
+        strategy=tf.distribute.get_strategy(),
+        allow_config_change=False,
+    )
+
+
+def _random_groups(num_examples: int, widths: dict[str, int]):
+    rng = np.random.default_rng(0)
+    centers = {name: rng.normal(size=(1000, n)) for name, n in widths.items()}
+    for first in range(0, num_examples, _BLOCK_ROWS):
+        index = np.arange(first, min(first + _BLOCK_ROWS, num_examples))
+        yield ExampleFeatures(
+            index,
+            {
+                name: (
+                    centers[name][rng.integers(1000, size=len(index))]
+                    + rng.normal(size=(len(index), width))
+                ).astype(np.float32)
+                for name, width in widths.items()
+            },
+        )
+
+
+def go_through_run(directory: str, workdir: str, num_examples: int) -> None:
+    """A run's first round."""
+    with _step("records opened, run made"):
+        run = _prepare(directory, workdir, num_examples)
+    with contextlib.closing(run.monitor), run.checkpoints:
+        with _step("disk for features"):
+            context = pretrain.make_round_context(run)
+        with _step("first batch of an epoch"):
+            next(iter(context.training_batches))
+        with _step("encoders and checkpoint saved"):
+            pretrain.save_initial_encoders(run, context)
+            run.checkpoints.save(wait=True)
+        widths = {
+            stream: encoder.output_shape[-1]
+            for stream, encoder in run.state.model.encoders.items()
+        }
+        with _step("features written"):
+            context.store.keep_only(
+                harvested_in=None,
+                extracted_by=run_features.clustered_encoders(run, 0),
+            )
+            for examples in _random_groups(num_examples, widths):
+                context.store.write(examples, RowState.EXTRACTED)
+            context.store.commit()
+        for module, function, name in (
+            (run_features, "to_cluster", "features read and checked"),
+            (round_labels, "cluster", "k-means of both, 5 iterations"),
+            (health, "build_report", "health"),
+            (round_criteria, "measure", "criteria"),
+            (label_tables, "write", "label tables written"),
+            (round_labels, "load", "labels loaded"),
+            (pretrain, "start_training", "checkpoint"),
+        ):
+            _measured(module, function, name)
+        pretrain.start_round(run, context, 0)
+        with _step(f"training, {_NUM_STEPS} steps"):
+            pretrain.train_round(run, context, 0, stop=signals.Stop())
+        with _step("draws of balanced clusters"):
+            batches.expected_draws(
+                {n: table.numpy() for n, table in run.state.label_tables.items()},
+                run.records.trained,
+            )
+        pretrain.finish_round(run, context, 0)
+        with _step("health against the round before"):
+            table = label_tables.read(run_directory.round_dir(workdir, 0))
+            moved = {
+                name: clustering._replace(labels=np.roll(clustering.labels, 1))
+                for name, clustering in table.clusterings.items()
+            }
+            health.build_report.__wrapped__(
+                moved,
+                previous=lambda name: table.clusterings[name].labels,
+                true_labels=run.records.true_labels,
+                settings=run.config.health,
+                round_index=1,
+            )
+
+
+def go_on(directory: str, workdir: str, num_examples: int) -> None:
+    """The start of a process that goes on with the run."""
+    with _step("going on: run made again"):
+        run = _prepare(directory, workdir, num_examples)
+    with contextlib.closing(run.monitor), run.checkpoints:
+        with _step("going on: checkpoint restored"):
+            if run.checkpoints.restore() is None:
+                raise RuntimeError(f"{workdir} has no checkpoint")
+        with _step("going on: label tables read"):
+            label_tables.read(run_directory.round_dir(workdir, 0))
+
+
+def split(directory: str, workdir: str, num_examples: int) -> None:
+    """The splits of an evaluation, a tenth of the examples being for tests."""
+    test_dir = f"{directory}_test"
+    run = trained_run.open_run(workdir)
+    with _step("splits of an evaluation"):
+        splits = labelled_records.open_splits(
+            [directory],
+            [test_dir],
+            run=run,
+            modalities=run.modalities,
+            allow_overlap=True,
+        )
+        assert splits[0].train.examples.num_examples == num_examples
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) // _ROWS_PER_SHARD * _ROWS_PER_SHARD for size in text.split(",")]
+
+
+def _power(first: float, last: float, ratio: float) -> str:
+    """By which power of the size a value grows; small ones are of something else."""
+    return f"{math.log(last / first) / math.log(ratio):.2f}" if first > 0 else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", required=True, help="directory for records and runs")
+    parser.add_argument("--sizes", type=_sizes, default=_sizes("100000,1000000"))
+    parser.add_argument("--part", help="of one size, in a process of its own")
+    arguments = parser.parse_args()
+    parts = {"run": go_through_run, "go_on": go_on, "split": split}
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for size in arguments.sizes:
+        directory = os.path.join(arguments.out, f"records_{size}")
+        workdir = os.path.join(arguments.out, f"run_{size}")
+        if arguments.part:
+            with _step("TensorFlow and project imported"):
+                pass
+            parts[arguments.part](directory, workdir, size)
+            return
+        make_records(directory, size, "videos")
+        make_records(
+            f"{directory}_test", max(size // 10, _ROWS_PER_SHARD), "test_videos"
+        )
+        shutil.rmtree(workdir, ignore_errors=True)
+        for part in parts:
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "benchmarks.rehearsal"),
+                    f"--out={arguments.out}",
+                    f"--sizes={size}",
+                    f"--part={part}",
+                ],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            for line in done.stdout.splitlines():
+                if line.startswith("{"):
+                    values = json.loads(line)
+                    print(size, values, file=sys.stderr, flush=True)
+                    found.setdefault(values.pop("step"), {})[size] = values
+        shutil.rmtree(workdir)
+    sizes = arguments.sizes
+    print(
+        "| | "
+        + " | ".join(f"{size:,}: s | GiB" for size in sizes)
+        + (" | s grow by | GiB grow by |" if len(sizes) > 1 else " |")
+    )
+    print("|---" + "|--:" * (2 * len(sizes) + 2 * (len(sizes) > 1)) + "|")
+    for step, by_size in found.items():
+        cells = [f"{by_size[n]['secs']:.1f} | {by_size[n]['gib']:.2f}" for n in sizes]
+        if len(sizes) > 1:
+            before, last = by_size[sizes[-2]], by_size[sizes[-1]]
+            ratio = sizes[-1] / sizes[-2]
+            cells += [_power(before[k], last[k], ratio) for k in ("secs", "gib")]
+        print(f"| {step} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
