@@ -1,5 +1,7 @@
 """Labels of a round: given for the first, by a teacher first, with kept heads."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from prepared_runs import make_run, pretrain_on
 from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_files
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import configuration, round_labels, run_features
+from xdc_tf.training import configuration, first_features, round_labels
 from xdc_tf.training.pretrain import pretrain
 
 pytestmark = pytest.mark.once
@@ -264,8 +266,12 @@ def test_statistics_have_mean_0_and_variance_1_over_what_is_trained_on(
         tiny_config | {"training": tiny_config["training"] | {"held_out_share": 0.2}}
     )
     run = make_run(config, tiny_records, tmp_path / "run")
-    with run.lock:
-        features = run_features.of_statistics(run)
+    with run.lock, first_features.of_statistics(run) as found:
+        features = found._replace(
+            streams={name: np.array(rows) for name, rows in found.streams.items()}
+        )
+        assert os.listdir(run.workdir + "/features.first")
+    assert not os.path.exists(run.workdir + "/features.first")
     trained = run.records.trained
     assert trained.sum() < features.present.sum()
     for matrix in features.streams.values():

@@ -11,7 +11,7 @@ from prepared_runs import make_run
 
 from xdc_tf.labels import label_tables
 from xdc_tf.runtime import workdir as work
-from xdc_tf.training import configuration, run_features
+from xdc_tf.training import configuration, first_features
 
 
 def pretrain(directory, records, *, deadly_steps=(0, 0)):
@@ -99,13 +99,12 @@ def test_first_centroids_are_means_of_the_statistics_that_one_process_finds(
     table = label_tables.read(work.round_dir(str(directory / "run"), 0))
     config = configuration.from_mapping(_config(new_tiny_config))
     run = make_run(config, tiny_records, tmp_path / "run")
-    with run.lock:
-        features = run_features.of_statistics(run)
+    with run.lock, first_features.of_statistics(run) as found:
+        statistics = {name: np.array(rows) for name, rows in found.streams.items()}
     trained = run.records.trained
     for name, clustering in table.clusterings.items():
-        rows = features.streams[name] / np.linalg.norm(
-            features.streams[name], axis=1, keepdims=True
-        )
+        rows = statistics[name]
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         for number, centroid in enumerate(clustering.centroids):
             members = rows[trained & (clustering.labels == number)]
             np.testing.assert_allclose(centroid, members.mean(axis=0), atol=1e-4)

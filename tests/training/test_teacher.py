@@ -13,7 +13,7 @@ from xdc_tf.features.extraction import Features
 from xdc_tf.labels import agreement, label_tables
 from xdc_tf.labels.label_makers import LABEL_MAKERS, LabelMaker
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import round_labels, run_features, supervision, trained_run
+from xdc_tf.training import first_features, round_labels, supervision, trained_run
 from xdc_tf.training.batches import evaluation_batches
 
 pytestmark = pytest.mark.once
@@ -94,7 +94,8 @@ def test_features_of_given_encoders_are_those_that_they_compute(
     config = taught(tiny_config | {"method": "xdc"}, directory)
     config["clip"]["crop_size"] = 24  # of the run; its teacher saw others
     run = make_run(config, tiny_records, tmp_path / "run")
-    found = run_features.of_teacher(run)
+    with first_features.of_teacher(run) as maps:
+        found = {name: np.array(rows) for name, rows in maps.items()}
     trained = trained_run.open_run(str(tiny_run))
     used = run.records.trained | run.records.held_out
     for stream, encoder in trained_run.load_encoders(trained).items():
@@ -176,7 +177,8 @@ def test_numbers_that_are_not_finite_are_named(
     np.save(path, array)
     run = make_run(taught(tiny_config, planted[0]), tiny_records, tmp_path / "run")
     with pytest.raises(ValueError, match=r"audio.npy holds numbers that are not fin"):
-        run_features.of_teacher(run)
+        with first_features.of_teacher(run):
+            pass
 
 
 def test_teachers_that_cannot_teach_the_run_are_refused(

@@ -19,7 +19,7 @@ from xdc_tf.labels.label_makers import LABEL_MAKERS
 from xdc_tf.labels.label_tables import Clustering
 from xdc_tf.runtime import arrays
 from xdc_tf.runtime import workdir as run_directory
-from xdc_tf.training import run_features, supervision, teacher
+from xdc_tf.training import first_features, supervision, teacher
 from xdc_tf.training.run import Run
 
 
@@ -47,13 +47,16 @@ def cluster(run: Run, features: Features, round_index: int) -> dict[str, Cluster
     if round_index == 0:
         taught = teacher.sources(run.config, run.method)
     if taught:
-        of_teacher = features._replace(streams=run_features.of_teacher(run))
-        clusterings |= fit(of_teacher, taught, settings)
-    if others := sources.keys() - taught:
-        if are_of_statistics(run, round_index):
-            features = run_features.of_statistics(run)
-            # They are fewer than the encoders' features, and scaled by themselves.
-            settings = settings._replace(pca_components=0)
+        with first_features.of_teacher(run) as streams:
+            of_teacher = features._replace(streams=streams)
+            clusterings |= fit(of_teacher, taught, settings)
+    others = sources.keys() - taught
+    if others and are_of_statistics(run, round_index):
+        # They are fewer than the encoders' features, and scaled by themselves.
+        with first_features.of_statistics(run) as statistics:
+            plain = settings._replace(pca_components=0)
+            clusterings |= fit(statistics, others, plain)
+    elif others:
         clusterings |= fit(features, others, settings)
     return {
         name: clustering._replace(

@@ -2,26 +2,21 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data.clips import ClipSettings
 from xdc_tf.distribution import workers
 from xdc_tf.features import extraction
 from xdc_tf.features.extraction import ClipFeatures, ExampleFeatures, Features
 from xdc_tf.features.feature_store import FeatureStore, RowState
 from xdc_tf.models import layers
-from xdc_tf.models.modalities import MODALITIES
 from xdc_tf.runtime import files
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import (
     configuration,
-    exported_run,
     supervision,
-    teacher,
-    trained_run,
 )
 from xdc_tf.training.batches import evaluation_batches
 from xdc_tf.training.run import Run
@@ -104,122 +99,6 @@ def clustered_encoders(run: Run, round_index: int) -> dict[str, str] | None:
     return _encoders_sha256(run, round_index)
 
 
-def of_statistics(run: Run) -> Features:
-    """Statistics of the clips of this process's examples, by stream.
-
-    Those of each stream have mean 0 and variance 1 over the examples that are trained
-    on, of all processes.
-
-    Returns:
-      Features by row of the run's share, as of `to_cluster`.
-
-    Raises:
-      ValueError: if the records did not give all of their examples.
-    """
-    features = _extracted(
-        run,
-        {
-            stream: _in_any_mode(MODALITIES[modality].first_features)
-            for stream, modality in run.method.streams.items()
-        },
-    )
-    fitted = features.present & run.records.trained[run.records.local.rows]
-    for matrix in features.streams.values():
-        _standardize(run, matrix, fitted=fitted, present=features.present)
-    return features
-
-
-def of_teacher(run: Run) -> dict[str, np.ndarray]:
-    """The features of config.labels.features_from, by stream.
-
-    Returns:
-      For each of teacher.streams [n, D] float32, by row of the run's share.
-
-    Raises:
-      ValueError: if the records did not give all of their examples, or an array holds
-        numbers that are not finite for one of them.
-    """
-    directory = run.config.labels.features_from
-    taught = sorted(teacher.streams(run.config, run.method))
-    if teacher.has_arrays(directory):
-        rows = run.records.local.rows
-        used = (run.records.trained | run.records.held_out)[rows]
-        given = {}
-        for stream in taught:
-            array = teacher.open_array(directory, stream, run.records.info)
-            given[stream] = np.where(used[:, np.newaxis], array[rows], 0).astype(
-                np.float32
-            )
-            if not np.isfinite(given[stream]).all():
-                raise ValueError(
-                    f"{teacher.array_path(directory, stream)} holds numbers that are "
-                    "not finite for examples of the records; write it again."
-                )
-        return given
-    trained = exported_run.open_directory(directory)
-    with run.strategy.scope():
-        encoders = {
-            stream: layers.fold(
-                trained_run.load_encoder(
-                    trained, teacher.stream_of(trained, run.method.streams[stream])
-                )
-            )
-            for stream in taught
-        }
-    return _extracted(run, encoders, clip=trained.clip).streams
-
-
-def _extracted(
-    run: Run, encoders: Mapping[str, Callable], *, clip: ClipSettings | None = None
-) -> Features:
-    """What other encoders than the run's give for the examples of this process."""
-    rows, trained = run.records.local.rows, run.records.trained
-    wanted = np.zeros_like(trained)
-    wanted[rows] = (trained | run.records.held_out)[rows]
-    modalities = {stream: run.method.streams[stream] for stream in encoders}
-    extract_clips = extraction.make_extract_clips(
-        encoders, modalities, strategy=run.strategy
-    )
-    batches = evaluation_batches(
-        run,
-        num_clips=run.config.features.clips_per_video,
-        keep=wanted,
-        clip=clip,
-    )
-    present = np.zeros(len(rows), bool)
-    streams: dict[str, np.ndarray] = {}
-    for examples in extraction.average_clips(extract_clips(batches)):
-        places = np.searchsorted(rows, examples.example_index)
-        present[places] = True
-        for stream, values in examples.streams.items():
-            if stream not in streams:
-                streams[stream] = np.zeros([len(rows), values.shape[1]], np.float32)
-            streams[stream][places] = values
-    _check_complete(run, wanted[rows] & ~present)
-    return Features(streams, present)
-
-
-def _in_any_mode(function: Callable) -> Callable:
-    """As encoders are called."""
-    return lambda clips, training: function(clips)
-
-
-def _standardize(
-    run: Run, matrix: np.ndarray, *, fitted: np.ndarray, present: np.ndarray
-) -> None:
-    """To mean 0 and variance 1, in place; a column that does not vary becomes 0."""
-    count = workers.gathered(run.strategy, int(fitted.sum())).sum()
-
-    def mean(values):
-        total = values[fitted].sum(axis=0, dtype=np.float64)
-        return workers.gathered(run.strategy, total).sum(axis=0) / count
-
-    center = mean(matrix)
-    deviation = np.sqrt(mean(np.square(matrix - center)))
-    scale = np.where(deviation > 1e-6, deviation, np.inf)
-    matrix[present] = ((matrix - center) / scale)[present]
-
-
 def _encoders_sha256(run: Run, round_index: int) -> dict[str, str]:
     """Of each encoder's file as it is when a round begins."""
     return {
@@ -272,7 +151,7 @@ def to_cluster(
             run, num_clips=run.config.features.clips_per_video, keep=missing
         )
         store.fill(extraction.average_clips(extract_clips(batches)))
-    _check_complete(run, examples[local] & (store.states == RowState.EMPTY))
+    check_complete(run, examples[local] & (store.states == RowState.EMPTY))
     print(
         f"features  {(before == RowState.HARVESTED).sum()} examples harvested  "
         f"{(before == RowState.EXTRACTED).sum()} extracted before  "
@@ -282,7 +161,7 @@ def to_cluster(
     return store.features()
 
 
-def _check_complete(run: Run, missing: np.ndarray) -> None:
+def check_complete(run: Run, missing: np.ndarray) -> None:
     """Checks that every example has features, in all processes or none.
 
     Args:
