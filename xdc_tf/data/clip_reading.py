@@ -66,8 +66,12 @@ def read_entries(
     """
 
     def read(path: bytes) -> np.ndarray:
+        name = path.decode()
+        if keep is not None and source.promised is not None:
+            if not keep[source.promised.rows[name].example_indices].any():
+                return np.array([], object)  # read for nothing, it would be
         entries = record_index.read_index(
-            path.decode(),
+            name,
             modalities=source.modalities,
             row_length=source.clip.num_mels,
             promised=source.promised,
