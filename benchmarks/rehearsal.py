@@ -4,12 +4,15 @@
 
 makes directories of records whose tables, shards and indices say so many examples, in
 shards of 1,000 that are all one file, and goes through a run on them by the functions
-that the commands call: opening, shuffling and the first batches, the store of features,
-which are drawn at random in place of extracted, as are the first clips' statistics, clustering from files, health, label
-tables, training steps, checkpoints, going on, and an evaluation's splits. Printed are
-the seconds and the peak memory of each step, that of its process with TensorFlow and
-this project in it, and by which power of the number of examples they grow between the
-last two sizes. A step's peak is of the process then, not of the step alone.
+that the commands call: opening, shuffling and the first batches, the store of features
+and the statistics of the first clustering, both drawn at random in place of extracted,
+clustering from files, health, label tables, training steps, checkpoints, going on, and
+an evaluation's splits.
+
+Printed are the seconds and the peak memory of each step, that of its process with
+TensorFlow and this project in it, and by which power of the number of examples they
+grow between the last two sizes. A step's peak is of the process then, not of the step
+alone.
 
 Ten million take 12 GB on disk.
 """
