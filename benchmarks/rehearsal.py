@@ -79,9 +79,12 @@ def _record(example_index: int) -> bytes:
     rng = np.random.default_rng(example_index)
     settings = LogMelSettings()
     num_rows = round(_SECS * settings.sample_rate_hz) // settings.hop_samples
-    planes = [
-        rng.integers(0, 256, (side, side), np.uint8)
-        for side in (_SIDE, _SIDE // 2, _SIDE // 2)
+    frames = [
+        [
+            rng.integers(0, levels, (side, side), np.uint8)
+            for side in (_SIDE, _SIDE // 2, _SIDE // 2)
+        ]
+        for levels in (256, 16)
     ]
     return records.encode_example(
         records.Example(
@@ -90,7 +93,7 @@ def _record(example_index: int) -> bytes:
             video_id="a.mp4",
             start_us=0,
             end_us=round(1e6 * _SECS),
-            video_items=[jpeg_frames.encode([planes], JpegSettings(50))] * 2,
+            video_items=[jpeg_frames.encode([f], JpegSettings(50)) for f in frames],
             frame_rate=_FPS,
             height=_SIDE,
             width=_SIDE,

@@ -14,7 +14,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -27,7 +27,13 @@ from data_prep.engines.local_pool import LOCAL_POOL, Engine, OnRows
 from data_prep.engines.worker_checks import WorkerError
 from data_prep.manifest import Manifest, ManifestRow, read_manifest
 from data_prep.segments import Segmentation
-from data_prep.shards import PROGRESS_DIR, RefusedRow, ShardReport, TruncatedRow
+from data_prep.shards import (
+    PROGRESS_DIR,
+    RefusedRow,
+    Shard,
+    ShardReport,
+    TruncatedRow,
+)
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables
 from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo, order_modalities
@@ -97,8 +103,8 @@ def convert_manifest(
         output_directory.write_plan(out_dir, promised)
         rows = _cut(manifest, out_dir, settings, segmentation, pool, engine)
         promised = promised._replace(num_rows=len(rows))
-        reports = _convert(rows, out_dir, promised, settings, pool, engine)
-        return _finish(manifest_path, out_dir, promised, reports)
+        shards = _convert(rows, out_dir, promised, settings, pool, engine)
+        return _finish(manifest_path, out_dir, promised, shards)
 
 
 def _repair(out_dir: str, promised: DatasetInfo) -> DatasetInfo | None:
@@ -122,25 +128,25 @@ def _convert(
     settings: ConversionSettings,
     pool: PoolSettings,
     engine: Engine,
-) -> list[ShardReport]:
+) -> list[Shard]:
     """Makes what is missing, and what may turn out better than last time."""
     shards = shard_files.cut_into_shards(rows, promised.rows_per_shard)
     with contextlib.suppress(WorkerError):  # what it is of is made anew
         for _ in attempts.place_finished(out_dir, shards):
             pass
-    done = [
-        report
-        for report in shard_files.read_reports(out_dir, shards)
-        if report and not output_directory.transient_rows([report])
-    ]
-    have = {report.file for report in done}
-    missing = [shard for shard in shards if shard.file not in have]
+    missing, num_done, num_refused = [], 0, 0
+    for shard, report in _reports(out_dir, shards):
+        if report is None or output_directory.transient_rows(report.refused):
+            missing.append(shard)
+        else:
+            num_done += len(report.examples) + len(report.refused)
+            num_refused += len(report.refused)
     shard_files.remove_reports(out_dir, missing)
     label_numbers = LabelNumbers(
         {name: number for number, name in enumerate(promised.label_names)},
         promised.several_labels,
     )
-    with _Progress(len(rows), "video", done) as on_rows:
+    with _Progress(len(rows), "video", num_done, num_refused) as on_rows:
         engine.convert_shards(
             missing,
             out_dir,
@@ -149,11 +155,15 @@ def _convert(
             pool=pool,
             on_rows=on_rows,
         )
-    reports = shard_files.read_reports(out_dir, shards)
-    unmade = [s.file for s, report in zip(shards, reports, strict=True) if not report]
-    if unmade:
-        raise RuntimeError(f"{out_dir}: the engine left {unmade[:5]} unmade.")
-    return [report for report in reports if report]
+    return shards
+
+
+def _reports(
+    out_dir: str, shards: Sequence[Shard]
+) -> Iterator[tuple[Shard, ShardReport | None]]:
+    """Each shard with its report, one in memory at a time."""
+    for shard in shards:
+        yield shard, shard_files.read_report(out_dir, shard)
 
 
 def _validate(
@@ -237,7 +247,7 @@ def _cut(
             ),
         )
         with (
-            _Progress(len(manifest.rows), "file", ()) as on_rows,
+            _Progress(len(manifest.rows), "file") as on_rows,
             contextlib.closing(every_cut),
         ):
             for cut in every_cut:
@@ -257,15 +267,23 @@ def _finish(
     manifest_path: str,
     out_dir: str,
     promised: DatasetInfo,
-    reports: Sequence[ShardReport],
+    shards: Sequence[Shard],
 ) -> DatasetInfo:
     """Writes what a complete directory has, of all reports, and prints a summary."""
-    examples = [row for report in reports for row in report.examples]
-    refused = [row for report in reports for row in report.refused]
-    truncated = [row for report in reports for row in report.truncated]
-    if len(examples) + len(refused) != promised.num_rows:
+    refused: list[RefusedRow] = []
+    truncated: list[TruncatedRow] = []
+    infos, moments = [], shard_files.Moments()
+    for shard, report in _reports(out_dir, shards):
+        if report is None:
+            raise RuntimeError(f"{out_dir}: the engine left {shard.file} unmade.")
+        refused += report.refused
+        truncated += report.truncated
+        infos.append(ShardInfo(report.file, len(report.examples), *report.num_bytes))
+        moments = shard_files.add(moments, report.moments)
+    num_examples = sum(info.num_examples for info in infos)
+    if num_examples + len(refused) != promised.num_rows:
         raise RuntimeError(
-            f"{len(examples)} converted and {len(refused)} quarantined rows do not "
+            f"{num_examples} converted and {len(refused)} quarantined rows do not "
             f"make the {promised.num_rows} rows of {manifest_path}."
         )
     quarantine = os.path.join(out_dir, QUARANTINE_FILE)
@@ -273,33 +291,36 @@ def _finish(
     if promised.limits["keep_truncated"]:
         path = os.path.join(out_dir, TRUNCATED_FILE)
         example_tables.write_csv(path, TruncatedRow._fields, truncated)
-    if not examples:
+    if not num_examples:
         output_directory.remove_progress(out_dir)  # nothing of it is worth keeping
         raise ValueError(
             f"none of the {promised.num_rows} rows of {manifest_path} could be used "
             f"({count_reasons(refused)}); see {quarantine}."
         )
-    moments = shard_files.Moments()
-    for report in reports:
-        moments = shard_files.add(moments, report.moments)
     mean, std = _mean_and_std(moments)
     info = promised._replace(
-        num_examples=len(examples),
+        num_examples=num_examples,
         num_quarantined=len(refused),
         log_mel_mean=mean,
         log_mel_std=std,
-        shards=tuple(
-            ShardInfo(report.file, len(report.examples), *report.num_bytes)
-            for report in reports
+        shards=tuple(infos),
+    )
+    # Read again: all rows of a million videos would take most of a GiB.
+    example_tables.write_examples(
+        out_dir,
+        (
+            row
+            for _, report in _reports(out_dir, shards)
+            if report is not None
+            for row in report.examples
         ),
     )
-    example_tables.write_examples(out_dir, examples)
     dataset_info.write_dataset_info(out_dir, info)
-    transient = output_directory.transient_rows(reports)
+    transient = output_directory.transient_rows(refused)
     if not transient:
         output_directory.remove_progress(out_dir)
     print(
-        f"{len(examples)} of {len(examples) + len(refused)} rows converted into "
+        f"{num_examples} of {num_examples + len(refused)} rows converted into "
         f"{len(info.shards)} shards in {out_dir}; {len(refused)} quarantined"
         + (f" ({count_reasons(refused)}), see {QUARANTINE_FILE}" if refused else "")
         + (f"; {len(truncated)} truncated, see {TRUNCATED_FILE}" if truncated else "")
@@ -336,19 +357,20 @@ class _Progress:
     Args:
       total: rows.
       unit: what a row is called.
-      done: reports of shards that are there already.
+      num_done: of them, which are there already.
+      num_refused: of these, which were refused.
     """
 
-    def __init__(self, total: int, unit: str, done: Sequence[ShardReport]):
+    def __init__(self, total: int, unit: str, num_done: int = 0, num_refused: int = 0):
         interval_secs = 0.2 if sys.stderr.isatty() else _LINE_SECS
         self._bar = tqdm(
             total=total,
             unit=unit,
-            initial=sum(len(r.examples) + len(r.refused) for r in done),
+            initial=num_done,
             mininterval=interval_secs,
             delay=0 if sys.stderr.isatty() else interval_secs,
         )
-        self._num_refused = sum(len(report.refused) for report in done)
+        self._num_refused = num_refused
 
     def __enter__(self) -> OnRows:
         self._bar.set_postfix(quarantined=self._num_refused, refresh=False)

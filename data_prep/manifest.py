@@ -8,10 +8,12 @@ Paths are taken as they are: spaces, quotes, line breaks, dashes and `..` are pa
 name. A manifest and what it names may be remote.
 """
 
+import array
 import csv
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -74,17 +76,16 @@ def read_manifest(path: str, *, labels: str | None = None) -> Manifest:
             f"{','.join(COLUMNS)} (all but path optional)."
         )
     content = remote_files.read_bytes(path, limit_bytes=_MOST_MANIFEST_BYTES)
-    try:
-        # Spreadsheet programs put a byte order mark in front.
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    # Spreadsheet programs put a byte order mark in front.
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    reader = csv.DictReader(text, strict=True)
     try:
         _check_columns(path, reader.fieldnames or [])
         several = SEVERAL in (reader.fieldnames or [])
         rows = _read_rows(path, reader)
         names = _label_names(path, rows, labels, several=several)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
     except csv.Error as error:
         raise ValueError(
             f"{path} line {reader.reader.line_num}: {error}; quotes in a value are "
@@ -104,19 +105,25 @@ def _read_rows(path: str, reader: csv.DictReader) -> list[ManifestRow]:
     whole_path = path if remote_files.is_remote(path) else os.path.abspath(path)
     folder = os.path.dirname(whole_path)
     rows: list[ManifestRow] = []
-    line_of_segment: dict[tuple, int] = {}
+    # Places by hashes take a third of the memory of lines by what is hashed.
+    places: dict[int, int] = {}
+    lines = array.array("q")
     for values in reader:
         where = f"{path} line {reader.line_num}"
         row = _read_row(where, values, len(rows), folder)
-        segment = (row.file, row.start_secs, row.end_secs)
-        if segment in line_of_segment:
+        place = places.setdefault(hash(_segment(row)), len(rows))
+        if place < len(rows) and _segment(rows[place]) == _segment(row):
             raise ValueError(
-                f"{where}: {row.video_id} is already on line "
-                f"{line_of_segment[segment]}; remove one of them."
+                f"{where}: {row.video_id} is already on line {lines[place]}; remove "
+                "one of them."
             )
-        line_of_segment[segment] = reader.line_num
         rows.append(row)
+        lines.append(reader.line_num)
     return rows
+
+
+def _segment(row: ManifestRow) -> tuple[str, float, float | None]:
+    return row.file, row.start_secs, row.end_secs
 
 
 def _label_names(
@@ -198,7 +205,7 @@ def _read_row(
         video_id=video_id(path, start_secs, end_secs),
         start_secs=start_secs or 0.0,
         end_secs=end_secs,
-        label=label_texts.SEPARATOR.join(names),
+        label=sys.intern(label_texts.SEPARATOR.join(names)),
     )
 
 

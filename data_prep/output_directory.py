@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from data_prep import shards as shard_files
 from data_prep.reasons import TRANSIENT_REASONS
-from data_prep.shards import PLAN_FILE, PROGRESS_DIR, RefusedRow, ShardReport
+from data_prep.shards import PLAN_FILE, PROGRESS_DIR, RefusedRow
 from xdc_tf.data import (
     dataset_info,
     example_tables,
@@ -152,14 +152,9 @@ def is_to_be_tried_again(out_dir: str, promised: DatasetInfo) -> bool:
     return any(row.reason in TRANSIENT_REASONS for row in refused)
 
 
-def transient_rows(reports: Sequence[ShardReport]) -> list[RefusedRow]:
+def transient_rows(refused: Sequence[RefusedRow]) -> list[RefusedRow]:
     """Rows that may be usable another time."""
-    return [
-        row
-        for report in reports
-        for row in report.refused
-        if row.reason in TRANSIENT_REASONS
-    ]
+    return [row for row in refused if row.reason in TRANSIENT_REASONS]
 
 
 def make(out_dir: str) -> None:

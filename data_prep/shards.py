@@ -255,11 +255,6 @@ def write_report(out_dir: str, shard: Shard, report: ShardReport) -> None:
     files.write_text(_report_path(out_dir, shard), json.dumps(report._asdict()))
 
 
-def read_reports(out_dir: str, shards: Sequence[Shard]) -> list[ShardReport | None]:
-    """The reports of shards that are complete; None for those still to be made."""
-    return [_read_report(out_dir, shard) for shard in shards]
-
-
 def remove_reports(out_dir: str, shards: Sequence[Shard]) -> None:
     """Removes the reports of shards that are to be made anew, where there are any."""
     for shard in shards:
@@ -270,7 +265,8 @@ def remove_reports(out_dir: str, shards: Sequence[Shard]) -> None:
         files.sync(os.path.join(out_dir, PROGRESS_DIR))
 
 
-def _read_report(out_dir: str, shard: Shard) -> ShardReport | None:
+def read_report(out_dir: str, shard: Shard) -> ShardReport | None:
+    """The report of a shard that is complete; None if it is still to be made."""
     try:
         values = json.loads(files.read_text(_report_path(out_dir, shard)))
         report = ShardReport(

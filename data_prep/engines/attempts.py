@@ -289,7 +289,7 @@ def _parent(out_dir: str, shard: Shard) -> str:
 
 
 def _report(attempt: str, shard: Shard) -> ShardReport | None:
-    return shard_files.read_reports(attempt, [shard])[0]
+    return shard_files.read_report(attempt, shard)
 
 
 def _list(directory: str) -> list[str]:
