@@ -93,8 +93,9 @@ def _any_shard(folder: Path, rng: np.random.Generator) -> Path:
 
 def forge_records(folder: Path, rng: np.random.Generator) -> Collection[int]:
     """Changes a shard, and its index with it or not."""
-    from xdc_tf.data import record_index, shard_writing
+    from xdc_tf.data import dataset_info, payloads, record_index, shard_writing
 
+    keys = payloads.keys(dataset_info.read_dataset_info(str(folder)))
     shard = _any_shard(folder, rng)
     records = _contents(shard)
     entries = [entry for _, entry in record_index.read_index(str(shard))]
@@ -112,7 +113,7 @@ def forge_records(folder: Path, rng: np.random.Generator) -> Collection[int]:
         changed = {entry.example_index for entry in entries}
     if rng.integers(2):
         try:
-            shard_writing.index_shard(str(shard))
+            shard_writing.index_shard(str(shard), keys)
         except ValueError:
             pass  # no records: the index stays as it is
     _state_sizes(folder, rng)
@@ -127,7 +128,8 @@ def _change_fields(data: bytes, rng: np.random.Generator) -> bytes:
 
     message = tf.train.SequenceExample.FromString(data)
     lists = message.feature_lists.feature_list
-    frames, rows = lists[records.FRAMES].feature, lists[records.LOG_MEL].feature
+    (frames_key,) = (name for name in lists if name.startswith("image/"))
+    frames, rows = lists[frames_key].feature, lists[records.LOG_MEL].feature
     first, second = rng.integers(0, len(frames), 2)
     match rng.integers(8):
         case 0:
@@ -140,13 +142,14 @@ def _change_fields(data: bytes, rng: np.random.Generator) -> bytes:
                 values.bytes_list.value[0] = rng.choice(_TEXTS[:10]).encode()
         case 1:
             size = rng.integers(0, 65536, 2).astype(">u2").tobytes()
-            jpeg = frames[first].bytes_list.value[0]
-            place = jpeg.index(b"\xff\xc0") + 5
-            jpeg = jpeg[:place] + size + jpeg[place + 4 :]
-            frames[first].bytes_list.value[0] = jpeg
+            item = frames[first].bytes_list.value[0]
+            # Where the size stands: of a segment of H.264, or of a JPEG image.
+            place = 4 if item[:4] == b"H264" else item.index(b"\xff\xc0") + 5
+            item = item[:place] + size + item[place + 4 :]
+            frames[first].bytes_list.value[0] = item
         case 2:
-            jpeg = frames[first].bytes_list.value[0]
-            frames[first].bytes_list.value[0] = jpeg[: rng.integers(len(jpeg))]
+            item = frames[first].bytes_list.value[0]
+            frames[first].bytes_list.value[0] = item[: rng.integers(len(item))]
         case 3:
             del frames[first]
         case 4:

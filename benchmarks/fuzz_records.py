@@ -58,10 +58,11 @@ class Answer(NamedTuple):
     traceback: str = ""
 
 
-def make_records(folder: Path) -> None:
+def make_records(folder: Path, payload: str) -> None:
     """Converts a few videos of the embedded benchmark, one of them refused."""
     from data_prep import conversion, conversion_settings, synthetic
     from data_prep.worker_processes import PoolSettings
+    from xdc_tf.data import payloads
 
     manifest = synthetic.make_benchmark(
         str(folder / "videos"),
@@ -74,7 +75,9 @@ def make_records(folder: Path) -> None:
     conversion.convert_manifest(
         manifest,
         str(folder / "records"),
-        settings=conversion_settings.ConversionSettings(fps=8.0, short_side=32),
+        settings=conversion_settings.ConversionSettings(
+            fps=8.0, short_side=32, payloads=payloads.parse([payload])
+        ),
         pool=PoolSettings(2),
         rows_per_shard=_ROWS_PER_SHARD,
     )
@@ -82,7 +85,7 @@ def make_records(folder: Path) -> None:
 
 def read_all(directory: str) -> dict[int, str]:
     """Opens a directory and reads every clip, and an epoch of random ones."""
-    from xdc_tf.data import dataset_info, pipeline, record_directory
+    from xdc_tf.data import dataset_info, payloads, pipeline, record_directory
     from xdc_tf.data.augmentation_settings import Augmentation
     from xdc_tf.data.clip_reading import ClipSource
     from xdc_tf.data.clips import ClipSettings
@@ -96,7 +99,10 @@ def read_all(directory: str) -> dict[int, str]:
     # records against is that of the present directory.
     promised, paths = opened.promised, tuple(opened.promised.rows)
     info = opened.info
-    form = info.fps, info.short_side, info.log_mel, paths, info.num_rows
+    form = (
+        *(info.fps, info.short_side, info.log_mel, paths, info.num_rows),
+        str(payloads.to_mappings(info.payloads)),
+    )
     if form not in _DATA_SETS:
         rows: dict = {}
         clip = ClipSettings(
@@ -247,6 +253,7 @@ def fuzz(
     targets: Collection[str],
     num: int,
     seed: int,
+    payload: str = "jpeg",
     report: Callable[[str], Any] = print,
 ) -> list[str]:
     """Reads changed directories of each target.
@@ -256,6 +263,7 @@ def fuzz(
       targets: of TARGETS.
       num: changed directories of each.
       seed: of all changes.
+      payload: of the frames, as data_prep.convert --payload takes it.
       report: called with a line about each fault and each target.
 
     Returns:
@@ -264,7 +272,7 @@ def fuzz(
     Raises:
       RuntimeError: if the records cannot be read before any change.
     """
-    make_records(Path(folder))
+    make_records(Path(folder), payload)
     valid, damaged = Path(folder, "records"), Path(folder, "damaged")
     reader = Reader(str(valid))
     expected = reader.read(str(valid))
@@ -302,6 +310,7 @@ def main() -> int:
     parser.add_argument("--num", type=int, default=2000, help="mutations of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", choices=TARGETS, action="append")
+    parser.add_argument("--payload", default="jpeg", help="jpeg, or h264:gop=4 say")
     arguments = parser.parse_args()
     os.makedirs(arguments.out)
     faults = fuzz(
@@ -309,6 +318,7 @@ def main() -> int:
         targets=arguments.target or TARGETS,
         num=arguments.num,
         seed=arguments.seed,
+        payload=arguments.payload,
         report=lambda line: print(line, flush=True),
     )
     return int(bool(faults))
