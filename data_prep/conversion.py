@@ -33,6 +33,7 @@ from data_prep.shards import (
     Shard,
     ShardReport,
     TruncatedRow,
+    Work,
 )
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import dataset_info, example_tables
@@ -150,9 +151,7 @@ def _convert(
         engine.convert_shards(
             missing,
             out_dir,
-            settings=settings,
-            label_numbers=label_numbers,
-            pool=pool,
+            work=Work(settings, label_numbers, pool),
             on_rows=on_rows,
         )
     return shards

@@ -44,6 +44,21 @@ class Shard(NamedTuple):
         return f"records-{self.number:05d}-of-{self.num_shards:05d}.tfrecord"
 
 
+class Work(NamedTuple):
+    """What is done with each row of a conversion, and with what.
+
+    Attributes:
+      settings: what to store.
+      label_numbers: of the rows' labels.
+      pool: processes that decode, of each task where an engine has tasks, and the
+        limits of a row.
+    """
+
+    settings: ConversionSettings
+    label_numbers: LabelNumbers
+    pool: PoolSettings
+
+
 class TruncatedRow(NamedTuple):
     """A line of truncated.csv, of a row kept in part; field names are its columns."""
 
@@ -94,9 +109,7 @@ def convert_shards(
     shards: Sequence[Shard],
     out_dir: str,
     *,
-    settings: ConversionSettings,
-    label_numbers: LabelNumbers,
-    pool: PoolSettings,
+    work: Work,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     refused: Mapping[int, Outcome] = _NONE_REFUSED,
 ) -> None:
@@ -105,15 +118,13 @@ def convert_shards(
     Args:
       shards: what to make.
       out_dir: directory of the records, local or remote; PROGRESS_DIR in it exists.
-      settings: what to store.
-      label_numbers: of the rows' labels.
-      pool: processes that decode, and the limits of a row.
+      work: what is done with their rows.
       on_outcome: called with each row's outcome.
       refused: outcomes of rows that are not decoded, by example_index.
     """
     compat.enable_remote_paths(out_dir)
     every_outcome = map_groups(
-        functools.partial(convert_rows, settings=settings),
+        functools.partial(convert_rows, settings=work.settings),
         (
             group
             for shard in shards
@@ -121,16 +132,14 @@ def convert_shards(
                 [row for row in shard.rows if row.example_index not in refused]
             )
         ),
-        form=answer_form(settings),
-        pool=pool,
+        form=answer_form(work.settings),
+        pool=work.pool,
     )
     # Closed at once: an error that is kept keeps its frames, and the processes.
     with contextlib.closing(every_outcome) as outcomes:
         for shard in shards:
             pairs = _pair(shard.rows, outcomes, refused)
-            report = _write_shard(
-                shard, pairs, out_dir, settings, label_numbers, on_outcome
-            )
+            report = _write_shard(shard, pairs, out_dir, work, on_outcome)
             if len(report.examples) + len(report.refused) != len(shard.rows):
                 raise RuntimeError(
                     f"{shard.file}: {len(report.examples)} converted and "
@@ -156,13 +165,12 @@ def _write_shard(
     shard: Shard,
     pairs: Iterable[tuple[ManifestRow, Outcome]],
     out_dir: str,
-    settings: ConversionSettings,
-    label_numbers: LabelNumbers,
+    work: Work,
     on_outcome: Callable[[Outcome], None],
 ) -> ShardReport:
     path = os.path.join(out_dir, shard.file)
     report = ShardReport(shard.file, (0, 0), [], [], [], Moments())
-    with shard_writing.ShardWriter(path, payloads.keys(settings)) as writer:
+    with shard_writing.ShardWriter(path, payloads.keys(work.settings)) as writer:
         for row, outcome in pairs:
             converted = outcome.result
             if converted is None:
@@ -170,7 +178,7 @@ def _write_shard(
                     RefusedRow(row.path, row.start_secs, outcome.reason, outcome.detail)
                 )
             else:
-                writer.write(_encode(row, label_numbers, converted, settings))
+                writer.write(_encode(row, converted, work))
                 report.examples.append(
                     ExampleRow(
                         example_index=row.example_index,
@@ -197,12 +205,8 @@ def _write_shard(
     return report._replace(num_bytes=sizes(path))
 
 
-def _encode(
-    row: ManifestRow,
-    label_numbers: LabelNumbers,
-    converted: ConvertedRow,
-    settings: ConversionSettings,
-) -> bytes:
+def _encode(row: ManifestRow, converted: ConvertedRow, work: Work) -> bytes:
+    settings, label_numbers = work.settings, work.label_numbers
     return records.encode_example(
         records.Example(
             example_index=row.example_index,

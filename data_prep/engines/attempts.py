@@ -28,7 +28,6 @@ import tensorflow as tf
 
 from data_prep import shards as shard_files
 from data_prep.answers import Outcome
-from data_prep.conversion_settings import ConversionSettings
 from data_prep.engines.worker_checks import (
     Origin,
     WorkerError,
@@ -40,10 +39,8 @@ from data_prep.engines.worker_checks import (
 )
 from data_prep.manifest import ManifestRow
 from data_prep.reasons import CANNOT_OPEN, KILLED
-from data_prep.shards import PROGRESS_DIR, Shard, ShardReport
-from data_prep.worker_processes import PoolSettings
+from data_prep.shards import PROGRESS_DIR, Shard, ShardReport, Work
 from xdc_tf.data import shard_writing
-from xdc_tf.data.label_texts import LabelNumbers
 from xdc_tf.data.record_index import SUFFIX
 from xdc_tf.runtime import compat, files
 
@@ -70,9 +67,7 @@ def make(
     out_dir: str,
     *,
     origin: Origin,
-    settings: ConversionSettings,
-    label_numbers: LabelNumbers,
-    pool: PoolSettings,
+    work: Work,
 ) -> None:
     """Makes a shard in a worker; `place` puts it where it belongs.
 
@@ -80,7 +75,7 @@ def make(
       shard: what to make.
       out_dir: directory of the records.
       origin: of make_origin.
-      settings: see shards.convert_shards; so with the others.
+      work: what is done with its rows.
 
     Raises:
       OSError: a file cannot be written; names it, and the host.
@@ -96,7 +91,7 @@ def make(
     tf.io.gfile.makedirs(os.path.join(attempt, PROGRESS_DIR))
     try:
         with _beating(attempt):
-            _make(shard, attempt, earlier, settings, label_numbers, pool)
+            _make(shard, attempt, earlier, work)
     except Exception as error:
         _remove(attempt)  # else it would count as lost
         if isinstance(error, OSError):
@@ -108,9 +103,7 @@ def _make(
     shard: Shard,
     attempt: str,
     earlier: Sequence[str],
-    settings: ConversionSettings,
-    label_numbers: LabelNumbers,
-    pool: PoolSettings,
+    work: Work,
 ) -> None:
     rows = list(shard.rows)
     host = socket.gethostname()
@@ -128,7 +121,7 @@ def _make(
             for index, count in counts.items()
             if count >= _TRIES
         }
-        pool = pool._replace(num_workers=1)
+        work = work._replace(pool=work.pool._replace(num_workers=1))
     upcoming = iter(rows)
 
     def note_next(_: Outcome | None = None) -> None:
@@ -145,9 +138,7 @@ def _make(
     shard_files.convert_shards(
         [shard],
         attempt,
-        settings=settings,
-        label_numbers=label_numbers,
-        pool=pool,
+        work=work,
         on_outcome=note_next,
         refused=refused,
     )

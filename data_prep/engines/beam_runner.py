@@ -10,15 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from data_prep.conversion_settings import ConversionSettings
 from data_prep.engines import attempts, worker_checks
 from data_prep.engines.local_pool import LocalPool, OnRows
 from data_prep.engines.worker_checks import WorkerError
 from data_prep.manifest import ManifestRow
 from data_prep.remote_files import is_remote
-from data_prep.shards import PROGRESS_DIR, Shard
-from data_prep.worker_processes import PoolSettings
-from xdc_tf.data.label_texts import LabelNumbers
+from data_prep.shards import PROGRESS_DIR, Shard, Work
 from xdc_tf.runtime import compat, files
 
 # From one look at what the workers have done to the next.
@@ -44,9 +41,7 @@ class BeamRunner(LocalPool):
         shards: Sequence[Shard],
         out_dir: str,
         *,
-        settings: ConversionSettings,
-        label_numbers: LabelNumbers,
-        pool: PoolSettings,
+        work: Work,
         on_rows: OnRows,
     ) -> None:
         """See Engine.
@@ -65,9 +60,7 @@ class BeamRunner(LocalPool):
             _make,
             out_dir=out_dir,
             origin=attempts.make_origin(out_dir, shards),
-            settings=settings,
-            label_numbers=label_numbers,
-            pool=pool,
+            work=work,
         )
         waiting = {shard.file: shard for shard in shards}
 

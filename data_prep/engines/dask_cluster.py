@@ -14,13 +14,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from data_prep.answers import Form, Outcome
-from data_prep.conversion_settings import ConversionSettings
 from data_prep.engines import attempts, dask_tasks, worker_checks
 from data_prep.engines.local_pool import OnRows
 from data_prep.reasons import KILLED
-from data_prep.shards import Shard
+from data_prep.shards import Shard, Work
 from data_prep.worker_processes import PoolSettings
-from xdc_tf.data.label_texts import LabelNumbers
 
 LOCAL = "local"
 # The resource by which workers say what memory they have for tasks, in bytes.
@@ -119,9 +117,7 @@ class DaskCluster:
         shards: Sequence[Shard],
         out_dir: str,
         *,
-        settings: ConversionSettings,
-        label_numbers: LabelNumbers,
-        pool: PoolSettings,
+        work: Work,
         on_rows: OnRows,
     ) -> None:
         """See Engine.
@@ -140,15 +136,13 @@ class DaskCluster:
             attempts.make,
             out_dir=out_dir,
             origin=origin,
-            settings=settings,
-            label_numbers=label_numbers,
-            pool=pool,
+            work=work,
         )
         # Each row that kills its worker is found at the cost of a few of them.
         num_losses = max(len(shard.rows) for shard in shards) + 4
         unseen: list[Shard] = []
         with contextlib.closing(
-            self._results(make, shards, pool, num_losses=num_losses)
+            self._results(make, shards, work.pool, num_losses=num_losses)
         ) as results:
             for shard, result in results:
                 if result is dask_tasks.LOST:

@@ -6,10 +6,8 @@ from typing import Any, Protocol
 from data_prep import shards as shard_files
 from data_prep import worker_processes
 from data_prep.answers import Form, Outcome
-from data_prep.conversion_settings import ConversionSettings
-from data_prep.shards import Shard
+from data_prep.shards import Shard, Work
 from data_prep.worker_processes import PoolSettings
-from xdc_tf.data.label_texts import LabelNumbers
 
 # Called with a number of rows that are done, and how many of them were refused.
 OnRows = Callable[[int, int], None]
@@ -23,9 +21,7 @@ class Engine(Protocol):
         shards: Sequence[Shard],
         out_dir: str,
         *,
-        settings: ConversionSettings,
-        label_numbers: LabelNumbers,
-        pool: PoolSettings,
+        work: Work,
         on_rows: OnRows,
     ) -> None:
         """Makes shards, their indices and their reports; returns when all are made.
@@ -34,10 +30,7 @@ class Engine(Protocol):
           shards: what to make.
           out_dir: directory of the records, with the plan of the conversion in it; all
             of the engine's workers see it and the media.
-          settings: what to store.
-          label_numbers: of the rows' labels.
-          pool: decoding processes, of each task where the engine has tasks, and the
-            limits of a row.
+          work: what is done with their rows.
           on_rows: see OnRows.
 
         Raises:
@@ -65,18 +58,14 @@ class LocalPool:
         shards: Sequence[Shard],
         out_dir: str,
         *,
-        settings: ConversionSettings,
-        label_numbers: LabelNumbers,
-        pool: PoolSettings,
+        work: Work,
         on_rows: OnRows,
     ) -> None:
         """See Engine."""
         shard_files.convert_shards(
             shards,
             out_dir,
-            settings=settings,
-            label_numbers=label_numbers,
-            pool=pool,
+            work=work,
             on_outcome=lambda outcome: on_rows(1, int(outcome.result is None)),
         )
 
