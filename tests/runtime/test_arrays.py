@@ -201,3 +201,28 @@ def test_pipes_and_directories_are_refused_at_once(read, tmp_path):
         read(tmp_path)
     with pytest.raises(FileNotFoundError, match="missing"):
         read(tmp_path / "missing")
+
+
+def test_an_array_is_written_part_by_part(tmp_path):
+    rows = np.arange(12.0).reshape(4, 3)
+    path = tmp_path / "a.npy"
+    parts = (rows[start : start + 3] for start in (0, 3))
+    arrays.write_npy(path, parts, shape=(4, 3), dtype=np.float32)
+    found = arrays.open_npy(path)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, rows)
+
+
+def test_an_array_of_too_few_rows_leaves_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"a.npy: 2 rows for an array of shape \(4, 3"):
+        arrays.write_npy(
+            tmp_path / "a.npy", [np.ones((2, 3))], shape=(4, 3), dtype=np.float32
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_array_that_cannot_be_written_is_named():
+    with pytest.raises(OSError, match="/dev/shm/none/a.npy"):
+        arrays.write_npy(
+            "/dev/shm/none/a.npy", [np.ones((1, 1))], shape=(1, 1), dtype=np.float32
+        )

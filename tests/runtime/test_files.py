@@ -194,3 +194,37 @@ def test_a_lock_that_is_removed_while_another_waits_is_one_lock_still(tmp_path):
         files.Lock(path, held="it", remove=True)
     second.release()
     assert os.listdir(tmp_path) == []
+
+
+def test_lines_are_those_of_the_file_however_long_it_is(tmp_path):
+    # Two bytes each in UTF-8, so that blocks end within a letter; no last line feed.
+    text = "\n".join("ü" * (number % 50_000) for number in range(0, 400_000, 999))
+    path = tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8", newline="")
+    parts = list(files.read_lines(str(path)))
+    assert len(parts) > 3 and all(part.endswith("\n") for part in parts[:-1])
+    assert "".join(parts) == text == files.read_text(str(path))
+    path.write_bytes(b"")
+    assert list(files.read_lines(str(path))) == []
+
+
+@pytest.mark.parametrize("content", [b"a\n\xff\nb", b"a\nb\xc3"])
+def test_what_is_not_utf8_is_named(content, tmp_path):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ValueError, match="a.txt is not UTF-8 text"):
+        files.read_text(str(tmp_path / "a.txt"))
+
+
+def test_a_file_is_written_in_parts_or_not_at_all(tmp_path):
+    path = str(tmp_path / "a.txt")
+    files.write_text(path, (f"{number}\n" for number in range(3)))
+    assert files.read_text(path) == "0\n1\n2\n"
+
+    def failing():
+        yield "new"
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        files.write_text(path, failing())
+    assert files.read_text(path) == "0\n1\n2\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
