@@ -318,20 +318,3 @@ def test_a_setting_out_of_range_is_an_error_of_the_command(tmp_path):
     )
     assert done.returncode == 1
     assert "--payload.h264.gop=0 must be a whole number from 1 to 512" in done.stderr
-
-
-def test_shards_of_which_nothing_is_kept_are_not_read(records, tmp_path):
-    for name in os.listdir(records):
-        (tmp_path / name).symlink_to(os.path.join(records, name))
-    opened = record_directory.open_directory(str(tmp_path))
-    first, second, _ = opened.promised.rows
-    os.remove(f"{second}.index")  # after the directory was looked at
-    source = ClipSource([first, second], CLIP._replace(num_mels=40), ("video",))
-    source = source._replace(promised=opened.promised)
-    keep = np.arange(24) < 8
-    batches = pipeline.evaluation_batches(source, batch_size=8, keep=keep)
-    assert [batch["example_index"].numpy().tolist() for batch in batches] == [
-        list(range(8))
-    ]
-    with pytest.raises(tf.errors.OpError, match="index cannot be read"):
-        list(pipeline.evaluation_batches(source, batch_size=8))

@@ -5,12 +5,13 @@ time (m + 1/2) * 20 ms and i. So every clip tells where it was cut.
 """
 
 import itertools
+import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import pipeline, records, shard_writing
+from xdc_tf.data import pipeline, record_directory, records, shard_writing
 from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
 from xdc_tf.data.clips import ClipSettings
@@ -599,3 +600,20 @@ def test_modalities_that_do_not_exist_are_refused(shards, modalities):
         evaluation_batches(shards, modalities=modalities)
     with pytest.raises(ValueError, match="one or more of video, audio"):
         training_batches(shards, 1, modalities=modalities)
+
+
+def test_shards_of_which_nothing_is_kept_are_not_read(tiny_records, tmp_path):
+    for file in (tiny_records / "train").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    opened = record_directory.open_directory(str(tmp_path))
+    first, second, _ = opened.promised.rows
+    os.remove(f"{second}.index")  # after the directory was looked at
+    source = ClipSource([first, second], CLIP._replace(num_mels=40), ("video",))
+    source = source._replace(promised=opened.promised)
+    keep = np.arange(24) < 8
+    batches = pipeline.evaluation_batches(source, batch_size=8, keep=keep)
+    assert [batch["example_index"].numpy().tolist() for batch in batches] == [
+        list(range(8))
+    ]
+    with pytest.raises(tf.errors.OpError, match="index cannot be read"):
+        list(pipeline.evaluation_batches(source, batch_size=8))
