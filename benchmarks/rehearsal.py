@@ -280,7 +280,7 @@ def go_through_run(directory: str, workdir: str, num_examples: int) -> None:
             context.store.commit()
         for module, function, name in (
             (run_features, "to_cluster", "features read and checked"),
-            (first_features, "_standardize", "statistics of a stream standardized"),
+            (first_features, "_standardize", "statistics standardized"),
             (pseudo_labels, "cluster", "k-means of both, 5 iterations"),
             (health, "build_report", "health"),
             (round_criteria, "measure", "criteria"),
@@ -392,7 +392,12 @@ def main() -> None:
                 if line.startswith("{"):
                     values = json.loads(line)
                     print(size, values, file=sys.stderr, flush=True)
-                    found.setdefault(values.pop("step"), {})[size] = values
+                    by_size = found.setdefault(values.pop("step"), {})
+                    before = by_size.get(size, {"secs": 0.0, "gib": 0.0})
+                    by_size[size] = {  # of a step that is done for each stream
+                        "secs": before["secs"] + values["secs"],
+                        "gib": max(before["gib"], values["gib"]),
+                    }
         shutil.rmtree(workdir)
     sizes = arguments.sizes
     print(

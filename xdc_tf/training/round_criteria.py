@@ -31,6 +31,7 @@ from xdc_tf.labels import (
     pseudo_labels,
 )
 from xdc_tf.labels.label_tables import Clustering
+from xdc_tf.runtime import arrays
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import supervision
 from xdc_tf.training.batches import evaluation_batches
@@ -133,6 +134,8 @@ def _of_features(
         stream: np.asarray(matrix[rows], np.float32)
         for stream, matrix in features.streams.items()
     }
+    for matrix in features.streams.values():
+        arrays.give_back(matrix)
     measured = {
         f"effective_rank_of_{stream}": criteria.effective_rank(matrix)
         for stream, matrix in streams.items()
