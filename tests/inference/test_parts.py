@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.engines.dask_cluster import DaskCluster
+from xdc_tf.data import payloads
 from xdc_tf.inference import new_videos, parts
 from xdc_tf.inference.parts import Conversion, Sampling
 from xdc_tf.training import trained_run
@@ -105,6 +106,12 @@ def test_files_are_converted_as_the_runs_records_were(run):
     stored = run._replace(info=run.info._replace(fps=12.5, jpeg_quality=70))
     found = parts.conversion_settings(stored, CONVERSION)
     assert (found.fps, found.jpeg_quality) == (12.5, 70)
+    segments = payloads.parse(["h264:gop=4"])
+    stored = run._replace(info=run.info._replace(payloads=segments))
+    assert parts.conversion_settings(stored, CONVERSION).payloads == segments
+    alone = stored._replace(streams={"audio": "audio"})
+    found = parts.conversion_settings(alone, CONVERSION, sound_files=True)
+    assert not found.payloads
 
 
 def test_files_for_imported_weights_are_converted_as_the_clips_need(imported_run):

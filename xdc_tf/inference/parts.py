@@ -160,6 +160,9 @@ def conversion_settings(
     )
     if info is None:
         return of_clips
+    of_video = [row for row in info.payloads if row.row.modality == VIDEO]
+    if VIDEO in of_clips.modalities:
+        of_clips = of_clips._replace(payloads=(*of_video, *of_clips.payloads))
     return of_clips._replace(
         fps=info.fps, short_side=info.short_side, jpeg_quality=info.jpeg_quality
     )

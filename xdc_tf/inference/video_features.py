@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from data_prep.conversion import QUARANTINE_FILE
 from data_prep.conversion_settings import ConversionSettings
-from xdc_tf.data import example_tables
+from xdc_tf.data import example_tables, payloads
 from xdc_tf.data.dataset_info import DatasetInfo
 from xdc_tf.features.extraction import make_extract, make_extract_clips
 from xdc_tf.inference import feature_files, new_videos
@@ -233,4 +233,7 @@ def _conversion_card(
         else conversion_settings(run, conversion)
     )
     names = ("fps", "short_side", "jpeg_quality", "min_secs", "max_secs")
-    return {name: getattr(settings, name) for name in names}
+    card = {name: getattr(settings, name) for name in names}
+    if settings.payloads:
+        card["payloads"] = payloads.to_mappings(settings.payloads)
+    return card
