@@ -163,6 +163,24 @@ def test_the_table_of_methods_and_what_the_readme_quotes_follow_from_the_reports
     assert f"{video}, {audio}" in " ".join(_text("README.md").split())
 
 
+@pytest.mark.parametrize("kind", ["digits", "shapes"])
+@pytest.mark.parametrize("stream", ["video", "audio"])
+def test_the_methods_with_the_defaults_follow_from_the_reports(kind, stream):
+    values = {}
+    path = os.path.join(RESULTS, "medium", kind, "methods.json")
+    for row in comparison.collect(comparison.read(path), ["top1"]):
+        if (row.protocol, row.stream) == ("linear", stream):
+            values.setdefault(row.method, []).append(100 * row.value)
+    methods = ("scratch", "same modality", "sdc", "mdc", "cdc", "xdc", "supervised")
+    assert {len(values[method]) for method in methods} == {5}
+    cells = [
+        f"{np.mean(values[name]):.1f} ± {np.std(values[name], ddof=1):.1f}"
+        for name in methods
+    ]
+    lines = list(map(_cells, _text("docs", "evaluation.md").splitlines()))
+    assert [f"{kind}, {stream}", *cells] in lines
+
+
 def _values(name):
     """Top-1 accuracies in percent by row and stream: one of each seed."""
     values = {}

@@ -130,12 +130,10 @@ def _of_features(
     )
     if len(rows) < _FEWEST_ROWS:
         return {}
-    streams = {
-        stream: np.asarray(matrix[rows], np.float32)
-        for stream, matrix in features.streams.items()
-    }
-    for matrix in features.streams.values():
-        arrays.give_back(matrix)
+    streams = {}
+    for stream, matrix in features.streams.items():
+        streams[stream] = np.asarray(matrix[rows], np.float32)
+        arrays.give_back(matrix)  # each row has brought its neighbours along
     measured = {
         f"effective_rank_of_{stream}": criteria.effective_rank(matrix)
         for stream, matrix in streams.items()
