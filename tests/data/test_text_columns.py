@@ -64,3 +64,9 @@ def test_the_first_text_that_is_there_before_is_found():
     assert text_columns.repeated(column()) is None
     assert text_columns.repeated(column(["a", "b", "c", "b", "a"])) == 3
     assert text_columns.repeated(column([])) is None
+
+
+def test_texts_are_found_in_another_column():
+    found = text_columns.is_in(column(["a", "z", "", "b"]), column(["b", "a", "c"]))
+    assert found.tolist() == [True, False, False, True]
+    assert not text_columns.is_in(column(["a"]), column([])).any()

@@ -144,14 +144,12 @@ class _Groups:
             self.extension[index] = extensions.setdefault(ending, len(extensions))
         self.extensions = list(extensions)
         self.num_recordings = len(recordings)
-        contents: dict[bytes, int] = {}
         hashes = record_index.content_hashes(
             shard_paths(run.records.directory, run.records.info),
             indices,
             run.records.promised,
         )
-        for index, digest in hashes.items():
-            self.content[index] = contents.setdefault(digest, len(contents))
+        _, self.content[indices] = np.unique(hashes, return_inverse=True)
         counts = np.bincount(self.content[indices], minlength=1)
         self.repeated = np.zeros(run.num_rows, np.int32)
         self.repeated[indices] = counts[self.content[indices]] > 1

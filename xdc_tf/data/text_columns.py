@@ -87,12 +87,25 @@ def concatenate(columns: Sequence[TextColumn]) -> TextColumn:
     )
 
 
+def is_in(column: TextColumn, others: TextColumn) -> np.ndarray:
+    """[N] bool, whether each text of a column is in another one too.
+
+    By 64-bit hashes, in 8 bytes for each text: of a million texts and a million others
+    one is taken for another once in 18 million times.
+    """
+    return np.isin(_hashes(column), _hashes(others))
+
+
+def _hashes(column: TextColumn) -> np.ndarray:
+    return np.fromiter(map(hash, column), np.int64, len(column))
+
+
 def repeated(column: TextColumn) -> int | None:
     """The number of the first text that is there before, or None.
 
     It takes 24 bytes for each text.
     """
-    hashes = np.fromiter(map(hash, column), np.int64, len(column))
+    hashes = _hashes(column)
     order = np.argsort(hashes, kind="stable")
     same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1]) + 1
     first = None

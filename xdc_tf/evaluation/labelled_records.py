@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.manifest import read_manifest
-from xdc_tf.data import dataset_info, record_directory, record_index
+from xdc_tf.data import dataset_info, record_directory, record_index, text_columns
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.dataset_info import NO_LABEL, DatasetInfo
 from xdc_tf.data.example_tables import Examples, Promised
@@ -381,20 +381,15 @@ def _in_both(train: LabelledRecords, test: LabelledRecords) -> list[str]:
     by_content = train.info.manifest_sha256 != test.info.manifest_sha256 and all(
         getattr(train.info, name) == getattr(test.info, name) for name in _CONVERSION
     )
-    known_ids = set() if by_content else set(train.examples.video_ids)
     known, contents = (
         record_index.content_hashes(
             part.shards, part.examples.example_indices, part.promised
         )
         for part in (train, test)
     )
-    known_contents = set(known.values())
-    return [
-        video_id
-        for index, video_id in zip(
-            test.examples.example_indices.tolist(),
-            test.examples.video_ids,
-            strict=True,
+    is_known = np.isin(contents, known)
+    if not by_content:
+        is_known |= text_columns.is_in(
+            test.examples.video_ids, train.examples.video_ids
         )
-        if video_id in known_ids or contents.get(index) in known_contents
-    ]
+    return test.examples.video_ids[is_known].tolist()
