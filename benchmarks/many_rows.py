@@ -2,7 +2,7 @@
 
     python -m benchmarks.many_rows --out=DIR --rows=10000,100000,1000000
 
-Rows are of one tiny sound file under many names (hard links, a thousand to a folder), so
+Rows are of one tiny sound file under many names (hard links, a thousand a folder), so
 that decoding is next to nothing, and the command converts them as it does any. Printed
 are for each size the time, that for a row, the peak memory of the main process and of
 the largest of those that decode, and what is written.
