@@ -136,7 +136,8 @@ def _convert(
         for _ in attempts.place_finished(out_dir, shards):
             pass
     missing, num_done, num_refused = [], 0, 0
-    for shard, report in _reports(out_dir, shards):
+    for shard in shards:
+        report = shard_files.read_report(out_dir, shard)
         if report is None or output_directory.transient_rows(report.refused):
             missing.append(shard)
         else:
@@ -157,12 +158,13 @@ def _convert(
     return shards
 
 
-def _reports(
-    out_dir: str, shards: Sequence[Shard]
-) -> Iterator[tuple[Shard, ShardReport | None]]:
-    """Each shard with its report, one in memory at a time."""
+def _finished(out_dir: str, shards: Sequence[Shard]) -> Iterator[ShardReport]:
+    """The reports of shards that are all made, one in memory at a time."""
     for shard in shards:
-        yield shard, shard_files.read_report(out_dir, shard)
+        report = shard_files.read_report(out_dir, shard)
+        if report is None:
+            raise RuntimeError(f"{out_dir}: the engine left {shard.file} unmade.")
+        yield report
 
 
 def _validate(
@@ -272,9 +274,7 @@ def _finish(
     refused: list[RefusedRow] = []
     truncated: list[TruncatedRow] = []
     infos, moments = [], shard_files.Moments()
-    for shard, report in _reports(out_dir, shards):
-        if report is None:
-            raise RuntimeError(f"{out_dir}: the engine left {shard.file} unmade.")
+    for report in _finished(out_dir, shards):
         refused += report.refused
         truncated += report.truncated
         infos.append(ShardInfo(report.file, len(report.examples), *report.num_bytes))
@@ -307,12 +307,7 @@ def _finish(
     # Read again: all rows of a million videos would take most of a GiB.
     example_tables.write_examples(
         out_dir,
-        (
-            row
-            for _, report in _reports(out_dir, shards)
-            if report is not None
-            for row in report.examples
-        ),
+        (row for report in _finished(out_dir, shards) for row in report.examples),
     )
     dataset_info.write_dataset_info(out_dir, info)
     transient = output_directory.transient_rows(refused)
