@@ -73,7 +73,7 @@ def test_a_pass_that_left_examples_out_stops_with_their_number_and_the_first(
         "15 of 24 examples were not in .* example_index 9 of records-00001-of-00003"
     )
     with pytest.raises(ValueError, match=message):
-        run_features._check_complete(run, missing)
+        run_features.check_complete(run, missing)
     missing[:] = False
-    run_features._check_complete(run, missing)
+    run_features.check_complete(run, missing)
     run.lock.release()

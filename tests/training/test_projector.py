@@ -18,6 +18,7 @@ from werkzeug.test import Client
 
 from tests.prepared_runs import make_run
 from xdc_tf.data import example_previews
+from xdc_tf.data.text_columns import TextColumn
 from xdc_tf.features import feature_store
 from xdc_tf.features.extraction import Features
 from xdc_tf.labels import label_tables
@@ -126,8 +127,11 @@ def test_a_sample_of_examples_is_the_same_in_every_call(prepared):
 
 def test_a_strangers_id_stays_in_its_cell(prepared):
     run, folder = prepared(24)
-    run.records.examples.video_ids[3] = "a\tb\nc\x1b"
-    write(run)
+    examples = run.records.examples
+    ids = examples.video_ids.tolist()
+    ids[3] = "a\tb\nc\x1b"
+    examples = examples._replace(video_ids=TextColumn.of(ids))
+    write(run._replace(records=run.records._replace(examples=examples)))
     lines = (folder / "projector" / "metadata.tsv").read_text().splitlines()
     assert len(lines) == 25
     assert lines[4].split("\t")[:2] == ["a\\tb\\nc\\x1b", "3"]
