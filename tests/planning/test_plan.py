@@ -397,8 +397,8 @@ def test_segments_of_frames_are_read_whole_and_decoded_from_their_first(tiny_con
         short_side=256,
         video=payloads.stored(described, payloads.VIDEO),
     )
-    # 0.04 bytes per pixel at crf 18, a half at 25; key frames take 2.3 times as much.
-    frame_bytes = 0.02 * (1 + 1.3 / 9) * found.frame_pixels
+    # 0.036 bytes per pixel at crf 18, of which 5.7 more halve; key frames take more.
+    frame_bytes = 0.036 / 2 ** (7 / 5.7) * (1 + 4.3 / 9) * found.frame_pixels
     assert found.bytes_per_video == pytest.approx(300 * frame_bytes + 500 * 40 * 4)
     # 12.25 frames from the first to the last, which begin anywhere among nine.
     assert found.decoded_frames == 12.25 + 4

@@ -56,8 +56,8 @@ def frames_per_item(settings: H264Settings) -> int:
 
 
 def bytes_per_pixel(settings: H264Settings) -> float:
-    """What is usual: benchmarks/payloads.py, a street; a talking head takes more."""
-    return 0.04 * (1 + 1.3 / settings.gop) * 2 ** ((18 - settings.crf) / 7)
+    """What is usual of 256 pixels: benchmarks/payloads.py; smaller frames take more."""
+    return 0.036 * (1 + 4.3 / settings.gop) * 2 ** ((18 - settings.crf) / 5.7)
 
 
 class _Segment(NamedTuple):
