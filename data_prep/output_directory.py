@@ -25,7 +25,7 @@ from xdc_tf.data import (
     shard_writing,
 )
 from xdc_tf.data.dataset_info import DatasetInfo
-from xdc_tf.runtime import files
+from xdc_tf.runtime import files, locks
 
 _LOCK_FILE = ".lock"
 _WAY_OUT = (
@@ -171,7 +171,7 @@ def lock(out_dir: str) -> contextlib.AbstractContextManager:
     if "://" in out_dir:
         return contextlib.nullcontext()  # object stores have no locks
     path = os.path.join(out_dir, _LOCK_FILE)
-    return files.Lock(path, held=out_dir, remove=True)
+    return locks.Lock(path, held=out_dir, remove=True)
 
 
 def remove(path: str) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from xdc_tf.data import clips
+from xdc_tf.data import clips, crops
 from xdc_tf.data.clips import ClipSettings
 
 # Half a second of picture, at whose centre lies half a second (25 rows) of sound.
@@ -195,14 +195,14 @@ def test_a_recording_shorter_than_the_sound_starts_again():
     ],
 )
 def test_a_crop_is_a_square_by_the_short_side(top, left, window):
-    found = clips.crop_window(
+    found = crops.crop_window(
         tf.constant([100, 200]), top=tf.constant(top), left=left, fraction=0.5
     )
     assert found.numpy().tolist() == window
 
 
 def test_a_crop_has_at_least_one_pixel():
-    window = clips.crop_window(tf.constant([9, 9]), top=0.5, left=0.5, fraction=1e-3)
+    window = crops.crop_window(tf.constant([9, 9]), top=0.5, left=0.5, fraction=1e-3)
     assert window.numpy().tolist() == [4, 4, 1, 1]
 
 
@@ -215,7 +215,7 @@ def noise_jpegs(channels):
 
 def crop_both_ways(jpegs, *, top, left, crop_size):
     """A crop of 17 of 34 x 46 pixels: by decode_crop, and cut from decoded frames."""
-    found = clips.decode_crop(
+    found = crops.decode_crop(
         jpegs,
         top=tf.constant(top),
         left=tf.constant(left),
@@ -224,7 +224,7 @@ def crop_both_ways(jpegs, *, top, left, crop_size):
     )
     y, x = round(17 * top), round(29 * left)  # there is room for 17 rows, 29 columns
     whole = tf.stack([tf.image.decode_jpeg(jpeg, channels=3) for jpeg in jpegs])
-    cut = clips.scale(whole[:, y : y + 17, x : x + 17], crop_size)
+    cut = crops.scale(whole[:, y : y + 17, x : x + 17], crop_size)
     return found.numpy(), cut.numpy()
 
 
@@ -252,7 +252,7 @@ def test_a_mirrored_clip_is_the_clip_from_right_to_left(crop_size):
         "settings": CLIP._replace(crop_size=crop_size),
     }
     plain, same, mirrored = (
-        clips.decode_crop(noise_jpegs(3), mirrored=mirror, **arguments).numpy()
+        crops.decode_crop(noise_jpegs(3), mirrored=mirror, **arguments).numpy()
         for mirror in (None, tf.constant(False), tf.constant(True))
     )
     np.testing.assert_array_equal(same, plain)
@@ -276,7 +276,7 @@ def test_a_mirrored_clip_is_the_clip_from_right_to_left(crop_size):
 def test_frames_are_halved_while_the_window_stays_large_enough(
     height, fraction, crop_size, halvings
 ):
-    found = clips.reduction(
+    found = crops.reduction(
         tf.constant([height, 455]), fraction=tf.constant(fraction), crop_size=crop_size
     )
     assert found.numpy() == halvings
@@ -296,7 +296,7 @@ def picture(height, width):
 
 def crop_jpeg(jpeg, *, crop_size, fraction=1.0, top=0.0, left=0.0):
     """A crop of one frame, float64 levels."""
-    crop = clips.decode_crop(
+    crop = crops.decode_crop(
         jpeg[None],
         top=tf.constant(top),
         left=tf.constant(left),
@@ -334,7 +334,7 @@ def test_crops_of_pixels_are_those_of_the_jpeg(top, left, crop_size):
     # 101 x 135: blocks at the edges are not whole. The window has 101 pixels.
     jpeg = tf.io.encode_jpeg(picture(101, 135), quality=95)
     place = {"top": tf.constant(top), "left": tf.constant(left)}
-    found = clips.crop_pixels(
+    found = crops.crop_pixels(
         tf.io.decode_jpeg(jpeg)[None],
         **place,
         fraction=tf.constant(1.0),
@@ -348,20 +348,20 @@ def test_crops_of_pixels_are_those_of_the_jpeg(top, left, crop_size):
 
 def test_scaling_to_the_same_size_keeps_every_pixel():
     frames = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8)
-    np.testing.assert_array_equal(clips.scale(tf.constant(frames), 5), frames)
+    np.testing.assert_array_equal(crops.scale(tf.constant(frames), 5), frames)
 
 
 def test_scaling_down_averages_instead_of_picking():
     # Columns of 0 and 255: each pixel of a quarter of the size sees as many of both.
     frames = np.zeros((1, 16, 16, 3), np.uint8)
     frames[:, :, ::2] = 255
-    scaled = clips.scale(tf.constant(frames), 4).numpy()
+    scaled = crops.scale(tf.constant(frames), 4).numpy()
     assert scaled.dtype == np.uint8
     np.testing.assert_allclose(scaled, 127.5, atol=20)
 
 
 def test_levels_are_rounded_to_the_nearest():
-    found = clips.to_bytes(tf.constant([0.0, 0.4, 0.6, 254.6, 255.0]))
+    found = crops.to_bytes(tf.constant([0.0, 0.4, 0.6, 254.6, 255.0]))
     assert found.numpy().tolist() == [0, 0, 1, 255, 255]
 
 

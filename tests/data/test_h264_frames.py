@@ -16,7 +16,7 @@ from data_prep.inspection import record_figures, record_tables
 from data_prep.inspection.record_verification import verify
 from data_prep.worker_processes import PoolSettings
 from xdc_tf.data import (
-    clips,
+    crops,
     example_tables,
     h264_frames,
     payloads,
@@ -25,7 +25,8 @@ from xdc_tf.data import (
 )
 from xdc_tf.data.augmentation_settings import Augmentation
 from xdc_tf.data.clip_reading import ClipSource
-from xdc_tf.data.clips import ClipSettings, Window
+from xdc_tf.data.clips import ClipSettings
+from xdc_tf.data.crops import Window
 from xdc_tf.data.h264_frames import H264Settings
 
 CLIP = ClipSettings(
@@ -124,7 +125,7 @@ def test_a_clip_is_cut_from_the_frames_as_decoded_ones_are(
         CLIP._replace(crop_size=crop_size),
         (tf.constant("a.tfrecord"), tf.constant(3, tf.int64)),
     )
-    expected = clips.crop_pixels(
+    expected = crops.crop_pixels(
         tf.constant(frames[places[:, 1].numpy()]),
         **{k: getattr(window, k) for k in ("top", "left", "fraction")},
         crop_size=crop_size,
@@ -144,7 +145,7 @@ def test_blocks_at_the_edges_repeat_the_outermost_pixels():
     found = h264_frames.decode_clip(
         tf.constant([item]), tf.constant([[0, 3]]), whole, clip, origin
     )
-    expected = clips.crop_pixels(
+    expected = crops.crop_pixels(
         tf.constant(h264_frames.decode(item)[3:4]),
         **{k: getattr(whole, k) for k in ("top", "left", "fraction")},
         crop_size=9,

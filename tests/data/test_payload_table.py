@@ -90,14 +90,14 @@ def shape_of_planes(item):
 def decode_clip(items, places, window, clip, origin):
     import tensorflow as tf
 
-    from xdc_tf.data import clips
+    from xdc_tf.data import crops
 
     def decode(items, places):
         decoded = [decode_planes(item) for item in items]
         return np.stack([decoded[item][number] for item, number in places])
 
     frames = tf.numpy_function(decode, [items, places], tf.uint8)
-    cropped = clips.crop_pixels(
+    cropped = crops.crop_pixels(
         tf.ensure_shape(frames, [clip.num_frames, None, None, 3]),
         top=window.top,
         left=window.left,

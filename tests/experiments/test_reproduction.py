@@ -23,7 +23,7 @@ from xdc_tf.experiments.reproduction_tables import (
     TABLES,
     Scale,
 )
-from xdc_tf.runtime import files
+from xdc_tf.runtime import locks
 from xdc_tf.training import configuration, supervision
 
 TINY = Scale(
@@ -429,7 +429,7 @@ def test_methods_are_compared_and_their_reports_collected(tmp_path):
 
 @pytest.mark.once
 def test_two_comparisons_into_one_directory_are_not_made_at_once(tmp_path):
-    lock = files.Lock(
+    lock = locks.Lock(
         str(tmp_path / ".methods.lock"), held=str(tmp_path / "methods"), remove=True
     )
     command = [sys.executable, "-m", "xdc_tf.cli.reproduce", f"--out={tmp_path}"]

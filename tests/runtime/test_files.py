@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from xdc_tf.runtime import files
+from xdc_tf.runtime import files, locks
 
 pytestmark = pytest.mark.once
 # Processes forked from this one might inherit a lock that a thread of it holds.
@@ -187,11 +187,11 @@ def test_the_lock_of_a_process_at_work_stays(tmp_path):
 
 def test_a_lock_that_is_removed_while_another_waits_is_one_lock_still(tmp_path):
     path = str(tmp_path / "lock")
-    first = files.Lock(path, held="it", remove=True)
+    first = locks.Lock(path, held="it", remove=True)
     first.release()
-    second = files.Lock(path, held="it", remove=True)
+    second = locks.Lock(path, held="it", remove=True)
     with pytest.raises(BlockingIOError, match="it is in use"):
-        files.Lock(path, held="it", remove=True)
+        locks.Lock(path, held="it", remove=True)
     second.release()
     assert os.listdir(tmp_path) == []
 

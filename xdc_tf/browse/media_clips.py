@@ -19,6 +19,7 @@ from data_prep.reasons import LENGTH_MISMATCH, SILENT_AUDIO, MediaError
 from data_prep.remote_files import local_copy
 from xdc_tf.browse import clip_files
 from xdc_tf.browse.clip_files import SAMPLE_RATE_HZ, SHORT_SIDE, SOUND, Content
+from xdc_tf.data import h264_frames
 from xdc_tf.data.payloads import AUDIO, VIDEO, Stored, VideoPayload
 
 MOST_SECS = 4.0
@@ -156,7 +157,6 @@ def _encode_planes(frames: Sequence[Sequence[np.ndarray]], settings: None) -> by
 def _decode_planes(item: bytes, reformatter: Any) -> np.ndarray:
     """[H, W, 3] uint8 of even height and width."""
     import av
-    from av.video.reformatter import ColorRange, Colorspace
 
     height, width = np.frombuffer(item[:8], "<i4").tolist()
     half = -(-height // 2), -(-width // 2)
@@ -167,15 +167,7 @@ def _decode_planes(item: bytes, reformatter: Any) -> np.ndarray:
     planes = [luma[:height, :width], *(c[: height // 2, : width // 2] for c in (u, v))]
     packed = np.concatenate([plane.reshape(-1) for plane in planes])
     frame = av.VideoFrame.from_ndarray(packed.reshape(-1, width), "yuvj420p")
-    colour = reformatter.reformat(
-        frame,
-        format="rgb24",
-        threads=1,
-        src_colorspace=Colorspace.ITU601,
-        src_color_range=ColorRange.JPEG,
-        dst_color_range=ColorRange.JPEG,
-    )
-    return colour.to_ndarray()
+    return h264_frames.to_rgb(frame, reformatter).to_ndarray()
 
 
 # Frames as they are: they leave this process only in a clip.

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xdc_tf.runtime import files, json_files, outputs
+from xdc_tf.runtime import files, json_files, locks, outputs
 
 DATA_DIR = "data"
 MEDIA_DIR = "media"
@@ -156,7 +156,7 @@ def claimed(out_dir: str, run: Mapping[str, Any]) -> Iterator[State]:
     state = _read_state(out_dir, dict(run))
     outputs.try_directory(out_dir)
     lock_path = os.path.join(out_dir, _LOCK_FILE)
-    with files.Lock(lock_path, held=out_dir, remove=True):
+    with locks.Lock(lock_path, held=out_dir, remove=True):
         files.check_no_links(out_dir)
         for folder in (DATA_DIR, MEDIA_DIR):
             os.makedirs(os.path.join(out_dir, folder), exist_ok=True)

@@ -11,7 +11,7 @@ import os
 from absl import flags
 
 from xdc_tf.cli import recipe_flags
-from xdc_tf.runtime import files, outputs, program
+from xdc_tf.runtime import locks, outputs, program
 
 _CONFIG = recipe_flags.DEFINE_recipe(
     "config", None, "Configuration that trials start from; default: base."
@@ -35,7 +35,7 @@ def main(argv):
 
     outputs.try_directory(_OUT.value)
     lock = os.path.join(_OUT.value, ".advise.lock")
-    with files.Lock(lock, held=_OUT.value, remove=True):
+    with locks.Lock(lock, held=_OUT.value, remove=True):
         text = advice.advise(
             config,
             records=_RECORDS.value,

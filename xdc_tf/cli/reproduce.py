@@ -15,7 +15,7 @@ from absl import flags
 
 from data_prep.scenes.kinds import KINDS
 from xdc_tf.experiments.reproduction_tables import SCALES, TABLES
-from xdc_tf.runtime import files, outputs, program
+from xdc_tf.runtime import locks, outputs, program
 
 _TABLE = flags.DEFINE_enum(
     "table", "methods", list(TABLES), "Table to make: what its rows differ in."
@@ -72,7 +72,7 @@ def main(argv):
     outputs.try_directory(_OUT.value)
     path = os.path.join(_OUT.value, f".{name}.lock")
     held = os.path.join(_OUT.value, name)
-    with files.Lock(path, held=held, remove=True):
+    with locks.Lock(path, held=held, remove=True):
         print(_compare(name, tasks))
 
 

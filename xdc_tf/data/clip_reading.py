@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from xdc_tf.data import augment, clips, payloads, record_index, record_layout
+from xdc_tf.data import augment, clips, crops, payloads, record_index, record_layout
 from xdc_tf.data.augmentation_settings import Augmentation
-from xdc_tf.data.clips import ClipSettings, Window
+from xdc_tf.data.clips import ClipSettings
+from xdc_tf.data.crops import Window
 from xdc_tf.data.example_tables import Promised
 from xdc_tf.data.payloads import AUDIO, MODALITIES, PAYLOADS, VIDEO, Stored
 from xdc_tf.data.record_layout import Entry
@@ -193,7 +194,7 @@ def read_random_clip(
         if augmentation.brightness or augmentation.contrast or augmentation.saturation:
             colors = tf.cast(frames, tf.float32) / 255.0
             colors = augment.jitter_color(colors, color_seed, augmentation)
-            frames = clips.to_bytes(255.0 * colors)
+            frames = crops.to_bytes(255.0 * colors)
         decoded[VIDEO] = frames
         decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)
     if rows is not None:
@@ -227,7 +228,7 @@ def read_plain_clip(
         top, left = tf.constant(0.5), tf.constant(0.5)
         if "crop_place" in part:
             shape = payload.frame_shape(items[0])
-            top, left = clips.place_along(shape, part["crop_place"])
+            top, left = crops.place_along(shape, part["crop_place"])
         window = Window(top, left, tf.constant(clip.crop_share))
         decoded[VIDEO] = _decode_clip(part, items, window, source)
         decoded[clips.VIDEO_NORMALIZATION] = clips.video_normalization(clip)

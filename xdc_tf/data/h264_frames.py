@@ -182,9 +182,23 @@ def _pictures(segment: _Segment, last: int) -> Iterator[Any]:
 
 def _pixels(picture: Any, reformatter: Any, segment: _Segment) -> np.ndarray:
     """[H, W, 3] uint8 of a decoded frame, a view."""
+    (plane,) = to_rgb(picture, reformatter).planes
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    pixels = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+    return pixels[: segment.height, : segment.width]
+
+
+def to_rgb(picture: Any, reformatter: Any) -> Any:
+    """The av.VideoFrame in RGB of one in YUV, BT.601 of full range.
+
+    Args:
+      picture: an av.VideoFrame.
+      reformatter: an av VideoReformatter; setting one up takes longer than a small
+        frame.
+    """
     from av.video.reformatter import ColorRange, Colorspace
 
-    colours = reformatter.reformat(
+    return reformatter.reformat(
         picture,
         format="rgb24",
         threads=1,
@@ -192,10 +206,6 @@ def _pixels(picture: Any, reformatter: Any, segment: _Segment) -> np.ndarray:
         src_color_range=ColorRange.JPEG,
         dst_color_range=ColorRange.JPEG,
     )
-    (plane,) = colours.planes
-    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-    pixels = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-    return pixels[: segment.height, : segment.width]
 
 
 def decode(item: bytes) -> np.ndarray:
@@ -269,12 +279,12 @@ def frame_shape(item: Any) -> Any:
 
 
 def decode_clip(items: Any, places: Any, window: Any, clip: Any, origin: Any) -> Any:
-    """See payloads.VideoPayload; the window is as clips.crop_pixels has it."""
+    """See payloads.VideoPayload; the window is as crops.crop_pixels has it."""
     import tensorflow as tf
 
-    from xdc_tf.data import clips
+    from xdc_tf.data import crops
 
-    place = clips.pixel_place(
+    place = crops.pixel_place(
         frame_shape(items[0]),
         top=window.top,
         left=window.left,
@@ -289,7 +299,7 @@ def decode_clip(items: Any, places: Any, window: Any, clip: Any, origin: Any) ->
         stateful=False,
     )
     pixels = tf.ensure_shape(pixels, [clip.num_frames, None, None, 3])
-    return clips.reduce_pixels(pixels, place, clip.crop_size)
+    return crops.reduce_pixels(pixels, place, clip.crop_size)
 
 
 def _decode_windows(
@@ -305,7 +315,7 @@ def _decode_windows(
     Args:
       items: K of them.
       places: [T, 2], item and number in it of each frame.
-      place: of clips.pixel_place.
+      place: of crops.pixel_place.
       is_mirrored: whether left and right change places.
       path: of the shard, for messages.
       example_index: the same.

@@ -66,11 +66,12 @@ def frame_shape(jpeg: Any) -> Any:
 
 
 def decode_clip(jpegs: Any, places: None, window: Any, clip: Any, origin: Any) -> Any:
-    """See clips.decode_crop and payloads.VideoPayload."""
-    from xdc_tf.data import clips
+    """See crops.decode_crop and payloads.VideoPayload."""
+
+    from xdc_tf.data import crops
 
     del places, origin  # an image is a frame; TensorFlow's decoder names none
-    return clips.decode_crop(jpegs, **window._asdict(), settings=clip)
+    return crops.decode_crop(jpegs, **window._asdict(), settings=clip)
 
 
 def bytes_per_pixel(settings: JpegSettings) -> float:

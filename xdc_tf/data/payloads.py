@@ -42,7 +42,7 @@ class VideoPayload(NamedTuple):
       bytes_per_pixel: of the settings, what is usual of a video of people; plans reckon
         with it where there are no records.
       decode_clip: (items, places, window, clip, origin) -> [T, crop_size, crop_size, 3]
-        uint8 tensor: of the window (clips.Window) of frame k, which is number
+        uint8 tensor: of the window (crops.Window) of frame k, which is number
         places[k, 1] of items[places[k, 0]]; items are a list if frames_per_item is 1,
         and then item k is frame k and places None, or a [K] string tensor. clip: a
         ClipSettings. origin: for messages, the shard's path and the example_index,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from xdc_tf.data import clips
+from xdc_tf.data import clips, crops
 from xdc_tf.data.clips import ClipSettings
 from xdc_tf.data.payloads import AUDIO, VIDEO, Stored
 from xdc_tf.models import clip_statistics
@@ -86,7 +86,7 @@ def prepare_frames(frames: tf.Tensor, clip: ClipSettings) -> tf.Tensor:
     """[B, T, H, W, 3] uint8 -> [B, T, crop_size, crop_size, 3] normalised float32."""
     shape, size = tf.shape(frames), clip.crop_size
     half = tf.constant(0.5)
-    images = clips.crop_pixels(
+    images = crops.crop_pixels(
         tf.reshape(frames, tf.concat([[-1], shape[2:]], axis=0)),
         top=half,
         left=half,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from xdc_tf.runtime import files, json_files
+from xdc_tf.runtime import files, json_files, locks
 
 CONFIG_FILE = "config.json"
 ENCODERS_FILE = "encoders.json"
@@ -23,7 +23,7 @@ LOCK_FILE = "lock"
 _ROUND = re.compile(r"round_(\d+)")
 
 
-def lock(workdir: str) -> files.Lock:
+def lock(workdir: str) -> locks.Lock:
     """Takes a work directory's lock, which keeps a second run out of it.
 
     It goes with the process that holds it, however that ends; the file stays.
@@ -32,7 +32,7 @@ def lock(workdir: str) -> files.Lock:
       BlockingIOError: if another run has it; names that one's host and process.
       OSError: if the directory cannot be written.
     """
-    return files.Lock(os.path.join(workdir, LOCK_FILE), held=workdir)
+    return locks.Lock(os.path.join(workdir, LOCK_FILE), held=workdir)
 
 
 def run_name(workdir: str, name: str) -> str:

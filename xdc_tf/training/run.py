@@ -15,7 +15,7 @@ from xdc_tf.distribution import workers
 from xdc_tf.labels import label_tables
 from xdc_tf.models import encoder_table, two_stream
 from xdc_tf.models.two_stream import HeadSettings, TwoStream
-from xdc_tf.runtime import files
+from xdc_tf.runtime import locks
 from xdc_tf.runtime import workdir as run_directory
 from xdc_tf.training import (
     configuration,
@@ -64,7 +64,7 @@ class Run(NamedTuple):
     state: RunState
     checkpoints: Checkpoints
     monitor: Monitor
-    lock: files.Lock | None  # of the chief
+    lock: locks.Lock | None  # of the chief
 
 
 def prepare(
@@ -344,7 +344,7 @@ def _check_sizes(config, records: Records, strategy) -> None:
 
 def _claim_workdir(
     workdir, config, records: Records, allow_config_change
-) -> files.Lock:
+) -> locks.Lock:
     run_directory.check_local(workdir)
     os.makedirs(workdir, exist_ok=True)
     lock = run_directory.lock(workdir)
