@@ -33,21 +33,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.made_up_records import FPS, ROWS_PER_SHARD, SECS, make_records
 from xdc_tf.configs import synthetic
-from xdc_tf.data import (
-    dataset_info,
-    example_tables,
-    jpeg_frames,
-    record_framing,
-    record_index,
-    record_layout,
-    records,
-    shard_writing,
-)
-from xdc_tf.data.dataset_info import DatasetInfo, ShardInfo
-from xdc_tf.data.example_tables import ExampleRow
-from xdc_tf.data.jpeg_frames import JpegSettings
-from xdc_tf.data.log_mel import LogMelSettings
 from xdc_tf.evaluation import labelled_records
 from xdc_tf.features import row_arrays
 from xdc_tf.features.extraction import ExampleFeatures
@@ -66,111 +53,16 @@ from xdc_tf.training import (
 )
 from xdc_tf.training.run import Run, prepare
 
-_ROWS_PER_SHARD = 1000
-_NUM_CLASSES = 400
-_SIDE, _FPS, _SECS = 16, 4.0, 0.5
 _NUM_CLUSTERS = 1000
 _NUM_STEPS = 4
 _BLOCK_ROWS = 4096
 
 
-def _record(example_index: int) -> bytes:
-    """A record of two frames and half a second of sound."""
-    rng = np.random.default_rng(example_index)
-    settings = LogMelSettings()
-    num_rows = round(_SECS * settings.sample_rate_hz) // settings.hop_samples
-    frames = [
-        [
-            rng.integers(0, levels, (side, side), np.uint8)
-            for side in (_SIDE, _SIDE // 2, _SIDE // 2)
-        ]
-        for levels in (256, 16)
-    ]
-    return records.encode_example(
-        records.Example(
-            example_index=example_index,
-            data_path="a.mp4",
-            video_id="a.mp4",
-            start_us=0,
-            end_us=round(1e6 * _SECS),
-            video_items=[jpeg_frames.encode([f], JpegSettings(50)) for f in frames],
-            frame_rate=_FPS,
-            height=_SIDE,
-            width=_SIDE,
-            audio_rows=rng.normal(size=(num_rows, settings.num_filters)),
-        )
-    )
-
-
-def make_records(directory: str, num_examples: int, name: str) -> None:
-    """A directory of records, unless it is there; all shards are links to the first."""
-    if os.path.exists(os.path.join(directory, dataset_info.INFO_FILE)):
-        return
-    os.makedirs(directory)
-    num_shards = num_examples // _ROWS_PER_SHARD
-    files = [f"records-{k:06d}-of-{num_shards:06d}.tfrecord" for k in range(num_shards)]
-    first = os.path.join(directory, files[0])
-    with shard_writing.ShardWriter(first) as writer:
-        for number in range(_ROWS_PER_SHARD):
-            writer.write(_record(number))
-    entries = [
-        record_layout.entry_of(framed.data)
-        for framed in record_framing.read_records(first + record_index.SUFFIX)
-    ]
-    for number, file in enumerate(files[1:], start=1):
-        path = os.path.join(directory, file)
-        os.link(first, path)
-        with tf.io.TFRecordWriter(path + record_index.SUFFIX) as writer:
-            for entry in entries:
-                index = number * _ROWS_PER_SHARD + entry.example_index
-                entry = entry._replace(example_index=index)
-                writer.write(record_layout.serialize_entry(entry))
-    sizes = record_framing.size(first), record_framing.size(first + record_index.SUFFIX)
-    example_tables.write_examples(
-        directory,
-        (
-            ExampleRow(
-                example_index=number,
-                video_id=f"{name}/{number % 997:03d}/video_{number:09d}.mp4",
-                label=f"class {number % _NUM_CLASSES:03d}",
-                shard=files[number // _ROWS_PER_SHARD],
-                start_secs=0.0,
-                end_secs=_SECS,
-            )
-            for number in range(num_examples)
-        ),
-    )
-    example_tables.write_csv(
-        os.path.join(directory, example_tables.QUARANTINE_FILE),
-        example_tables.RefusedRow._fields,
-        [],
-    )
-    info = DatasetInfo(
-        manifest_sha256="0" * 64,
-        num_rows=num_examples,
-        num_examples=num_examples,
-        num_quarantined=0,
-        fps=_FPS,
-        short_side=_SIDE,
-        jpeg_quality=50,
-        min_secs=0.1,
-        max_secs=300.0,
-        has_waveform=False,
-        rows_per_shard=_ROWS_PER_SHARD,
-        log_mel=LogMelSettings(),
-        log_mel_mean=0.0,
-        log_mel_std=1.0,
-        label_names=tuple(f"class {number:03d}" for number in range(_NUM_CLASSES)),
-        shards=tuple(ShardInfo(file, _ROWS_PER_SHARD, *sizes) for file in files),
-    )
-    dataset_info.write_dataset_info(directory, info)
-
-
 def _config(num_examples: int) -> dict[str, Any]:
     config = synthetic.get_config()
     config.num_rounds = 2
-    config.clip.num_frames, config.clip.fps = 2, _FPS
-    config.clip.crop_size, config.clip.audio_secs = 16, _SECS
+    config.clip.num_frames, config.clip.fps = 2, FPS
+    config.clip.crop_size, config.clip.audio_secs = 16, SECS
     config.kmeans.num_clusters = _NUM_CLUSTERS
     config.kmeans.num_restarts, config.kmeans.num_iterations = 1, 5
     config.kmeans.memory_gib = 0.01  # from files at all sizes
@@ -345,7 +237,7 @@ def split(directory: str, workdir: str, num_examples: int) -> None:
 
 
 def _sizes(text: str) -> list[int]:
-    return [int(size) // _ROWS_PER_SHARD * _ROWS_PER_SHARD for size in text.split(",")]
+    return [int(size) // ROWS_PER_SHARD * ROWS_PER_SHARD for size in text.split(",")]
 
 
 def _power(first: float, last: float, ratio: float) -> str:
@@ -373,7 +265,9 @@ def main() -> None:
             return
         make_records(directory, size, "videos")
         make_records(
-            f"{directory}_test", max(size // 10, _ROWS_PER_SHARD), "test_videos"
+            f"{directory}_test",
+            max(size // 10, ROWS_PER_SHARD),
+            "test_videos",
         )
         shutil.rmtree(workdir, ignore_errors=True)
         for part in parts:
