@@ -92,7 +92,7 @@ WAYS = (
 ORIGINAL = "original file"
 
 
-def _planes(path: str, short_side: int) -> Iterator[list[np.ndarray]]:
+def planes_of(path: str, short_side: int) -> Iterator[list[np.ndarray]]:
     """The planes of all frames as they are before they are stored."""
     with av.open(path) as container:
         stream = container.streams.video[0]
@@ -120,8 +120,8 @@ def measure_quality(paths: list[str], short_side: int, way: Way) -> Quality:
     video = payloads.stored(settings, payloads.VIDEO)
     per_item = video.row.frames_per_item(video.settings)
     for path in paths:
-        stored = list(_planes(path, settings.short_side))
-        source = [planes[0] for planes in _planes(path, short_side)]
+        stored = list(planes_of(path, settings.short_side))
+        source = [planes[0] for planes in planes_of(path, short_side)]
         decoded = []
         for first in range(0, len(stored), per_item):
             item = video.row.encode(stored[first : first + per_item], video.settings)
